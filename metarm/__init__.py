@@ -1,0 +1,20 @@
+"""MetaRM Server: a reward model that stays right while the policy moves."""
+
+from metarm.client import RewardClient
+from metarm.errors import ClientError, MetaRMError
+from metarm.records import Message, PolicyStamp, Preference, SampleGroup, ScoredGroup, ScoreResult
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClientError",
+    "Message",
+    "MetaRMError",
+    "PolicyStamp",
+    "Preference",
+    "RewardClient",
+    "SampleGroup",
+    "ScoreResult",
+    "ScoredGroup",
+    "__version__",
+]

@@ -1,0 +1,153 @@
+"""RewardClient for RL workers: one call scores a batch and names the version that produced it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import httpx
+
+from metarm.errors import ClientError
+from metarm.records import ScoredGroup, ScoreResult
+
+FINISHED = frozenset({"published", "rejected", "failed", "cancelled"})
+
+
+class RewardClient:
+    """A synchronous client.
+
+    Overload (503) and connection failures are retried `retries` times, waiting what the server
+    asks for in Retry-After, else an exponentially growing pause. A retried request carries the
+    same `request_id`, so its samples are logged once. Anything else raises ClientError: a reward
+    that could not be computed is never a number.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8080",
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 180.0,
+        retries: int = 5,
+    ) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, headers=headers)
+        self._retries = retries
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def score(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        *,
+        version: str | None = None,
+        min_version: str | None = None,
+        log: bool = True,
+        policy: Mapping[str, Any] | None = None,
+        request_id: str | None = None,
+    ) -> ScoreResult:
+        """Score groups `{"id"?, "prompt", "responses"}`; one version scores the whole request."""
+        body: dict[str, Any] = {
+            "groups": list(groups),
+            "log": log,
+            "request_id": request_id or uuid.uuid4().hex,
+            "version": version,
+            "min_version": min_version,
+            "policy": policy,
+        }
+        answer = self._send("POST", "/score", {k: v for k, v in body.items() if v is not None})
+        return ScoreResult(
+            version=answer["version"],
+            groups=tuple(
+                ScoredGroup(g["id"], tuple(g["scores"]), tuple(g["tokens"]), tuple(g["truncated"]))
+                for g in answer["groups"]
+            ),
+        )
+
+    def ready(self) -> dict[str, Any]:
+        """What /ready says; raises ClientError while no model is loaded."""
+        return self._send("GET", "/ready")
+
+    def versions(self) -> dict[str, Any]:
+        return self._send("GET", "/versions")
+
+    def activate(self, version: str) -> dict[str, Any]:
+        """Make `version` the current one: roll back or forward."""
+        return self._send("POST", f"/versions/{version}/activate")
+
+    def retrain(self, **options: Any) -> dict[str, Any]:
+        """Start a retrain job with the trainer's defaults, changed by `options`."""
+        return self._send("POST", "/retrain", options)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        return self._send("GET", f"/retrain/{job_id}")
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        return self._send("DELETE", f"/retrain/{job_id}")
+
+    def wait_for_job(
+        self,
+        job_id: str,
+        *,
+        timeout_s: float = 900.0,
+        poll_s: float = 0.5,
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        """Poll until the job is published, rejected, failed or cancelled; return its last state.
+
+        Raises TimeoutError after `timeout_s`; the job itself goes on.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            state = self.job(job_id)
+            if on_progress is not None:
+                on_progress(state)
+            if state["status"] in FINISHED:
+                return state
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"job {job_id} is still {state['status']} after {timeout_s:.0f} s")
+            time.sleep(poll_s)
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        for attempt in range(self._retries + 1):
+            last_try = attempt == self._retries
+            try:
+                response = self._http.request(method, path, json=body)
+            except httpx.TransportError as error:
+                if last_try:
+                    message = f"{method} {path}: no answer from {self._http.base_url} ({error})"
+                    raise ClientError(message, None, "unreachable") from error
+                time.sleep(_pause_s(attempt))
+                continue
+            if response.status_code == 503 and "retry-after" in response.headers and not last_try:
+                time.sleep(float(response.headers["retry-after"]))
+                continue
+            return _answer(method, path, response)
+        raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _pause_s(attempt: int) -> float:
+    return float(min(0.25 * 2**attempt, 5.0))
+
+
+def _answer(method: str, path: str, response: httpx.Response) -> dict[str, Any]:
+    """The JSON body of a success; ClientError with the server's own code and message otherwise."""
+    if response.is_success:
+        body: dict[str, Any] = response.json()
+        return body
+    try:
+        error = response.json()["error"]
+        code, message, details = error["code"], error["message"], error.get("details", {})
+    except (ValueError, KeyError, TypeError):
+        code, message, details = "unreadable_answer", response.text[:200], {}
+    text = f"{method} {path}: {response.status_code} {code}: {message}"
+    raise ClientError(text, response.status_code, code, **details)

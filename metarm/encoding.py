@@ -1,0 +1,163 @@
+"""(prompt, response) → token ids: the only chat-template, special-token and truncation code.
+
+Three formats, chosen by what the tokenizer brings (docs/api.md, "How text becomes tokens"):
+
+| format | when                    | tokens                                                        |
+| ------ | ----------------------- | ------------------------------------------------------------- |
+| chat   | it has a chat template  | the template applied to the prompt's messages + the response  |
+| pair   | it has a separator      | the tokenizer's own pair: [CLS] prompt [SEP] response [SEP]   |
+| concat | neither                 | tokenizer(prompt + response), then EOS if it is not there     |
+
+Over `max_tokens`, tokens are dropped from the left: the prompt's first, so that the end of the
+response, which every pooled score depends on, is kept; `truncated` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from jinja2 import TemplateError
+from tokenizers import Encoding as TokenizerEncoding
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from metarm.errors import InvalidRequestError, InvalidVersionError
+from metarm.records import Message, Prompt
+
+Format = Literal["chat", "pair", "concat"]
+UNSET_LENGTH = 10**9  # above this, a tokenizer's model_max_length means "not set"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One sequence: token ids (S,), segment ids (S,) where the model reads them, and whether tokens
+    were dropped to fit."""
+
+    ids: list[int]
+    type_ids: list[int] | None
+    truncated: bool
+
+
+class Encoder:
+    """Thread-safe. Encodes for one checkpoint."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> None:
+        """`max_tokens` bounds every sequence, special tokens included."""
+        self.tokenizer = tokenizer
+        self.max_tokens = min(max_tokens, _declared_limit(tokenizer))
+        self.format = _format_of(tokenizer)
+        self._uses_segments = "token_type_ids" in tokenizer.model_input_names
+        self._fast = _plain_copy(tokenizer.backend_tokenizer)
+
+    def encode(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
+        """Encode each group's (prompt, response) sequences, in order.
+
+        Raises InvalidRequestError where the chat template refuses the messages, or nothing is left
+        to score.
+        """
+        if self.format == "pair":
+            return self._encode_pairs(groups)
+        flat = [self._text(prompt, response) for prompt, responses in groups for response in responses]
+        special = self.format == "concat"
+        encoded = iter(self._fast.encode_batch(flat, add_special_tokens=special))
+        return [[self._single(next(encoded)) for _ in responses] for _, responses in groups]
+
+    def encode_one(self, prompt: Prompt, response: str) -> Encoded:
+        return self.encode([(prompt, [response])])[0][0]
+
+    def describe(self) -> dict[str, Any]:
+        """What a version's manifest records of the encoding."""
+        return {"format": self.format, "max_tokens": self.max_tokens}
+
+    def _text(self, prompt: Prompt, response: str) -> str:
+        if self.format == "concat":
+            return _plain_text(prompt) + response
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        conversation = [*messages, {"role": "assistant", "content": response}]
+        try:
+            return cast("str", self.tokenizer.apply_chat_template(conversation, tokenize=False))
+        except TemplateError as error:
+            raise InvalidRequestError(f"the model's chat template refuses these messages: {error}") from error
+
+    def _single(self, encoding: TokenizerEncoding) -> Encoded:
+        ids: list[int] = encoding.ids
+        eos = self.tokenizer.eos_token_id
+        if self.format == "concat" and eos is not None and ids[-1:] != [eos]:
+            ids.append(eos)
+        if not ids:
+            raise InvalidRequestError("an empty prompt and an empty response leave nothing to score")
+        if len(ids) <= self.max_tokens:
+            return Encoded(ids, self._segments(ids), truncated=False)
+        start = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        ids = start + ids[len(ids) - self.max_tokens + len(start) :]
+        return Encoded(ids, self._segments(ids), truncated=True)
+
+    def _segments(self, ids: list[int]) -> list[int] | None:
+        return [0] * len(ids) if self._uses_segments else None
+
+    def _encode_pairs(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
+        texts = [text for prompt, responses in groups for text in (_plain_text(prompt), *responses)]
+        parts = iter(self._fast.encode_batch(texts, add_special_tokens=False))
+        encoded = []
+        for prompt, responses in groups:
+            prompt_part = next(parts)
+            encoded.append([self._pair(prompt, prompt_part, next(parts)) for _ in responses])
+        return encoded
+
+    def _pair(self, prompt: Prompt, first: TokenizerEncoding, second: TokenizerEncoding) -> Encoded:
+        room = self.max_tokens - self._fast.num_special_tokens_to_add(is_pair=True)
+        truncated = len(first) + len(second) > room
+        if truncated:
+            second.truncate(min(len(second), room), direction="left")
+            # `first` is shared by the group's responses, and truncation works in place
+            first = self._fast.encode(_plain_text(prompt), add_special_tokens=False)
+            first.truncate(room - len(second), direction="left")
+        joined = self._fast.post_process(first, second)
+        return Encoded(joined.ids, joined.type_ids if self._uses_segments else None, truncated)
+
+
+def load_encoder(path: Path | str, max_tokens: int) -> Encoder:
+    """The encoder of a checkpoint folder (or hub id). Raises InvalidVersionError."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidVersionError(f"{path}: its tokenizer does not load: {error}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InvalidVersionError(f"{path}: a fast tokenizer (tokenizer.json) is needed")
+    return Encoder(tokenizer, max_tokens)
+
+
+def _format_of(tokenizer: PreTrainedTokenizerFast) -> Format:
+    if tokenizer.chat_template is not None:
+        return "chat"
+    return "pair" if tokenizer.sep_token is not None else "concat"
+
+
+def _declared_limit(tokenizer: PreTrainedTokenizerFast) -> int:
+    limit = tokenizer.model_max_length
+    return int(limit) if limit and limit < UNSET_LENGTH else UNSET_LENGTH
+
+
+def _plain_copy(backend: Tokenizer) -> Tokenizer:
+    """A copy without the truncation and padding some tokenizer.json files bake in."""
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def _plain_text(prompt: Prompt) -> str:
+    """A prompt for models without a chat template: a lone user message as it is, else one
+    "Role: content" paragraph a turn, ending with the assistant's turn to speak."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1 and prompt[0]["role"] == "user":
+        return prompt[0]["content"]
+    return "\n\n".join([_turn(message) for message in prompt] + ["Assistant: "])
+
+
+def _turn(message: Message) -> str:
+    return f"{message['role'].capitalize()}: {message['content']}"

@@ -1,0 +1,263 @@
+"""`metarm up`: Redis, service and trainer as child processes; one Ctrl-C or SIGTERM ends all three.
+
+Every child runs in a session of its own, so that a Ctrl-C reaches this process alone, which then
+ends them in the order that loses nothing: the service (it writes out its samples), the trainer,
+Redis. A child that dies once everything has been ready is started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version as package_version
+from pathlib import Path
+from types import FrameType
+
+import httpx
+import redis
+from pydantic import AliasChoices, Field
+
+import metarm
+from metarm import process_environment
+from metarm.embedded_redis import EmbeddedRedis
+from metarm.errors import EXIT_CONFIGURATION, ConfigurationError
+from metarm.settings import ProcessSettings
+
+POLL_S = 0.2
+REDIS_START_S = 60.0
+GRACE_S = {"service": 45.0, "trainer": 30.0, "redis": 30.0}
+RESTART_PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+STEADY_S = 60.0  # alive this long, a child's earlier deaths are forgotten
+PR_SET_PDEATHSIG = 1
+
+
+class LaunchSettings(ProcessSettings):
+    """Start Redis, the scoring service and the trainer. The settings of `metarm serve` and `metarm
+    trainer` that are not listed here are taken from the environment as well."""
+
+    host: str = Field("127.0.0.1", description="Address the service listens on.")
+    port: int = Field(8080, ge=1, le=65535, description="Port the service listens on.")
+    model: str | None = Field(
+        None, description="First version: checkpoint folder or hub id. Unset: the packaged MiniLM, fine-tuned."
+    )
+    init_head: bool = Field(False, description="Give a bare backbone a new scalar head and fine-tune it.")
+    preferences: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("METARM_PREFERENCES", "PREFERENCES"),
+        description="Labelled pairs in TRL's format: JSONL, JSON.gz or Parquet. Unset: the packaged demo pairs.",
+    )
+
+    def environment(self, redis_url: str) -> dict[str, str]:
+        """What the children are started with."""
+        ours = {
+            "METARM_DATA_DIR": str(self.data_dir.absolute()),
+            "METARM_REDIS_URL": redis_url,
+            "METARM_HOST": self.host,
+            "METARM_PORT": str(self.port),
+            "METARM_MODEL": self.model,
+            "METARM_INIT_HEAD": str(self.init_head).lower(),
+            "METARM_PREFERENCES": str(self.preferences.absolute()) if self.preferences else None,
+            "METARM_MAX_TOKENS": str(self.max_tokens),
+            "METARM_LOG_LEVEL": self.log_level,
+        }
+        given = {name: value for name, value in ours.items() if value is not None}
+        return {**os.environ, **process_environment.REQUIRED, **given}
+
+
+class Child:
+    """One process, started again when it dies."""
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.name = name
+        self._command = command
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+        self._deaths = 0
+        self._started = 0.0
+        self._start_at = 0.0
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+        self._started = time.monotonic()
+
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll() if self._process else None
+
+    def revive(self) -> None:
+        """Start it again if it is dead, after a pause that grows with every early death."""
+        code = self.exit_code()
+        now = time.monotonic()
+        if code is None:
+            return
+        if self._start_at == 0.0:
+            self._deaths = 1 if now - self._started > STEADY_S else self._deaths + 1
+            pause = RESTART_PAUSES_S[min(self._deaths, len(RESTART_PAUSES_S)) - 1]
+            self._start_at = now + pause
+            say(f"{self.name} ended ({_ending(code)}); starting it again in {pause:g} s")
+        elif now >= self._start_at:
+            self._start_at = 0.0
+            self.start()
+
+    def stop(self) -> None:
+        """SIGTERM, then SIGKILL where it takes too long."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(GRACE_S[self.name])
+        except subprocess.TimeoutExpired:
+            say(f"{self.name} did not end within {GRACE_S[self.name]:g} s and is killed")
+            self._process.kill()
+            self._process.wait()
+
+
+def up(settings: LaunchSettings) -> int:
+    """Run everything until a signal; the exit status."""
+    stop = _Stop()
+    try:
+        with _claimed(settings.data_dir):
+            return _run(settings, stop)
+    except ConfigurationError as error:
+        say(error.message)
+        return EXIT_CONFIGURATION
+
+
+def _run(settings: LaunchSettings, stop: _Stop) -> int:
+    children: list[Child] = []
+    try:
+        redis_url = settings.redis_url or _start_redis(settings, children, stop)
+        environment = settings.environment(redis_url)
+        for name, module in (("trainer", "trainer"), ("service", "service")):
+            children.append(Child(name, [sys.executable, "-m", module], environment))
+            children[-1].start()
+        say(_started_text(settings, redis_url))
+        if not _wait_until_ready(settings, children, stop):
+            return 0 if stop.requested else 1
+        say(_ready_text(settings))
+        while not stop.requested:
+            for child in children:
+                child.revive()
+            time.sleep(POLL_S)
+        return 0
+    finally:
+        say("stopping: service, trainer, Redis")
+        for child in reversed(children):
+            child.stop()
+        say("stopped")
+
+
+def _start_redis(settings: LaunchSettings, children: list[Child], stop: _Stop) -> str:
+    embedded = EmbeddedRedis(settings.data_dir.absolute() / "redis")
+    child = Child("redis", embedded.command(), os.environ)
+    child.start()
+    children.append(child)
+    deadline = time.monotonic() + REDIS_START_S
+    with contextlib.closing(redis.Redis.from_url(embedded.url)) as client:
+        while not stop.requested:
+            if child.exit_code() is not None:
+                raise ConfigurationError(f"the embedded Redis did not start ({_ending(child.exit_code())})")
+            try:
+                client.ping()
+                break
+            except redis.RedisError as error:
+                if time.monotonic() > deadline:
+                    raise ConfigurationError(f"the embedded Redis does not answer: {error}") from error
+                time.sleep(0.05)
+    return embedded.url
+
+
+def _wait_until_ready(settings: LaunchSettings, children: Sequence[Child], stop: _Stop) -> bool:
+    """True once the service scores; False where a child ended before that, or a signal came."""
+    with httpx.Client(base_url=_url(settings), timeout=2.0) as http:
+        while not stop.requested:
+            for child in children:
+                if (code := child.exit_code()) is not None:
+                    say(f"{child.name} ended ({_ending(code)}) before everything was ready")
+                    return False
+            try:
+                if http.get("/ready").status_code == 200:
+                    return True
+            except httpx.TransportError:
+                pass  # not listening yet
+            time.sleep(POLL_S)
+    return False
+
+
+class _Stop:
+    """Remembers that SIGINT or SIGTERM came."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._request)
+
+    def _request(self, _number: int, _frame: FrameType | None) -> None:
+        self.requested = True
+
+
+@contextlib.contextmanager
+def _claimed(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory: two launchers on one would share a Redis folder."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with open(data_dir / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(f"another `metarm up` is running on {data_dir.absolute()}") from error
+        yield
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def say(text: str) -> None:
+    print(f"metarm: {text}", flush=True)
+
+
+def _url(settings: LaunchSettings) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 (not a bind)
+    return f"http://{host}:{settings.port}"
+
+
+def _ending(code: int | None) -> str:
+    return f"signal {-code}" if code is not None and code < 0 else f"status {code}"
+
+
+def _started_text(settings: LaunchSettings, redis_url: str) -> str:
+    kept = "" if settings.redis_url else " (embedded Valkey, append-only file)"
+    packages = ", ".join(f"{name} {package_version(name)}" for name in ("torch", "transformers", "fastapi"))
+    return "\n".join(
+        [
+            f"MetaRM Server {metarm.__version__}, Python {sys.version.split()[0]}, {packages}",
+            f"  service   {_url(settings)}  (API description: {_url(settings)}/docs)",
+            "  trainer   in the background; it makes the first version if there is none",
+            f"  redis     {redis_url}{kept}",
+            f"  data      {settings.data_dir.absolute()}",
+        ]
+    )
+
+
+def _ready_text(settings: LaunchSettings) -> str:
+    body = '{"groups":[{"prompt":"What is 17 + 25?","responses":["17 + 25 is 42.","It is 41!"]}]}'
+    return "\n".join(
+        [
+            "ready. Try:",
+            f"  curl -s {_url(settings)}/score -H 'content-type: application/json' -d '{body}'",
+            "Ctrl-C stops everything.",
+        ]
+    )

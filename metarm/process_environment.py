@@ -1,0 +1,39 @@
+"""Environment variables that must be in force before torch loads, whatever way a process starts.
+
+OMP_WAIT_POLICY=passive: idle OpenMP threads sleep. The default spin makes scoring 4 to 8 times
+slower as soon as any second process is busy (docs/decisions/0003-process-environment.md).
+MALLOC_*: glibc keeps large freed blocks instead of returning them page by page (5 to 15% of a forward).
+glibc and libgomp read these once, at process start: hence the re-exec.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from metarm.errors import ConfigurationError
+
+REQUIRED = {
+    "OMP_WAIT_POLICY": "passive",
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+}
+
+
+def ensure() -> None:
+    """Start this very command again with the variables set, unless they already are."""
+    if all(os.environ.get(name) == value for name, value in REQUIRED.items()):
+        return
+    os.environ.update(REQUIRED)
+    os.execv(sys.executable, sys.orig_argv)  # noqa: S606 (our own command line)
+
+
+def check() -> None:
+    """Raise ConfigurationError where the variables are not in force: started by another route."""
+    wrong = [f"{name}={value}" for name, value in REQUIRED.items() if os.environ.get(name) != value]
+    if wrong:
+        raise ConfigurationError(
+            "scoring would be several times slower: start with `metarm serve`, or set "
+            + " ".join(wrong)
+            + " before the process starts"
+        )

@@ -1,0 +1,33 @@
+"""Every Redis key this project uses, under one prefix. Commands stay within Redis 6.2.
+
+| key                      | type   | holds                                                       |
+| ------------------------ | ------ | ----------------------------------------------------------- |
+| metarm:samples           | stream | scored sample groups; consumer group `trainer`              |
+| metarm:samples:trimmed   | hash   | entries trimmed so far, by reason: count, age               |
+| metarm:request:{id}      | string | this request id has been logged (expires)                   |
+| metarm:job:{id}          | string | a retrain job as JSON (expires long after it ended)         |
+| metarm:jobs              | zset   | job ids by creation time                                    |
+| metarm:jobs:active       | string | id of the one job that is queued or running                 |
+| metarm:job:{id}:cancel   | string | someone asked this job to stop (expires)                    |
+| metarm:trainer           | string | the live trainer's status as JSON (expires without renewal) |
+"""
+
+SAMPLES = "metarm:samples"
+SAMPLES_GROUP = "trainer"
+SAMPLES_CONSUMER = "trainer"
+SAMPLES_TRIMMED = "metarm:samples:trimmed"
+JOBS = "metarm:jobs"
+ACTIVE_JOB = "metarm:jobs:active"
+TRAINER = "metarm:trainer"
+
+
+def request_key(request_id: str) -> str:
+    return f"metarm:request:{request_id}"
+
+
+def job_key(job_id: str) -> str:
+    return f"metarm:job:{job_id}"
+
+
+def cancel_key(job_id: str) -> str:
+    return f"metarm:job:{job_id}:cancel"

@@ -1,0 +1,37 @@
+"""`metarm serve`, or `python -m service`: settings → uvicorn."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from metarm import process_environment
+from service.settings import ServiceSettings
+
+
+def main() -> None:
+    process_environment.ensure()
+    os.environ["HF_HUB_OFFLINE"] = "1"  # versions come from the store, never from a hub
+    settings = ServiceSettings.from_command_line("metarm serve", sys.argv[1:])
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s service %(levelname)s %(message)s")
+
+    import uvicorn  # after the environment is in force: it pulls in the app, and that torch
+
+    from metarm.model import quiet_transformers
+    from service.app import create_app
+
+    quiet_transformers()
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level.lower(),
+        access_log=False,
+        timeout_graceful_shutdown=30,
+        http="httptools",
+    )
+
+
+if __name__ == "__main__":
+    main()

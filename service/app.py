@@ -1,0 +1,169 @@
+"""The composition root: builds the parts, wires the routes, maps errors to answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import redis
+import torch
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+import metarm
+from metarm import process_environment
+from metarm.errors import MetaRMError, OverloadedError, SampleLogUnavailableError
+from metarm.jobs import JobBoard
+from metarm.sample_log import SampleLog, connect
+from service.batcher import Batcher
+from service.body_limit import BodyLimit
+from service.engine import Engine
+from service.live_model import LiveModel
+from service.metrics import Metrics
+from service.parts import Parts
+from service.routes import health, retrain, score, versions
+from service.sample_writer import SampleWriter
+from service.schemas import ErrorBody
+from service.settings import ServiceSettings
+from service.swapper import Swapper, VersionLoader
+
+TOKENIZER_THREADS = 2
+
+
+def create_app(settings: ServiceSettings | None = None) -> FastAPI:
+    """The service; from the environment's settings where none are given (`uvicorn --factory`)."""
+    process_environment.check()
+    settings = settings or ServiceSettings()
+    app = FastAPI(
+        title="MetaRM Server",
+        version=metarm.__version__,
+        description="Scores policy samples with a reward model that adapts while the policy moves.",
+        lifespan=_lifespan,
+        responses={"default": {"model": ErrorBody, "description": "Any failure."}},
+    )
+    app.state.settings = settings
+    app.state.metrics = Metrics()
+    for module in (score, retrain, versions, health):
+        app.include_router(module.router)
+    app.add_exception_handler(MetaRMError, _on_known_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(redis.RedisError, _on_redis_error)
+    app.add_exception_handler(Exception, _on_unexpected_error)
+    app.middleware("http")(_measure)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Start the parts, hold them while requests are served, end them so that nothing is lost."""
+    parts, loader = _build(app.state.settings, app.state.metrics)
+    app.state.parts = parts
+    parts.writer.start()
+    parts.batcher.start()
+    await parts.swapper.follow()
+    following = asyncio.create_task(parts.swapper.run(), name="swapper")
+    try:
+        yield
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await parts.batcher.close()
+        loader.close()
+        parts.tokenizer_threads.shutdown(wait=False)
+        await asyncio.to_thread(parts.writer.close)
+
+
+def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionLoader]:
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    client = connect(settings.required_redis_url)
+    store = settings.store
+    sample_log = SampleLog(client)
+    loader = VersionLoader(store, settings.max_tokens)
+    live = LiveModel(loader.load, settings.keep_loaded)
+
+    def swapped(name: str, done: bool) -> None:
+        metrics.swaps.labels("swapped" if done else "refused").inc()
+        if done:
+            metrics.serving(name)
+
+    parts = Parts(
+        settings=settings,
+        store=store,
+        live=live,
+        batcher=Batcher(
+            Engine(settings.batch_tokens).score_slice,
+            slice_tokens=settings.slice_tokens,
+            queue_tokens=settings.queue_tokens,
+        ),
+        swapper=Swapper(store, live.make_current, poll_ms=settings.poll_ms, swapped=swapped),
+        tokenizer_threads=ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer"),
+        writer=SampleWriter(
+            sample_log,
+            metrics,
+            buffer_groups=settings.log_buffer_groups,
+            max_groups=settings.log_max_groups,
+            max_age_s=settings.log_max_age_s,
+        ),
+        sample_log=sample_log,
+        jobs=JobBoard(client),
+        metrics=metrics,
+    )
+    return parts, loader
+
+
+async def _measure(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    started = time.perf_counter()
+    response = await call_next(request)
+    route = getattr(request.scope.get("route"), "path", "unknown")
+    metrics: Metrics = request.app.state.metrics
+    metrics.requests.labels(route, response.status_code).inc()
+    metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
+    return response
+
+
+def _error(status: int, code: str, message: str, details: Any = None, **headers: str) -> JSONResponse:
+    body: dict[str, Any] = {"code": code, "message": message}
+    if details:
+        body["details"] = details
+    return JSONResponse({"error": body}, status, headers=headers)
+
+
+async def _on_known_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, MetaRMError)  # noqa: S101 (registered for this class only)
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, OverloadedError) else {}
+    return _error(error.status, error.code, error.message, error.details, **headers)
+
+
+async def _on_invalid_request(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 (registered for this class only)
+    # what was sent is not echoed: it may be large, or secret
+    fields = [{"field": ".".join(map(str, e["loc"])), "message": e["msg"]} for e in error.errors()]
+    message = "; ".join(f"{f['field']}: {f['message']}" for f in fields[:5])
+    return _error(422, "invalid_request", message, {"fields": fields[:50]})
+
+
+async def _on_http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 (registered for this class only)
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    return _error(
+        error.status_code, codes.get(error.status_code, "http_error"), error.detail, **(error.headers or {})
+    )
+
+
+async def _on_redis_error(_request: Request, error: Exception) -> Response:
+    unavailable = SampleLogUnavailableError(f"Redis does not answer: {error}")
+    return await _on_known_error(_request, unavailable)
+
+
+async def _on_unexpected_error(_request: Request, error: Exception) -> Response:
+    return _error(500, "internal_error", f"{type(error).__name__}; the server's log has the rest")

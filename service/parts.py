@@ -1,0 +1,41 @@
+"""What the routes are handed: the wired parts of one running server."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from metarm.encoding import Encoded
+from metarm.jobs import JobBoard
+from metarm.sample_log import SampleLog
+from metarm.versions import VersionStore
+from service.batcher import Batcher
+from service.live_model import LiveModel, LoadedVersion
+from service.metrics import Metrics
+from service.sample_writer import SampleWriter
+from service.settings import ServiceSettings
+from service.swapper import Swapper
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    settings: ServiceSettings
+    store: VersionStore
+    live: LiveModel
+    batcher: Batcher[LoadedVersion, Encoded]
+    swapper: Swapper
+    tokenizer_threads: ThreadPoolExecutor
+    writer: SampleWriter
+    sample_log: SampleLog
+    jobs: JobBoard
+    metrics: Metrics
+
+
+def _parts(request: Request) -> Parts:
+    return cast("Parts", request.app.state.parts)
+
+
+Wired = Annotated[Parts, Depends(_parts)]

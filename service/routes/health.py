@@ -1,0 +1,47 @@
+"""Is it alive, is it ready, and its figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+from fastapi import APIRouter, Depends, Response
+
+from service.access import require_key
+from service.parts import Parts, Wired
+from service.schemas import Alive, Readiness
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health", response_model=Alive)
+async def health() -> Alive:
+    """The process answers."""
+    return Alive()
+
+
+@router.get("/ready", response_model=Readiness)
+def ready(parts: Wired) -> dict[str, Any]:
+    """A model is loaded, so /score works; `degraded` says what else does not. 503 without a model."""
+    version = parts.live.current().name
+    degraded = [{"part": part, "reason": reason} for part, reason in _ailments(parts)]
+    return {"status": "degraded" if degraded else "ready", "version": version, "degraded": degraded}
+
+
+@router.get("/metrics", dependencies=[Depends(require_key)], response_class=Response)
+async def metrics(parts: Wired) -> Response:
+    """Prometheus text format."""
+    parts.metrics.queue_tokens.set(parts.batcher.queued_tokens)
+    return Response(parts.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _ailments(parts: Parts) -> list[tuple[str, str]]:
+    found = []
+    try:
+        if parts.jobs.trainer() is None:
+            found.append(("trainer", "no trainer is running: scoring works, retraining does not"))
+    except redis.RedisError as error:
+        found.append(("redis", f"{error}: scoring works, samples are buffered, retraining does not work"))
+    if parts.swapper.refused:
+        found.append(("version", f"{parts.swapper.refused.name} was refused: {parts.swapper.refused.reason}"))
+    return found

@@ -1,0 +1,65 @@
+"""GET /versions and its manifests; POST /versions/{v}/activate rolls back or forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from starlette.concurrency import run_in_threadpool
+
+from metarm.errors import InvalidVersionError
+from metarm.versions import version_number
+from service.access import require_admin, require_key
+from service.parts import Parts, Wired
+from service.schemas import Activated, VersionList
+
+router = APIRouter(prefix="/versions", tags=["versions"])
+
+
+@router.get("", response_model=VersionList, dependencies=[Depends(require_key)])
+def versions(parts: Wired) -> dict[str, Any]:
+    """Every version that was published or rejected, which is current, and which this server serves."""
+    names = sorted([*parts.store.names(), *parts.store.rejected()], key=version_number)
+    refused = parts.swapper.refused
+    return {
+        "current": parts.store.current(),
+        "serving": parts.live.current_name,
+        "refused": {"name": refused.name, "reason": refused.reason} if refused else None,
+        "versions": [_entry(name, parts) for name in names],
+    }
+
+
+@router.get("/{version}", response_model=dict[str, Any], dependencies=[Depends(require_key)])
+def manifest(version: str, parts: Wired) -> dict[str, Any]:
+    """The manifest: parent, job, method, metrics, verdict, digests, time of making."""
+    return parts.store.manifest(version)
+
+
+@router.post("/{version}/activate", response_model=Activated, dependencies=[Depends(require_admin)])
+async def activate(version: str, parts: Wired) -> dict[str, Any]:
+    """Make a published version the current one; answers once this server scores with it."""
+    await parts.live.load(version)
+    await run_in_threadpool(parts.store.activate, version)
+    await parts.swapper.follow()
+    return {"current": version, "serving": parts.live.current_name}
+
+
+def _entry(name: str, parts: Parts) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "name": name,
+        "current": name == parts.store.current(),
+        "serving": name == parts.live.current_name,
+        "loaded": name in parts.live.loaded_names,
+    }
+    try:
+        manifest = parts.store.manifest(name)
+    except InvalidVersionError as error:
+        return {**entry, "status": "unreadable", "reasons": [error.message]}
+    verdict = manifest.get("verdict") or {}
+    rejected = name in parts.store.rejected()
+    return {
+        **entry,
+        "status": "rejected" if rejected else "published",
+        **{key: manifest.get(key) for key in ("parent", "job", "method", "created")},
+        "reasons": verdict.get("reasons", []) if rejected else [],
+    }

@@ -1,0 +1,182 @@
+"""HTTP bodies. Unknown fields are refused: a misspelt option must not be ignored in silence."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+VersionName = Annotated[str, StringConstraints(pattern=r"^v\d{6,}$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ChatMessage(Body):
+    role: Name
+    content: str
+
+
+class Group(Body):
+    """One prompt and the policy's responses to it."""
+
+    id: Name | None = Field(None, description="Returned as it is; by default the group's place in the request.")
+    prompt: str | list[ChatMessage]
+    responses: list[str] = Field(min_length=1)
+
+
+class Policy(Body):
+    """Which policy wrote the responses, and at which optimiser step."""
+
+    name: Name
+    step: int = Field(ge=0)
+
+
+class ScoreRequest(Body):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "groups": [
+                        {
+                            "prompt": "What is 17 + 25?",
+                            "responses": ["17 + 25 is 42.", "It is 41, I am absolutely certain!"],
+                        }
+                    ],
+                    "policy": {"name": "actor", "step": 120},
+                }
+            ]
+        },
+    )
+
+    groups: list[Group] = Field(min_length=1)
+    version: VersionName | None = Field(None, description="Score with this version, or 409.")
+    min_version: VersionName | None = Field(None, description="Score with this version or a later one, or 409.")
+    log: bool = Field(True, description="Log the groups as samples of the policy.")
+    policy: Policy | None = None
+    request_id: Name | None = Field(None, description="A repeated request with the same id is logged once.")
+
+
+class GroupScores(BaseModel):
+    id: str
+    scores: list[float] = Field(description="One finite reward per response, in order.")
+    tokens: list[int] = Field(description="Tokens of prompt and response, after truncation.")
+    truncated: list[bool] = Field(description="Whether tokens were dropped from the left to fit.")
+
+
+class ScoreResponse(BaseModel):
+    version: str = Field(description="The one version that scored the whole request.")
+    groups: list[GroupScores]
+
+
+class TokenizeRequest(Body):
+    groups: list[Group] = Field(min_length=1)
+    version: VersionName | None = None
+
+
+class GroupTokens(BaseModel):
+    id: str
+    input_ids: list[list[int]]
+    truncated: list[bool]
+
+
+class TokenizeResponse(BaseModel):
+    version: str
+    format: Literal["chat", "pair", "concat"]
+    max_tokens: int
+    groups: list[GroupTokens]
+
+
+class RetrainRequest(Body):
+    """Options of one run, over the trainer's settings of the same names (docs/metarm.md)."""
+
+    method: Literal["metarm", "vanilla"] | None = None
+    steps: int | None = Field(None, ge=1, le=100_000)
+    batch_size: int | None = Field(None, ge=1, le=4096, description="n, preference pairs in an update.")
+    meta_batch_size: int | None = Field(None, ge=1, le=4096, description="m, groups in an update.")
+    responses_per_prompt: int | None = Field(None, ge=2, le=256, description="k, responses used of each group.")
+    learning_rate: float | None = Field(None, gt=0, le=1, description="α")
+    ascent_rate: float | None = Field(None, ge=0, le=1000, description="η")
+    seed: int | None = Field(None, ge=0)
+
+
+class Progress(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    step: int
+    steps: int | None
+
+
+class JobState(BaseModel):
+    job: str
+    status: Literal["queued", "running", "published", "rejected", "failed", "cancelled"]
+    created: float = Field(description="Unix time in seconds.")
+    finished: float | None
+    attempts: int = Field(description="How often a trainer has started it.")
+    options: dict[str, Any]
+    progress: Progress
+    candidate: str | None = Field(description="The version it made, published or rejected.")
+    verdict: dict[str, Any] | None = Field(description="accepted, reasons and figures of the gate.")
+    samples: dict[str, int] | None = Field(description="Logged groups by what became of them.")
+    error: dict[str, Any] | None
+
+
+class JobAccepted(BaseModel):
+    job: str
+    status: str
+    status_url: str
+
+
+class VersionEntry(BaseModel):
+    name: str
+    status: Literal["published", "rejected", "unreadable"]
+    current: bool = Field(description="The store's pointer names it.")
+    serving: bool = Field(description="This server scores with it now.")
+    loaded: bool = Field(description="This server holds it in memory.")
+    parent: str | None = None
+    job: str | None = None
+    method: str | None = None
+    created: str | None = None
+    reasons: list[str] = Field(default=[], description="Why it was rejected or cannot be read.")
+
+
+class VersionList(BaseModel):
+    current: str | None
+    serving: str | None
+    refused: dict[str, str] | None = Field(description="A version this server would not load, and why.")
+    versions: list[VersionEntry]
+
+
+class Activated(BaseModel):
+    current: str
+    serving: str | None
+
+
+class Degraded(BaseModel):
+    part: Literal["redis", "trainer", "version"]
+    reason: str
+
+
+class Readiness(BaseModel):
+    status: Literal["ready", "degraded"]
+    version: str
+    degraded: list[Degraded]
+
+
+class Alive(BaseModel):
+    status: Literal["alive"] = "alive"
+
+
+class ErrorDetail(BaseModel):
+    code: str
+    message: str
+    details: dict[str, Any] | None = None
+
+
+class ErrorBody(BaseModel):
+    """The one shape of every failure."""
+
+    error: ErrorDetail

@@ -1,0 +1,113 @@
+"""Watches the store for a newly current version; has it loaded, checked and warmed off the hot path."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from metarm.errors import InvalidVersionError, MetaRMError
+from metarm.model import all_finite, load_model
+from metarm.versions import VersionStore
+from service.live_model import LoadedVersion
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 30.0
+WARM_PROMPT = "Which of the two trains is faster?"
+WARM_RESPONSES = ("The first.", "The second one, by about ten kilometres an hour. " * 8)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedVersion:
+    """A version that could not be loaded, why, and when (monotonic seconds) it was tried."""
+
+    name: str
+    reason: str
+    tried: float
+
+
+class VersionLoader:
+    """Brings versions from disk in a thread of its own: verify digests, load, warm."""
+
+    def __init__(self, store: VersionStore, max_tokens: int) -> None:
+        self._store = store
+        self._max_tokens = max_tokens
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
+
+    async def load(self, name: str) -> LoadedVersion:
+        """Raises UnknownVersionError or InvalidVersionError."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._load, name)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self, name: str) -> LoadedVersion:
+        try:
+            manifest = self._store.verify(name)
+            limit = manifest.get("encoding", {}).get("max_tokens", self._max_tokens)
+            model = load_model(self._store.path(name), min(limit, self._max_tokens))
+        except OSError as error:
+            raise InvalidVersionError(f"{name} cannot be read: {error}") from error
+        samples = model.encoder.encode([(WARM_PROMPT, WARM_RESPONSES)])[0]
+        with torch.inference_mode():
+            scores = model.scores(samples).tolist()
+        if not all_finite(scores):
+            raise InvalidVersionError(f"{name} answers scores that are not finite numbers")
+        return LoadedVersion(name, model)
+
+
+class Swapper:
+    """Keeps the live model at the store's `current`. A version that cannot be loaded is refused: the
+    running one stays, `refused` says why, and it is tried again after a while."""
+
+    def __init__(
+        self,
+        store: VersionStore,
+        make_current: Callable[[str], Awaitable[None]],
+        *,
+        poll_ms: int,
+        swapped: Callable[[str, bool], None],
+    ) -> None:
+        self._store = store
+        self._make_current = make_current
+        self._poll_s = poll_ms / 1000
+        self._swapped = swapped
+        self._serving: str | None = None
+        self.refused: RefusedVersion | None = None
+
+    async def run(self) -> None:
+        """Follow the pointer until cancelled."""
+        while True:
+            await self.follow()
+            await asyncio.sleep(self._poll_s)
+
+    async def follow(self) -> None:
+        """Look at the pointer once; swap if it names another version than the one served."""
+        wanted: str | None = "current"  # what a refusal names until the pointer has been read
+        try:
+            wanted = self._store.current()
+            if wanted is None or wanted == self._serving or self._tried_lately(wanted):
+                return
+            await self._make_current(wanted)
+        except MetaRMError as error:
+            self._refuse(wanted or "current", error)
+        else:
+            log.info("serving %s (before: %s)", wanted, self._serving)
+            self._serving, self.refused = wanted, None
+            self._swapped(wanted, True)
+
+    def _tried_lately(self, name: str) -> bool:
+        refused = self.refused
+        return refused is not None and refused.name == name and time.monotonic() - refused.tried < RETRY_AFTER_S
+
+    def _refuse(self, name: str, error: MetaRMError) -> None:
+        if self.refused is None or (self.refused.name, self.refused.reason) != (name, error.message):
+            log.error("refused %s, still serving %s: %s", name, self._serving, error.message)
+        self.refused = RefusedVersion(name, error.message, time.monotonic())
+        self._swapped(name, False)

@@ -1,0 +1,71 @@
+"""`metarm trainer`, or `python -m trainer`: settings → first version → loop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+
+from metarm import process_environment
+from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, MetaRMError
+from trainer.settings import TrainerSettings
+
+BEHIND_THE_SERVICE = 5  # niceness: whoever waits for a score goes first
+
+
+def main() -> None:
+    process_environment.ensure()
+    settings = TrainerSettings.from_command_line("metarm trainer", sys.argv[1:])
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s trainer %(levelname)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        run(settings, stop)
+    except ConfigurationError as error:
+        print(f"metarm trainer: {error.message}", file=sys.stderr)
+        sys.exit(EXIT_CONFIGURATION)
+    except MetaRMError as error:
+        sys.exit(f"metarm trainer: {error.message}")
+
+
+def run(settings: TrainerSettings, stop: threading.Event) -> None:
+    """Take the trainer's place, make the first version if there is none, then run jobs."""
+    import torch  # after the environment is in force
+
+    from metarm.jobs import JobBoard
+    from metarm.model import quiet_transformers
+    from metarm.sample_log import SampleLog, connect
+    from trainer.bootstrap import ensure_first_version
+    from trainer.heartbeat import Heartbeat
+    from trainer.loop import Trainer
+    from trainer.preferences import load_or_refuse
+
+    quiet_transformers()
+    client = connect(settings.required_redis_url)
+    jobs = JobBoard(client)
+    heartbeat = Heartbeat(jobs)
+    needs = {"min_groups": settings.min_groups, "min_preferences": settings.min_preferences}
+    if not heartbeat.take_place({**needs, "preferences": 0, "preferences_error": None}, stop):
+        return
+    try:
+        store = settings.store
+        store.prepare()
+        preferences = load_or_refuse(settings)
+        ensure_first_version(store, settings, preferences, stop)
+        if isinstance(preferences, ConfigurationError):
+            heartbeat.announce({**needs, "preferences": 0, "preferences_error": preferences.message})
+        else:
+            pairs = len(preferences.train)
+            heartbeat.announce({**needs, "preferences": pairs, "preferences_error": None})
+        torch.set_num_threads(settings.threads)
+        os.nice(BEHIND_THE_SERVICE)
+        Trainer(settings, store, jobs, SampleLog(client), preferences, heartbeat).run(stop)
+    finally:
+        heartbeat.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""One trainer at a time: takes the place, keeps it while alive, and says what it could run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import redis
+
+from metarm.errors import MetaRMError
+from metarm.jobs import JobBoard
+
+log = logging.getLogger(__name__)
+LIFETIME_MS = 10_000
+RENEW_S = 2.0
+
+
+class TrainerReplacedError(MetaRMError):
+    """Another trainer took the place while this one did not answer: it has the job now."""
+
+
+class Heartbeat:
+    """Renews the trainer's place in Redis from a thread of its own."""
+
+    def __init__(self, jobs: JobBoard) -> None:
+        self.holder = f"{socket.gethostname()}:{os.getpid()}"
+        self._jobs = jobs
+        self._status: Mapping[str, Any] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="heartbeat", daemon=True)
+        self._held = False
+
+    def take_place(self, status: Mapping[str, Any], stop: threading.Event) -> bool:
+        """Wait until Redis answers and no other trainer is alive; False if told to stop first."""
+        self._status = status
+        said = ""
+        while not stop.is_set():
+            try:
+                self._held = self._jobs.hold_trainer(self.holder, self._status, LIFETIME_MS)
+                reason = "another trainer is running"
+            except redis.RedisError as error:
+                reason = f"Redis does not answer: {error}"
+            if self._held:
+                self._thread.start()
+                return True
+            if reason != said:
+                log.info("waiting: %s", reason)
+                said = reason
+            stop.wait(1.0)
+        return False
+
+    def announce(self, status: Mapping[str, Any]) -> None:
+        """Change what the place says of this trainer."""
+        self._status = status
+        self._jobs.hold_trainer(self.holder, status, LIFETIME_MS)
+
+    def check(self) -> None:
+        """Raises TrainerReplacedError once the place is lost."""
+        if not self._held:
+            raise TrainerReplacedError("another trainer has taken over")
+
+    def close(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        try:
+            self._jobs.release_trainer(self.holder)
+        except redis.RedisError as error:
+            log.info("the trainer's place expires by itself: %s", error)
+
+    def _renew(self) -> None:
+        while not self._stopping.wait(RENEW_S):
+            try:
+                self._held = self._jobs.hold_trainer(self.holder, self._status, LIFETIME_MS)
+            except redis.RedisError as error:
+                log.warning("cannot renew the trainer's place: %s", error)

@@ -1,0 +1,187 @@
+"""The storyline: wait → read → step → save → gate → publish → acknowledge."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import asdict
+
+import redis
+
+import metarm
+from metarm.errors import ConfigurationError, JobCancelledError, MetaRMError, NotReadyError
+from metarm.jobs import Job, JobBoard, Status
+from metarm.model import RewardModel, load_model
+from metarm.sample_log import SampleLog
+from metarm.versions import VersionStore
+from trainer.batches import encode_groups, encode_pairs
+from trainer.gate import judge
+from trainer.heartbeat import Heartbeat, TrainerReplacedError
+from trainer.meta_set import MetaSet, read_meta_set
+from trainer.meta_update import StepReport
+from trainer.preferences import PreferenceSet
+from trainer.progress import Progress
+from trainer.settings import TrainerSettings
+from trainer.training import TrainOptions, TrainReport, score_pairs, train
+
+log = logging.getLogger(__name__)
+POLL_S = 0.2
+MAX_ATTEMPTS = 3
+
+
+class Stopping(Exception):  # noqa: N818 (a signal, not an error)
+    """The trainer was told to stop in the middle of a run."""
+
+
+class Trainer:
+    """Runs the jobs on the board, one after another."""
+
+    def __init__(
+        self,
+        settings: TrainerSettings,
+        store: VersionStore,
+        jobs: JobBoard,
+        sample_log: SampleLog,
+        preferences: PreferenceSet | ConfigurationError,
+        heartbeat: Heartbeat,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._jobs = jobs
+        self._sample_log = sample_log
+        self._preferences = preferences
+        self._heartbeat = heartbeat
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until told to stop; a run that is under way then is left for the next trainer."""
+        while not stop.is_set():
+            try:
+                self._heartbeat.check()
+                job = self._jobs.active()
+                if job is not None:
+                    self._run_job(job, stop)
+            except redis.RedisError as error:
+                log.warning("Redis does not answer, the job waits: %s", error)
+                stop.wait(2.0)
+            stop.wait(POLL_S)
+
+    def _run_job(self, job: Job, stop: threading.Event) -> None:
+        """Bring one job to its end, whatever that is; only Redis errors and a lost place come out."""
+        decided = self._decided(job) if job.attempts else None
+        if decided:  # an earlier trainer published or rejected, and ended before it could say so
+            self._finish(job, decided)
+            return
+        if job.attempts >= MAX_ATTEMPTS:
+            self._fail(job, "training_failed", f"given up: {job.attempts} trainers ended while on it")
+            return
+        job = self._jobs.save(job.with_changes(status="running", attempts=job.attempts + 1))
+        try:
+            self._adapt(job, stop)
+        except Stopping:
+            self._jobs.save(job.with_changes(status="queued", attempts=job.attempts - 1))
+        except JobCancelledError:
+            log.info("%s was cancelled", job.id)
+            self._jobs.finish(self._jobs.get(job.id), "cancelled")
+        except (redis.RedisError, TrainerReplacedError):
+            raise
+        except MetaRMError as error:
+            self._fail(job, error.code, error.message)
+        except Exception as error:
+            log.exception("%s failed", job.id)
+            self._fail(job, "internal_error", f"{type(error).__name__}: {error}")
+
+    def _adapt(self, job: Job, stop: threading.Event) -> None:
+        preferences = _usable(self._preferences)
+        meta_set = read_meta_set(self._sample_log, self._settings)
+        parent = self._store.current()
+        if parent is None:
+            raise NotReadyError("there is no version to adapt yet")
+        options = TrainOptions.of(self._settings, job.options)
+        model = load_model(self._store.path(parent), self._settings.max_tokens)
+        held_out = encode_pairs(model.encoder, preferences.held_out)
+        parent_scores = score_pairs(model, held_out)
+        report = self._train(job, model, meta_set, options, stop)
+
+        name, folder = self._store.stage()
+        model.save(folder)
+        saved = load_model(folder, self._settings.max_tokens)  # what would be served is what is judged
+        verdict = judge(parent_scores, score_pairs(saved, held_out), self._settings.gate_tolerance)
+        manifest = {
+            "parent": parent,
+            "job": job.id,
+            "method": options.method,
+            "source": self._store.manifest(parent).get("source"),
+            "encoding": model.encoder.describe(),
+            "settings": options.record(),
+            "preferences": preferences.record(),
+            "samples": meta_set.record(),
+            "metrics": report.summary(),
+            "verdict": asdict(verdict),
+            "code_version": metarm.__version__,
+        }
+        self._heartbeat.check()
+        if verdict.accepted:
+            self._store.publish(name, manifest)
+        else:
+            self._store.reject(name, manifest)
+        self._finish(job, name)
+
+    def _train(
+        self, job: Job, model: RewardModel, meta_set: MetaSet, options: TrainOptions, stop: threading.Event
+    ) -> TrainReport:
+        pairs = encode_pairs(model.encoder, _usable(self._preferences).train)
+        groups = encode_groups(model.encoder, meta_set.groups)
+        log.info("%s: %d groups, %d pairs, %s", job.id, len(groups), len(pairs), options.record())
+        with Progress(job.id, options.steps) as progress:
+
+            def on_step(step: int, report: StepReport) -> None:
+                progress.step(loss=report.loss)
+                self._heartbeat.check()
+                if stop.is_set():
+                    raise Stopping
+                self._report(job, step, options.steps, report)
+
+            self._report(job, 0, options.steps, None)
+            return train(model, pairs, groups, options, on_step)
+
+    def _report(self, job: Job, step: int, steps: int, report: StepReport | None) -> None:
+        """Show progress, and stop if asked to. A run goes on while Redis does not answer."""
+        figures = asdict(report) if report else {}
+        try:
+            if self._jobs.cancel_requested(job.id):
+                raise JobCancelledError("cancelled on request")
+            self._jobs.save(job.with_changes(progress={"step": step, "steps": steps, **figures}))
+        except redis.RedisError as error:
+            log.warning("%s goes on without Redis: %s", job.id, error)
+
+    def _decided(self, job: Job) -> str | None:
+        """The version this job published or rejected, if it came that far."""
+        names = [*self._store.names(), *self._store.rejected()]
+        return next((n for n in names if self._store.manifest(n).get("job") == job.id), None)
+
+    def _finish(self, job: Job, name: str) -> None:
+        """The outcome is durable in the store: let go of its samples, then say how the job ended."""
+        manifest = self._store.manifest(name)
+        verdict, samples = manifest["verdict"], manifest["samples"]
+        status: Status = "published" if verdict["accepted"] else "rejected"
+        self._sample_log.acknowledge_through(samples["last_entry"])
+        progress = {"step": manifest["metrics"]["steps"], "steps": manifest["settings"]["steps"]}
+        self._jobs.finish(
+            job,
+            status,
+            progress=progress,
+            candidate=name,
+            verdict=verdict,
+            samples=samples["counts"],
+        )
+        log.info("%s: %s %s %s", job.id, status, name, "; ".join(verdict["reasons"]))
+
+    def _fail(self, job: Job, code: str, message: str) -> None:
+        log.error("%s failed: %s", job.id, message)
+        self._jobs.finish(self._jobs.get(job.id), "failed", error={"code": code, "message": message})
+
+
+def _usable(preferences: PreferenceSet | ConfigurationError) -> PreferenceSet:
+    if isinstance(preferences, ConfigurationError):
+        raise preferences
+    return preferences

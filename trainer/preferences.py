@@ -1,0 +1,143 @@
+"""Preference files → Preference records: TRL's format, plain or conversational, through `datasets`."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+from metarm.errors import ConfigurationError
+from metarm.records import Message, Preference, Prompt
+from trainer.settings import TrainerSettings
+
+log = logging.getLogger(__name__)
+
+BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+PACKAGED = Path(str(files("metarm") / "data" / "demo_preferences.jsonl.gz"))
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceSet:
+    """Training pairs, held-out pairs of other prompts, and the digest of the file they came from."""
+
+    source: str
+    sha256: str
+    train: list[Preference]
+    held_out: list[Preference]
+
+    def record(self) -> dict[str, Any]:
+        """What a version's manifest says of its preferences."""
+        return {"source": self.source, "sha256": self.sha256, "pairs": len(self.train)}
+
+
+def load_preferences(path: Path | None, held_out_share: float, max_held_out: int) -> PreferenceSet:
+    """Read a preference file (None: the packaged demo pairs) and split it by prompt.
+
+    The split depends on the prompts alone, so that the gate's pairs never train, in any later run.
+    Raises ConfigurationError naming the file and the row.
+    """
+    file = path or PACKAGED
+    if not file.is_file():
+        raise ConfigurationError(f"there is no preference file {file}")
+    rows = _rows(file)
+    train: list[Preference] = []
+    held_out: list[Preference] = []
+    for number, row in enumerate(rows, 1):
+        try:
+            preference = preference_of(row)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"{file}, row {number}: {error}") from error
+        side = held_out if _unit_hash(preference.prompt) < held_out_share else train
+        side.append(preference)
+    held_out.sort(key=lambda p: hashlib.sha256(repr(p).encode()).digest())
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return PreferenceSet(str(file), digest, train, held_out[:max_held_out])
+
+
+def load_or_refuse(settings: TrainerSettings) -> PreferenceSet | ConfigurationError:
+    """The preferences the settings name, or why they cannot be used: scoring does not need them, so
+    the trainer starts all the same and says so to whoever asks for a retrain."""
+    try:
+        return load_preferences(settings.preferences, settings.held_out_share, settings.max_held_out)
+    except ConfigurationError as error:
+        log.error("no retraining: %s", error.message)
+        return error
+
+
+def preference_of(row: Mapping[str, Any]) -> Preference:
+    """One row of TRL's preference format; the prompt may be explicit, or what both sides begin with."""
+    chosen, rejected = row["chosen"], row["rejected"]
+    if type(chosen) is not type(rejected):
+        raise TypeError("'chosen' and 'rejected' are of different kinds")
+    prompt: Prompt
+    if isinstance(chosen, str):
+        prompt, chosen, rejected = _split_text(row.get("prompt"), chosen, rejected)
+    else:
+        prompt, chosen, rejected = _split_messages(row.get("prompt"), chosen, rejected)
+    return Preference(prompt, chosen, rejected, float(row.get("margin") or 0.0))
+
+
+def _split_text(prompt: Any, chosen: str, rejected: str) -> tuple[Prompt, str, str]:
+    if prompt is not None:
+        return _checked_prompt(prompt), chosen, rejected
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+        shared += 1
+    while shared > 0 and not chosen[shared - 1].isspace():  # never in the middle of a word
+        shared -= 1
+    return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _split_messages(
+    prompt: Any, chosen: Sequence[Message], rejected: Sequence[Message]
+) -> tuple[Prompt, str, str]:
+    if prompt is None:
+        if list(chosen[:-1]) != list(rejected[:-1]):
+            raise ValueError(
+                "'chosen' and 'rejected' differ before their last message, and there is no 'prompt'"
+            )
+        prompt, chosen, rejected = list(chosen[:-1]), chosen[-1:], rejected[-1:]
+    answers = []
+    for side in (chosen, rejected):
+        if len(side) != 1 or side[0]["role"] != "assistant":
+            raise ValueError("'chosen' and 'rejected' must each end in one assistant message")
+        answers.append(side[0]["content"])
+    return _checked_prompt(prompt), answers[0], answers[1]
+
+
+def _checked_prompt(prompt: Any) -> Prompt:
+    if isinstance(prompt, str):
+        return prompt
+    return [Message(role=str(m["role"]), content=str(m["content"])) for m in prompt]
+
+
+def _rows(file: Path) -> Sequence[Mapping[str, Any]]:
+    import datasets  # takes seconds to import, and only files need it
+
+    suffix = next((s for s in reversed(file.suffixes) if s != ".gz"), "")
+    if suffix not in BUILDERS:
+        raise ConfigurationError(f"{file}: a preference file ends in .jsonl, .json (.gz) or .parquet")
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory(prefix="metarm-preferences-") as cache:
+        try:
+            data = datasets.load_dataset(
+                BUILDERS[suffix], data_files=str(file), split="train", cache_dir=cache, keep_in_memory=True
+            )
+        except (datasets.exceptions.DatasetGenerationError, ValueError, OSError, gzip.BadGzipFile) as error:
+            raise ConfigurationError(f"{file} cannot be read: {error}") from error
+        missing = {"chosen", "rejected"} - set(data.column_names)
+        if missing:
+            raise ConfigurationError(f"{file} has no column {' and '.join(sorted(missing))}")
+        wanted = [c for c in ("prompt", "chosen", "rejected", "margin") if c in data.column_names]
+        return cast("list[dict[str, Any]]", data.select_columns(wanted).to_list())
+
+
+def _unit_hash(prompt: Prompt) -> float:
+    """A number in [0, 1) that depends on the prompt alone."""
+    return int.from_bytes(hashlib.sha256(repr(prompt).encode()).digest()[:8]) / 2**64

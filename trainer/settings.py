@@ -1,0 +1,65 @@
+"""Every setting of the trainer. No torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field
+
+from metarm.settings import ProcessSettings
+
+PACKAGED_PREFERENCES = "packaged demo preferences"
+
+
+class TrainerSettings(ProcessSettings):
+    """The background trainer: preferences and logged samples in, a gated new version out."""
+
+    preferences: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("METARM_PREFERENCES", "PREFERENCES"),
+        description="Labelled pairs in TRL's format: JSONL, JSON.gz or Parquet. Unset: the packaged demo pairs.",
+    )
+    held_out_share: float = Field(
+        0.15, gt=0, lt=1, description="Share of prompts kept from training, for the gate."
+    )
+    max_held_out: int = Field(400, ge=2, description="Most held-out pairs the gate scores.")
+    model: str | None = Field(
+        None,
+        description="First version: checkpoint folder or hub id. Unset: the packaged MiniLM, fine-tuned.",
+    )
+    init_head: bool = Field(False, description="Give a bare backbone a new scalar head and fine-tune it.")
+    bootstrap_pairs: int = Field(1600, ge=2, description="Preference pairs the first version is fine-tuned on.")
+    bootstrap_learning_rate: float = Field(5e-5, gt=0, description="Learning rate of that fine-tuning.")
+
+    threads: int = Field(
+        default_factory=lambda: max(1, len(os.sched_getaffinity(0)) // 2),
+        ge=1,
+        description="Torch threads while the service is running; default: half the cores.",
+    )
+    min_groups: int = Field(
+        128, ge=1, description="Logged groups of two or more responses a run needs before it starts."
+    )
+    max_groups: int = Field(2000, ge=1, description="Most groups a run uses: the newest.")
+    min_preferences: int = Field(64, ge=2, description="Preference pairs a run needs before it starts.")
+
+    method: Literal["metarm", "vanilla"] = Field(
+        "metarm", description="metarm: Algorithm 1 of the paper. vanilla: the same steps without the ascent."
+    )
+    steps: int = Field(40, ge=1, description="T, updates in a run.")
+    batch_size: int = Field(16, ge=1, description="n, preference pairs in an update.")
+    meta_batch_size: int = Field(8, ge=1, description="m, sample groups in an update.")
+    responses_per_prompt: int = Field(5, ge=2, description="k, responses used of each group, at most.")
+    learning_rate: float = Field(1e-5, gt=0, description="α, AdamW's learning rate.")
+    ascent_rate: float = Field(0.01, ge=0, description="η, step size of the gradient ascent on J.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients of the update are clipped to this norm.")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps that warm up, linearly.")
+    micro_batch_tokens: int = Field(4096, ge=1, description="Tokens whose activations are held at once.")
+    time_limit_s: float = Field(480, gt=0, description="A run stops stepping after this, and goes to the gate.")
+    seed: int = Field(0, ge=0, description="Seed of the batches and of a new head.")
+
+    gate_tolerance: float = Field(
+        0.02, ge=0, le=1, description="Held-out accuracy a candidate may lose against the current version."
+    )

@@ -1,0 +1,155 @@
+"""Run updates on a model: the one loop behind a MetaRM retrain, a vanilla one, and the first version."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+
+from metarm.model import RewardModel
+from trainer.batches import EncodedGroup, EncodedPair, backward_difference, backward_preference, draw
+from trainer.gate import PairScores
+from trainer.meta_update import StepReport, update
+from trainer.settings import TrainerSettings
+
+ADAM_BETAS = (0.9, 0.95)  # the paper's, as eps
+ADAM_EPS = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """How one run steps; the names are those of the settings and of POST /retrain (docs/metarm.md)."""
+
+    method: Literal["metarm", "vanilla"]
+    steps: int
+    batch_size: int
+    meta_batch_size: int
+    responses_per_prompt: int
+    learning_rate: float
+    ascent_rate: float
+    weight_decay: float
+    max_grad_norm: float
+    warmup_share: float
+    micro_batch_tokens: int
+    time_limit_s: float
+    seed: int
+
+    @classmethod
+    def of(cls, settings: TrainerSettings, changes: Mapping[str, Any]) -> TrainOptions:
+        """The trainer's settings, changed by what a job asks for."""
+        chosen = cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
+        return replace(chosen, **changes)
+
+    def record(self) -> dict[str, Any]:
+        """What a version's manifest records."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """How a run went: steps done, why it stopped, seconds, and the losses step by step."""
+
+    steps: int
+    stopped_by: Literal["steps", "time_limit"]
+    seconds: float
+    curve: list[StepReport]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures a manifest keeps: the first and last tenth of the run, averaged."""
+        tenth = max(1, len(self.curve) // 10)
+        first, last = self.curve[:tenth], self.curve[-tenth:]
+        return {
+            "steps": self.steps,
+            "stopped_by": self.stopped_by,
+            "seconds": round(self.seconds, 1),
+            "loss_first": _mean([step.loss for step in first]),
+            "loss_last": _mean([step.loss for step in last]),
+            "difference_first": _mean([step.difference for step in first]),
+            "difference_last": _mean([step.difference for step in last]),
+        }
+
+
+def train(
+    model: RewardModel,
+    pairs: Sequence[EncodedPair],
+    groups: Sequence[EncodedGroup],
+    options: TrainOptions,
+    on_step: Callable[[int, StepReport], None],
+) -> TrainReport:
+    """Change `model` in place by up to `options.steps` updates; `on_step` may raise to stop the run.
+
+    Raises TrainingError where a loss is not finite.
+    """
+    started = time.monotonic()
+    rng = random.Random(options.seed)
+    parameters = [p for p in model.network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=options.learning_rate,
+        betas=ADAM_BETAS,
+        eps=ADAM_EPS,
+        weight_decay=options.weight_decay,
+        fused=True,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, options))
+    pair_batches = draw(pairs, options.batch_size, rng)
+    group_batches = _group_batches(groups, options, rng)
+    curve: list[StepReport] = []
+    for step in range(1, options.steps + 1):
+        batch, meta = next(pair_batches), next(group_batches)
+        report = update(
+            parameters,
+            optimizer,
+            partial(backward_preference, model, batch, options.micro_batch_tokens),
+            _difference(model, meta, options),
+            ascent_rate=options.ascent_rate,
+            max_grad_norm=options.max_grad_norm,
+        )
+        schedule.step()
+        curve.append(report)
+        on_step(step, report)
+        if time.monotonic() - started > options.time_limit_s and step < options.steps:
+            return TrainReport(step, "time_limit", time.monotonic() - started, curve)
+    return TrainReport(options.steps, "steps", time.monotonic() - started, curve)
+
+
+@torch.inference_mode()
+def score_pairs(model: RewardModel, pairs: Sequence[EncodedPair]) -> PairScores:
+    """Rewards of held-out pairs, for the gate."""
+    scores = model.scores([s for pair in pairs for s in (pair.chosen, pair.rejected)]).tolist()
+    return PairScores(scores[0::2], scores[1::2])
+
+
+def _difference(
+    model: RewardModel, meta: list[EncodedGroup] | None, options: TrainOptions
+) -> Callable[[], float] | None:
+    if meta is None:
+        return None
+    return partial(backward_difference, model, meta, options.responses_per_prompt, options.micro_batch_tokens)
+
+
+def _group_batches(
+    groups: Sequence[EncodedGroup], options: TrainOptions, rng: random.Random
+) -> Iterator[list[EncodedGroup] | None]:
+    if options.method == "metarm":
+        yield from draw(groups, options.meta_batch_size, rng)
+    while True:
+        yield None
+
+
+def _rate_factor(step: int, options: TrainOptions) -> float:
+    """Linear warm-up, then linear decay to a tenth."""
+    warm = max(1, round(options.steps * options.warmup_share))
+    if step < warm:
+        return (step + 1) / warm
+    return 1.0 - 0.9 * (step - warm) / max(1, options.steps - warm)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
