@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,14 +18,14 @@ from starlette.responses import Response
 
 import metarm
 from metarm import process_environment
-from metarm.errors import MetaRMError, OverloadedError, SampleLogUnavailableError
+from metarm.errors import MetaRMError, OverloadedError, PayloadTooLargeError, SampleLogUnavailableError
 from metarm.jobs import JobBoard
 from metarm.sample_log import SampleLog, connect
 from service.batcher import Batcher
-from service.body_limit import BodyLimit
 from service.engine import Engine
 from service.live_model import LiveModel
 from service.metrics import Metrics
+from service.middleware import BodyLimit, Measure
 from service.parts import Parts
 from service.routes import health, retrain, score, versions
 from service.sample_writer import SampleWriter
@@ -35,6 +34,13 @@ from service.settings import ServiceSettings
 from service.swapper import Swapper, VersionLoader
 
 TOKENIZER_THREADS = 2
+# what the framework itself refuses, in our codes
+HTTP_CODES = {
+    400: "invalid_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: PayloadTooLargeError.code,
+}
 
 
 def create_app(settings: ServiceSettings | None = None) -> FastAPI:
@@ -57,8 +63,8 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(redis.RedisError, _on_redis_error)
     app.add_exception_handler(Exception, _on_unexpected_error)
-    app.middleware("http")(_measure)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Measure, metrics=app.state.metrics)
     return app
 
 
@@ -121,16 +127,6 @@ def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionL
     return parts, loader
 
 
-async def _measure(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    started = time.perf_counter()
-    response = await call_next(request)
-    route = getattr(request.scope.get("route"), "path", "unknown")
-    metrics: Metrics = request.app.state.metrics
-    metrics.requests.labels(route, response.status_code).inc()
-    metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
-    return response
-
-
 def _error(status: int, code: str, message: str, details: Any = None, **headers: str) -> JSONResponse:
     body: dict[str, Any] = {"code": code, "message": message}
     if details:
@@ -154,10 +150,8 @@ async def _on_invalid_request(_request: Request, error: Exception) -> Response:
 
 async def _on_http_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 (registered for this class only)
-    codes = {404: "not_found", 405: "method_not_allowed"}
-    return _error(
-        error.status_code, codes.get(error.status_code, "http_error"), error.detail, **(error.headers or {})
-    )
+    code = HTTP_CODES.get(error.status_code, "http_error")
+    return _error(error.status_code, code, error.detail, **(error.headers or {}))
 
 
 async def _on_redis_error(_request: Request, error: Exception) -> Response:

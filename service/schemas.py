@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+
+def _encodable(text: str) -> str:
+    """JSON escapes can spell half a character, which no tokenizer and no log can take."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("the text has a lone surrogate: it is not valid Unicode") from error
+    return text
+
 
 VersionName = Annotated[str, StringConstraints(pattern=r"^v\d{6,}$")]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Text = Annotated[str, AfterValidator(_encodable)]
+Name = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
 
 
 class Body(BaseModel):
@@ -16,15 +27,15 @@ class Body(BaseModel):
 
 class ChatMessage(Body):
     role: Name
-    content: str
+    content: Text
 
 
 class Group(Body):
     """One prompt and the policy's responses to it."""
 
     id: Name | None = Field(None, description="Returned as it is; by default the group's place in the request.")
-    prompt: str | list[ChatMessage]
-    responses: list[str] = Field(min_length=1)
+    prompt: Text | Annotated[list[ChatMessage], Field(min_length=1)]
+    responses: list[Text] = Field(min_length=1)
 
 
 class Policy(Body):

@@ -19,6 +19,7 @@ FLUSH_S = 5.0  # samples answered just before this call count as well
 @router.post("", status_code=202, response_model=JobAccepted, dependencies=[Depends(require_admin)])
 def retrain(parts: Wired, body: RetrainRequest | None = None) -> dict[str, Any]:
     """Start one MetaRM run on the logged samples; 409 while another runs, 422 with too little data."""
+    parts.live.current()  # before the first version there is nothing to adapt
     trainer = parts.jobs.trainer()
     if trainer is None:
         raise TrainerUnavailableError("no trainer is running: start one (`metarm trainer`) and ask again")

@@ -1,0 +1,51 @@
+"""Fixtures: real servers and tiny real models. Nothing is loaded from a hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from metarm import process_environment
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.update(process_environment.REQUIRED)
+for variable in [name for name in os.environ if name.startswith("METARM_")] + ["REDIS_URL", "PREFERENCES"]:
+    os.environ.pop(variable, None)  # a developer's own settings must not decide a test
+
+from tests.processes import RedisProcess  # noqa: E402 (after the environment)
+from tests.tiny import Kind, make_checkpoint  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _empty_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads a developer's .env, or writes into the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def redis_process(tmp_path: Path) -> Iterator[RedisProcess]:
+    with RedisProcess(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def redis_client(redis_process: RedisProcess) -> Iterator[redis.Redis]:
+    with redis_process.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Path]:
+    """A tiny checkpoint of a kind, made once a session: not to be changed."""
+    made: dict[Kind, Path] = {}
+
+    def get(kind: Kind) -> Path:
+        if kind not in made:
+            made[kind] = make_checkpoint(tmp_path_factory.mktemp(kind), kind)
+        return made[kind]
+
+    return get

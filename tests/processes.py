@@ -1,0 +1,155 @@
+"""Real processes for tests: a Redis server, the service, the whole system; on free ports of 127.0.0.1."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import httpx
+import redis
+
+from metarm import process_environment
+from metarm.embedded_redis import EmbeddedRedis
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Process:
+    """A child process in a session of its own, its output in a file; ended when the block is left."""
+
+    def __init__(
+        self, command: Sequence[str], output: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._command = command
+        self._output = output
+        self._environment = {**os.environ, **process_environment.REQUIRED, **(environment or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self.running:
+            self.kill(signal.SIGTERM)
+            self.wait()
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def start(self) -> None:
+        with self._output.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def kill(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, timeout_s: float = 60.0) -> int:
+        assert self._process is not None
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise AssertionError(f"{self._command} did not end:\n{self.output}") from None
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        """Wait for a condition that can only come true while this process runs."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert self.running, f"{self._command} ended:\n{self.output}"
+            assert time.monotonic() < deadline, f"not within {timeout_s} s:\n{self.output}"
+            time.sleep(0.05)
+
+
+class RedisProcess(Process):
+    """A private server, keeping its data in `folder` over restarts."""
+
+    def __init__(self, folder: Path) -> None:
+        embedded = EmbeddedRedis(folder)
+        self.url = embedded.url
+        super().__init__(embedded.command(), folder / "output.txt")
+
+    def start(self) -> None:
+        super().start()
+        self.wait_until(self._answers)
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url)
+
+    def _answers(self) -> bool:
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+
+class HttpProcess(Process):
+    """A process that serves HTTP once it is ready."""
+
+    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.http = httpx.Client(base_url=self.url, timeout=60.0)
+        super().__init__(command, folder / "output.txt", {**environment, "METARM_PORT": str(self.port)})
+
+    def __exit__(self, *exc_info: object) -> None:
+        super().__exit__(*exc_info)
+        self.http.close()
+
+    def answers(self, path: str, status: int = 200) -> bool:
+        try:
+            return self.http.get(path).status_code == status
+        except httpx.TransportError:
+            return False
+
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
+        self.wait_until(lambda: self.answers("/ready"), timeout_s)
+
+
+def service(data_dir: Path, redis_url: str, **settings: str) -> HttpProcess:
+    """`python -m service` on a data directory; settings by their environment names, e.g. METARM_POLL_MS."""
+    environment = {"METARM_DATA_DIR": str(data_dir), "REDIS_URL": redis_url, **settings}
+    return HttpProcess([sys.executable, "-m", "service"], data_dir / "service", environment)
+
+
+def trainer(data_dir: Path, redis_url: str, **settings: str) -> Process:
+    """`python -m trainer` on a data directory."""
+    environment = {"METARM_DATA_DIR": str(data_dir), "REDIS_URL": redis_url, **settings}
+    (data_dir / "trainer").mkdir(parents=True, exist_ok=True)
+    return Process([sys.executable, "-m", "trainer"], data_dir / "trainer" / "output.txt", environment)
+
+
+def system(data_dir: Path, **settings: str) -> HttpProcess:
+    """`metarm up` with its embedded Redis."""
+    environment = {"METARM_DATA_DIR": str(data_dir), **settings}
+    return HttpProcess([sys.executable, "-m", "metarm.cli", "up"], data_dir / "up", environment)

@@ -1,0 +1,22 @@
+"""A version store filled for tests, as the trainer would fill it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metarm.model import load_model
+from metarm.versions import VersionStore
+
+
+def publish(data_dir: Path, checkpoint: Path, *, activate: bool = True) -> str:
+    """Publish a checkpoint under `data_dir`/versions and return its new name."""
+    store = VersionStore(data_dir / "versions")
+    if not store.root.exists():
+        store.prepare()
+    before = store.current()
+    name, folder = store.stage()
+    load_model(checkpoint, 512).save(folder)
+    store.publish(name, {"parent": before, "job": None, "method": "import", "encoding": {"max_tokens": 512}})
+    if before and not activate:
+        store.activate(before)
+    return name

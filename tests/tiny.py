@@ -1,0 +1,122 @@
+"""Tiny random checkpoints of real architectures, with real tokenizers trained on a few sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
+)
+
+Kind = Literal["bert", "llama", "qwen", "llama-chat", "llama-without-pad", "bert-backbone"]
+
+CORPUS = [
+    "The answer is forty two, and the reasoning is short.",
+    "What is seventeen plus twenty five? It is forty two.",
+    "A longer response says more words, but not always better words!",
+    "Compare the two trains: the first is faster, the second is cheaper.",
+    "Rosa buys eight pencils at seven coins each and pays with one hundred coins.",
+]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('unknown role ' + message['role']) }}{% endif %}"
+    "<|{{ message['role'] }}|>{{ message['content'] }}</s>{% endfor %}"
+)
+
+
+def make_checkpoint(folder: Path, kind: Kind, *, seed: int = 0, max_tokens: int = 128) -> Path:
+    """Write a complete checkpoint folder (config, safetensors, tokenizer) and return it."""
+    torch.manual_seed(seed)
+    tokenizer = _word_pieces(max_tokens) if kind.startswith("bert") else _byte_pairs(kind, max_tokens)
+    network = _network(kind, tokenizer, max_tokens)
+    with torch.no_grad():  # the default scale makes every score nearly 0
+        for parameter in network.parameters():
+            parameter.mul_(3.0)
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _network(kind: Kind, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> PreTrainedModel:
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": max_tokens,
+        "num_labels": 1,
+    }
+    if kind == "bert-backbone":
+        return BertModel(BertConfig(**sizes, pad_token_id=tokenizer.pad_token_id))
+    if kind == "bert":
+        return BertForSequenceClassification(BertConfig(**sizes, pad_token_id=tokenizer.pad_token_id))
+    sizes |= {
+        "num_key_value_heads": 2,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    if kind == "qwen":
+        return Qwen3ForSequenceClassification(Qwen3Config(**sizes, head_dim=8))
+    return LlamaForSequenceClassification(LlamaConfig(**sizes))
+
+
+def _word_pieces(max_tokens: int) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    backend.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=400, special_tokens=special))
+    cls, sep = backend.token_to_id("[CLS]"), backend.token_to_id("[SEP]")
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", cls), ("[SEP]", sep)],
+    )
+    backend.enable_truncation(16)  # baked in, as some published tokenizers have it: must not bite
+    backend.enable_padding(length=16)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=max_tokens,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def _byte_pairs(kind: Kind, max_tokens: int) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    bos = backend.token_to_id("<s>")
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=max_tokens,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token=None if kind == "llama-without-pad" else "</s>",  # pad = eos: the trap users fall into
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    if kind == "llama-chat":
+        tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer

@@ -1,0 +1,226 @@
+"""One job from its samples to its end, with a real Redis, a real store and a tiny real model."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from metarm.errors import ConfigurationError
+from metarm.jobs import Job, JobBoard
+from metarm.records import PolicyStamp, SampleGroup
+from metarm.sample_log import LoggedRequest, SampleLog
+from metarm.versions import VersionStore
+from tests.demo_groups import demo_groups
+from tests.store import publish
+from tests.tiny import Kind
+from trainer.heartbeat import Heartbeat, TrainerReplacedError
+from trainer.loop import MAX_ATTEMPTS, Trainer
+from trainer.preferences import load_or_refuse
+from trainer.settings import TrainerSettings
+
+GROUPS = 6
+
+
+@dataclass
+class Bench:
+    """A trainer in this process, and what it works on."""
+
+    trainer: Trainer
+    store: VersionStore
+    jobs: JobBoard
+    log: SampleLog
+    heartbeat: Heartbeat
+
+    def work_until_idle(self) -> None:
+        """Run the trainer until no job is active."""
+        stop = threading.Event()
+        worker = threading.Thread(target=self.trainer.run, args=(stop,))
+        worker.start()
+        deadline = time.monotonic() + 60
+        while self.jobs.active() is not None and worker.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        stop.set()
+        worker.join()
+
+    def run(self, **options: Any) -> Job:
+        job = self.jobs.create(options)
+        self.work_until_idle()
+        return self.jobs.get(job.id)
+
+
+@pytest.fixture
+def preference_file(tmp_path: Path) -> Path:
+    rows = [
+        {"prompt": g["prompt"][:60], "chosen": g["responses"][0][:40], "rejected": g["responses"][1][:40]}
+        for g in demo_groups(120)
+    ]
+    file = tmp_path / "preferences.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    return file
+
+
+@pytest.fixture
+def make_bench(
+    tmp_path: Path, redis_client: redis.Redis, checkpoint: Callable[[Kind], Path], preference_file: Path
+) -> Iterator[Callable[..., Bench]]:
+    publish(tmp_path, checkpoint("bert"))
+    made: list[Bench] = []
+
+    def make(**changes: Any) -> Bench:
+        given = {"preferences": preference_file, "min_groups": GROUPS, "steps": 3, "batch_size": 4} | changes
+        settings = TrainerSettings(data_dir=tmp_path, **given)
+        jobs, log = JobBoard(redis_client), SampleLog(redis_client)
+        heartbeat = Heartbeat(jobs)
+        assert heartbeat.take_place({}, threading.Event())
+        preferences = load_or_refuse(settings)
+        trainer = Trainer(settings, settings.store, jobs, log, preferences, heartbeat)
+        made.append(Bench(trainer, settings.store, jobs, log, heartbeat))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.heartbeat.close()
+
+
+def log_samples(log: SampleLog, count: int = GROUPS) -> None:
+    for place, group in enumerate(demo_groups(count)):
+        sample = SampleGroup(
+            id=str(place),
+            request_id=f"{time.monotonic_ns()}",
+            prompt=group["prompt"][:60],
+            responses=tuple(text[:40] for text in group["responses"]),
+            scores=(0.0, 1.0),
+            version="v000001",
+            scored_at=time.time(),
+            policy=PolicyStamp("actor", place),
+        )
+        log.append([LoggedRequest(sample.request_id, (sample,), 60)])
+
+
+@pytest.mark.parametrize("method", ["metarm", "vanilla"])
+def test_a_run_publishes_what_the_gate_accepts_and_lets_go_of_its_samples(
+    make_bench: Callable[..., Bench], method: str
+) -> None:
+    bench = make_bench(gate_tolerance=1.0)
+    log_samples(bench.log)
+    job = bench.run(method=method)
+    assert job.status == "published", job
+    assert job.candidate == bench.store.current() == "v000002"
+    manifest = bench.store.verify("v000002")
+    assert manifest["parent"] == "v000001"
+    assert manifest["method"] == method
+    assert manifest["settings"]["steps"] == 3
+    assert (manifest["metrics"]["difference_last"] is not None) == (method == "metarm")
+    assert bench.log.count_unused(100) == 0
+    assert bench.jobs.active() is None
+
+
+def test_a_candidate_that_unlearned_the_preferences_is_rejected_and_its_reasons_kept(
+    make_bench: Callable[..., Bench], tmp_path: Path, preference_file: Path
+) -> None:
+    log = make_bench(gate_tolerance=1.0)
+    log_samples(log.log)
+    assert log.run(steps=60, learning_rate=3e-3).status == "published"  # v000002 has learned something
+    log.heartbeat.close()
+    flipped = [json.loads(line) for line in preference_file.read_text().splitlines()]
+    for row in flipped:
+        row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    # the training pairs lie, the held-out pairs do not
+    bench = make_bench(gate_tolerance=0.02)
+    honest = bench.trainer._preferences
+    assert not isinstance(honest, ConfigurationError)
+    honest.train[:] = [type(p)(p.prompt, p.rejected, p.chosen, p.margin) for p in honest.train]
+    log_samples(bench.log)
+    job = bench.run(steps=60, learning_rate=3e-3)
+    assert job.status == "rejected", job
+    assert job.verdict is not None
+    assert "held-out accuracy fell" in job.verdict["reasons"][0]
+    assert bench.store.current() == "v000002"
+    assert bench.store.manifest("v000003")["verdict"]["accepted"] is False
+    assert bench.store.names() == ["v000001", "v000002"]
+    assert bench.log.count_unused(100) == 0  # a rejection is an outcome too
+
+
+def test_too_few_samples_fail_the_job_with_both_figures(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    log_samples(bench.log, GROUPS - 1)
+    job = bench.run()
+    assert job.status == "failed"
+    assert job.error == {
+        "code": "not_enough_data",
+        "message": "5 unused sample groups with two or more responses; 6 are needed",
+    }
+    assert bench.log.count_unused(100) == GROUPS - 1
+
+
+def test_unusable_preferences_fail_the_job_and_say_why(
+    make_bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench = make_bench(preferences=tmp_path / "missing.jsonl")
+    log_samples(bench.log)
+    job = bench.run()
+    assert job.status == "failed"
+    assert job.error is not None
+    assert "missing.jsonl" in job.error["message"]
+
+
+def test_a_trainer_that_died_after_publishing_is_finished_by_the_next_without_a_second_version(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench(gate_tolerance=1.0)
+    log_samples(bench.log)
+    job = bench.run()
+    # as if the crash had come between the store's rename and the job's record
+    bench.jobs.save(job.with_changes(status="running", candidate=None, verdict=None, finished=None))
+    bench.jobs._redis.set("metarm:jobs:active", job.id)
+    bench.work_until_idle()
+    again = bench.jobs.get(job.id)
+    assert (again.status, again.candidate) == ("published", "v000002")
+    assert bench.store.names() == ["v000001", "v000002"]
+
+
+def test_a_job_that_kills_its_trainers_is_given_up(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    log_samples(bench.log)
+    job = bench.jobs.create({})
+    bench.jobs.save(job.with_changes(status="running", attempts=MAX_ATTEMPTS))
+    bench.work_until_idle()
+    ended = bench.jobs.get(job.id)
+    assert ended.status == "failed"
+    assert ended.error is not None
+    assert "given up" in ended.error["message"]
+
+
+def test_a_trainer_told_to_stop_leaves_its_job_queued_with_its_samples(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench()
+    log_samples(bench.log)
+    job = bench.jobs.create({"steps": 5000})
+    stop = threading.Event()
+    worker = threading.Thread(target=bench.trainer.run, args=(stop,))
+    worker.start()
+    deadline = time.monotonic() + 60
+    while bench.jobs.get(job.id).progress["step"] < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    stop.set()
+    worker.join()
+    left = bench.jobs.get(job.id)
+    assert (left.status, left.attempts) == ("queued", 0)
+    assert bench.log.count_unused(100) == GROUPS
+
+
+def test_a_replaced_trainer_stops_working(make_bench: Callable[..., Bench], redis_client: redis.Redis) -> None:
+    bench = make_bench()
+    bench.jobs.release_trainer(bench.heartbeat.holder)
+    assert bench.jobs.hold_trainer("another:1", {}, 60_000)
+    with pytest.raises(TrainerReplacedError):
+        bench.trainer.run(threading.Event())
