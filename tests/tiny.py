@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -50,7 +50,7 @@ def make_checkpoint(folder: Path, kind: Kind, *, seed: int = 0, max_tokens: int 
 
 
 def _network(kind: Kind, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> PreTrainedModel:
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
         "num_hidden_layers": 2,

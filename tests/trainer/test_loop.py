@@ -75,7 +75,12 @@ def make_bench(
     made: list[Bench] = []
 
     def make(**changes: Any) -> Bench:
-        given = {"preferences": preference_file, "min_groups": GROUPS, "steps": 3, "batch_size": 4} | changes
+        given: dict[str, Any] = {
+            "preferences": preference_file,
+            "min_groups": GROUPS,
+            "steps": 3,
+            "batch_size": 4,
+        } | changes
         settings = TrainerSettings(data_dir=tmp_path, **given)
         jobs, log = JobBoard(redis_client), SampleLog(redis_client)
         heartbeat = Heartbeat(jobs)

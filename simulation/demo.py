@@ -1,0 +1,159 @@
+"""The demo: an RL worker against a running server, then a retrain, then a second look.
+
+It only measures. Whether the retrained version is better, worse or refused is what it reports.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from metarm.client import RewardClient
+from metarm.errors import ClientError
+from simulation.optimise import Groups
+from simulation.report import change_rows, change_sentences, checkpoint_row, checkpoint_table
+from simulation.rounds import Checkpoint, Plan, SecondLook, look_again, play
+
+GROUPS_PER_REQUEST = 8
+POLICY_NAME = "demo"
+SWAP_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Everything the demo found; `job` is the last state of the retrain, as the server gave it."""
+
+    plan: Plan
+    version: str
+    checkpoints: Sequence[Checkpoint]
+    job: Mapping[str, Any]
+    second_looks: Sequence[SecondLook]  # initial responses, then drifted ones; empty if not published
+
+    def as_json(self) -> dict[str, Any]:
+        """All figures, without the texts."""
+        return {
+            "plan": asdict(self.plan),
+            "version": self.version,
+            "checkpoints": [_checkpoint_json(checkpoint) for checkpoint in self.checkpoints],
+            "retrain": dict(self.job),
+            "after_retrain": [
+                {
+                    "responses_of_step": look.checkpoint.step,
+                    "before": look.checkpoint.measurement.as_dict(),
+                    "after": look.after.as_dict(),
+                    "accuracy_change": asdict(look.accuracy_change),
+                }
+                for look in self.second_looks
+            ],
+        }
+
+
+class ServedReward:
+    """Scores from one pinned version of the server, a few groups a request."""
+
+    def __init__(self, client: RewardClient, version: str) -> None:
+        self._client = client
+        self.version = version
+
+    def score(self, groups: Groups) -> list[tuple[float, ...]]:
+        """Measured only: the server logs nothing."""
+        return list(self._scores(groups, {"log": False}))
+
+    def reward(self, groups: Groups, step: int) -> list[tuple[float, ...]]:
+        """Scored as samples of the policy at `step`, which the server logs and may learn from."""
+        return list(self._scores(groups, {"policy": {"name": POLICY_NAME, "step": step}}))
+
+    def _scores(self, groups: Groups, options: Mapping[str, Any]) -> Iterator[tuple[float, ...]]:
+        for start in range(0, len(groups), GROUPS_PER_REQUEST):
+            body = [
+                {"prompt": group[0].task.prompt, "responses": [response.text for response in group]}
+                for group in groups[start : start + GROUPS_PER_REQUEST]
+            ]
+            result = self._client.score(body, version=self.version, **options)
+            yield from (group.scores for group in result.groups)
+
+
+def run_demo(
+    client: RewardClient, plan: Plan, retrain_options: Mapping[str, Any], timeout_s: float, out: TextIO
+) -> Outcome:
+    """Play the plan, retrain, look again; tables go to `out`, progress to stderr on a terminal.
+
+    Raises ClientError for what the server refuses, TimeoutError for a retrain longer than `timeout_s`.
+    """
+    version = str(client.ready()["version"])
+    served = ServedReward(client, version)
+    groups = plan.rounds * plan.prompts
+    print(
+        f"reward model {version}; {plan.rounds} rounds of {plan.prompts} prompts × {plan.responses} responses "
+        f"({groups} groups to the sample log), measured on {plan.measured_prompts} held-out prompts\n",
+        file=out,
+    )
+    print(checkpoint_table(), file=out, flush=True)
+    checkpoints = []
+    with tqdm(total=plan.rounds, unit="round", disable=None, leave=False) as bar:
+        for checkpoint in play(plan, served.reward, served.score):
+            bar.update(checkpoint.step - bar.n)
+            bar.clear()
+            print(checkpoint_row(checkpoint), file=out, flush=True)
+            checkpoints.append(checkpoint)
+
+    job = _retrain(client, retrain_options, timeout_s)
+    print(f"\n{_job_sentence(job)}", file=out, flush=True)
+    looks: list[SecondLook] = []
+    if job["status"] == "published":
+        after = _when_served(client, str(job["candidate"]))
+        looks = [look_again(c, after.score, plan.seed) for c in (checkpoints[0], checkpoints[-1])]
+        print(f"\n{change_rows(version, after.version, looks)}\n", file=out)
+        print(change_sentences(looks), file=out, flush=True)
+    return Outcome(plan, version, checkpoints, job, looks)
+
+
+def _retrain(client: RewardClient, options: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+    """Ask for a retrain and wait for its end."""
+    job_id = str(client.retrain(**options)["job"])
+    with tqdm(desc="retraining", unit="step", disable=None, leave=False) as bar:
+
+        def show(state: dict[str, Any]) -> None:
+            bar.total = state["progress"]["steps"]
+            bar.update(state["progress"]["step"] - bar.n)
+
+        return client.wait_for_job(job_id, timeout_s=timeout_s, on_progress=show)
+
+
+def _when_served(client: RewardClient, version: str) -> ServedReward:
+    """The reward of a version just published, once the server has swapped to it."""
+    deadline = time.monotonic() + SWAP_TIMEOUT_S
+    while client.ready()["version"] != version:
+        if time.monotonic() > deadline:
+            message = f"{version} is published, and after {SWAP_TIMEOUT_S:.0f} s the server does not serve it"
+            raise ClientError(message, None, "not_served")
+        time.sleep(0.2)
+    return ServedReward(client, version)
+
+
+def _job_sentence(job: Mapping[str, Any]) -> str:
+    """How the retrain ended, in the server's own words where it gives reasons."""
+    name = f"retrain {job['job']}"
+    match job["status"]:
+        case "published":
+            return f"{name}: published {job['candidate']}"
+        case "rejected":
+            reasons = "; ".join((job["verdict"] or {}).get("reasons", [])) or "no reason given"
+            return f"{name}: rejected {job['candidate']}: {reasons}. The version before it goes on serving."
+        case "failed":
+            return f"{name}: failed: {(job['error'] or {}).get('message', 'no reason given')}"
+        case status:
+            return f"{name}: {status}"
+
+
+def _checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "step": checkpoint.step,
+        "kl": checkpoint.kl,
+        "relative_spread": checkpoint.relative_spread,
+        **checkpoint.measurement.as_dict(),
+    }

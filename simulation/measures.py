@@ -1,0 +1,130 @@
+"""What is measured of a reward model and a policy; pure functions of numbers.
+
+A group is one prompt's k responses. `scores` are the reward model's, `gold` the gold rewards, both
+in the shape of the groups. Pairs are the unordered pairs within a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = Sequence[Sequence[float]]
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure over `pairs` pairs, with its 95% interval over prompts."""
+
+    value: float
+    low: float
+    high: float
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One set of groups, measured. Spreads are of the score difference of two responses to a prompt."""
+
+    score_mean: float
+    score_spread: float  # standard deviation of r(y1) - r(y2)
+    score_variance: float  # its square: Var(r(y1) - r(y2))
+    gold_mean: float
+    gold_variance: float  # Var(g(y1) - g(y2)); near 0, accuracy would mean nothing
+    accuracy: Estimate
+    length_mean: float  # words
+    score_length_correlation: float
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain numbers, for JSON."""
+        return asdict(self)
+
+
+def measure(scores: Numbers, gold: Numbers, lengths: Numbers, rng: np.random.Generator) -> Measurement:
+    """All measures of one set of groups; `rng` is for the bootstrap."""
+    variance = difference_variance(scores)
+    return Measurement(
+        score_mean=_mean(scores),
+        score_spread=float(np.sqrt(variance)),
+        score_variance=variance,
+        gold_mean=_mean(gold),
+        gold_variance=difference_variance(gold),
+        accuracy=pairwise_accuracy(scores, gold, rng),
+        length_mean=_mean(lengths),
+        score_length_correlation=correlation(scores, lengths),
+    )
+
+
+def difference_variance(values: Numbers) -> float:
+    """Mean over groups of the mean squared difference of two different members.
+
+    As the sign of a difference is arbitrary its mean is 0, and this is Var(v(y1) - v(y2)): twice the
+    unbiased within-group variance.
+    """
+    return float(np.mean([2.0 * np.var(group, ddof=1) for group in values]))
+
+
+def pairwise_accuracy(
+    scores: Numbers, gold: Numbers, rng: np.random.Generator, resamples: int = 1000
+) -> Estimate:
+    """Share of pairs that the scores rank as gold does.
+
+    Pairs that gold ranks equal are left out; pairs that the scores rank equal count one half. All
+    NaN where gold separates no pair.
+    """
+    hits, pairs = _agreements(scores, gold)
+    return _share(hits, pairs, rng, resamples)
+
+
+def accuracy_change(
+    before: Numbers, after: Numbers, gold: Numbers, rng: np.random.Generator, resamples: int = 1000
+) -> Estimate:
+    """Accuracy of the scores `after` less that of `before`, on the same responses (paired)."""
+    hits_before, pairs = _agreements(before, gold)
+    hits_after, _ = _agreements(after, gold)
+    return _share(hits_after - hits_before, pairs, rng, resamples)
+
+
+def _agreements(scores: Numbers, gold: Numbers) -> tuple[FloatArray, FloatArray]:
+    """By group: pairs ranked as gold ranks them, and pairs that gold tells apart; (n_groups,) each."""
+    hits, pairs = [], []
+    for group_scores, group_gold in zip(scores, gold, strict=True):
+        first, second = np.triu_indices(len(group_gold), k=1)
+        gold_gap = np.asarray(group_gold)[first] - np.asarray(group_gold)[second]
+        score_gap = np.asarray(group_scores)[first] - np.asarray(group_scores)[second]
+        told = gold_gap != 0
+        agreement = np.where(score_gap == 0, 0.5, (score_gap > 0) == (gold_gap > 0))
+        hits.append(float(agreement[told].sum()))
+        pairs.append(float(told.sum()))
+    return np.array(hits), np.array(pairs)
+
+
+def _share(hits: FloatArray, pairs: FloatArray, rng: np.random.Generator, resamples: int) -> Estimate:
+    """hits / pairs, with a percentile bootstrap over groups: pairs of one prompt go together."""
+    if pairs.sum() == 0:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    drawn = rng.integers(len(hits), size=(resamples, len(hits)))
+    drawn_pairs = pairs[drawn].sum(axis=1)
+    resampled = hits[drawn].sum(axis=1)[drawn_pairs > 0] / drawn_pairs[drawn_pairs > 0]
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Estimate(float(hits.sum() / pairs.sum()), float(low), float(high), int(pairs.sum()))
+
+
+def correlation(first: Numbers, second: Numbers) -> float:
+    """Pearson correlation over all responses; 0 where either does not vary."""
+    x, y = _flat(first), _flat(second)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return 0.0
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _flat(values: Numbers) -> FloatArray:
+    return np.concatenate([np.asarray(group, dtype=np.float64) for group in values])
+
+
+def _mean(values: Numbers) -> float:
+    return float(_flat(values).mean())

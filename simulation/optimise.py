@@ -1,0 +1,89 @@
+"""Putting a policy under the pressure of a reward: best-of-n and REINFORCE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import log
+
+import numpy as np
+
+from simulation.policy import Policy
+from simulation.world import Response, Task
+
+Groups = Sequence[Sequence[Response]]
+Score = Callable[[Groups], Sequence[Sequence[float]]]  # the shape of the groups; higher is better
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """How hard REINFORCE pushes.
+
+    With `standardise`, rewards are divided by their standard deviation within groups, averaged over
+    the batch: the pressure then does not fade when the reward model's spread does. `kl_weight` is
+    per nat of log-ratio to the reference, in units of the (standardised) reward.
+    """
+
+    learning_rate: float = 0.3
+    kl_weight: float = 0.02
+    standardise: bool = True
+
+
+def reinforce_update(
+    policy: Policy,
+    reference: Policy,
+    groups: Groups,
+    rewards: Sequence[Sequence[float]],
+    pressure: Pressure,
+) -> Policy:
+    """One step of ∇ E[reward - kl_weight · log(policy / reference)], estimated from `groups`.
+
+    Every response is compared with the mean of the others to its prompt (leave-one-out baseline),
+    so the estimate is unbiased; groups need at least 2 responses. `groups` are samples of `policy`.
+    """
+    scale = _spread(rewards) if pressure.standardise else 1.0
+    responses: list[Response] = []
+    weights: list[float] = []
+    for group, scores in zip(groups, rewards, strict=True):
+        values = np.array(scores, dtype=np.float64) / scale
+        values -= pressure.kl_weight * np.array([policy.log_prob(r) - reference.log_prob(r) for r in group])
+        advantages = (values - values.mean()) * len(values) / (len(values) - 1)
+        responses.extend(group)
+        weights.extend(advantages / len(values) / len(groups))
+    gradient = policy.score_gradient(responses, weights)
+    return Policy(policy.theta + pressure.learning_rate * gradient)
+
+
+def reinforce(
+    policy: Policy,
+    tasks: Iterator[Task],
+    score: Score,
+    rng: np.random.Generator,
+    *,
+    prompts: int = 16,
+    responses: int = 8,
+    pressure: Pressure | None = None,
+) -> Iterator[Policy]:
+    """Endless REINFORCE from `policy`, which is also the KL reference; yields every new policy."""
+    reference = policy
+    while True:
+        groups = [policy.sample(next(tasks), responses, rng) for _ in range(prompts)]
+        policy = reinforce_update(policy, reference, groups, score(groups), pressure or Pressure())
+        yield policy
+
+
+def best_of_n(policy: Policy, task: Task, n: int, score: Score, rng: np.random.Generator) -> Response:
+    """The best of n samples in the eyes of `score`; its KL to the policy is `best_of_n_kl(n)`."""
+    group = policy.sample(task, n, rng)
+    (scores,) = score([group])
+    return group[int(np.argmax(scores))]
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL(best of n ‖ policy) in nats: log n - (n - 1) / n (Stiennon et al. 2020)."""
+    return log(n) - (n - 1) / n
+
+
+def _spread(rewards: Sequence[Sequence[float]]) -> float:
+    """Mean within-group standard deviation; 1 where nothing varies."""
+    return float(np.mean([np.std(scores) for scores in rewards])) or 1.0

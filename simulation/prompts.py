@@ -1,0 +1,56 @@
+"""Which prompts are for what: three splits that can never share a prompt.
+
+The split of a prompt is fixed by the prompt's own text, whatever the seed that drew it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from enum import Enum
+
+import numpy as np
+
+from simulation.families import IN_DISTRIBUTION, Family
+from simulation.world import Task
+
+
+class Split(Enum):
+    """Tenths of all prompts, by checksum."""
+
+    PREFERENCES = range(5)
+    TRAINING = range(5, 8)
+    EVALUATION = range(8, 10)
+
+
+def split_of(prompt: str) -> Split:
+    """The one split that `prompt` belongs to."""
+    tenth = zlib.crc32(prompt.encode()) % 10
+    return next(split for split in Split if tenth in split.value)
+
+
+def stream_tasks(
+    split: Split, rng: np.random.Generator, families: Mapping[str, Family] = IN_DISTRIBUTION
+) -> Iterator[Task]:
+    """Endless tasks of one split; each family in turn, so that every one has the same share."""
+    while True:
+        for family in families.values():
+            task = family(rng)
+            while split_of(task.prompt) is not split:
+                task = family(rng)
+            yield task
+
+
+def draw_tasks(
+    split: Split,
+    count: int,
+    rng: np.random.Generator,
+    families: Mapping[str, Family] = IN_DISTRIBUTION,
+) -> list[Task]:
+    """`count` tasks of one split, no prompt twice."""
+    tasks: dict[str, Task] = {}
+    for task in stream_tasks(split, rng, families):
+        if len(tasks) == count:
+            break
+        tasks.setdefault(task.prompt, task)
+    return list(tasks.values())

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from simulation.figure import draw, save
+from simulation.optimise import Groups
+from simulation.prompts import Split, split_of
+from simulation.report import change_rows, change_sentences, checkpoint_row, checkpoint_table
+from simulation.rounds import Plan, gold_of, lengths_of, look_again, play
+
+PLAN = Plan(rounds=3, prompts=4, responses=3, measured_prompts=6, measure_every=2)
+
+
+class LongerIsBetter:
+    """A real, if naive, reward model; it remembers what it was asked to score."""
+
+    def __init__(self) -> None:
+        self.rewarded: list[tuple[int, Groups]] = []
+
+    def reward(self, groups: Groups, step: int) -> list[list[float]]:
+        self.rewarded.append((step, groups))
+        return lengths_of(groups)
+
+
+def test_a_run_measures_the_start_the_end_and_every_nth_round() -> None:
+    judge = LongerIsBetter()
+    checkpoints = list(play(PLAN, judge.reward, lengths_of))
+    assert [checkpoint.step for checkpoint in checkpoints] == [0, 2, 3]
+    assert [step for step, _ in judge.rewarded] == [0, 1, 2]
+    assert checkpoints[0].kl == 0.0
+    assert checkpoints[0].relative_spread == 1.0
+    assert checkpoints[-1].kl > 0.0
+
+
+def test_what_is_rewarded_and_what_is_measured_are_different_prompts() -> None:
+    judge = LongerIsBetter()
+    checkpoints = list(play(PLAN, judge.reward, lengths_of))
+    rewarded = {group[0].task.prompt for _, groups in judge.rewarded for group in groups}
+    measured = {group[0].task.prompt for checkpoint in checkpoints for group in checkpoint.groups}
+    assert {split_of(prompt) for prompt in rewarded} == {Split.TRAINING}
+    assert {split_of(prompt) for prompt in measured} == {Split.EVALUATION}
+    assert len(measured) == PLAN.measured_prompts
+
+
+def test_the_same_plan_and_scores_give_the_same_texts_and_figures() -> None:
+    one, other = (list(play(PLAN, LongerIsBetter().reward, lengths_of)) for _ in range(2))
+    assert one == other
+    assert list(play(replace(PLAN, seed=1), LongerIsBetter().reward, lengths_of)) != one
+
+
+def test_a_second_look_measures_the_same_responses() -> None:
+    last = list(play(PLAN, LongerIsBetter().reward, lengths_of))[-1]
+    unchanged = look_again(last, lengths_of, PLAN.seed)
+    assert unchanged.after == last.measurement
+    assert unchanged.accuracy_change.value == 0.0
+    perfect = look_again(last, gold_of, PLAN.seed)
+    assert perfect.after.accuracy.value == 1.0
+
+
+def test_table_says_what_the_figures_allow_and_no_more() -> None:
+    checkpoints = list(play(PLAN, LongerIsBetter().reward, lengths_of))
+    heading = checkpoint_table().splitlines()[-1]
+    assert len(checkpoint_row(checkpoints[0])) == len(heading)
+
+    same = [look_again(c, lengths_of, 0) for c in (checkpoints[0], checkpoints[-1])]
+    assert change_sentences(same).count("no difference could be shown") == 2
+    better = [look_again(c, gold_of, 0) for c in (checkpoints[0], checkpoints[-1])]
+    assert "higher than before" in change_sentences(better)
+    backwards = look_again(
+        replace(checkpoints[0], scores=gold_of(checkpoints[0].groups)),
+        lambda groups: [[-value for value in group] for group in gold_of(groups)],
+        0,
+    )
+    assert "lower than before" in change_sentences([backwards])
+    rows = change_rows("v000001", "v000002", better).splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["policy step 0"] * 2 + ["policy step 3"] * 2
+
+
+@pytest.mark.parametrize("after", [None, "v000002"])
+def test_picture_is_drawn_with_and_without_a_new_version(tmp_path: Path, after: str | None) -> None:
+    checkpoints = list(play(PLAN, LongerIsBetter().reward, lengths_of))
+    looks = [look_again(checkpoints[-1], gold_of, 0)] if after else []
+    save(draw(checkpoints, looks, "v000001", after), tmp_path / "demo.png")
+    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
