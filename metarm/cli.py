@@ -28,9 +28,9 @@ def main() -> None:
     if command in ("--version", "version"):
         print(metarm.__version__)
         return
-    print(_usage())
     if command not in ("--help", "-h", "help"):
-        sys.exit(f"metarm: there is no command {command!r}")
+        sys.exit(f"metarm: there is no command {command!r}\n\n{_usage()}")
+    print(_usage())
 
 
 def _usage() -> str:

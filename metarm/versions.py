@@ -168,8 +168,7 @@ class VersionStore:
             handle = open(self.root / ".lock", "a")  # noqa: SIM115 (closed below, after the lock)
         except OSError as error:
             raise ReadOnlyStoreError(
-                f"the version store {self.root} cannot be written from here: {error.strerror}; "
-                "activate the version where the trainer runs"
+                f"the version store {self.root} cannot be written from here: {error.strerror}"
             ) from error
         with handle:
             fcntl.flock(handle, fcntl.LOCK_EX)

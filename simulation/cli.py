@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,8 @@ def _demo(options: argparse.Namespace) -> None:
     with RewardClient(options.url, retries=1) as client:
         client.ready()  # a server that is not there is told at once, without the retries of a long run
     options.out.mkdir(parents=True, exist_ok=True)
-    with RewardClient(options.url) as client:
+    key = getattr(options, "api_key", None) or os.environ.get("METARM_API_KEY")
+    with RewardClient(options.url, api_key=key) as client:
         outcome = run_demo(client, plan, retrain, options.retrain_timeout, sys.stdout)
 
     figures, picture = options.out / "demo.json", options.out / "demo.png"
@@ -98,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan = Plan()
     demo.add_argument("--url", default="http://127.0.0.1:8080", help="address of the server")
+    demo.add_argument(
+        "--api-key", default=argparse.SUPPRESS, help="an admin key, if the server has keys (or METARM_API_KEY)"
+    )
     demo.add_argument("--seed", type=int, default=plan.seed, help="seed of prompts, responses and bootstrap")
     demo.add_argument("--rounds", type=_positive, default=plan.rounds, help="policy updates")
     demo.add_argument("--prompts", type=_positive, default=plan.prompts, help="prompts in a round")

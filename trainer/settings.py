@@ -27,7 +27,7 @@ class TrainerSettings(ProcessSettings):
     max_held_out: int = Field(400, ge=2, description="Most held-out pairs the gate scores.")
     model: str | None = Field(
         None,
-        description="First version: checkpoint folder or hub id. Unset: the packaged MiniLM, fine-tuned.",
+        description="First version: checkpoint folder or hub id. Unset: packaged MiniLM, fine-tuned.",
     )
     init_head: bool = Field(False, description="Give a bare backbone a new scalar head and fine-tune it.")
     bootstrap_pairs: int = Field(1600, ge=2, description="Preference pairs the first version is fine-tuned on.")
