@@ -128,8 +128,8 @@ class RewardClient:
                     raise ClientError(message, None, "unreachable") from error
                 time.sleep(_pause_s(attempt))
                 continue
-            if response.status_code == 503 and "retry-after" in response.headers and not last_try:
-                time.sleep(float(response.headers["retry-after"]))
+            if response.status_code == 503 and not last_try:
+                time.sleep(_asked_pause_s(response) or _pause_s(attempt))
                 continue
             return _answer(method, path, response)
         raise AssertionError("unreachable: the last try returns or raises")
@@ -139,14 +139,20 @@ def _pause_s(attempt: int) -> float:
     return float(min(0.25 * 2**attempt, 5.0))
 
 
+def _asked_pause_s(response: httpx.Response) -> float | None:
+    """Retry-After in seconds; None where it is missing or a date."""
+    asked = response.headers.get("retry-after", "")
+    return float(asked) if asked.isdigit() else None
+
+
 def _answer(method: str, path: str, response: httpx.Response) -> dict[str, Any]:
     """The JSON body of a success; ClientError with the server's own code and message otherwise."""
-    if response.is_success:
-        body: dict[str, Any] = response.json()
-        return body
     try:
-        error = response.json()["error"]
-        code, message, details = error["code"], error["message"], error.get("details", {})
+        body: dict[str, Any] = response.json()
+        if response.is_success:
+            return body
+        error = body["error"]
+        code, message, details = error["code"], error["message"], error.get("details") or {}
     except (ValueError, KeyError, TypeError):
         code, message, details = "unreadable_answer", response.text[:200], {}
     text = f"{method} {path}: {response.status_code} {code}: {message}"

@@ -14,8 +14,8 @@ LONGEST_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
 class EmbeddedRedis:
     """A server on a socket under the data directory that only this user may open, append-only file on.
 
-    `appendfsync everysec`: entries survive any crash of a process; a crash of the machine can take
-    the last second.
+    `appendfsync everysec`: entries are written at once and synced every second, so the crash of a
+    process keeps them; the crash of the machine can take the last second.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -51,6 +51,7 @@ class Encoder:
         self.format = _format_of(tokenizer)
         self._uses_segments = "token_type_ids" in tokenizer.model_input_names
         self._fast = _plain_copy(tokenizer.backend_tokenizer)
+        self._frame = _pair_frame(self._fast) if self.format == "pair" else None
 
     def encode(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
         """Encode each group's (prompt, response) sequences, in order.
@@ -102,21 +103,61 @@ class Encoder:
         texts = [text for prompt, responses in groups for text in (_plain_text(prompt), *responses)]
         parts = iter(self._fast.encode_batch(texts, add_special_tokens=False))
         encoded = []
-        for prompt, responses in groups:
-            prompt_part = next(parts)
-            encoded.append([self._pair(prompt, prompt_part, next(parts)) for _ in responses])
+        for _, responses in groups:
+            first = next(parts).ids
+            encoded.append([self._pair(first, next(parts).ids) for _ in responses])
         return encoded
 
-    def _pair(self, prompt: Prompt, first: TokenizerEncoding, second: TokenizerEncoding) -> Encoded:
-        room = self.max_tokens - self._fast.num_special_tokens_to_add(is_pair=True)
+    def _pair(self, first: list[int], second: list[int]) -> Encoded:
+        assert self._frame is not None  # noqa: S101 (the format is "pair")
+        frame = self._frame
+        room = self.max_tokens - frame.size
         truncated = len(first) + len(second) > room
         if truncated:
-            second.truncate(min(len(second), room), direction="left")
-            # `first` is shared by the group's responses, and truncation works in place
-            first = self._fast.encode(_plain_text(prompt), add_special_tokens=False)
-            first.truncate(room - len(second), direction="left")
-        joined = self._fast.post_process(first, second)
-        return Encoded(joined.ids, joined.type_ids if self._uses_segments else None, truncated)
+            second = second[max(0, len(second) - room) :]
+            first = first[max(0, len(first) - (room - len(second))) :]
+        ids = [*frame.before, *first, *frame.between, *second, *frame.after]
+        if not self._uses_segments:
+            return Encoded(ids, None, truncated)
+        head = len(frame.before) + len(first)
+        segments = [frame.first_segment] * head + frame.between_segments
+        segments += [frame.second_segment] * (len(ids) - len(segments))
+        return Encoded(ids, segments, truncated)
+
+
+@dataclass(frozen=True, slots=True)
+class PairFrame:
+    """The special tokens a tokenizer puts around and between two texts, and the segments it gives them."""
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+    first_segment: int
+    between_segments: list[int]
+    second_segment: int
+
+    @property
+    def size(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+def _pair_frame(fast: Tokenizer) -> PairFrame:
+    """Read off a joined pair of two letters. Framing ids ourselves is what tokenizers' own post-processing
+    does, without its price: that keeps every overflowing window of a text cut short."""
+    joined = fast.encode("a", "b")
+    parts = joined.sequence_ids  # None for special tokens, else 0 or 1
+    first, second = parts.index(0), parts.index(1)
+    first_end = second - parts[:second][::-1].index(0)
+    second_end = len(parts) - parts[::-1].index(1)
+    ids, segments = joined.ids, joined.type_ids
+    return PairFrame(
+        before=ids[:first],
+        between=ids[first_end:second],
+        after=ids[second_end:],
+        first_segment=segments[first],
+        between_segments=segments[first_end:second],
+        second_segment=segments[second],
+    )
 
 
 def load_encoder(path: Path | str, max_tokens: int) -> Encoder:
@@ -127,6 +168,9 @@ def load_encoder(path: Path | str, max_tokens: int) -> Encoder:
         raise InvalidVersionError(f"{path}: its tokenizer does not load: {error}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InvalidVersionError(f"{path}: a fast tokenizer (tokenizer.json) is needed")
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+        # what transformers makes up for a folder without tokenizer files
+        raise InvalidVersionError(f"{path}: its tokenizer has no vocabulary; are its files there?")
     return Encoder(tokenizer, max_tokens)
 
 

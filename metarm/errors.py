@@ -38,6 +38,7 @@ class MetaRMError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
+    retry_after_s: int | None = None  # sent as the Retry-After header where asking again may help
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -90,8 +91,6 @@ class JobConflictError(MetaRMError):
 
 
 class OverloadedError(MetaRMError):
-    """`retry_after_s` is sent as the Retry-After header, in whole seconds."""
-
     status = 503
     code = "overloaded"
 
@@ -103,16 +102,19 @@ class OverloadedError(MetaRMError):
 class NotReadyError(MetaRMError):
     status = 503
     code = "not_ready"
+    retry_after_s = 2
 
 
 class TrainerUnavailableError(MetaRMError):
     status = 503
     code = "trainer_unavailable"
+    retry_after_s = 2
 
 
 class SampleLogUnavailableError(MetaRMError):
     status = 503
     code = "sample_log_unavailable"
+    retry_after_s = 2
 
 
 class ReadOnlyStoreError(MetaRMError):

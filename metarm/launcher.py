@@ -45,13 +45,13 @@ class LaunchSettings(ProcessSettings):
     host: str = Field("127.0.0.1", description="Address the service listens on.")
     port: int = Field(8080, ge=1, le=65535, description="Port the service listens on.")
     model: str | None = Field(
-        None, description="First version: checkpoint folder or hub id. Unset: packaged MiniLM, fine-tuned."
+        None, description="First version: checkpoint folder or hub id. Unset: the packaged MiniLM."
     )
     init_head: bool = Field(False, description="Give a bare backbone a new scalar head and fine-tune it.")
     preferences: Path | None = Field(
         None,
         validation_alias=AliasChoices("METARM_PREFERENCES", "PREFERENCES"),
-        description="Labelled pairs in TRL's format: JSONL, JSON.gz or Parquet. Unset: the packaged demo pairs.",
+        description="Labelled pairs in TRL's format: JSONL, JSON.gz, Parquet. Unset: the packaged demo pairs.",
     )
 
     def environment(self, redis_url: str) -> dict[str, str]:

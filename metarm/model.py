@@ -103,6 +103,13 @@ def import_model(source: str, max_tokens: int, init_head: bool, seed: int) -> tu
     A checkpoint without a trained one-label head is refused unless `init_head`, which then gives it
     a new one from `seed`. Raises ConfigurationError.
     """
+    try:
+        return _import_model(source, max_tokens, init_head, seed)
+    except InvalidVersionError as error:
+        raise ConfigurationError(error.message) from error
+
+
+def _import_model(source: str, max_tokens: int, init_head: bool, seed: int) -> tuple[RewardModel, list[str]]:
     config = _config_of(source)
     has_head = any(a.endswith("ForSequenceClassification") for a in config.architectures or [])
     if has_head and config.num_labels != 1:

@@ -97,23 +97,17 @@ class SampleLog:
         return self._redis.xlen(SAMPLES)
 
     def count_unused(self, at_most: int) -> int:
-        """Groups with two or more responses that no finished run has used, counted up to `at_most`."""
+        """Groups with two or more responses that no finished run has used, counted up to `at_most`.
+
+        Entries are acknowledged from the front (`acknowledge_through`), so all from the first pending
+        one on are unused.
+        """
         self._ensure_group()
-        pending = cast(
-            "list[dict[str, Any]]",
-            self._redis.xpending_range(SAMPLES, SAMPLES_GROUP, "-", "+", count=max(at_most, PAGE)),
-        )
-        if pending:
-            ids = [entry["message_id"] for entry in pending]
-            entries = self._range(ids[0], ids[-1])
-            waiting = set(ids)
-            count = sum(1 for id_, fields in entries if id_ in waiting and int(fields[b"k"]) >= 2)
-        else:
-            count = 0
-        if count >= at_most:
-            return at_most
-        for _, fields in self._undelivered():
-            count += int(fields[b"k"]) >= 2
+        pending = self._redis.xpending_range(SAMPLES, SAMPLES_GROUP, "-", "+", count=1)
+        first = cast("bytes", pending[0]["message_id"]) if pending else b"(" + self._last_delivered()
+        count = 0
+        for _, fields in self._range(first, b"+"):
+            count += _responses_in(fields) >= 2
             if count >= at_most:
                 break
         return count
@@ -149,10 +143,10 @@ class SampleLog:
             if start != ">":
                 start = entries[-1][0].decode()
 
-    def _undelivered(self) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
+    def _last_delivered(self) -> bytes:
         groups = self._redis.xinfo_groups(SAMPLES)
         last: bytes = next(g["last-delivered-id"] for g in groups if g["name"] == SAMPLES_GROUP.encode())
-        return self._range(b"(" + last, b"+")
+        return last
 
     def _range(self, first: bytes, last: bytes) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
         while True:
@@ -185,9 +179,15 @@ def _stream_entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
 
 
 def _decode(fields: dict[bytes, bytes] | None) -> SampleGroup | None:
-    if not fields:
+    if not fields or b"data" not in fields:
         return None
     try:
         return decode_sample(fields[b"data"])
     except InvalidRequestError:
         return None
+
+
+def _responses_in(fields: dict[bytes, bytes]) -> int:
+    """k of an entry without decoding it; 0 for an entry that is not ours."""
+    k = fields.get(b"k", b"0")
+    return int(k) if k.isdigit() else 0

@@ -62,6 +62,8 @@ class VersionStore:
             target = os.readlink(self.root / "current")
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise InvalidVersionError(f"the pointer 'current' is no link: {error.strerror}") from error
         if not NAME.fullmatch(target):
             raise InvalidVersionError(f"the pointer 'current' names {target!r}, which is no version")
         return target
@@ -97,7 +99,9 @@ class VersionStore:
         if manifest.get("format") != MANIFEST_FORMAT or manifest.get("name") != name:
             raise InvalidVersionError(f"{name}: its manifest is of another format or another version")
         digests = cast("dict[str, str]", manifest.get("digests", {}))
-        present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+        present = {
+            p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()
+        }
         if present - {MANIFEST} != set(digests):
             odd = sorted((present - {MANIFEST}) ^ set(digests))
             raise InvalidVersionError(f"{name}: its files are not those its manifest lists: {odd}")
@@ -182,9 +186,12 @@ def version_number(name: str) -> int:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return cast("dict[str, Any]", orjson.loads(path.read_bytes()))
+        content = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
         raise InvalidVersionError(f"{path.name} is not readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InvalidVersionError(f"{path.name} is not a JSON object")
+    return content
 
 
 def _sha256(path: Path) -> str:

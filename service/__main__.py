@@ -26,7 +26,7 @@ def main() -> None:
         create_app(settings),
         host=settings.host,
         port=settings.port,
-        log_level=settings.log_level.lower(),
+        log_config=None,  # through the handlers above
         access_log=False,
         timeout_graceful_shutdown=30,
         http="httptools",

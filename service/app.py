@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 import metarm
 from metarm import process_environment
-from metarm.errors import MetaRMError, OverloadedError, PayloadTooLargeError, SampleLogUnavailableError
+from metarm.errors import MetaRMError, PayloadTooLargeError, SampleLogUnavailableError
 from metarm.jobs import JobBoard
 from metarm.sample_log import SampleLog, connect
 from service.batcher import Batcher
@@ -136,7 +136,7 @@ def _error(status: int, code: str, message: str, details: Any = None, **headers:
 
 async def _on_known_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, MetaRMError)  # noqa: S101 (registered for this class only)
-    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, OverloadedError) else {}
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     return _error(error.status, error.code, error.message, error.details, **headers)
 
 

@@ -36,7 +36,7 @@ class Metrics:
         self.samples_logged = counter("rm_samples_logged_total", "Sample groups written to the log.")
         self.samples_dropped = counter(
             "rm_samples_dropped_total",
-            "Sample groups that did not reach the log (buffer_full, shutdown), were repeats of a "
+            "Sample groups that did not reach the log (buffer_full, shutdown, unencodable), were repeats of a "
             "known request id (duplicate), or were trimmed from it (trimmed_count, trimmed_age).",
             ("reason",),
         )

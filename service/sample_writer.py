@@ -92,6 +92,9 @@ class SampleWriter:
                     self._trim()
                     next_trim = time.monotonic() + TRIM_EVERY_S
                 failures = 0
+            except (TypeError, ValueError) as error:  # a group the codec cannot hold: never wait for it again
+                log.exception("samples that cannot be encoded: %s", error)
+                self._leave(batch, written=0, otherwise="unencodable")
             except redis.RedisError as error:
                 self._report(str(error))
                 time.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
@@ -99,15 +102,16 @@ class SampleWriter:
 
     def _write(self, batch: list[LoggedRequest]) -> None:
         if batch:
-            self._done(batch, self._log.append(batch))
+            self._leave(batch, written=self._log.append(batch), otherwise="duplicate")
         self._report(None)
 
-    def _done(self, batch: list[LoggedRequest], written: int) -> None:
-        """The first requests left the buffer: `written` of their groups were new to the log."""
+    def _leave(self, batch: list[LoggedRequest], *, written: int, otherwise: str) -> None:
+        """The first requests leave the buffer: `written` of their groups went to the log, the rest did
+        not, for the reason `otherwise`."""
         groups = sum(len(request.groups) for request in batch)
         self._metrics.samples_logged.inc(written)
         if groups > written:
-            self._metrics.samples_dropped.labels("duplicate").inc(groups - written)
+            self._metrics.samples_dropped.labels(otherwise).inc(groups - written)
         with self._changed:
             for _ in batch:
                 self._waiting.popleft()

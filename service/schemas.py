@@ -17,6 +17,7 @@ def _encodable(text: str) -> str:
 
 
 VersionName = Annotated[str, StringConstraints(pattern=r"^v\d{6,}$")]
+LARGEST_INTEGER = 2**63 - 1  # what the log's codec can hold
 Text = Annotated[str, AfterValidator(_encodable)]
 Name = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
 
@@ -42,7 +43,7 @@ class Policy(Body):
     """Which policy wrote the responses, and at which optimiser step."""
 
     name: Name
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, le=LARGEST_INTEGER)
 
 
 class ScoreRequest(Body):
@@ -111,7 +112,7 @@ class RetrainRequest(Body):
     responses_per_prompt: int | None = Field(None, ge=2, le=256, description="k, responses used of each group.")
     learning_rate: float | None = Field(None, gt=0, le=1, description="α")
     ascent_rate: float | None = Field(None, ge=0, le=1000, description="η")
-    seed: int | None = Field(None, ge=0)
+    seed: int | None = Field(None, ge=0, le=LARGEST_INTEGER)
 
 
 class Progress(BaseModel):

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from pydantic_core import PydanticUndefined
 
 from metarm.errors import MetaRMError
 from metarm.launcher import LaunchSettings
@@ -24,9 +23,9 @@ COMMANDS: dict[str, type[ProcessSettings]] = {
 }
 INTRODUCTION = """# Settings
 
-A setting comes from the command line (`--batch-tokens 512`), else the environment (`METARM_BATCH_TOKENS`), else a `.env`
-file in the working directory, else its default. `REDIS_URL` and `PREFERENCES` are read without the prefix as well.
-`metarm up` hands the whole environment on, so it takes every setting below from there.
+A setting comes from the command line (`--batch-tokens 512`), else the environment (`METARM_BATCH_TOKENS`),
+else a `.env` file in the working directory, else its default. `REDIS_URL` and `PREFERENCES` are read without
+the prefix as well. `metarm up` hands the whole environment on, so it takes every setting below from there.
 """
 
 
@@ -42,10 +41,7 @@ def settings_page() -> str:
 def _row(name: str, settings: type[ProcessSettings]) -> str:
     field = settings.model_fields[name]
     flag, variable = f"`--{name.replace('_', '-')}`", f"`METARM_{name.upper()}`"
-    if field.default is PydanticUndefined:
-        default = "half the cores"
-    else:
-        default = "unset" if field.default is None else f"`{str(field.default).lower()}`"
+    default = "unset" if field.default is None else f"`{str(field.default).lower()}`"
     return f"| {flag} | {variable} | {default} | {field.description} |"
 
 
@@ -78,9 +74,9 @@ def test_the_tree_in_the_readme_names_files_that_exist() -> None:
     folder = Path()
     missing = []
     for line in tree.splitlines():
-        name = line.strip().split("  ")[0]
-        if not name:
+        if not line.strip():
             continue
+        name = line.split()[0]
         if name.endswith("/") and not line.startswith(" "):
             folder = Path(name)
         path = folder / name if line.startswith(" ") else Path(name)

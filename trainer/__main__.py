@@ -12,7 +12,7 @@ from metarm import process_environment
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, MetaRMError
 from trainer.settings import TrainerSettings
 
-BEHIND_THE_SERVICE = 5  # niceness: whoever waits for a score goes first
+BEHIND_THE_SERVICE = 10  # niceness: whoever waits for a score goes first
 
 
 def main() -> None:
@@ -60,7 +60,8 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
         else:
             pairs = len(preferences.train)
             heartbeat.announce({**needs, "preferences": pairs, "preferences_error": None})
-        torch.set_num_threads(settings.threads)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
         os.nice(BEHIND_THE_SERVICE)
         Trainer(settings, store, jobs, SampleLog(client), preferences, heartbeat).run(stop)
     finally:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 import threading
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import metarm
 from metarm.errors import ConfigurationError, JobCancelledError
@@ -91,7 +88,6 @@ def _fine_tune(
     model: RewardModel, settings: TrainerSettings, preferences: PreferenceSet, stop: threading.Event
 ) -> dict[str, Any]:
     """Bradley-Terry fine-tuning on the preferences; what the manifest says of it."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))  # nobody scores yet
     pairs = encode_pairs(model.encoder, preferences.train[: settings.bootstrap_pairs])
     if len(pairs) < settings.min_preferences:
         raise ConfigurationError(

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+ROUNDING = 1e-9  # a loss of exactly the tolerance is allowed, whatever the float sum says
+
 
 @dataclass(frozen=True, slots=True)
 class PairScores:
@@ -45,7 +47,7 @@ def judge(parent: PairScores, candidate: PairScores, tolerance: float) -> Verdic
         "parent_score_std": _std(parent.all),
     }
     reasons = []
-    if after < before - tolerance:
+    if after < before - tolerance - ROUNDING:
         reasons.append(
             f"held-out accuracy fell from {before:.3f} to {after:.3f}, more than the tolerance of {tolerance:g}"
         )

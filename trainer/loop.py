@@ -9,7 +9,13 @@ from dataclasses import asdict
 import redis
 
 import metarm
-from metarm.errors import ConfigurationError, JobCancelledError, MetaRMError, NotReadyError
+from metarm.errors import (
+    ConfigurationError,
+    JobCancelledError,
+    MetaRMError,
+    NotEnoughDataError,
+    NotReadyError,
+)
 from metarm.jobs import Job, JobBoard, Status
 from metarm.model import RewardModel, load_model
 from metarm.sample_log import SampleLog
@@ -91,7 +97,7 @@ class Trainer:
             self._fail(job, "internal_error", f"{type(error).__name__}: {error}")
 
     def _adapt(self, job: Job, stop: threading.Event) -> None:
-        preferences = _usable(self._preferences)
+        preferences = _usable(self._preferences, self._settings.min_preferences)
         meta_set = read_meta_set(self._sample_log, self._settings)
         parent = self._store.current()
         if parent is None:
@@ -100,7 +106,7 @@ class Trainer:
         model = load_model(self._store.path(parent), self._settings.max_tokens)
         held_out = encode_pairs(model.encoder, preferences.held_out)
         parent_scores = score_pairs(model, held_out)
-        report = self._train(job, model, meta_set, options, stop)
+        report = self._train(job, model, preferences, meta_set, options, stop)
 
         name, folder = self._store.stage()
         model.save(folder)
@@ -127,9 +133,15 @@ class Trainer:
         self._finish(job, name)
 
     def _train(
-        self, job: Job, model: RewardModel, meta_set: MetaSet, options: TrainOptions, stop: threading.Event
+        self,
+        job: Job,
+        model: RewardModel,
+        preferences: PreferenceSet,
+        meta_set: MetaSet,
+        options: TrainOptions,
+        stop: threading.Event,
     ) -> TrainReport:
-        pairs = encode_pairs(model.encoder, _usable(self._preferences).train)
+        pairs = encode_pairs(model.encoder, preferences.train)
         groups = encode_groups(model.encoder, meta_set.groups)
         log.info("%s: %d groups, %d pairs, %s", job.id, len(groups), len(pairs), options.record())
         with Progress(job.id, options.steps) as progress:
@@ -181,7 +193,13 @@ class Trainer:
         self._jobs.finish(self._jobs.get(job.id), "failed", error={"code": code, "message": message})
 
 
-def _usable(preferences: PreferenceSet | ConfigurationError) -> PreferenceSet:
+def _usable(preferences: PreferenceSet | ConfigurationError, needed: int) -> PreferenceSet:
+    """The preferences, where there are enough of them to train on and to judge by."""
     if isinstance(preferences, ConfigurationError):
         raise preferences
+    if len(preferences.train) < needed or not preferences.held_out:
+        raise NotEnoughDataError(
+            f"{preferences.source} has {len(preferences.train)} training and {len(preferences.held_out)} "
+            f"held-out pairs; {needed} and 1 are needed"
+        )
     return preferences

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
+import glob
 import hashlib
 import logging
+import math
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,6 +21,7 @@ from trainer.settings import TrainerSettings
 log = logging.getLogger(__name__)
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+UNREADABLE = (ValueError, OSError, EOFError, StopIteration, zlib.error)  # what broken files come to
 PACKAGED = Path(str(files("metarm") / "data" / "demo_preferences.jsonl.gz"))
 
 
@@ -73,14 +76,17 @@ def load_or_refuse(settings: TrainerSettings) -> PreferenceSet | ConfigurationEr
 def preference_of(row: Mapping[str, Any]) -> Preference:
     """One row of TRL's preference format; the prompt may be explicit, or what both sides begin with."""
     chosen, rejected = row["chosen"], row["rejected"]
-    if type(chosen) is not type(rejected):
-        raise TypeError("'chosen' and 'rejected' are of different kinds")
     prompt: Prompt
-    if isinstance(chosen, str):
+    if isinstance(chosen, str) and isinstance(rejected, str):
         prompt, chosen, rejected = _split_text(row.get("prompt"), chosen, rejected)
-    else:
+    elif isinstance(chosen, list) and isinstance(rejected, list):
         prompt, chosen, rejected = _split_messages(row.get("prompt"), chosen, rejected)
-    return Preference(prompt, chosen, rejected, float(row.get("margin") or 0.0))
+    else:
+        raise TypeError("'chosen' and 'rejected' must both be texts, or both lists of messages")
+    margin = float(row.get("margin") or 0.0)
+    if not math.isfinite(margin):
+        raise ValueError(f"its margin is {margin}")
+    return Preference(prompt, chosen, rejected, margin)
 
 
 def _split_text(prompt: Any, chosen: str, rejected: str) -> tuple[Prompt, str, str]:
@@ -107,14 +113,22 @@ def _split_messages(
     for side in (chosen, rejected):
         if len(side) != 1 or side[0]["role"] != "assistant":
             raise ValueError("'chosen' and 'rejected' must each end in one assistant message")
-        answers.append(side[0]["content"])
+        answers.append(_text(side[0]["content"]))
     return _checked_prompt(prompt), answers[0], answers[1]
 
 
 def _checked_prompt(prompt: Any) -> Prompt:
     if isinstance(prompt, str):
         return prompt
-    return [Message(role=str(m["role"]), content=str(m["content"])) for m in prompt]
+    if not isinstance(prompt, list):
+        raise TypeError(f"'prompt' must be a text or a list of messages, not {prompt!r}")
+    return [Message(role=_text(m["role"]), content=_text(m["content"])) for m in prompt]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a message's role and content must be texts, not {value!r}")
+    return value
 
 
 def _rows(file: Path) -> Sequence[Mapping[str, Any]]:
@@ -127,10 +141,16 @@ def _rows(file: Path) -> Sequence[Mapping[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="metarm-preferences-") as cache:
         try:
             data = datasets.load_dataset(
-                BUILDERS[suffix], data_files=str(file), split="train", cache_dir=cache, keep_in_memory=True
+                BUILDERS[suffix],
+                data_files=glob.escape(str(file)),
+                split="train",
+                cache_dir=cache,
+                keep_in_memory=True,
             )
-        except (datasets.exceptions.DatasetGenerationError, ValueError, OSError, gzip.BadGzipFile) as error:
-            raise ConfigurationError(f"{file} cannot be read: {error}") from error
+        except UNREADABLE as error:
+            raise ConfigurationError(f"{file} cannot be read: {error or 'it holds no rows'}") from error
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise ConfigurationError(f"{file} cannot be read: {error.__cause__ or error}") from error
         missing = {"chosen", "rejected"} - set(data.column_names)
         if missing:
             raise ConfigurationError(f"{file} has no column {' and '.join(sorted(missing))}")

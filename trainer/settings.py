@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +18,7 @@ class TrainerSettings(ProcessSettings):
     preferences: Path | None = Field(
         None,
         validation_alias=AliasChoices("METARM_PREFERENCES", "PREFERENCES"),
-        description="Labelled pairs in TRL's format: JSONL, JSON.gz or Parquet. Unset: the packaged demo pairs.",
+        description="Labelled pairs in TRL's format: JSONL, JSON.gz, Parquet. Unset: the packaged demo pairs.",
     )
     held_out_share: float = Field(
         0.15, gt=0, lt=1, description="Share of prompts kept from training, for the gate."
@@ -27,16 +26,14 @@ class TrainerSettings(ProcessSettings):
     max_held_out: int = Field(400, ge=2, description="Most held-out pairs the gate scores.")
     model: str | None = Field(
         None,
-        description="First version: checkpoint folder or hub id. Unset: packaged MiniLM, fine-tuned.",
+        description="First version: checkpoint folder or hub id. Unset: the packaged MiniLM.",
     )
     init_head: bool = Field(False, description="Give a bare backbone a new scalar head and fine-tune it.")
     bootstrap_pairs: int = Field(1600, ge=2, description="Preference pairs the first version is fine-tuned on.")
     bootstrap_learning_rate: float = Field(5e-5, gt=0, description="Learning rate of that fine-tuning.")
 
-    threads: int = Field(
-        default_factory=lambda: max(1, len(os.sched_getaffinity(0)) // 2),
-        ge=1,
-        description="Torch threads while the service is running; default: half the cores.",
+    threads: int | None = Field(
+        None, ge=1, description="Torch threads of a run. Unset: all cores, behind the service (niceness 10)."
     )
     min_groups: int = Field(
         128, ge=1, description="Logged groups of two or more responses a run needs before it starts."

@@ -86,7 +86,6 @@ def train(
     Raises TrainingError where a loss is not finite.
     """
     started = time.monotonic()
-    rng = random.Random(options.seed)
     parameters = [p for p in model.network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters,
@@ -97,8 +96,9 @@ def train(
         fused=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, options))
-    pair_batches = draw(pairs, options.batch_size, rng)
-    group_batches = _group_batches(groups, options, rng)
+    # separate streams: with and without groups, a run sees the same pairs in the same order
+    pair_batches = draw(pairs, options.batch_size, random.Random(f"pairs {options.seed}"))
+    group_batches = _group_batches(groups, options, random.Random(f"groups {options.seed}"))
     curve: list[StepReport] = []
     for step in range(1, options.steps + 1):
         batch, meta = next(pair_batches), next(group_batches)

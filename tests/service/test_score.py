@@ -126,6 +126,8 @@ def test_tokenize_shows_what_is_scored(server: HttpProcess, checkpoint: Checkpoi
         ({"groups": [GROUP], "version": "latest"}, 422, "invalid_request", "version"),
         ({"groups": [GROUP], "version": "v000099"}, 409, "version_unavailable", "v000001"),
         ({"groups": [GROUP], "min_version": "v000002"}, 409, "version_unavailable", "v000001"),
+        ({"groups": [GROUP], "policy": {"name": "a", "step": 2**70}}, 422, "invalid_request", "step"),
+        ({"groups": [{"prompt": [], "responses": ["y"]}]}, 422, "invalid_request", "prompt"),
         ({"groups": [{"prompt": "x", "responses": ["y"] * 65}]}, 413, "payload_too_large", "64"),
         ({"groups": [{"prompt": "x" * 20001, "responses": ["y"]}]}, 413, "payload_too_large", "20000"),
         ({"groups": [{"prompt": "x" * 199_990, "responses": ["y"]}]}, 413, "payload_too_large", "200000"),

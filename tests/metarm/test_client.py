@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from metarm import ClientError, RewardClient
+from metarm.records import ScoredGroup, ScoreResult
+from tests.processes import free_port
+
+GROUPS = [{"prompt": "One?", "responses": ["Yes.", "No."]}]
+SCORED = {
+    "version": "v000003",
+    "groups": [{"id": "0", "scores": [0.5, -1.0], "tokens": [4, 5], "truncated": [False, True]}],
+}
+
+
+@dataclass
+class Answer:
+    status: int
+    body: Any
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Received:
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: Any
+    at: float
+
+
+class Scripted(ThreadingHTTPServer):
+    """A server that gives its answers in order, the last one for ever, and remembers what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self, answers: list[Answer], port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.answers = answers
+        self.received: list[Received] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Scripted
+
+    def _answer(self) -> None:
+        length = int(self.headers.get("content-length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else None
+        received = self.server.received
+        answer = self.server.answers[min(len(received), len(self.server.answers) - 1)]
+        received.append(Received(self.command, self.path, dict(self.headers), body, time.monotonic()))
+        data = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
+        self.send_response(answer.status)
+        for name, value in {"content-length": str(len(data)), **answer.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = do_DELETE = _answer  # noqa: N815 (the names http.server looks for)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name it has in http.server)
+        pass
+
+
+@contextmanager
+def answering(*answers: Answer, port: int = 0) -> Iterator[Scripted]:
+    with Scripted(list(answers), port) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def error(status: int, code: str, message: str, details: Any = None, **headers: str) -> Answer:
+    body = {"code": code, "message": message} | ({"details": details} if details else {})
+    return Answer(status, {"error": body}, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def job(status: str) -> Answer:
+    return Answer(200, {"job": "job-1", "status": status, "progress": {"step": 1, "steps": 2}})
+
+
+def test_scores_come_back_as_records_with_the_version_that_made_them() -> None:
+    with answering(Answer(200, SCORED)) as server, RewardClient(server.url) as client:
+        result = client.score(GROUPS)
+    assert result == ScoreResult("v000003", (ScoredGroup("0", (0.5, -1.0), (4, 5), (False, True)),))
+    (received,) = server.received
+    assert (received.method, received.path) == ("POST", "/score")
+    assert received.body["groups"] == GROUPS
+    assert received.body["log"] is True
+    assert set(received.body) == {"groups", "log", "request_id"}  # what was not asked for is not sent
+
+
+def test_what_was_asked_for_is_sent() -> None:
+    policy = {"name": "actor", "step": 7}
+    with answering(Answer(200, SCORED)) as server, RewardClient(server.url, api_key="secret") as client:
+        client.score(
+            GROUPS, version="v000003", min_version="v000002", log=False, policy=policy, request_id="mine"
+        )
+    (received,) = server.received
+    assert received.headers["Authorization"] == "Bearer secret"
+    assert received.body == {
+        "groups": GROUPS,
+        "log": False,
+        "request_id": "mine",
+        "version": "v000003",
+        "min_version": "v000002",
+        "policy": policy,
+    }
+
+
+def test_every_request_has_an_id_of_its_own() -> None:
+    with answering(Answer(200, SCORED)) as server, RewardClient(server.url) as client:
+        client.score(GROUPS)
+        client.score(GROUPS)
+    first, second = (received.body["request_id"] for received in server.received)
+    assert first != second
+
+
+def test_an_overloaded_server_is_asked_again_with_the_same_request_id() -> None:
+    busy = error(503, "overloaded", "full", retry_after="0")
+    with answering(busy, busy, Answer(200, SCORED)) as server, RewardClient(server.url) as client:
+        assert client.score(GROUPS).version == "v000003"
+    assert len(server.received) == 3
+    assert len({json.dumps(received.body) for received in server.received}) == 1
+
+
+def test_an_overloaded_server_is_given_the_time_it_asks_for() -> None:
+    busy = error(503, "overloaded", "full", retry_after="1")
+    with answering(busy, Answer(200, SCORED)) as server, RewardClient(server.url) as client:
+        client.score(GROUPS)
+    first, second = server.received
+    assert 1.0 <= second.at - first.at < 3.0
+
+
+def test_a_server_that_stays_overloaded_is_given_up_after_the_retries() -> None:
+    busy = error(503, "overloaded", "full", {"retry_after_s": 0}, retry_after="0")
+    with (
+        answering(busy) as server,
+        RewardClient(server.url, retries=2) as client,
+        pytest.raises(ClientError, match="full") as raised,
+    ):
+        client.score(GROUPS)
+    assert len(server.received) == 3
+    assert (raised.value.http_status, raised.value.error_code) == (503, "overloaded")
+    assert raised.value.details == {"retry_after_s": 0}
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(401, "unauthorized"), (404, "unknown_version"), (409, "job_running"), (422, "invalid_request")],
+)
+def test_a_refusal_is_raised_at_once_with_the_servers_code_and_message(status: int, code: str) -> None:
+    with (
+        answering(error(status, code, "because of this", {"a": 1})) as server,
+        RewardClient(server.url) as client,
+        pytest.raises(ClientError, match=f"{status} {code}: because of this") as raised,
+    ):
+        client.score(GROUPS)
+    assert len(server.received) == 1
+    assert (raised.value.http_status, raised.value.error_code) == (status, code)
+    assert raised.value.details == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>bad gateway</html>", b"", b"[]", b'{"error": "text"}', b'{"error": {}}']
+)
+def test_an_error_in_another_shape_is_a_client_error_all_the_same(body: bytes) -> None:
+    with (
+        answering(Answer(502, body)) as server,
+        RewardClient(server.url) as client,
+        pytest.raises(ClientError) as raised,
+    ):
+        client.ready()
+    assert (raised.value.http_status, raised.value.error_code) == (502, "unreadable_answer")
+
+
+def test_a_server_that_is_not_there_is_tried_again_and_then_unreachable() -> None:
+    started = time.monotonic()
+    with (
+        RewardClient(f"http://127.0.0.1:{free_port()}", retries=1) as client,
+        pytest.raises(ClientError, match="no answer") as raised,
+    ):
+        client.score(GROUPS)
+    assert (raised.value.http_status, raised.value.error_code) == (None, "unreachable")
+    assert time.monotonic() - started >= 0.25
+
+
+def test_a_server_that_comes_back_is_found() -> None:
+    port = free_port()
+    result: list[str] = []
+
+    def score() -> None:
+        with RewardClient(f"http://127.0.0.1:{port}", retries=5) as client:
+            result.append(client.score(GROUPS).version)
+
+    thread = threading.Thread(target=score)
+    thread.start()
+    time.sleep(0.1)
+    with answering(Answer(200, SCORED), port=port):
+        thread.join()
+    assert result == ["v000003"]
+
+
+def test_a_server_that_never_answers_is_unreachable() -> None:
+    release = threading.Event()
+
+    class Hanging(Handler):
+        def _answer(self) -> None:
+            release.wait(10)
+
+        do_GET = _answer  # noqa: N815
+
+    with answering(Answer(200, {})) as server:
+        server.RequestHandlerClass = Hanging
+        with (
+            RewardClient(server.url, timeout_s=0.2, retries=0) as client,
+            pytest.raises(ClientError) as raised,
+        ):
+            client.ready()
+        release.set()
+    assert raised.value.error_code == "unreachable"
+
+
+@pytest.mark.parametrize("status", ["published", "rejected", "failed", "cancelled"])
+def test_waiting_for_a_job_ends_when_the_job_has(status: str) -> None:
+    seen: list[str] = []
+    with answering(job("queued"), job("running"), job(status)) as server, RewardClient(server.url) as client:
+        state = client.wait_for_job("job-1", poll_s=0.01, on_progress=lambda s: seen.append(s["status"]))
+    assert state["status"] == status
+    assert seen == ["queued", "running", status]
+    assert {(r.method, r.path) for r in server.received} == {("GET", "/retrain/job-1")}
+
+
+def test_waiting_for_a_job_ends_at_the_timeout() -> None:
+    with (
+        answering(job("running")) as server,
+        RewardClient(server.url) as client,
+        pytest.raises(TimeoutError, match="job-1 is still running"),
+    ):
+        client.wait_for_job("job-1", timeout_s=0.1, poll_s=0.01)
+    assert len(server.received) > 1
+
+
+def test_every_other_call_goes_where_the_api_has_it() -> None:
+    with answering(Answer(200, {"fine": True})) as server, RewardClient(server.url) as client:
+        for answer in (
+            client.ready(),
+            client.versions(),
+            client.activate("v000001"),
+            client.retrain(steps=3),
+            client.job("job-1"),
+            client.cancel("job-1"),
+        ):
+            assert answer == {"fine": True}
+    assert [(r.method, r.path, r.body) for r in server.received] == [
+        ("GET", "/ready", None),
+        ("GET", "/versions", None),
+        ("POST", "/versions/v000001/activate", None),
+        ("POST", "/retrain", {"steps": 3}),
+        ("GET", "/retrain/job-1", None),
+        ("DELETE", "/retrain/job-1", None),
+    ]

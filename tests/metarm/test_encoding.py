@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from metarm.encoding import Encoded, Encoder, load_encoder
+from metarm.errors import InvalidRequestError, InvalidVersionError
+from metarm.model import load_model
+from metarm.records import Message, Prompt
+from tests.tiny import Kind
+
+PROMPT = "What is seventeen plus twenty five?"
+RESPONSE = "It is forty two, and the reasoning is short."
+TEXTS = [
+    (PROMPT, RESPONSE),
+    ("", RESPONSE),
+    (PROMPT, ""),
+    ("", ""),
+    ("größer, 你好 🙂\n\n", "  spaces  \t and ünïcode "),
+    ("[SEP] written </s> by a user", "[CLS] <s> too"),
+    ("words " * 200, "the second train is cheaper " * 3),
+]
+Kinds = Callable[[Kind], Path]
+
+
+def tokenizer_of(path: Path) -> PreTrainedTokenizerFast:
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    return tokenizer
+
+
+def conversation(*turns: tuple[str, str]) -> list[Message]:
+    return [Message(role=role, content=content) for role, content in turns]
+
+
+def alone(encoder: Encoder, prompt: Prompt, responses: Sequence[str]) -> list[Encoded]:
+    return [encoder.encode_one(prompt, response) for response in responses]
+
+
+@pytest.mark.parametrize(("prompt", "response"), TEXTS)
+def test_pair_is_the_tokenizers_own_pair(checkpoint: Kinds, prompt: str, response: str) -> None:
+    encoder = load_encoder(checkpoint("bert"), 10_000)
+    encoder.max_tokens = 10_000
+    theirs = tokenizer_of(checkpoint("bert"))([prompt], [response])
+    encoded = encoder.encode_one(prompt, response)
+    assert encoder.format == "pair"
+    assert encoded == Encoded(theirs.input_ids[0], theirs.token_type_ids[0], truncated=False)
+
+
+@pytest.mark.parametrize(("prompt", "response"), TEXTS)
+@pytest.mark.parametrize("kind", ["llama", "qwen", "llama-without-pad"])
+def test_concat_is_the_tokenizer_on_the_joined_text_and_one_eos(
+    checkpoint: Kinds, kind: Kind, prompt: str, response: str
+) -> None:
+    encoder = load_encoder(checkpoint(kind), 10_000)
+    encoder.max_tokens = 10_000
+    tokenizer = tokenizer_of(checkpoint(kind))
+    assert encoder.format == "concat"
+    expected = [*tokenizer(prompt + response).input_ids, tokenizer.eos_token_id]
+    assert encoder.encode_one(prompt, response) == Encoded(expected, None, truncated=False)
+
+
+def test_an_eos_that_is_there_already_is_not_doubled(checkpoint: Kinds) -> None:
+    encoder = load_encoder(checkpoint("llama"), 128)
+    expected = tokenizer_of(checkpoint("llama"))(PROMPT + RESPONSE + "</s>").input_ids
+    assert (
+        encoder.encode_one(PROMPT, RESPONSE + "</s>").ids
+        == encoder.encode_one(PROMPT, RESPONSE).ids
+        == expected
+    )
+
+
+@pytest.mark.parametrize(("prompt", "response"), TEXTS)
+def test_chat_is_the_models_own_template(checkpoint: Kinds, prompt: str, response: str) -> None:
+    encoder = load_encoder(checkpoint("llama-chat"), 10_000)
+    encoder.max_tokens = 10_000
+    tokenizer = tokenizer_of(checkpoint("llama-chat"))
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    theirs: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+    assert encoder.format == "chat"
+    assert encoder.encode_one(prompt, response) == Encoded(list(theirs), None, truncated=False)
+
+
+def test_a_conversation_goes_through_the_template_turn_by_turn(checkpoint: Kinds) -> None:
+    turns = conversation(("system", "Be short."), ("user", PROMPT), ("assistant", "Why?"), ("user", "Tell me."))
+    tokenizer = tokenizer_of(checkpoint("llama-chat"))
+    messages: Any = [*turns, {"role": "assistant", "content": RESPONSE}]
+    theirs: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+    assert load_encoder(checkpoint("llama-chat"), 128).encode_one(turns, RESPONSE).ids == list(theirs)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
+def test_a_lone_user_message_is_the_same_as_plain_text(checkpoint: Kinds, kind: Kind) -> None:
+    encoder = load_encoder(checkpoint(kind), 128)
+    assert encoder.encode_one(conversation(("user", PROMPT)), RESPONSE) == encoder.encode_one(PROMPT, RESPONSE)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_without_a_template_every_turn_of_a_conversation_is_named(checkpoint: Kinds, kind: Kind) -> None:
+    encoder = load_encoder(checkpoint(kind), 128)
+    turns = conversation(("user", "One?"), ("assistant", "Two."), ("user", "Three?"))
+    text = "User: One?\n\nAssistant: Two.\n\nUser: Three?\n\nAssistant: "
+    assert encoder.encode_one(turns, RESPONSE) == encoder.encode_one(text, RESPONSE)
+    assert encoder.encode_one(turns, RESPONSE) != encoder.encode_one(turns[:1], RESPONSE)
+
+
+def test_messages_the_template_refuses_are_an_invalid_request(checkpoint: Kinds) -> None:
+    encoder = load_encoder(checkpoint("llama-chat"), 128)
+    with pytest.raises(InvalidRequestError, match="unknown role tool"):
+        encoder.encode_one(conversation(("tool", "42")), RESPONSE)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "qwen", "llama-chat"])
+def test_exactly_the_limit_is_not_truncated_and_one_more_is(checkpoint: Kinds, kind: Kind) -> None:
+    whole = load_encoder(checkpoint(kind), 128).encode_one(PROMPT, RESPONSE)
+    length = len(whole.ids)
+    assert not whole.truncated
+    assert load_encoder(checkpoint(kind), length).encode_one(PROMPT, RESPONSE) == whole
+    shorter = load_encoder(checkpoint(kind), length - 1).encode_one(PROMPT, RESPONSE)
+    assert shorter.truncated
+    assert len(shorter.ids) == length - 1
+
+
+def test_a_pair_loses_the_start_of_its_prompt_first(checkpoint: Kinds) -> None:
+    tokenizer = tokenizer_of(checkpoint("bert"))
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    first = tokenizer(PROMPT, add_special_tokens=False).input_ids
+    second = tokenizer(RESPONSE, add_special_tokens=False).input_ids
+    for limit in range(8, len(first) + len(second) + 3):
+        kept_second = second[-min(len(second), limit - 3) :]
+        room = limit - 3 - len(kept_second)
+        kept_first = first[len(first) - room :]
+        expected = Encoded(
+            [cls, *kept_first, sep, *kept_second, sep],
+            [0] * (len(kept_first) + 2) + [1] * (len(kept_second) + 1),
+            truncated=True,
+        )
+        assert load_encoder(checkpoint("bert"), limit).encode_one(PROMPT, RESPONSE) == expected
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen", "llama-without-pad"])
+def test_a_joined_text_keeps_bos_and_loses_tokens_from_the_left(checkpoint: Kinds, kind: Kind) -> None:
+    whole = load_encoder(checkpoint(kind), 128).encode_one(PROMPT, RESPONSE).ids
+    for limit in (8, 9, len(whole) // 2, len(whole) - 1):
+        encoded = load_encoder(checkpoint(kind), limit).encode_one(PROMPT, RESPONSE)
+        assert encoded == Encoded([whole[0], *whole[len(whole) - limit + 1 :]], None, truncated=True)
+
+
+def test_a_chat_without_bos_loses_tokens_from_the_left_alone(checkpoint: Kinds) -> None:
+    whole = load_encoder(checkpoint("llama-chat"), 128).encode_one(PROMPT, RESPONSE).ids
+    encoded = load_encoder(checkpoint("llama-chat"), 10).encode_one(PROMPT, RESPONSE)
+    assert encoded == Encoded(whole[-10:], None, truncated=True)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
+def test_no_sequence_is_longer_than_the_model_allows(checkpoint: Kinds, kind: Kind) -> None:
+    encoder = load_encoder(checkpoint(kind), 10_000)
+    encoded = encoder.encode_one("words " * 500, "more words " * 500)
+    assert encoder.max_tokens == len(encoded.ids) == 128
+    assert encoder.describe() == {"format": encoder.format, "max_tokens": 128}
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
+def test_a_group_is_encoded_as_each_of_its_responses_alone(checkpoint: Kinds, kind: Kind) -> None:
+    encoder = load_encoder(checkpoint(kind), 30)
+    prompt = PROMPT
+    responses = ["Yes.", RESPONSE * 9, "", RESPONSE, "No.", RESPONSE * 2, "Yes."]
+    encoded = encoder.encode([(prompt, responses), ("Two?", ["Yes."])])
+    assert encoded == [alone(encoder, prompt, responses), alone(encoder, "Two?", ["Yes."])]
+    assert {e.truncated for e in encoded[0]} == {True, False}
+
+
+def test_a_truncated_response_does_not_shorten_the_prompt_of_the_next(checkpoint: Kinds) -> None:
+    encoder = load_encoder(checkpoint("bert"), 24)
+    (group,) = encoder.encode([(PROMPT, [RESPONSE * 9, "Yes.", RESPONSE * 2, "No."])])
+    assert [e.truncated for e in group] == [True, False, True, False]
+    assert group == alone(encoder, PROMPT, [RESPONSE * 9, "Yes.", RESPONSE * 2, "No."])
+
+
+def test_a_truncation_and_padding_baked_into_the_tokenizer_do_not_bite(checkpoint: Kinds) -> None:
+    baked = json.loads((checkpoint("bert") / "tokenizer.json").read_text())
+    assert baked["truncation"]["max_length"] == 16
+    assert baked["padding"]["strategy"] == {"Fixed": 16}
+    encoder = load_encoder(checkpoint("bert"), 128)
+    pad = encoder.tokenizer.pad_token_id
+    assert len(encoder.encode_one(PROMPT, RESPONSE).ids) > 16
+    assert pad not in encoder.encode_one("One?", "Two.").ids
+
+
+def test_a_baked_in_truncation_is_not_saved_on(checkpoint: Kinds, tmp_path: Path) -> None:
+    load_model(checkpoint("bert"), 128).save(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "tokenizer.json").read_text())
+    assert saved["truncation"] is None
+    assert saved["padding"] is None
+    text = "a few more words than sixteen " * 5
+    raw = Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json"))
+    assert len(raw.encode(text).ids) > 16
+    assert tokenizer_of(tmp_path / "saved")(text).input_ids == tokenizer_of(checkpoint("bert"))(text).input_ids
+    again = load_encoder(tmp_path / "saved", 128)
+    assert again.encode_one(PROMPT, RESPONSE) == load_encoder(checkpoint("bert"), 128).encode_one(
+        PROMPT, RESPONSE
+    )
+
+
+def test_an_empty_prompt_and_response_are_still_scored_where_special_tokens_remain(checkpoint: Kinds) -> None:
+    assert len(load_encoder(checkpoint("bert"), 128).encode_one("", "").ids) == 3
+    assert len(load_encoder(checkpoint("llama"), 128).encode_one("", "").ids) == 2
+
+
+def test_nothing_left_to_score_is_an_invalid_request(checkpoint: Kinds) -> None:
+    encoder = load_encoder(checkpoint("llama-chat"), 128)
+    encoder.tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    with pytest.raises(InvalidRequestError, match="nothing to score"):
+        encoder.encode_one("", "")
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
+def test_threads_at_the_same_time_get_what_each_would_get_alone(checkpoint: Kinds, kind: Kind) -> None:
+    encoder = load_encoder(checkpoint(kind), 40)
+    prompts = [f"{PROMPT} {'and the first train ' * (i % 7)}" for i in range(60)]
+    expected = [encoder.encode([(prompt, [RESPONSE, "Yes."])]) for prompt in prompts]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(lambda prompt: encoder.encode([(prompt, [RESPONSE, "Yes."])]), prompts))
+    assert together == expected
+
+
+def test_a_very_long_prompt_and_response_are_cut_without_delay(checkpoint: Kinds) -> None:
+    encoder = load_encoder(checkpoint("bert"), 128)
+    text = "the answer is forty two " * 8000
+    started = time.monotonic()
+    encoded = encoder.encode_one(text, text)
+    assert time.monotonic() - started < 10  # tokenizers' own way takes half a minute
+    assert len(encoded.ids) == 128
+    assert encoded.truncated
+
+
+def test_a_checkpoint_without_tokenizer_files_is_refused(checkpoint: Kinds, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint("bert"), tmp_path / "bare")
+    for file in (tmp_path / "bare").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(InvalidVersionError, match="tokenizer"):
+        load_encoder(tmp_path / "bare", 128)

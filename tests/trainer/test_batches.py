@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from metarm.errors import TrainingError
+from metarm.model import RewardModel, load_model
+from metarm.records import Preference, SampleGroup
+from tests.tiny import Kind
+from trainer.batches import (
+    EncodedGroup,
+    EncodedPair,
+    backward_difference,
+    backward_preference,
+    draw,
+    encode_groups,
+    encode_pairs,
+)
+from trainer.meta_update import difference_loss, preference_loss
+
+KINDS: list[Kind] = ["bert", "llama", "llama-chat"]
+ALL_AT_ONCE = 10**9
+Kinds = Callable[[Kind], Path]
+
+PREFERENCES = [
+    Preference(
+        f"What is {i} plus {i}? " * (1 + i % 4), "It is forty two. " * (1 + i % 3), "No." * (i % 5), i / 10
+    )
+    for i in range(9)
+]
+GROUPS = [
+    SampleGroup(
+        id=f"g{i}",
+        request_id="r",
+        prompt=f"Compare the {i} trains. " * (1 + i % 3),
+        responses=tuple(f"The {j} is cheaper than {i}. " * (1 + (i + j) % 4) for j in range(2 + i % 4)),
+        scores=(0.0,) * (2 + i % 4),
+        version="v000001",
+        scored_at=0.0,
+    )
+    for i in range(7)
+]
+
+
+def exact_model(path: Path) -> RewardModel:
+    """In float64, so that a difference in gradients is a difference in what is summed."""
+    model = load_model(path, 128)
+    model.network.double()
+    return model
+
+
+def gradients(model: RewardModel) -> Tensor:
+    """All of them, in one vector; taken away from the model."""
+    found = torch.cat([p.grad.flatten() for p in model.network.parameters() if p.grad is not None])
+    model.network.zero_grad(set_to_none=True)
+    return found
+
+
+def assert_same(left: Tensor, right: Tensor) -> None:
+    assert left.norm() > 0
+    assert (left - right).norm() <= 1e-6 * right.norm()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_micro_batches_give_the_gradient_and_loss_of_the_whole_preference_batch(
+    checkpoint: Kinds, kind: Kind
+) -> None:
+    model = exact_model(checkpoint(kind))
+    pairs = encode_pairs(model.encoder, PREFERENCES)
+    whole_loss = backward_preference(model, pairs, ALL_AT_ONCE)
+    whole = gradients(model)
+    for micro_tokens in (1, 100):
+        assert backward_preference(model, pairs, micro_tokens) == pytest.approx(whole_loss, rel=1e-6)
+        assert_same(gradients(model), whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_micro_batches_give_the_gradient_and_value_of_the_whole_difference_batch(
+    checkpoint: Kinds, kind: Kind
+) -> None:
+    model = exact_model(checkpoint(kind))
+    groups = encode_groups(model.encoder, GROUPS)
+    whole_value = backward_difference(model, groups, 5, ALL_AT_ONCE)
+    whole = gradients(model)
+    for micro_tokens in (1, 200):
+        assert backward_difference(model, groups, 5, micro_tokens) == pytest.approx(whole_value, rel=1e-6)
+        assert_same(gradients(model), whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_preference_gradient_is_that_of_the_mean_over_pairs_scored_one_by_one(
+    checkpoint: Kinds, kind: Kind
+) -> None:
+    model = exact_model(checkpoint(kind))
+    pairs = encode_pairs(model.encoder, PREFERENCES)
+    loss = torch.stack(
+        [
+            preference_loss(model.scores([p.chosen]), model.scores([p.rejected]), torch.tensor([q.margin]))[0]
+            for p, q in zip(pairs, PREFERENCES, strict=True)
+        ]
+    ).mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    expected = gradients(model)
+    assert backward_preference(model, pairs, 300) == pytest.approx(loss.item(), rel=1e-6)
+    assert_same(gradients(model), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_difference_gradient_is_that_of_the_mean_over_prompts_of_their_own_size(
+    checkpoint: Kinds, kind: Kind
+) -> None:
+    model = exact_model(checkpoint(kind))
+    groups = encode_groups(model.encoder, GROUPS)
+    assert {len(group.responses) for group in groups} == {2, 3, 4, 5}
+    rows = [torch.cat([model.scores([r]) for r in group.responses])[None] for group in groups]
+    value = torch.cat([difference_loss(row, torch.ones(row.shape, dtype=torch.bool)) for row in rows]).mean()
+    value.backward()  # type: ignore[no-untyped-call]
+    expected = gradients(model)
+    assert backward_difference(model, groups, 5, 300) == pytest.approx(value.item(), rel=1e-6)
+    assert_same(gradients(model), expected)
+
+
+def test_a_backward_adds_to_the_gradients_that_are_there(checkpoint: Kinds) -> None:
+    model = exact_model(checkpoint("bert"))
+    pairs = encode_pairs(model.encoder, PREFERENCES)
+    backward_preference(model, pairs, ALL_AT_ONCE)
+    once = gradients(model)
+    backward_preference(model, pairs, ALL_AT_ONCE)
+    backward_preference(model, pairs, ALL_AT_ONCE)
+    assert_same(gradients(model), 2 * once)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_groups_of_more_than_k_responses_use_their_first_k(checkpoint: Kinds, k: int) -> None:
+    model = exact_model(checkpoint("bert"))
+    groups = encode_groups(model.encoder, GROUPS)
+    cut = [EncodedGroup(group.id, group.responses[:k]) for group in groups]
+    value = backward_difference(model, cut, 99, ALL_AT_ONCE)
+    expected = gradients(model)
+    assert backward_difference(model, groups, k, ALL_AT_ONCE) == value
+    assert torch.equal(gradients(model), expected)
+    assert backward_difference(model, groups, 99, ALL_AT_ONCE) != value
+
+
+def test_pairs_and_groups_are_encoded_in_order_each_with_its_own(checkpoint: Kinds) -> None:
+    encoder = load_model(checkpoint("bert"), 128).encoder
+    assert encode_pairs(encoder, PREFERENCES) == [
+        EncodedPair(encoder.encode_one(p.prompt, p.chosen), encoder.encode_one(p.prompt, p.rejected), p.margin)
+        for p in PREFERENCES
+    ]
+    assert encode_groups(encoder, GROUPS) == [
+        EncodedGroup(g.id, [encoder.encode_one(g.prompt, response) for response in g.responses]) for g in GROUPS
+    ]
+    assert encode_pairs(encoder, []) == []
+    assert encode_groups(encoder, []) == []
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_a_training_error_that_says_which(checkpoint: Kinds, bad: float) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    head = model.network.get_parameter("classifier.weight")
+    with torch.no_grad():
+        head.fill_(bad)
+    with pytest.raises(TrainingError, match="preference loss"):
+        backward_preference(model, encode_pairs(model.encoder, PREFERENCES), ALL_AT_ONCE)
+    with pytest.raises(TrainingError, match="g0, g1, g2"):
+        backward_difference(model, encode_groups(model.encoder, GROUPS), 5, ALL_AT_ONCE)
+    assert all(p.grad is None for p in model.network.parameters())
+
+
+@given(st.integers(1, 20), st.integers(1, 25), st.integers(0, 5))
+def test_every_item_is_drawn_once_before_any_comes_again(items: int, size: int, seed: int) -> None:
+    batches = list(islice(draw(range(items), size, random.Random(seed)), 30))
+    assert {len(batch) for batch in batches} == {size}
+    flat = [item for batch in batches for item in batch]
+    for start in range(0, len(flat) - items + 1, items):
+        assert sorted(flat[start : start + items]) == list(range(items))
+    counts = Counter(flat)
+    assert max(counts.values()) - min(counts[i] for i in range(items)) <= 1
+
+
+def test_batches_depend_on_the_seed_alone() -> None:
+    def drawn(seed: int) -> Sequence[list[int]]:
+        return list(islice(draw(range(50), 8, random.Random(seed)), 20))
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+    assert drawn(1)[0] != list(range(8))

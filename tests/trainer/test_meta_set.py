@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+import redis
+
+from metarm.errors import NotEnoughDataError
+from metarm.records import PolicyStamp, SampleGroup
+from metarm.redis_keys import SAMPLES
+from metarm.sample_log import LoggedRequest, SampleLog
+from trainer.meta_set import read_meta_set
+from trainer.settings import TrainerSettings
+
+
+@pytest.fixture
+def sample_log(redis_client: redis.Redis) -> SampleLog:
+    return SampleLog(redis_client)
+
+
+def group(name: str, responses: int = 2, step: int | None = None) -> SampleGroup:
+    return SampleGroup(
+        id=name,
+        request_id=name,
+        prompt=f"prompt of {name}",
+        responses=("yes",) * responses,
+        scores=(0.0,) * responses,
+        version="v000001",
+        scored_at=0.0,
+        policy=None if step is None else PolicyStamp("actor", step),
+    )
+
+
+def log_groups(sample_log: SampleLog, *groups: SampleGroup) -> None:
+    sample_log.append([LoggedRequest(g.id, (g,), 60) for g in groups])
+
+
+def test_the_newest_groups_are_used_and_what_became_of_every_entry_adds_up(
+    sample_log: SampleLog, redis_client: redis.Redis
+) -> None:
+    log_groups(sample_log, *[group(f"old{i}") for i in range(3)])
+    list(SampleLog(redis_client).read_unused())  # taken by a run that never ended
+    sample_log.trim(max_entries=1, max_age_s=3600)
+    log_groups(sample_log, group("single", responses=1))
+    redis_client.xadd(SAMPLES, {"k": 2, "data": b"garbage"})
+    log_groups(sample_log, *[group(f"new{i}", responses=3) for i in range(4)])
+    meta_set = read_meta_set(sample_log, TrainerSettings(min_groups=2, max_groups=3))
+    assert [g.id for g in meta_set.groups] == ["new1", "new2", "new3"]
+    assert meta_set.counts == {"used": 3, "superseded": 2, "single_response": 1, "unreadable": 3}
+    assert sum(meta_set.counts.values()) == 9
+
+
+def test_all_groups_are_used_where_there_are_no_more_than_the_most(sample_log: SampleLog) -> None:
+    log_groups(sample_log, *[group(str(i)) for i in range(3)])
+    meta_set = read_meta_set(sample_log, TrainerSettings(min_groups=3, max_groups=3))
+    assert [g.id for g in meta_set.groups] == ["0", "1", "2"]
+    assert meta_set.counts == {"used": 3, "superseded": 0, "single_response": 0, "unreadable": 0}
+
+
+def test_too_few_groups_to_compare_are_not_enough_data_and_stay_for_a_later_run(sample_log: SampleLog) -> None:
+    settings = TrainerSettings(min_groups=2, max_groups=10)
+    with pytest.raises(NotEnoughDataError, match="0 unused"):
+        read_meta_set(sample_log, settings)
+    log_groups(sample_log, group("1"), group("single", responses=1))
+    with pytest.raises(NotEnoughDataError, match=r"1 unused .* 2 are needed"):
+        read_meta_set(sample_log, settings)
+    log_groups(sample_log, group("2"))
+    meta_set = read_meta_set(sample_log, settings)
+    assert [g.id for g in meta_set.groups] == ["1", "2"]
+
+
+def test_what_was_read_counts_as_unused_until_it_is_acknowledged(sample_log: SampleLog) -> None:
+    settings = TrainerSettings(min_groups=1, max_groups=2)
+    log_groups(sample_log, *[group(str(i)) for i in range(5)])
+    first = read_meta_set(sample_log, settings)
+    assert read_meta_set(sample_log, settings) == first
+    assert sample_log.acknowledge_through(first.last_entry) == 5  # the superseded ones are let go as well
+    with pytest.raises(NotEnoughDataError):
+        read_meta_set(sample_log, settings)
+
+
+def test_the_record_names_the_entries_and_the_policy_steps_they_cover(sample_log: SampleLog) -> None:
+    log_groups(sample_log, group("1", step=30), group("2", step=10), group("3"), group("4", step=20))
+    meta_set = read_meta_set(sample_log, TrainerSettings(min_groups=1, max_groups=10))
+    record = meta_set.record()
+    assert record["policy_steps"] == [10, 30]
+    assert record["counts"] == meta_set.counts
+    entries = [entry.id for entry in sample_log.read_unused()]
+    assert (record["first_entry"], record["last_entry"]) == (entries[0], entries[-1])
+
+
+def test_without_policy_stamps_no_steps_are_recorded(sample_log: SampleLog) -> None:
+    log_groups(sample_log, group("1"))
+    assert read_meta_set(sample_log, TrainerSettings(min_groups=1)).record()["policy_steps"] is None

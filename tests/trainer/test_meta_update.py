@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from trainer.meta_update import difference_loss, preference_loss, update
+
+SCORES = st.one_of(st.integers(-4, 4).map(float), st.floats(-12, 12))  # the integers tie
+GROUPS = st.lists(st.lists(SCORES, min_size=1, max_size=6), min_size=1, max_size=6)
+NO_CLIPPING = 1e9
+
+
+def sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x))
+
+
+def grid(groups: list[list[float]], fill: float = 0.0) -> tuple[Tensor, Tensor]:
+    """(m, k) scores in float64 and their mask, ragged groups filled at the end."""
+    width = max(len(group) for group in groups)
+    scores = torch.tensor([[*g, *([fill] * (width - len(g)))] for g in groups], dtype=torch.float64)
+    mask = torch.tensor([[i < len(g) for i in range(width)] for g in groups])
+    return scores, mask
+
+
+@given(GROUPS, st.floats(-50, 50))
+def test_difference_loss_is_the_papers_sum_over_unordered_pairs(groups: list[list[float]], fill: float) -> None:
+    values = difference_loss(*grid(groups, fill))
+    for value, r in zip(values.tolist(), groups, strict=True):
+        k = len(r)
+        expected = 2 / k**2 * sum(sigmoid(abs(r[i] - r[j])) for i in range(k) for j in range(i + 1, k))
+        assert value == pytest.approx(expected, rel=1e-12, abs=1e-12)
+        assert (k - 1) / (2 * k) - 1e-12 <= value < max((k - 1) / k, 1e-12)
+
+
+@given(st.lists(SCORES, min_size=2, max_size=6), st.floats(-10, 10))
+def test_difference_loss_depends_on_gaps_alone(r: list[float], shift: float) -> None:
+    value = difference_loss(*grid([r])).item()
+    assert difference_loss(*grid([[x + shift for x in r]])).item() == pytest.approx(value, rel=1e-9)
+    assert difference_loss(*grid([r[::-1]])).item() == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_difference_loss_has_its_least_value_and_no_gradient_where_all_scores_tie(k: int) -> None:
+    scores = torch.full((2, k), 1.7, dtype=torch.float64, requires_grad=True)
+    value = difference_loss(scores, torch.ones(2, k, dtype=torch.bool))
+    value.sum().backward()  # type: ignore[no-untyped-call]
+    assert value.tolist() == pytest.approx([(k - 1) / (2 * k)] * 2)
+    assert scores.grad is not None
+    assert torch.equal(scores.grad, torch.zeros_like(scores))
+
+
+def test_tied_scores_do_not_push_one_another_apart() -> None:
+    scores = torch.tensor([[1.0, 1.0, 3.0]], dtype=torch.float64, requires_grad=True)
+    difference_loss(scores, torch.ones(1, 3, dtype=torch.bool)).sum().backward()  # type: ignore[no-untyped-call]
+    assert scores.grad is not None
+    first, second, third = scores.grad[0].tolist()
+    slope = 2 / 9 * sigmoid(2.0) * (1 - sigmoid(2.0))
+    assert first == second == pytest.approx(-slope)
+    assert third == pytest.approx(2 * slope)
+
+
+def test_masked_places_get_no_gradient() -> None:
+    scores, mask = grid([[1.0, 2.0], [0.5, -1.0, 4.0]], fill=9.0)
+    scores.requires_grad_()
+    difference_loss(scores, mask).sum().backward()  # type: ignore[no-untyped-call]
+    assert scores.grad is not None
+    assert scores.grad[0, 2] == 0
+    assert (scores.grad[mask] != 0).all()
+
+
+def test_gradients_of_the_difference_loss_agree_with_finite_differences() -> None:
+    scores, mask = grid([[0.3, -1.2, 2.5, 0.9], [1.0, 1.8], [4.0, -4.0, 0.1], [0.7]])
+    assert torch.autograd.gradcheck(lambda s: difference_loss(s, mask), (scores.requires_grad_(),))
+
+
+@given(st.lists(st.tuples(SCORES, SCORES, st.floats(0, 3)), min_size=1, max_size=8))
+def test_preference_loss_is_bradley_terry_with_trls_margin(rows: list[tuple[float, float, float]]) -> None:
+    chosen, rejected, margin = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    expected = [math.log1p(math.exp(-(c - r - m))) for c, r, m in rows]
+    assert preference_loss(chosen, rejected, margin).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_preference_loss_stays_finite_for_scores_far_apart() -> None:
+    far = torch.tensor([1e4, -1e4])
+    assert preference_loss(-far, far, torch.zeros(2)).tolist() == [2e4, 0.0]
+
+
+def test_gradients_of_the_preference_loss_agree_with_finite_differences() -> None:
+    generator = torch.Generator().manual_seed(0)
+    chosen, rejected = torch.randn(2, 6, dtype=torch.float64, generator=generator).requires_grad_().unbind(0)
+    margin = torch.rand(6, dtype=torch.float64, generator=generator)
+    assert torch.autograd.gradcheck(lambda c, r: preference_loss(c, r, margin), (chosen, rejected))
+
+
+class Setting:
+    """A small reward network, labelled pairs and unlabelled groups of random features."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.network = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 1)).to(dtype)
+        self.chosen, self.rejected = torch.randn(2, 16, 5, dtype=dtype)
+        self.samples = torch.randn(6, 4, 5, dtype=dtype)
+        self.parameters = list(self.network.parameters())
+
+    def preference(self, parameters: dict[str, Tensor] | None = None) -> Tensor:
+        """L"""
+        chosen, rejected = self._score(self.chosen, parameters), self._score(self.rejected, parameters)
+        return preference_loss(chosen, rejected, torch.zeros_like(chosen)).mean()
+
+    def difference(self, parameters: dict[str, Tensor] | None = None) -> Tensor:
+        """J"""
+        scores = self._score(self.samples, parameters)
+        return difference_loss(scores, torch.ones(scores.shape, dtype=torch.bool)).mean()
+
+    def _score(self, features: Tensor, parameters: dict[str, Tensor] | None) -> Tensor:
+        values: dict[str, Tensor] = dict(self.network.named_parameters()) if parameters is None else parameters
+        scores: Tensor = functional_call(self.network, values, (features,))
+        return scores[..., 0]
+
+    def gradient_at_the_ascended_point(self, rate: float) -> list[Tensor]:
+        """∇L(θ + η∇J(θ)), by torch.autograd.grad alone."""
+        gradients = torch.autograd.grad(self.difference(), self.parameters)
+        named = zip(self.network.named_parameters(), gradients, strict=True)
+        ascended = {n: (p.detach() + rate * g).requires_grad_() for (n, p), g in named}
+        return list(torch.autograd.grad(self.preference(ascended), list(ascended.values())))
+
+
+def backward(loss: Callable[[], Tensor]) -> Callable[[], float]:
+    def run() -> float:
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value.item()
+
+    return run
+
+
+@pytest.mark.parametrize("rate", [0.01, 1.0, 30.0])
+def test_the_gradient_that_is_applied_is_the_one_at_the_ascended_point(rate: float) -> None:
+    setting = Setting()
+    before = [p.detach().clone() for p in setting.parameters]
+    expected = setting.gradient_at_the_ascended_point(rate)
+    vanilla = torch.autograd.grad(setting.preference(), setting.parameters)
+    report = update(
+        setting.parameters,
+        torch.optim.SGD(setting.parameters, lr=0.5),
+        backward(setting.preference),
+        backward(setting.difference),
+        ascent_rate=rate,
+        max_grad_norm=NO_CLIPPING,
+    )
+    for parameter, old, g in zip(setting.parameters, before, expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), old - 0.5 * g, rtol=1e-12, atol=1e-14)
+    assert not torch.allclose(expected[0], vanilla[0], rtol=1e-6, atol=0)  # another one than vanilla's
+    norm = math.sqrt(sum(float((g**2).sum()) for g in expected))
+    assert report.grad_norm == pytest.approx(norm, rel=1e-12)
+
+
+def test_the_ascent_raises_the_difference_loss() -> None:
+    setting = Setting()
+    seen: list[float] = []
+
+    def preference() -> float:
+        seen.append(setting.difference().item())
+        return backward(setting.preference)()
+
+    report = update(
+        setting.parameters,
+        torch.optim.SGD(setting.parameters, lr=0.1),
+        preference,
+        backward(setting.difference),
+        ascent_rate=0.1,
+        max_grad_norm=NO_CLIPPING,
+    )
+    assert report.difference is not None
+    assert seen[0] > report.difference
+
+
+def test_the_report_holds_the_loss_at_the_ascended_point_and_the_difference_before_it() -> None:
+    setting = Setting()
+    difference = setting.difference().item()
+    gradients = torch.autograd.grad(setting.difference(), setting.parameters)
+    named = zip(setting.network.named_parameters(), gradients, strict=True)
+    loss = setting.preference({n: p.detach() + 3.0 * g for (n, p), g in named}).item()
+    report = update(
+        setting.parameters,
+        torch.optim.SGD(setting.parameters, lr=0.1),
+        backward(setting.preference),
+        backward(setting.difference),
+        ascent_rate=3.0,
+        max_grad_norm=NO_CLIPPING,
+    )
+    assert report.difference == pytest.approx(difference, rel=1e-12)
+    assert report.loss == pytest.approx(loss, rel=1e-12)
+
+
+def test_an_ascent_of_rate_zero_is_a_vanilla_step_bit_for_bit() -> None:
+    metarm, vanilla = Setting(torch.float32), Setting(torch.float32)
+    optimizers = [torch.optim.AdamW(s.parameters, lr=1e-2, weight_decay=0.1) for s in (metarm, vanilla)]
+    for _ in range(5):
+        limits = {"ascent_rate": 0.0, "max_grad_norm": 0.05}
+        a = update(
+            metarm.parameters, optimizers[0], backward(metarm.preference), backward(metarm.difference), **limits
+        )
+        b = update(vanilla.parameters, optimizers[1], backward(vanilla.preference), None, **limits)
+        assert (a.loss, a.grad_norm) == (b.loss, b.grad_norm)
+        assert b.difference is None
+    for left, right in zip(metarm.parameters, vanilla.parameters, strict=True):
+        assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_parameters_are_restored_bit_for_bit_before_the_optimizer_steps(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def wild(*shape: int) -> Tensor:
+        """Float32 numbers of every magnitude from 1e-30 to 1e15."""
+        return torch.randn(shape, generator=generator) * 10 ** (
+            45 * torch.rand(shape, generator=generator) - 30
+        )
+
+    parameters = [nn.Parameter(wild(50, 40)), nn.Parameter(wild(1000)), nn.Parameter(wild(3))]
+    pulls = [wild(50, 40), wild(1000), None]  # the last parameter has no part in J
+    original = [p.detach().clone() for p in parameters]
+    ascended: list[bool] = []
+
+    def difference() -> float:
+        total = sum((p * c).sum() for p, c in zip(parameters, pulls, strict=True) if c is not None)
+        assert isinstance(total, Tensor)
+        total.backward()  # type: ignore[no-untyped-call]
+        return total.item()
+
+    def preference() -> float:
+        ascended.append(not torch.equal(parameters[0], original[0]))
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        return 0.0
+
+    update(
+        parameters,
+        torch.optim.SGD(parameters, lr=0.0),
+        preference,
+        difference,
+        ascent_rate=0.37,
+        max_grad_norm=1.0,
+    )
+    assert ascended == [True]
+    for parameter, value in zip(parameters, original, strict=True):
+        assert torch.equal(parameter.detach().view(torch.int32), value.view(torch.int32))
+
+
+@pytest.mark.parametrize("ascent_rate", [0.0, 5.0])
+def test_the_optimizers_moments_hold_the_update_alone_and_nothing_of_the_ascent(ascent_rate: float) -> None:
+    setting = Setting(torch.float64)
+    expected = setting.gradient_at_the_ascended_point(ascent_rate)
+    optimizer = torch.optim.AdamW(setting.parameters, lr=1e-3, betas=(0.9, 0.95))
+    update(
+        setting.parameters,
+        optimizer,
+        backward(setting.preference),
+        backward(setting.difference),
+        ascent_rate=ascent_rate,
+        max_grad_norm=NO_CLIPPING,
+    )
+    for parameter, g in zip(setting.parameters, expected, strict=True):
+        state = optimizer.state[parameter]
+        assert int(state["step"]) == 1
+        torch.testing.assert_close(state["exp_avg"], (1 - 0.9) * g, rtol=1e-10, atol=1e-15)
+        torch.testing.assert_close(state["exp_avg_sq"], (1 - 0.95) * g**2, rtol=1e-10, atol=1e-18)
+
+
+def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_reported() -> None:
+    setting = Setting()
+    gradients = torch.autograd.grad(setting.preference(), setting.parameters)
+    norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
+    limit = norm / 10
+    report = update(
+        setting.parameters,
+        torch.optim.SGD(setting.parameters, lr=0.1),
+        backward(setting.preference),
+        None,
+        ascent_rate=0.0,
+        max_grad_norm=limit,
+    )
+    assert report.grad_norm == pytest.approx(norm, rel=1e-12)
+    applied = [p.grad for p in setting.parameters]
+    for left, right in zip(applied, gradients, strict=True):
+        assert left is not None
+        torch.testing.assert_close(left, right * limit / norm, rtol=1e-4, atol=0)
+
+
+def test_gradients_left_over_from_before_have_no_part_in_an_update() -> None:
+    clean, dirty = Setting(), Setting()
+    for parameter in dirty.parameters:
+        parameter.grad = torch.full_like(parameter, 1e3)
+    for setting in (clean, dirty):
+        update(
+            setting.parameters,
+            torch.optim.SGD(setting.parameters, lr=0.1),
+            backward(setting.preference),
+            backward(setting.difference),
+            ascent_rate=0.5,
+            max_grad_norm=NO_CLIPPING,
+        )
+    for left, right in zip(clean.parameters, dirty.parameters, strict=True):
+        assert torch.equal(left, right)
+
+
+def test_a_loss_that_fails_comes_out_and_nothing_is_applied() -> None:
+    setting = Setting()
+    optimizer = torch.optim.AdamW(setting.parameters, lr=0.1)
+    before = copy.deepcopy(optimizer.state_dict())
+
+    def fails() -> float:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        update(
+            setting.parameters,
+            optimizer,
+            fails,
+            backward(setting.difference),
+            ascent_rate=0.5,
+            max_grad_norm=1.0,
+        )
+    assert optimizer.state_dict() == before

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from metarm.errors import ConfigurationError
+from metarm.records import Preference
+from trainer.preferences import PreferenceSet, load_or_refuse, load_preferences, preference_of
+from trainer.settings import TrainerSettings
+
+Rows = Sequence[Mapping[str, Any]]
+FORMATS = ["pairs.jsonl", "pairs.jsonl.gz", "pairs.json", "pairs.json.gz", "pairs.parquet"]
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+PLAIN = {"prompt": "größer 你好?", "chosen": "ja", "rejected": "nein"}
+CONVERSATION = {"prompt": [user("Hi 🙂")], "chosen": [assistant("good")], "rejected": [assistant("bad")]}
+IMPLICIT = {"chosen": [user("Hi"), assistant("good")], "rejected": [user("Hi"), assistant("bad")]}
+
+
+def write(folder: Path, name: str, rows: Rows) -> Path:
+    file = folder / name
+    if name.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), file)
+        return file
+    text = json.dumps(list(rows)) if ".json" in file.suffixes else "\n".join(map(json.dumps, rows))
+    file.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return file
+
+
+def all_of(file: Path) -> list[Preference]:
+    loaded = load_preferences(file, 1e-12, 1000)
+    assert loaded.held_out == []
+    return loaded.train
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_file_format_is_read(tmp_path: Path, name: str) -> None:
+    rows = [{**PLAIN, "prompt": f"größer {i}?", "margin": i / 2} for i in range(5)]
+    file = write(tmp_path, name, rows)
+    assert all_of(file) == [Preference(f"größer {i}?", "ja", "nein", i / 2) for i in range(5)]
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.parquet"])
+def test_conversations_are_read_from_files(tmp_path: Path, name: str) -> None:
+    expected = Preference([{"role": "user", "content": "Hi 🙂"}], "good", "bad")
+    assert all_of(write(tmp_path, name, [CONVERSATION, CONVERSATION])) == [expected, expected]
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.parquet"])
+def test_implicit_prompts_are_read_from_files(tmp_path: Path, name: str) -> None:
+    assert all_of(write(tmp_path, name, [IMPLICIT])) == [
+        Preference([{"role": "user", "content": "Hi"}], "good", "bad")
+    ]
+
+
+def test_columns_that_are_not_known_are_left_alone(tmp_path: Path) -> None:
+    assert len(all_of(write(tmp_path, "pairs.jsonl", [{**PLAIN, "score": 3, "source": {"a": [1]}}]))) == 1
+
+
+def test_an_explicit_prompt_is_taken_as_it_is() -> None:
+    assert preference_of(PLAIN) == Preference("größer 你好?", "ja", "nein")
+    turns = [user("One?"), assistant("Two."), user("Three?")]
+    assert preference_of({**CONVERSATION, "prompt": turns}).prompt == turns
+
+
+def test_a_plain_prompt_may_go_with_messages() -> None:
+    assert preference_of({**CONVERSATION, "prompt": "Hi"}) == Preference("Hi", "good", "bad")
+
+
+def test_an_implicit_conversation_is_what_both_sides_begin_with() -> None:
+    turns = [user("One?"), assistant("Two."), user("Three?")]
+    row = {"chosen": [*turns, assistant("good")], "rejected": [*turns, assistant("bad")]}
+    assert preference_of(row) == Preference(turns, "good", "bad")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "expected"),
+    [
+        ("Q: one? A: yes", "Q: one? A: no", ("Q: one? A: ", "yes", "no")),
+        ("the same wording", "the same words", ("the same ", "wording", "words")),
+        ("nothing", "shared", ("", "nothing", "shared")),
+        ("a b", "a b c", ("a ", "b", "b c")),
+    ],
+)
+def test_an_implicit_plain_prompt_ends_between_words(
+    chosen: str, rejected: str, expected: tuple[str, str, str]
+) -> None:
+    assert preference_of({"chosen": chosen, "rejected": rejected}) == Preference(*expected)
+
+
+def test_a_margin_is_kept_and_is_nought_where_unknown() -> None:
+    assert preference_of({**PLAIN, "margin": 1.5}).margin == 1.5
+    assert preference_of({**PLAIN, "margin": None}).margin == preference_of(PLAIN).margin == 0.0
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({**PLAIN, "chosen": None}, "must both be texts"),
+        ({**PLAIN, "margin": "nan"}, "margin is nan"),
+        ({**PLAIN, "margin": "wide"}, "wide"),
+    ],
+)
+def test_a_bad_row_is_named_with_its_file(tmp_path: Path, bad: Mapping[str, Any], said: str) -> None:
+    good = {**PLAIN, "margin": "1"}
+    file = write(tmp_path, "pairs.jsonl", [good, good, bad, good])
+    with pytest.raises(ConfigurationError, match=said) as raised:
+        load_preferences(file, 0.1, 10)
+    assert f"{file}, row 3: " in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({**CONVERSATION, "chosen": [user("good")]}, "assistant"),
+        ({**CONVERSATION, "chosen": []}, "assistant"),
+        ({"chosen": [user("Hi"), assistant("a")], "rejected": [user("Ho"), assistant("b")]}, "differ before"),
+    ],
+)
+def test_a_bad_conversation_is_named_with_its_file(tmp_path: Path, bad: Mapping[str, Any], said: str) -> None:
+    good = CONVERSATION if "prompt" in bad else IMPLICIT
+    file = write(tmp_path, "pairs.jsonl", [good, bad])
+    with pytest.raises(ConfigurationError, match=said) as raised:
+        load_preferences(file, 0.1, 10)
+    assert f"{file}, row 2: " in raised.value.message
+
+
+@pytest.mark.parametrize("name", ["pairs.csv", "pairs", "pairs.txt.gz"])
+def test_a_file_of_another_kind_is_refused_with_the_kinds_that_work(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("chosen,rejected")
+    with pytest.raises(ConfigurationError, match=r"\.parquet"):
+        load_preferences(tmp_path / name, 0.1, 10)
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.jsonl.gz", "pairs.json", "pairs.parquet"])
+def test_a_file_that_is_not_what_it_says_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"{not any of these")
+    with pytest.raises(ConfigurationError, match=name):
+        load_preferences(tmp_path / name, 0.1, 10)
+
+
+def test_a_column_that_is_missing_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path, "pairs.jsonl", [{"prompt": "Hi", "chosen": "good"}])
+    with pytest.raises(ConfigurationError, match="no column rejected"):
+        load_preferences(file, 0.1, 10)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"nowhere\.jsonl"):
+        load_preferences(tmp_path / "nowhere.jsonl", 0.1, 10)
+
+
+def many(count: int) -> list[dict[str, str]]:
+    """Three pairs to every prompt."""
+    return [
+        {"prompt": f"Question {i // 3}?", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(count)
+    ]
+
+
+def prompts(preferences: Sequence[Preference]) -> set[str]:
+    return {str(p.prompt) for p in preferences}
+
+
+def test_no_prompt_is_on_both_sides_and_the_share_is_about_what_was_asked_for(tmp_path: Path) -> None:
+    loaded = load_preferences(write(tmp_path, "pairs.jsonl", many(1200)), 0.25, 10_000)
+    assert len(loaded.train) + len(loaded.held_out) == 1200
+    assert not prompts(loaded.train) & prompts(loaded.held_out)
+    assert 0.15 < len(prompts(loaded.held_out)) / 400 < 0.35
+
+
+def test_the_split_depends_on_the_prompt_alone(tmp_path: Path) -> None:
+    rows = many(300)
+    first = load_preferences(write(tmp_path, "first.jsonl", rows), 0.25, 1000)
+    more = [{**row, "chosen": "other"} for row in rows[::-1]] + [
+        {**rows[0], "prompt": f"new {i}"} for i in range(90)
+    ]
+    second = load_preferences(write(tmp_path, "second.parquet", more), 0.25, 1000)
+    old = {f"Question {i}?" for i in range(100)}
+    assert prompts(first.held_out) == prompts(second.held_out) & old
+    assert prompts(first.train) == prompts(second.train) & old
+
+
+def test_a_larger_share_holds_out_what_a_smaller_one_did_and_more(tmp_path: Path) -> None:
+    file = write(tmp_path, "pairs.jsonl", many(300))
+    small, large = (load_preferences(file, share, 1000) for share in (0.2, 0.6))
+    assert prompts(small.held_out) < prompts(large.held_out)
+
+
+def test_held_out_pairs_beyond_the_most_do_not_train(tmp_path: Path) -> None:
+    file = write(tmp_path, "pairs.jsonl", many(300))
+    whole, cut = (load_preferences(file, 0.3, most) for most in (1000, 5))
+    assert cut.held_out == whole.held_out[:5]
+    assert cut.train == whole.train
+
+
+def test_the_held_out_pairs_do_not_depend_on_the_order_of_the_file(tmp_path: Path) -> None:
+    first = load_preferences(write(tmp_path, "first.jsonl", many(300)), 0.3, 20)
+    second = load_preferences(write(tmp_path, "second.jsonl", many(300)[::-1]), 0.3, 20)
+    assert len(first.held_out) == 20
+    assert first.held_out == second.held_out
+
+
+def test_the_record_names_file_digest_and_training_pairs(tmp_path: Path) -> None:
+    file = write(tmp_path, "pairs.jsonl", many(30))
+    loaded = load_preferences(file, 0.2, 100)
+    assert loaded.record() == {
+        "source": str(file),
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "pairs": len(loaded.train),
+    }
+
+
+def test_the_packaged_pairs_load_and_leave_both_sides_well_filled() -> None:
+    settings = TrainerSettings()
+    loaded = load_or_refuse(settings)
+    assert isinstance(loaded, PreferenceSet)
+    assert len(loaded.train) >= settings.bootstrap_pairs
+    assert len(loaded.held_out) > 100
+    assert not prompts(loaded.train) & prompts(loaded.held_out)
+    assert all(p.chosen != p.rejected and p.chosen and p.rejected for p in loaded.train + loaded.held_out)
+
+
+def test_preferences_that_cannot_be_used_are_told_and_do_not_end_the_trainer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = load_or_refuse(TrainerSettings(preferences=tmp_path / "nowhere.jsonl"))
+    assert isinstance(refused, ConfigurationError)
+    assert "nowhere.jsonl" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["empty.jsonl", "cut.jsonl.gz", "corrupt.jsonl.gz"])
+def test_an_empty_or_broken_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    whole = gzip.compress(b"\n".join(json.dumps(PLAIN).encode() for _ in range(50)))
+    corrupt = bytearray(whole)
+    corrupt[len(corrupt) // 2] ^= 0xFF
+    file = tmp_path / name
+    file.write_bytes({"empty": b"", "cut": whole[:-20], "corrupt": bytes(corrupt)}[name.split(".")[0]])
+    with pytest.raises(ConfigurationError, match=name):
+        load_preferences(file, 0.2, 10)
+
+
+def test_a_name_with_glob_characters_is_taken_literally(tmp_path: Path) -> None:
+    file = write(tmp_path, "odd[1].jsonl", [PLAIN])
+    preferences = load_preferences(file, 0.2, 10)
+    assert len(preferences.train) + len(preferences.held_out) == 1

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from metarm.errors import JobCancelledError, TrainingError
+from metarm.model import RewardModel, load_model
+from metarm.records import Preference, SampleGroup
+from tests.tiny import Kind
+from trainer.batches import encode_groups, encode_pairs
+from trainer.meta_update import StepReport
+from trainer.settings import TrainerSettings
+from trainer.training import TrainOptions, TrainReport, score_pairs, train
+
+Kinds = Callable[[Kind], Path]
+
+PREFERENCES = [
+    Preference(
+        f"What is {i} plus {i}?", f"It is {2 * i}, and the reasoning is short.", "More words! " * (1 + i % 3)
+    )
+    for i in range(24)
+]
+GROUPS = [
+    SampleGroup(
+        id=f"g{i}",
+        request_id="r",
+        prompt=f"Compare the {i} trains.",
+        responses=tuple(f"The {j} is cheaper than {i}. " * (1 + (i + j) % 3) for j in range(3)),
+        scores=(0.0, 0.0, 0.0),
+        version="v000001",
+        scored_at=0.0,
+    )
+    for i in range(12)
+]
+SMALL: Mapping[str, Any] = {
+    "steps": 5,
+    "batch_size": 4,
+    "meta_batch_size": 2,
+    "responses_per_prompt": 3,
+    "learning_rate": 1e-3,
+    "ascent_rate": 0.1,
+}
+
+
+def nothing(_step: int, _report: StepReport) -> None:
+    pass
+
+
+def run(
+    path: Path, on_step: Callable[[int, StepReport], None] = nothing, pairs: int = 24, **changes: Any
+) -> tuple[RewardModel, TrainReport]:
+    model = load_model(path, 128)
+    options = TrainOptions.of(TrainerSettings(), {**SMALL, **changes})
+    report = train(
+        model,
+        encode_pairs(model.encoder, PREFERENCES[:pairs]),
+        encode_groups(model.encoder, GROUPS),
+        options,
+        on_step,
+    )
+    return model, report
+
+
+def parameters(model: RewardModel) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.network.parameters()])
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("method", ["metarm", "vanilla"])
+def test_the_same_seed_gives_the_same_parameters(checkpoint: Kinds, kind: Kind, method: str) -> None:
+    first, report = run(checkpoint(kind), method=method, seed=3)
+    again, same = run(checkpoint(kind), method=method, seed=3)
+    other, _ = run(checkpoint(kind), method=method, seed=4)
+    assert torch.equal(parameters(first), parameters(again))
+    assert report.curve == same.curve
+    assert not torch.equal(parameters(first), parameters(other))
+    assert not torch.equal(parameters(first), parameters(load_model(checkpoint(kind), 128)))
+
+
+def test_metarm_without_ascent_is_vanilla_bit_for_bit(checkpoint: Kinds) -> None:
+    metarm, with_difference = run(checkpoint("bert"), method="metarm", ascent_rate=0.0, steps=20)
+    vanilla, without = run(checkpoint("bert"), method="vanilla", steps=20)
+    assert torch.equal(parameters(metarm), parameters(vanilla))
+    assert [step.loss for step in with_difference.curve] == [step.loss for step in without.curve]
+    assert {step.difference for step in without.curve} == {None}
+    assert None not in {step.difference for step in with_difference.curve}
+
+
+def test_the_ascent_changes_what_is_learnt(checkpoint: Kinds) -> None:
+    metarm, _ = run(checkpoint("bert"), method="metarm")
+    vanilla, _ = run(checkpoint("bert"), method="vanilla")
+    assert not torch.equal(parameters(metarm), parameters(vanilla))
+
+
+def test_a_vanilla_run_needs_no_groups(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    options = TrainOptions.of(TrainerSettings(), {**SMALL, "method": "vanilla"})
+    assert train(model, encode_pairs(model.encoder, PREFERENCES), [], options, nothing).steps == 5
+
+
+def test_every_step_is_reported_as_it_is_done(checkpoint: Kinds) -> None:
+    seen: list[tuple[int, StepReport]] = []
+    _, report = run(checkpoint("bert"), on_step=lambda step, r: seen.append((step, r)))
+    assert [step for step, _ in seen] == [1, 2, 3, 4, 5]
+    assert [r for _, r in seen] == report.curve
+    assert (report.steps, report.stopped_by) == (5, "steps")
+
+
+def test_the_time_limit_stops_a_run_and_the_report_says_so(checkpoint: Kinds) -> None:
+    _, report = run(checkpoint("bert"), on_step=lambda *_: time.sleep(0.06), steps=100, time_limit_s=0.1)
+    assert report.stopped_by == "time_limit"
+    assert 1 <= report.steps < 100
+    assert len(report.curve) == report.steps
+    assert report.seconds > 0.1
+    assert report.summary()["stopped_by"] == "time_limit"
+
+
+def test_a_run_that_ends_with_its_time_was_stopped_by_its_steps(checkpoint: Kinds) -> None:
+    _, report = run(checkpoint("bert"), steps=1, time_limit_s=1e-9)
+    assert (report.steps, report.stopped_by) == (1, "steps")
+
+
+@pytest.mark.parametrize("method", ["metarm", "vanilla"])
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_few_pairs_are_learnt_by_heart(checkpoint: Kinds, kind: Kind, method: str) -> None:
+    model, report = run(
+        checkpoint(kind), pairs=4, method=method, steps=40, learning_rate=5e-3, ascent_rate=0.01
+    )
+    summary = report.summary()
+    assert summary["loss_last"] < 0.05 < summary["loss_first"]
+    scores = score_pairs(model, encode_pairs(model.encoder, PREFERENCES[:4]))
+    assert all(c > r for c, r in zip(scores.chosen, scores.rejected, strict=True))
+
+
+def test_whoever_watches_may_stop_a_run(checkpoint: Kinds) -> None:
+    steps: list[int] = []
+
+    def on_step(step: int, _: StepReport) -> None:
+        steps.append(step)
+        if step == 3:
+            raise JobCancelledError("enough")
+
+    with pytest.raises(JobCancelledError, match="enough"):
+        run(checkpoint("bert"), on_step=on_step)
+    assert steps == [1, 2, 3]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    with torch.no_grad():
+        model.network.get_parameter("classifier.weight").fill_(math.nan)
+    options = TrainOptions.of(TrainerSettings(), SMALL)
+    pairs, groups = encode_pairs(model.encoder, PREFERENCES), encode_groups(model.encoder, GROUPS)
+    with pytest.raises(TrainingError, match="finite"):
+        train(model, pairs, groups, options, nothing)
+
+
+def test_what_a_job_asks_for_goes_over_the_settings() -> None:
+    options = TrainOptions.of(TrainerSettings(steps=9, seed=5), {"steps": 3, "method": "vanilla"})
+    assert (options.steps, options.seed, options.method) == (3, 5, "vanilla")
+    assert options.record() == dataclasses.asdict(options)
+
+
+def test_held_out_scores_are_the_models_own_pair_by_pair(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    pairs = encode_pairs(model.encoder, PREFERENCES)
+    scores = score_pairs(model, pairs)
+    with torch.inference_mode():
+        assert scores.chosen == pytest.approx([model.scores([p.chosen]).item() for p in pairs], abs=1e-5)
+        assert scores.rejected == pytest.approx([model.scores([p.rejected]).item() for p in pairs], abs=1e-5)
+
+
+def test_the_summary_averages_the_first_and_last_tenth() -> None:
+    curve = [StepReport(loss=float(i), difference=None, grad_norm=1.0) for i in range(30)]
+    summary = TrainReport(30, "steps", 1.26, curve).summary()
+    assert summary == {
+        "steps": 30,
+        "stopped_by": "steps",
+        "seconds": 1.3,
+        "loss_first": 1.0,
+        "loss_last": 28.0,
+        "difference_first": None,
+        "difference_last": None,
+    }
