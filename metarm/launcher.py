@@ -1,8 +1,10 @@
 """`metarm up`: Redis, service and trainer as child processes; one Ctrl-C or SIGTERM ends all three.
 
-Every child runs in a session of its own, so that a Ctrl-C reaches this process alone, which then
+Every child has a process group of its own, so that a Ctrl-C reaches this process alone, which then
 ends them in the order that loses nothing: the service (it writes out its samples), the trainer,
-Redis. A child that dies once everything has been ready is started again.
+Redis. They stay in one session: Linux shares the cores between sessions whatever their niceness,
+and the trainer must stand behind the service. A child that dies once everything has been ready is
+started again.
 """
 
 from __future__ import annotations
@@ -88,7 +90,7 @@ class Child:
             self._command,
             env=self._environment,
             stdin=subprocess.DEVNULL,
-            start_new_session=True,
+            process_group=0,
             preexec_fn=_die_with_parent,
         )
         self._started = time.monotonic()

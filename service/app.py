@@ -89,8 +89,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionLoader]:
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    if settings.score_threads:
+        torch.set_num_threads(settings.score_threads)
     client = connect(settings.required_redis_url)
     store = settings.store
     sample_log = SampleLog(client)

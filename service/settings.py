@@ -23,7 +23,7 @@ class ServiceSettings(ProcessSettings):
     allow_open: bool = Field(
         False, description="Serve without keys on an address other machines can reach (a closed network)."
     )
-    threads: int | None = Field(None, ge=1, description="Torch threads of the forward. Unset: all cores.")
+    score_threads: int | None = Field(None, ge=1, description="Torch threads of the forward. Unset: all cores.")
     batch_tokens: int = Field(1024, ge=1, description="Tokens of one padded forward.")
     slice_tokens: int = Field(
         4096, ge=1, description="Tokens taken from the queue at once, shared by all waiting requests."

@@ -60,8 +60,8 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
         else:
             pairs = len(preferences.train)
             heartbeat.announce({**needs, "preferences": pairs, "preferences_error": None})
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        if settings.train_threads:
+            torch.set_num_threads(settings.train_threads)
         os.nice(BEHIND_THE_SERVICE)
         Trainer(settings, store, jobs, SampleLog(client), preferences, heartbeat).run(stop)
     finally:

@@ -32,7 +32,7 @@ class TrainerSettings(ProcessSettings):
     bootstrap_pairs: int = Field(1600, ge=2, description="Preference pairs the first version is fine-tuned on.")
     bootstrap_learning_rate: float = Field(5e-5, gt=0, description="Learning rate of that fine-tuning.")
 
-    threads: int | None = Field(
+    train_threads: int | None = Field(
         None, ge=1, description="Torch threads of a run. Unset: all cores, behind the service (niceness 10)."
     )
     min_groups: int = Field(
