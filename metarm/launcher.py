@@ -99,9 +99,15 @@ class Child:
         """None while it runs."""
         return self._process.poll() if self._process else None
 
-    def revive(self) -> None:
-        """Start it again if it is dead, after a pause that grows with every early death."""
+    def revive(self, *, starting: bool) -> None:
+        """Start it again if it is dead, after a pause that grows with every early death.
+
+        Raises _GivenUpError where a setting is wrong, or where it gave up by itself while everything is
+        still `starting`.
+        """
         code = self.exit_code()
+        if code == EXIT_CONFIGURATION or (starting and code is not None and code >= 0):
+            raise _GivenUpError(self.name, code)
         now = time.monotonic()
         if code is None:
             return
@@ -147,14 +153,19 @@ def _run(settings: LaunchSettings, stop: _Stop) -> int:
             children.append(Child(name, [sys.executable, "-m", module], environment))
             children[-1].start()
         say(_started_text(settings, redis_url))
-        if not _wait_until_ready(settings, children, stop):
-            return 0 if stop.requested else 1
-        say(_ready_text(settings))
-        while not stop.requested:
-            for child in children:
-                child.revive()
-            time.sleep(POLL_S)
+        ready = False
+        with httpx.Client(base_url=_url(settings), timeout=2.0) as http:
+            while not stop.requested:
+                for child in children:
+                    child.revive(starting=not ready)
+                if not ready and _answers(http):
+                    ready = True
+                    say(_ready_text(settings))
+                time.sleep(POLL_S)
         return 0
+    except _GivenUpError as error:
+        say(str(error))
+        return error.status
     finally:
         say("stopping: service, trainer, Redis")
         for child in reversed(children):
@@ -182,21 +193,20 @@ def _start_redis(settings: LaunchSettings, children: list[Child], stop: _Stop) -
     return embedded.url
 
 
-def _wait_until_ready(settings: LaunchSettings, children: Sequence[Child], stop: _Stop) -> bool:
-    """True once the service scores; False where a child ended before that, or a signal came."""
-    with httpx.Client(base_url=_url(settings), timeout=2.0) as http:
-        while not stop.requested:
-            for child in children:
-                if (code := child.exit_code()) is not None:
-                    say(f"{child.name} ended ({_ending(code)}) before everything was ready")
-                    return False
-            try:
-                if http.get("/ready").status_code == 200:
-                    return True
-            except httpx.TransportError:
-                pass  # not listening yet
-            time.sleep(POLL_S)
-    return False
+def _answers(http: httpx.Client) -> bool:
+    """The service scores."""
+    try:
+        return http.get("/ready").status_code == 200
+    except httpx.TransportError:
+        return False  # not listening yet
+
+
+class _GivenUpError(Exception):
+    """A child ended in a way that starting it again would not help."""
+
+    def __init__(self, name: str, status: int) -> None:
+        super().__init__(f"{name} ended ({_ending(status)}), and starting it again would not help")
+        self.status = status
 
 
 class _Stop:

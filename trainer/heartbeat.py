@@ -54,9 +54,9 @@ class Heartbeat:
         return False
 
     def announce(self, status: Mapping[str, Any]) -> None:
-        """Change what the place says of this trainer."""
+        """Change what the place says of this trainer; with the next renewal at the latest."""
         self._status = status
-        self._jobs.hold_trainer(self.holder, status, LIFETIME_MS)
+        self._renew_once()
 
     def check(self) -> None:
         """Raises TrainerReplacedError once the place is lost."""
@@ -74,7 +74,10 @@ class Heartbeat:
 
     def _renew(self) -> None:
         while not self._stopping.wait(RENEW_S):
-            try:
-                self._held = self._jobs.hold_trainer(self.holder, self._status, LIFETIME_MS)
-            except redis.RedisError as error:
-                log.warning("cannot renew the trainer's place: %s", error)
+            self._renew_once()
+
+    def _renew_once(self) -> None:
+        try:
+            self._held = self._jobs.hold_trainer(self.holder, self._status, LIFETIME_MS)
+        except redis.RedisError as error:
+            log.warning("cannot renew the trainer's place: %s", error)

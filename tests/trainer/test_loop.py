@@ -15,7 +15,7 @@ import redis
 
 from metarm.errors import ConfigurationError
 from metarm.jobs import Job, JobBoard
-from metarm.records import PolicyStamp, SampleGroup
+from metarm.records import PolicyStamp, Preference, SampleGroup
 from metarm.sample_log import LoggedRequest, SampleLog
 from metarm.versions import VersionStore
 from tests.demo_groups import demo_groups
@@ -58,8 +58,9 @@ class Bench:
 
 @pytest.fixture
 def preference_file(tmp_path: Path) -> Path:
+    # the same answer always wins: a tiny model learns it in a few updates, on unseen prompts too
     rows = [
-        {"prompt": g["prompt"][:60], "chosen": g["responses"][0][:40], "rejected": g["responses"][1][:40]}
+        {"prompt": g["prompt"][:60], "chosen": "It is forty two.", "rejected": "Compare the two trains."}
         for g in demo_groups(120)
     ]
     file = tmp_path / "preferences.jsonl"
@@ -129,22 +130,20 @@ def test_a_run_publishes_what_the_gate_accepts_and_lets_go_of_its_samples(
 
 
 def test_a_candidate_that_unlearned_the_preferences_is_rejected_and_its_reasons_kept(
-    make_bench: Callable[..., Bench], tmp_path: Path, preference_file: Path
+    make_bench: Callable[..., Bench],
 ) -> None:
-    log = make_bench(gate_tolerance=1.0)
-    log_samples(log.log)
-    assert log.run(steps=60, learning_rate=3e-3).status == "published"  # v000002 has learned something
-    log.heartbeat.close()
-    flipped = [json.loads(line) for line in preference_file.read_text().splitlines()]
-    for row in flipped:
-        row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
-    # the training pairs lie, the held-out pairs do not
-    bench = make_bench(gate_tolerance=0.02)
-    honest = bench.trainer._preferences
-    assert not isinstance(honest, ConfigurationError)
-    honest.train[:] = [type(p)(p.prompt, p.rejected, p.chosen, p.margin) for p in honest.train]
+    bench = make_bench()
     log_samples(bench.log)
-    job = bench.run(steps=60, learning_rate=3e-3)
+    learned = bench.run(steps=40, learning_rate=3e-3)
+    assert learned.status == "published"
+    assert learned.verdict is not None
+    assert learned.verdict["figures"]["held_out_accuracy"] == 1.0
+    # from now on the training pairs lie, and the held-out pairs do not
+    preferences = bench.trainer._preferences
+    assert not isinstance(preferences, ConfigurationError)
+    preferences.train[:] = [Preference(p.prompt, p.rejected, p.chosen) for p in preferences.train]
+    log_samples(bench.log)
+    job = bench.run(steps=40, learning_rate=3e-3)
     assert job.status == "rejected", job
     assert job.verdict is not None
     assert "held-out accuracy fell" in job.verdict["reasons"][0]
