@@ -14,6 +14,7 @@ import ctypes
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -145,6 +146,7 @@ def up(settings: LaunchSettings) -> int:
 
 
 def _run(settings: LaunchSettings, stop: _Stop) -> int:
+    _check_port(settings)
     children: list[Child] = []
     try:
         redis_url = settings.redis_url or _start_redis(settings, children, stop)
@@ -171,6 +173,18 @@ def _run(settings: LaunchSettings, stop: _Stop) -> int:
         for child in reversed(children):
             child.stop()
         say("stopped")
+
+
+def _check_port(settings: LaunchSettings) -> None:
+    """Raises ConfigurationError where something listens there already: its answers are not ours."""
+    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}): set METARM_PORT"
+            ) from error
 
 
 def _start_redis(settings: LaunchSettings, children: list[Child], stop: _Stop) -> str:

@@ -116,7 +116,7 @@ class HttpProcess(Process):
     """A process that serves HTTP once it is ready."""
 
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
-        self.port = free_port()
+        self.port = int(environment.get("METARM_PORT") or free_port())
         self.url = f"http://127.0.0.1:{self.port}"
         folder.mkdir(parents=True, exist_ok=True)
         self.http = httpx.Client(base_url=self.url, timeout=60.0)
