@@ -105,6 +105,10 @@ class TokenizeResponse(BaseModel):
 class RetrainRequest(Body):
     """Options of one run, over the trainer's settings of the same names (docs/metarm.md)."""
 
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"method": "metarm", "steps": 40, "ascent_rate": 0.01}]}
+    )
+
     method: Literal["metarm", "vanilla"] | None = None
     steps: int | None = Field(None, ge=1, le=100_000)
     batch_size: int | None = Field(None, ge=1, le=4096, description="n, preference pairs in an update.")
