@@ -76,7 +76,7 @@ class SampleWriter:
         self._thread.join(SHUTDOWN_S + 5.0)
 
     def _run(self) -> None:
-        failures, next_trim, deadline = 0, 0.0, float("inf")
+        failures, next_trim, deadline, at_once = 0, 0.0, float("inf"), WRITE_AT_ONCE
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing, TRIM_EVERY_S)
@@ -85,25 +85,28 @@ class SampleWriter:
                     if not self._waiting or time.monotonic() > deadline:
                         self._drop_rest()
                         return
-                batch = [self._waiting[i] for i in range(min(WRITE_AT_ONCE, len(self._waiting)))]
+                batch = [self._waiting[i] for i in range(min(at_once, len(self._waiting)))]
             try:
-                self._write(batch)
+                if batch:
+                    self._leave(batch, written=self._log.append(batch), otherwise="duplicate")
                 if time.monotonic() >= next_trim:
                     self._trim()
                     next_trim = time.monotonic() + TRIM_EVERY_S
+                elif not batch:
+                    continue  # nothing was asked of Redis: nothing is known of it
+                self._report(None)
                 failures = 0
             except (TypeError, ValueError) as error:  # a group the codec cannot hold: never wait for it again
-                log.exception("samples that cannot be encoded: %s", error)
+                if len(batch) > 1:
+                    at_once = 1  # one by one, until the one at fault is alone
+                    continue
+                log.exception("a request that cannot be logged: %s", error)
                 self._leave(batch, written=0, otherwise="unencodable")
+                at_once = WRITE_AT_ONCE
             except redis.RedisError as error:
                 self._report(str(error))
                 time.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1
-
-    def _write(self, batch: list[LoggedRequest]) -> None:
-        if batch:
-            self._leave(batch, written=self._log.append(batch), otherwise="duplicate")
-        self._report(None)
 
     def _leave(self, batch: list[LoggedRequest], *, written: int, otherwise: str) -> None:
         """The first requests leave the buffer: `written` of their groups went to the log, the rest did
