@@ -13,6 +13,7 @@ import torch
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -52,10 +53,14 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         version=metarm.__version__,
         description="Scores policy samples with a reward model that adapts while the policy moves.",
         lifespan=_lifespan,
+        docs_url=None,  # patched in below, from files that are installed with us
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         responses={"default": {"model": ErrorBody, "description": "Any failure."}},
     )
     app.state.settings = settings
     app.state.metrics = Metrics()
+    patch_fastapi(app, redirect_from_root_to_docs=False)
     for module in (score, retrain, versions, health):
         app.include_router(module.router)
     app.add_exception_handler(MetaRMError, _on_known_error)

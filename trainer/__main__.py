@@ -48,7 +48,7 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
     jobs = JobBoard(client)
     heartbeat = Heartbeat(jobs)
     needs = {"min_groups": settings.min_groups, "min_preferences": settings.min_preferences}
-    if not heartbeat.take_place({**needs, "preferences": 0, "preferences_error": None}, stop):
+    if not heartbeat.take_place({"state": "starting"}, stop):
         return
     try:
         store = settings.store
@@ -56,10 +56,9 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
         preferences = load_or_refuse(settings)
         ensure_first_version(store, settings, preferences, stop)
         if isinstance(preferences, ConfigurationError):
-            heartbeat.announce({**needs, "preferences": 0, "preferences_error": preferences.message})
+            heartbeat.announce({"state": "ready", **needs, "preferences_error": preferences.message})
         else:
-            pairs = len(preferences.train)
-            heartbeat.announce({**needs, "preferences": pairs, "preferences_error": None})
+            heartbeat.announce({"state": "ready", **needs, "preferences": len(preferences.train)})
         if settings.train_threads:
             torch.set_num_threads(settings.train_threads)
         os.nice(BEHIND_THE_SERVICE)

@@ -11,6 +11,7 @@ import redis
 import metarm
 from metarm.errors import (
     ConfigurationError,
+    InvalidVersionError,
     JobCancelledError,
     MetaRMError,
     NotEnoughDataError,
@@ -109,27 +110,30 @@ class Trainer:
         report = self._train(job, model, preferences, meta_set, options, stop)
 
         name, folder = self._store.stage()
-        model.save(folder)
-        saved = load_model(folder, self._settings.max_tokens)  # what would be served is what is judged
-        verdict = judge(parent_scores, score_pairs(saved, held_out), self._settings.gate_tolerance)
-        manifest = {
-            "parent": parent,
-            "job": job.id,
-            "method": options.method,
-            "source": self._store.manifest(parent).get("source"),
-            "encoding": model.encoder.describe(),
-            "settings": options.record(),
-            "preferences": preferences.record(),
-            "samples": meta_set.record(),
-            "metrics": report.summary(),
-            "verdict": asdict(verdict),
-            "code_version": metarm.__version__,
-        }
-        self._heartbeat.check()
-        if verdict.accepted:
-            self._store.publish(name, manifest)
-        else:
-            self._store.reject(name, manifest)
+        try:
+            model.save(folder)
+            saved = load_model(folder, self._settings.max_tokens)  # what would be served is what is judged
+            verdict = judge(parent_scores, score_pairs(saved, held_out), self._settings.gate_tolerance)
+            manifest = {
+                "parent": parent,
+                "job": job.id,
+                "method": options.method,
+                "source": self._store.manifest(parent).get("source"),
+                "encoding": model.encoder.describe(),
+                "settings": options.record(),
+                "preferences": preferences.record(),
+                "samples": meta_set.record(),
+                "metrics": report.summary(),
+                "verdict": asdict(verdict),
+                "code_version": metarm.__version__,
+            }
+            self._heartbeat.check()
+            if verdict.accepted:
+                self._store.publish(name, manifest)
+            else:
+                self._store.reject(name, manifest)
+        finally:
+            self._store.discard(name)  # whatever of it was not published
         self._finish(job, name)
 
     def _train(
@@ -168,8 +172,13 @@ class Trainer:
 
     def _decided(self, job: Job) -> str | None:
         """The version this job published or rejected, if it came that far."""
-        names = [*self._store.names(), *self._store.rejected()]
-        return next((n for n in names if self._store.manifest(n).get("job") == job.id), None)
+        for name in [*self._store.names(), *self._store.rejected()]:
+            try:
+                if self._store.manifest(name).get("job") == job.id:
+                    return name
+            except InvalidVersionError as error:
+                log.warning("passed over: %s", error.message)
+        return None
 
     def _finish(self, job: Job, name: str) -> None:
         """The outcome is durable in the store: let go of its samples, then say how the job ended."""

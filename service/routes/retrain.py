@@ -23,6 +23,8 @@ def retrain(parts: Wired, body: RetrainRequest | None = None) -> dict[str, Any]:
     trainer = parts.jobs.trainer()
     if trainer is None:
         raise TrainerUnavailableError("no trainer is running: start one (`metarm trainer`) and ask again")
+    if trainer["state"] != "ready":
+        raise TrainerUnavailableError("the trainer is still starting: ask again in a few seconds")
     _check_data(trainer, parts)
     options = body.model_dump(exclude_none=True) if body else {}
     job = parts.jobs.create(options)
@@ -48,7 +50,7 @@ def cancel(job_id: str, parts: Wired) -> dict[str, Any]:
 
 
 def _check_data(trainer: dict[str, Any], parts: Parts) -> None:
-    if trainer["preferences_error"]:
+    if "preferences_error" in trainer:
         raise NotEnoughDataError(f"the trainer cannot use its preferences: {trainer['preferences_error']}")
     parts.writer.flush(FLUSH_S)
     have = {"groups": parts.sample_log.count_unused(trainer["min_groups"]), "pairs": trainer["preferences"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -375,4 +376,9 @@ def test_the_api_description_shows_the_one_error_shape_on_every_route(server: Ht
             schema = operation["responses"]["default"]["content"]["application/json"]["schema"]
             assert schema["$ref"].endswith("/ErrorBody")
     assert description["components"]["schemas"]["ScoreRequest"]["examples"]
-    assert server.http.get("/docs").status_code == 200
+    page = server.http.get("/docs").text
+    assets = re.findall(r'(?:href|src)="([^"]+)"', page)
+    assert len(assets) == 3
+    for asset in assets:  # nothing comes from elsewhere
+        assert asset.startswith(server.url)
+        assert server.http.get(asset).status_code == 200
