@@ -54,7 +54,7 @@ class TrainerSettings(ProcessSettings):
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients of the update are clipped to this norm.")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps that warm up, linearly.")
     micro_batch_tokens: int = Field(4096, ge=1, description="Tokens whose activations are held at once.")
-    time_limit_s: float = Field(480, gt=0, description="A run stops stepping after this, and goes to the gate.")
+    time_limit_s: float = Field(420, gt=0, description="A run stops stepping after this, and goes to the gate.")
     seed: int = Field(0, ge=0, description="Seed of the batches and of a new head.")
 
     gate_tolerance: float = Field(
