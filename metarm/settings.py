@@ -24,6 +24,7 @@ class ProcessSettings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="METARM_",
         env_file=".env",
+        env_ignore_empty=True,
         extra="ignore",
         populate_by_name=True,
         cli_kebab_case=True,

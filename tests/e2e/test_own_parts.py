@@ -1,0 +1,67 @@
+"""`metarm up` with the user's own model, preferences and Redis."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from metarm import RewardClient
+from metarm.sample_log import SampleLog
+from tests.demo_groups import demo_groups
+from tests.offline import TOLERANCE, OfflineModel
+from tests.processes import RedisProcess, system
+from tests.tiny import Kind
+
+GROUPS = [
+    {"prompt": f"What is {i}?", "responses": ["It is forty two.", "The first train is faster.", "Two."]}
+    for i in range(8)
+]
+
+
+@pytest.mark.parametrize("kind", ["llama-chat", "qwen"])
+def test_a_users_own_decoder_redis_and_preferences_go_the_whole_way(
+    kind: Kind, checkpoint: Callable[[Kind], Path], tmp_path: Path, redis_process: RedisProcess
+) -> None:
+    preferences = tmp_path / "pairs.jsonl"
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": group["prompt"][:40]}],
+            "chosen": [{"role": "assistant", "content": "It is forty two."}],
+            "rejected": [{"role": "assistant", "content": "Compare the two trains."}],
+        }
+        for group in demo_groups(120)
+    ]
+    preferences.write_text("\n".join(json.dumps(row) for row in rows))
+    settings = {
+        "REDIS_URL": redis_process.url,
+        "PREFERENCES": str(preferences),
+        "METARM_MODEL": str(checkpoint(kind)),
+        "METARM_MIN_GROUPS": "8",
+        "METARM_SCORE_KEYS": "",  # as a compose file passes on what is not set
+    }
+    with system(tmp_path / "data", **settings) as process:
+        process.wait_ready()
+        names = {child.name() for child in psutil.Process(process.pid).children()}
+        assert "valkey-server" not in names  # the user's own Redis is used, none is started
+        with RewardClient(process.url) as client:
+            before = client.score(GROUPS)
+            job = client.wait_for_job(client.retrain(steps=4, learning_rate=1e-3)["job"], timeout_s=120)
+            assert job["status"] == "published", job
+            process.wait_until(lambda: client.ready()["version"] == "v000002")
+            after = client.score(GROUPS, log=False)
+        assert before.version == "v000001"
+        assert after.version == "v000002"
+        for result in (before, after):
+            offline = OfflineModel(tmp_path / "data" / "versions" / result.version)
+            for group, scored in zip(GROUPS, result.groups, strict=True):
+                expected = [offline.score(str(group["prompt"]), r) for r in group["responses"]]
+                assert scored.scores == pytest.approx(expected, abs=TOLERANCE)
+        process.kill(signal.SIGTERM)
+        assert process.wait() == 0
+    with redis_process.client() as client_:
+        assert SampleLog(client_).length() == len(GROUPS)  # the user's Redis goes on without us
