@@ -10,9 +10,7 @@ from typing import Any, Self
 import httpx
 
 from metarm.errors import ClientError
-from metarm.records import ScoredGroup, ScoreResult
-
-FINISHED = frozenset({"published", "rejected", "failed", "cancelled"})
+from metarm.records import FINISHED, ScoredGroup, ScoreResult
 
 
 class RewardClient:

@@ -10,16 +10,15 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import orjson
 import redis
 
 from metarm.errors import JobConflictError, UnknownJobError
+from metarm.records import FINISHED, JobStatus
 from metarm.redis_keys import ACTIVE_JOB, JOBS, TRAINER, cancel_key, job_key
 
-Status = Literal["queued", "running", "published", "rejected", "failed", "cancelled"]
-FINISHED: frozenset[Status] = frozenset({"published", "rejected", "failed", "cancelled"})
 KEEP_FINISHED_S = 30 * 86400
 
 # Take the one slot and write the record together. KEYS: slot, record, index. ARGV: id, record, time.
@@ -61,7 +60,7 @@ class Job:
     counts how often a trainer has started it; `created` is Unix time in seconds."""
 
     id: str
-    status: Status
+    status: JobStatus
     created: float
     options: Mapping[str, Any]
     attempts: int = 0
@@ -119,7 +118,7 @@ class JobBoard:
         self._redis.set(job_key(job.id), _dump(job))
         return job
 
-    def finish(self, job: Job, status: Status, **changes: Any) -> Job:
+    def finish(self, job: Job, status: JobStatus, **changes: Any) -> Job:
         """Store a job's last state and free the slot for the next one."""
         last = job.with_changes(status=status, finished=time.time(), **changes)
         keys = [ACTIVE_JOB, job_key(job.id)]

@@ -151,8 +151,8 @@ def _run(settings: LaunchSettings, stop: _Stop) -> int:
     try:
         redis_url = settings.redis_url or _start_redis(settings, children, stop)
         environment = settings.environment(redis_url)
-        for name, module in (("trainer", "trainer"), ("service", "service")):
-            children.append(Child(name, [sys.executable, "-m", module], environment))
+        for name in ("trainer", "service"):
+            children.append(Child(name, [sys.executable, "-m", name], environment))
             children[-1].start()
         say(_started_text(settings, redis_url))
         ready = False

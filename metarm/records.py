@@ -10,13 +10,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import orjson
 
 from metarm.errors import InvalidRequestError
 
 CODEC_VERSION = 1
+
+JobStatus = Literal["queued", "running", "published", "rejected", "failed", "cancelled"]
+FINISHED: frozenset[JobStatus] = frozenset({"published", "rejected", "failed", "cancelled"})
 
 
 class Message(TypedDict):

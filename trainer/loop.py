@@ -17,8 +17,9 @@ from metarm.errors import (
     NotEnoughDataError,
     NotReadyError,
 )
-from metarm.jobs import Job, JobBoard, Status
+from metarm.jobs import Job, JobBoard
 from metarm.model import RewardModel, load_model
+from metarm.records import JobStatus
 from metarm.sample_log import SampleLog
 from metarm.versions import VersionStore
 from trainer.batches import encode_groups, encode_pairs
@@ -184,7 +185,7 @@ class Trainer:
         """The outcome is durable in the store: let go of its samples, then say how the job ended."""
         manifest = self._store.manifest(name)
         verdict, samples = manifest["verdict"], manifest["samples"]
-        status: Status = "published" if verdict["accepted"] else "rejected"
+        status: JobStatus = "published" if verdict["accepted"] else "rejected"
         self._sample_log.acknowledge_through(samples["last_entry"])
         progress = {"step": manifest["metrics"]["steps"], "steps": manifest["settings"]["steps"]}
         self._jobs.finish(

@@ -148,7 +148,7 @@ def _rows(file: Path) -> Sequence[Mapping[str, Any]]:
                 keep_in_memory=True,
             )
         except UNREADABLE as error:
-            raise ConfigurationError(f"{file} cannot be read: {error or 'it holds no rows'}") from error
+            raise ConfigurationError(f"{file} cannot be read: {str(error) or 'it holds no rows'}") from error
         except datasets.exceptions.DatasetGenerationError as error:
             raise ConfigurationError(f"{file} cannot be read: {error.__cause__ or error}") from error
         missing = {"chosen", "rejected"} - set(data.column_names)

@@ -19,13 +19,14 @@ router = APIRouter(prefix="/versions", tags=["versions"])
 @router.get("", response_model=VersionList, dependencies=[Depends(require_key)])
 def versions(parts: Wired) -> dict[str, Any]:
     """Every version that was published or rejected, which is current, and which this server serves."""
-    names = sorted([*parts.store.names(), *parts.store.rejected()], key=version_number)
+    current, rejected = parts.store.current(), set(parts.store.rejected())
+    names = sorted([*parts.store.names(), *rejected], key=version_number)
     refused = parts.swapper.refused
     return {
-        "current": parts.store.current(),
+        "current": current,
         "serving": parts.live.current_name,
         "refused": {"name": refused.name, "reason": refused.reason} if refused else None,
-        "versions": [_entry(name, parts) for name in names],
+        "versions": [_entry(name, name == current, name in rejected, parts) for name in names],
     }
 
 
@@ -44,10 +45,10 @@ async def activate(version: str, parts: Wired) -> dict[str, Any]:
     return {"current": version, "serving": parts.live.current_name}
 
 
-def _entry(name: str, parts: Parts) -> dict[str, Any]:
+def _entry(name: str, current: bool, rejected: bool, parts: Parts) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "name": name,
-        "current": name == parts.store.current(),
+        "current": current,
         "serving": name == parts.live.current_name,
         "loaded": name in parts.live.loaded_names,
     }
@@ -56,7 +57,6 @@ def _entry(name: str, parts: Parts) -> dict[str, Any]:
     except InvalidVersionError as error:
         return {**entry, "status": "unreadable", "reasons": [error.message]}
     verdict = manifest.get("verdict") or {}
-    rejected = name in parts.store.rejected()
     return {
         **entry,
         "status": "rejected" if rejected else "published",

@@ -7,7 +7,8 @@ import pytest
 import redis
 
 from metarm.errors import JobConflictError, UnknownJobError
-from metarm.jobs import FINISHED, JobBoard, Status, public_view
+from metarm.jobs import JobBoard, public_view
+from metarm.records import FINISHED, JobStatus
 from metarm.redis_keys import job_key
 from metarm.sample_log import connect
 from tests.processes import RedisProcess
@@ -45,7 +46,7 @@ def test_a_refused_job_is_nowhere(board: JobBoard, redis_client: redis.Redis) ->
 
 
 @pytest.mark.parametrize("status", sorted(FINISHED))
-def test_however_a_job_ends_the_slot_is_free_again(board: JobBoard, status: Status) -> None:
+def test_however_a_job_ends_the_slot_is_free_again(board: JobBoard, status: JobStatus) -> None:
     first = board.create({})
     last = board.finish(first, status, candidate="v000002")
     assert board.active() is None
