@@ -14,8 +14,9 @@ response, which every pooled score depends on, is kept; `truncated` says so.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -34,11 +35,13 @@ UNSET_LENGTH = 10**9  # above this, a tokenizer's model_max_length means "not se
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """One sequence: token ids (S,), segment ids (S,) where the model reads them, and whether tokens
-    were dropped to fit."""
+    were dropped to fit. The first `prompt_tokens` come from the prompt alone: other responses to it
+    most likely begin with the same ones."""
 
     ids: list[int]
     type_ids: list[int] | None
     truncated: bool
+    prompt_tokens: int = field(default=0, compare=False)
 
 
 class Encoder:
@@ -61,10 +64,11 @@ class Encoder:
         """
         if self.format == "pair":
             return self._encode_pairs(groups)
-        flat = [self._text(prompt, response) for prompt, responses in groups for response in responses]
+        texts = [self._texts(prompt, responses) for prompt, responses in groups]
+        flat = [text for group in texts for text, _ in group]
         special = self.format == "concat"
         encoded = iter(self._fast.encode_batch(flat, add_special_tokens=special))
-        return [[self._single(next(encoded)) for _ in responses] for _, responses in groups]
+        return [[self._single(next(encoded), *text) for text in group] for group in texts]
 
     def encode_one(self, prompt: Prompt, response: str) -> Encoded:
         return self.encode([(prompt, [response])])[0][0]
@@ -73,9 +77,16 @@ class Encoder:
         """What a version's manifest records of the encoding."""
         return {"format": self.format, "max_tokens": self.max_tokens}
 
-    def _text(self, prompt: Prompt, response: str) -> str:
+    def _texts(self, prompt: Prompt, responses: Sequence[str]) -> list[tuple[str, int]]:
+        """Each response's whole text, and how many of its first characters come from the prompt."""
         if self.format == "concat":
-            return _plain_text(prompt) + response
+            first = _plain_text(prompt)
+            return [(first + response, len(first)) for response in responses]
+        unanswered = self._conversation(prompt, "")
+        texts = [self._conversation(prompt, response) for response in responses]
+        return [(text, _common_start(unanswered, text)) for text in texts]
+
+    def _conversation(self, prompt: Prompt, response: str) -> str:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         conversation = [*messages, {"role": "assistant", "content": response}]
         try:
@@ -83,18 +94,20 @@ class Encoder:
         except TemplateError as error:
             raise InvalidRequestError(f"the model's chat template refuses these messages: {error}") from error
 
-    def _single(self, encoding: TokenizerEncoding) -> Encoded:
+    def _single(self, encoding: TokenizerEncoding, text: str, prompt_chars: int) -> Encoded:
         ids: list[int] = encoding.ids
+        prompt_tokens = _tokens_before(encoding, text, prompt_chars)
         eos = self.tokenizer.eos_token_id
         if self.format == "concat" and eos is not None and ids[-1:] != [eos]:
             ids.append(eos)
         if not ids:
             raise InvalidRequestError("an empty prompt and an empty response leave nothing to score")
         if len(ids) <= self.max_tokens:
-            return Encoded(ids, self._segments(ids), truncated=False)
+            return Encoded(ids, self._segments(ids), False, prompt_tokens)
+        dropped = len(ids) - self.max_tokens
         start = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
-        ids = start + ids[len(ids) - self.max_tokens + len(start) :]
-        return Encoded(ids, self._segments(ids), truncated=True)
+        ids = start + ids[dropped + len(start) :]
+        return Encoded(ids, self._segments(ids), True, max(0, prompt_tokens - dropped))
 
     def _segments(self, ids: list[int]) -> list[int] | None:
         return [0] * len(ids) if self._uses_segments else None
@@ -191,6 +204,22 @@ def _plain_copy(backend: Tokenizer) -> Tokenizer:
     copy.no_truncation()
     copy.no_padding()
     return copy
+
+
+def _common_start(one: str, other: str) -> int:
+    """How many first characters two texts have in common."""
+    longest = range(min(len(one), len(other)))
+    return bisect_left(longest, True, key=lambda last: one[: last + 1] != other[: last + 1])
+
+
+def _tokens_before(encoding: TokenizerEncoding, text: str, chars: int) -> int:
+    """How many tokens lie wholly within the first `chars` characters of `text`."""
+    while chars < len(text):
+        token = encoding.char_to_token(chars)
+        if token is not None:
+            return int(token)
+        chars += 1  # a character without a token, such as a space some tokenizers drop
+    return len(encoding.ids)
 
 
 def _plain_text(prompt: Prompt) -> str:

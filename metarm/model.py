@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from metarm.encoding import Encoded, Encoder, load_encoder
 from metarm.errors import ConfigurationError, InvalidVersionError
+from metarm.forward import PrefixStore, choose_route
 
 # RoBERTa's family numbers positions from pad_token_id + 1.
 OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet"})
-DEFAULT_BATCH_TOKENS = 1024  # the best padded batch on CPU: larger ones fall out of the cache
+DEFAULT_BATCH_TOKENS = 1024  # larger batches gain nothing on CPU: their activations fall out of the cache
 
 
 class RewardModel:
@@ -27,25 +29,28 @@ class RewardModel:
     Dropout is off, in training too (eval mode): the same weights always give the same scores.
     """
 
-    def __init__(self, network: PreTrainedModel, encoder: Encoder) -> None:
+    def __init__(self, network: PreTrainedModel, encoder: Encoder, share_prompts: bool = True) -> None:
+        """`share_prompts`: compute a prompt that several responses answer once, where the route can."""
         self.network = network.eval()
         self.encoder = encoder
-        self._pools_last_token = isinstance(getattr(network, "score", None), nn.Module)
-        self._pad_id: int | None = network.config.get_text_config().pad_token_id
+        self.route = choose_route(network, encoder.max_tokens)
+        self.shares_prompts = share_prompts and self.route.shares_prompts
 
-    def scores(self, samples: Sequence[Encoded], batch_tokens: int = DEFAULT_BATCH_TOKENS) -> Tensor:
+    def scores(
+        self,
+        samples: Sequence[Encoded],
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        prefixes: PrefixStore | None = None,
+    ) -> Tensor:
         """Rewards (n,) in float32, in the order of `samples`; differentiable unless grad is off.
 
         Equal to the checkpoint's own forward of each sequence alone: what else is in the batch
-        changes nothing. `batch_tokens` bounds one padded forward (at least one sequence each).
+        changes nothing. `batch_tokens` bounds one forward (at least one sequence each); `prefixes`
+        keeps the prompts' keys and values for later calls (without gradients only).
         """
-        parts, order = [], []
-        for indices in length_batches([len(s.ids) for s in samples], batch_tokens):
-            parts.append(self._forward([samples[i] for i in indices]))
-            order += indices
-        place = torch.empty(len(order), dtype=torch.long)
-        place[torch.tensor(order)] = torch.arange(len(order))
-        return torch.cat(parts)[place.to(parts[0].device)]
+        if self.shares_prompts:
+            return self.route.scores(list(samples), batch_tokens, prefixes)
+        return self.route.scores([replace(sample, prompt_tokens=0) for sample in samples], batch_tokens, None)
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint any `AutoModelForSequenceClassification` loads (safetensors)."""
@@ -56,36 +61,8 @@ class RewardModel:
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.save_pretrained(folder)
 
-    def _forward(self, samples: Sequence[Encoded]) -> Tensor:
-        """Scores (n,) of sequences of similar length, right-padded to the longest (n, S)."""
-        longest = max(len(s.ids) for s in samples)
-        pad = self._pad_id or 0
-        inputs = {
-            "input_ids": self._padded([s.ids for s in samples], longest, pad),
-            "attention_mask": self._padded([[1] * len(s.ids) for s in samples], longest, 0),
-        }
-        if samples[0].type_ids is not None:
-            inputs["token_type_ids"] = self._padded([s.type_ids or [] for s in samples], longest, 0)
-        if not self._pools_last_token:
-            return cast("Tensor", self.network(**inputs).logits)[:, 0].float()
-        hidden = self.network.base_model(**inputs, use_cache=False).last_hidden_state  # (n, S, H)
-        last = torch.tensor([self._pooled_position(s.ids) for s in samples], device=hidden.device)
-        pooled = hidden[torch.arange(len(samples), device=hidden.device), last]  # (n, H)
-        return cast("Tensor", self.network.score(pooled))[:, 0].float()
 
-    def _pooled_position(self, ids: Sequence[int]) -> int:
-        """Where transformers reads the score of this sequence alone: its last token that is not the
-        padding token, which matters where padding and end-of-sequence are one token."""
-        if self._pad_id is None:
-            return len(ids) - 1
-        return next((i for i in range(len(ids) - 1, -1, -1) if ids[i] != self._pad_id), 0)
-
-    def _padded(self, rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
-        full = [[*row, *([fill] * (width - len(row)))] for row in rows]
-        return torch.tensor(full, device=self.network.device)
-
-
-def load_model(path: Path, max_tokens: int) -> RewardModel:
+def load_model(path: Path, max_tokens: int, share_prompts: bool = True) -> RewardModel:
     """A published version, in float32. Raises InvalidVersionError for anything but a complete
     one-label safetensors checkpoint."""
     config = _config_of(path)
@@ -94,7 +71,7 @@ def load_model(path: Path, max_tokens: int) -> RewardModel:
     network, missing = _load_network(path, config)
     if missing:
         raise InvalidVersionError(f"{path}: the checkpoint lacks {missing}")
-    return RewardModel(network, load_encoder(path, _limit(config, max_tokens)))
+    return RewardModel(network, load_encoder(path, _limit(config, max_tokens)), share_prompts)
 
 
 def import_model(source: str, max_tokens: int, init_head: bool, seed: int) -> tuple[RewardModel, list[str]]:
@@ -123,19 +100,6 @@ def _import_model(source: str, max_tokens: int, init_head: bool, seed: int) -> t
             "untrained head that is then fine-tuned on the preferences"
         )
     return RewardModel(network, load_encoder(source, _limit(config, max_tokens))), missing
-
-
-def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices grouped by similar length, longest first, so that a group padded to its longest holds
-    at most `batch_tokens` tokens (or one sequence)."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
 
 
 def quiet_transformers() -> None:

@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from metarm.encoding import Encoded
 from metarm.errors import ConfigurationError, InvalidVersionError, MetaRMError
-from metarm.model import RewardModel, all_finite, import_model, length_batches, load_model
+from metarm.forward.padded import length_batches
+from metarm.model import RewardModel, all_finite, import_model, load_model
 from tests.tiny import Kind, make_checkpoint
 
 KINDS: list[Kind] = ["bert", "llama", "qwen", "llama-chat", "llama-without-pad"]
