@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import redis
-import torch
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -20,6 +19,7 @@ from starlette.responses import Response
 import metarm
 from metarm import process_environment
 from metarm.errors import MetaRMError, PayloadTooLargeError, SampleLogUnavailableError
+from metarm.forward import PrefixCache
 from metarm.jobs import JobBoard
 from metarm.sample_log import SampleLog, connect
 from service.batcher import Batcher
@@ -31,8 +31,11 @@ from service.parts import Parts
 from service.routes import health, retrain, score, versions
 from service.sample_writer import SampleWriter
 from service.schemas import ErrorBody
+from service.score_cache import ScoreCache
+from service.scorer import Scorer
 from service.settings import ServiceSettings
 from service.swapper import Swapper, VersionLoader
+from service.tuning import choose_plan
 
 TOKENIZER_THREADS = 2
 # what the framework itself refuses, in our codes
@@ -79,7 +82,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     parts, loader = _build(app.state.settings, app.state.metrics)
     app.state.parts = parts
     parts.writer.start()
-    parts.batcher.start()
     await parts.swapper.follow()
     following = asyncio.create_task(parts.swapper.run(), name="swapper")
     try:
@@ -94,12 +96,24 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionLoader]:
-    if settings.score_threads:
-        torch.set_num_threads(settings.score_threads)
     client = connect(settings.required_redis_url)
     store = settings.store
     sample_log = SampleLog(client)
-    loader = VersionLoader(store, settings.max_tokens)
+    prefixes = PrefixCache(settings.prefix_cache_mb * 2**20, metrics.looked_up_prefix)
+    engine = Engine(prefixes if settings.prefix_cache_mb else None)
+    batcher = Batcher(
+        engine.score_slice, slice_tokens=settings.slice_tokens, queue_tokens=settings.queue_tokens
+    )
+    scorer = Scorer(
+        engine,
+        batcher,
+        ScoreCache(settings.score_cache_entries),
+        metrics,
+        lambda model: choose_plan(model, settings),
+    )
+    loader = VersionLoader(
+        store, settings.max_tokens, share_prompts=settings.prefix_sharing, prepare=scorer.prepare
+    )
     live = LiveModel(loader.load, settings.keep_loaded)
 
     def swapped(name: str, done: bool) -> None:
@@ -111,11 +125,8 @@ def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionL
         settings=settings,
         store=store,
         live=live,
-        batcher=Batcher(
-            Engine(settings.batch_tokens).score_slice,
-            slice_tokens=settings.slice_tokens,
-            queue_tokens=settings.queue_tokens,
-        ),
+        batcher=batcher,
+        scorer=scorer,
         swapper=Swapper(store, live.make_current, poll_ms=settings.poll_ms, swapped=swapped),
         tokenizer_threads=ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer"),
         writer=SampleWriter(

@@ -1,173 +1,246 @@
-"""A bounded queue in front of the one forward thread: requests in, token-budgeted slices out.
+"""A bounded queue in front of the forward threads: requests in, token-budgeted slices out.
 
-Knows nothing of torch or HTTP: it is handed `score_slice`, which runs off the event loop. Every
-future it gives out ends with a result or an exception, also when a slice fails or the batcher closes.
+Knows nothing of torch or HTTP: it is handed `score_slice`, which runs in worker threads. A free worker
+takes the next slice itself, at once: under load a slice fills while the one before runs, and waiting
+for more would only delay it. Every future it gives out ends with a result or an exception, also when a
+slice fails or the batcher closes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from metarm.errors import NotReadyError, OverloadedError, PayloadTooLargeError
 
-
-class Sized(Protocol):
-    """A sequence to score; its cost is its number of tokens."""
-
-    @property
-    def ids(self) -> list[int]: ...
-
+UNIT_SLICES = 4  # samples that belong together may take as many slices' tokens before they are split
 
 Model = TypeVar("Model")
-Sample = TypeVar("Sample", bound=Sized)
+Sample = TypeVar("Sample")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Pending(Generic[Model, Sample]):
-    """One request: its samples, those not yet handed out, and the scores that have come back."""
+    """One request: its samples, what each costs, those not yet handed out, and the scores come back."""
 
     model: Model
     samples: Sequence[Sample]
+    costs: Sequence[int]
+    joined: Sequence[bool]
     done: asyncio.Future[list[float]]
+    left_tokens: int
     next_index: int = 0
+    missing: int = 0
     scores: list[float] = field(default_factory=list)
 
+    def unit(self) -> range:
+        """The next samples that belong together: one, and those joined to it."""
+        end = self.next_index + 1
+        while end < len(self.samples) and self.joined[end]:
+            end += 1
+        return range(self.next_index, end)
 
-# A request and the part of its samples that goes into one slice.
-Taken = tuple[Pending[Model, Sample], Sequence[Sample]]
+
+@dataclass(slots=True)
+class Taken(Generic[Model, Sample]):
+    """A request's part of a slice."""
+
+    pending: Pending[Model, Sample]
+    part: range
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        return self.pending.samples[self.part.start : self.part.stop]
 
 
 class Batcher(Generic[Model, Sample]):
-    """Serves requests in arrival order; a slice fills up with the next requests of the same model."""
+    """Half of every slice goes to the request that has waited longest, the rest to those with the least
+    left: neither a large request holds up small ones, nor do they starve it. One slice, one model."""
 
     def __init__(
         self,
-        score_slice: Callable[[Model, list[Sample]], list[float]],
+        score_slice: Callable[[Model, list[Sample], int], list[float]],
         *,
         slice_tokens: int,
         queue_tokens: int,
     ) -> None:
+        """`score_slice(model, samples, share)` may use the cores of `share` workers."""
         self._score_slice = score_slice
         self._slice_tokens = slice_tokens
+        self._unit_tokens = UNIT_SLICES * slice_tokens
         self._queue_tokens = queue_tokens
-        self._queue: deque[Pending[Model, Sample]] = deque()
-        self._arrived = asyncio.Event()
-        self._forward_thread = ThreadPoolExecutor(1, thread_name_prefix="forward")
-        self._loop_task: asyncio.Task[None] | None = None
+        self._queue: list[Pending[Model, Sample]] = []  # oldest first
+        self._changed = threading.Condition()  # guards the queue and what follows
+        self._idle = 0
+        self._closing = False
         self._tokens_per_s = 5000.0  # smoothed; only for Retry-After
+        self._threads: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.queued_tokens = 0
 
-    def start(self) -> None:
-        self._loop_task = asyncio.create_task(self._run(), name="batcher")
+    @property
+    def started(self) -> bool:
+        return bool(self._threads)
+
+    def start(self, workers: int, begin: Callable[[int], None]) -> None:
+        """Start the worker threads; each calls `begin` with its number first."""
+        self._loop = asyncio.get_running_loop()
+        for number in range(workers):
+            thread = threading.Thread(
+                target=self._work, args=(number, begin), name=f"forward-{number}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
 
     async def close(self) -> None:
-        """Fail what is still waiting, let the running slice end, stop the thread."""
-        if self._loop_task is not None:
-            self._loop_task.cancel()
-            await asyncio.gather(self._loop_task, return_exceptions=True)
-        while self._queue:
-            _fail(self._queue.popleft(), NotReadyError("the server is shutting down"))
-        self._forward_thread.shutdown(wait=True)
+        """Fail what is still waiting, let the running slices end, stop the threads."""
+        with self._changed:
+            self._closing = True
+            waiting, self._queue = self._queue, []
+            self._changed.notify_all()
+        for pending in waiting:
+            _fail(pending, NotReadyError("the server is shutting down"))
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        await asyncio.sleep(0)  # what they handed back last
 
-    async def score(self, model: Model, samples: Sequence[Sample]) -> list[float]:
-        """Scores of `samples` by `model`, in order.
+    async def score(
+        self, model: Model, samples: Sequence[Sample], costs: Sequence[int], joined: Sequence[bool]
+    ) -> list[float]:
+        """Scores of `samples` by `model`, in order. `costs` are tokens; a sample `joined` to the one
+        before goes into the same slice, where that has room.
 
         Raises OverloadedError while the queue is full, PayloadTooLargeError for a request that would
         not fit an empty one, and whatever the forward raised.
         """
-        tokens = sum(len(sample.ids) for sample in samples)
+        tokens = sum(costs)
         if tokens > self._queue_tokens:
             limit = self._queue_tokens
             raise PayloadTooLargeError(
                 f"{tokens} tokens in one request; at most {limit}", tokens=tokens, limit=limit
             )
-        if self.queued_tokens + tokens > self._queue_tokens:
-            wait_s = max(1, round(self.queued_tokens / self._tokens_per_s))
-            raise OverloadedError(
-                f"{self.queued_tokens} tokens are waiting already", wait_s, queued_tokens=self.queued_tokens
-            )
-        pending = Pending(model, samples, asyncio.get_running_loop().create_future())
-        self._queue.append(pending)
-        self.queued_tokens += tokens
-        self._arrived.set()
-        return await pending.done
+        done: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
+        pending = Pending(model, samples, costs, joined, done, tokens)
+        pending.missing, pending.scores = len(samples), [0.0] * len(samples)
+        with self._changed:
+            if self._closing:
+                raise NotReadyError("the server is shutting down")
+            if self.queued_tokens + tokens > self._queue_tokens:
+                wait_s = max(1, round(self.queued_tokens / self._tokens_per_s))
+                raise OverloadedError(
+                    f"{self.queued_tokens} tokens are waiting already", wait_s, queued_tokens=self.queued_tokens
+                )
+            self._queue.append(pending)
+            self.queued_tokens += tokens
+            self._changed.notify(len(self._threads))
+        return await done
 
-    async def _run(self) -> None:
+    def _work(self, number: int, begin: Callable[[int], None]) -> None:
+        """A worker thread: take a slice, run it, hand the scores back to the event loop."""
+        begin(number)
         while True:
-            await self._arrived.wait()
-            taken = self._take_slice()
+            with self._changed:
+                self._idle += 1
+                while not (self._queue or self._closing):
+                    self._changed.wait()
+                if self._closing:
+                    return
+                taken = self._take_slice()
+                self._idle -= 1
+                share = 1 if self._queue else 1 + self._idle
             if taken:
-                await self._score(taken)
-            else:
-                self._arrived.clear()
+                self._run(taken, share)
 
-    async def _score(self, taken: Sequence[Taken[Model, Sample]]) -> None:
+    def _run(self, taken: Sequence[Taken[Model, Sample]], share: int) -> None:
         """Run one slice. Where it fails, each of its requests is tried alone, so that only the one at
         fault meets its error."""
-        loop = asyncio.get_running_loop()
-        flat = [sample for _, samples in taken for sample in samples]
-        started = loop.time()
+        flat = [sample for one in taken for sample in one.samples]
+        started = time.monotonic()
         try:
-            model = taken[0][0].model
-            scores = await loop.run_in_executor(self._forward_thread, self._score_slice, model, flat)
-        except asyncio.CancelledError:
-            for pending, _ in taken:
-                _fail(pending, NotReadyError("the server is shutting down"))
-            raise
+            scores = self._score_slice(taken[0].pending.model, flat, share)
         except Exception as error:  # noqa: BLE001 (whatever the forward raised goes to who waits for it)
             if len(taken) == 1:
-                _fail(taken[0][0], error)
+                self._on_loop(_fail, taken[0].pending, error)
             else:
                 for one in taken:
-                    await self._score([one])
+                    self._run([one], share)
             return
-        tokens = sum(len(sample.ids) for sample in flat)
-        self._tokens_per_s += 0.1 * (tokens / max(loop.time() - started, 1e-6) - self._tokens_per_s)
-        _hand_back(taken, scores)
+        tokens = sum(one.pending.costs[i] for one in taken for i in one.part)
+        rate = tokens * len(self._threads) / share / max(time.monotonic() - started, 1e-6)
+        self._tokens_per_s += 0.1 * (rate - self._tokens_per_s)
+        self._on_loop(_hand_back, taken, scores)
+
+    def _on_loop(self, callback: Callable[..., None], *arguments: object) -> None:
+        assert self._loop is not None  # noqa: S101 (started)
+        self._loop.call_soon_threadsafe(callback, *arguments)
 
     def _take_slice(self) -> list[Taken[Model, Sample]]:
-        """The next samples in arrival order, one model's, up to the slice's tokens (at least one)."""
-        taken: list[Taken[Model, Sample]] = []
-        room = self._slice_tokens
-        while self._queue:
-            pending = self._queue[0]
-            if pending.done.done():  # its caller went away, or an earlier slice of it failed
-                self._leave(pending, len(pending.samples))
-                continue
-            if taken and pending.model is not taken[0][0].model:
+        """The next slice: of one model, at least one unit, split between the workers that are free."""
+        self._drop_finished()
+        if not self._queue:
+            return []
+        oldest = self._queue[0]
+        room = min(self._slice_tokens, -(-self.queued_tokens // self._idle))
+        taken = [Taken(oldest, part) for part in self._units(oldest, room // 2, at_least_one=True)]
+        room -= sum(oldest.costs[i] for one in taken for i in one.part)
+        others = [p for p in self._queue if p.model is oldest.model and p is not oldest]
+        for pending in [*sorted(others, key=lambda p: p.left_tokens), oldest]:
+            for part in self._units(pending, room, at_least_one=False):
+                room -= sum(pending.costs[i] for i in part)
+                taken.append(Taken(pending, part))
+            if room <= 0:
                 break
-            end = pending.next_index
-            while end < len(pending.samples) and (cost := len(pending.samples[end].ids)) <= room:
-                room -= cost
-                end += 1
-            if end == pending.next_index and not taken:
-                end += 1  # longer than a whole slice: it goes alone
-                room = 0
-            if end == pending.next_index:
-                break
-            taken.append((pending, pending.samples[pending.next_index : end]))
-            self._leave(pending, end)
+        self._queue = [p for p in self._queue if p.next_index < len(p.samples)]
         return taken
 
-    def _leave(self, pending: Pending[Model, Sample], end: int) -> None:
-        """Samples up to `end` leave the queue; the last one takes the request with it."""
-        self.queued_tokens -= sum(len(s.ids) for s in pending.samples[pending.next_index : end])
-        pending.next_index = end
-        if end == len(pending.samples):
-            self._queue.popleft()
+    def _units(self, pending: Pending[Model, Sample], room: int, *, at_least_one: bool) -> Iterator[range]:
+        """The request's next units that fit `room`; a unit larger than a slice is split."""
+        while pending.next_index < len(pending.samples):
+            unit = pending.unit()
+            cost = sum(pending.costs[i] for i in unit)
+            if cost > room and not at_least_one:
+                return
+            if cost > self._unit_tokens:
+                unit = _fitting(pending, unit, self._slice_tokens)
+                cost = sum(pending.costs[i] for i in unit)
+            pending.next_index = unit.stop
+            pending.left_tokens -= cost
+            self.queued_tokens -= cost
+            room -= cost
+            at_least_one = False
+            yield unit
+
+    def _drop_finished(self) -> None:
+        """Leave out requests whose caller went away, or of which an earlier slice failed."""
+        for pending in self._queue:
+            if pending.done.done():
+                self.queued_tokens -= pending.left_tokens
+        self._queue = [p for p in self._queue if not p.done.done()]
+
+
+def _fitting(pending: Pending[Model, Sample], unit: range, room: int) -> range:
+    """The first samples of a unit that fit `room`, at least one."""
+    end = unit.start + 1
+    room -= pending.costs[unit.start]
+    while end < unit.stop and pending.costs[end] <= room:
+        room -= pending.costs[end]
+        end += 1
+    return range(unit.start, end)
 
 
 def _hand_back(taken: Sequence[Taken[Model, Sample]], scores: Sequence[float]) -> None:
     first = 0
-    for pending, samples in taken:
-        pending.scores += scores[first : first + len(samples)]
-        first += len(samples)
-        if len(pending.scores) == len(pending.samples) and not pending.done.done():
+    for one in taken:
+        pending = one.pending
+        count = len(one.part)
+        pending.scores[one.part.start : one.part.stop] = scores[first : first + count]
+        pending.missing -= count
+        first += count
+        if pending.missing == 0 and not pending.done.done():
             pending.done.set_result(pending.scores)
 
 

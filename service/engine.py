@@ -1,20 +1,46 @@
-"""One slice of samples → scores, as fast as this machine allows. Runs in the forward thread."""
+"""One slice of samples → scores, as fast as this machine allows. Runs in the forward threads."""
 
 from __future__ import annotations
 
+import os
+
 import torch
 
+from metarm.cores import worker_cpus
 from metarm.encoding import Encoded
+from metarm.forward import PrefixCache
+from metarm.model import DEFAULT_BATCH_TOKENS
 from service.live_model import LoadedVersion
+from service.tuning import ForwardPlan
 
 
 class Engine:
-    """Scores slices; `batch_tokens` bounds each padded forward inside one."""
+    """Scores slices by the plan in use."""
 
-    def __init__(self, batch_tokens: int) -> None:
-        self._batch_tokens = batch_tokens
+    def __init__(self, prefixes: PrefixCache | None) -> None:
+        """`prefixes` keeps prompts from slice to slice."""
+        self._prefixes = prefixes
+        self._plan = ForwardPlan(1, 1, DEFAULT_BATCH_TOKENS)
 
-    def score_slice(self, version: LoadedVersion, samples: list[Encoded]) -> list[float]:
-        """Rewards in the order of `samples`, as the model answers them (finite or not)."""
+    def use(self, plan: ForwardPlan) -> None:
+        self._plan = plan
+
+    def pin(self, worker: int) -> None:
+        """Keep the calling thread, and the threads torch starts for it, to one NUMA node."""
+        cpus = worker_cpus(self._plan.workers)[worker]
+        if cpus is not None:
+            os.sched_setaffinity(0, cpus)
+
+    def score_slice(self, version: LoadedVersion, samples: list[Encoded], share: int) -> list[float]:
+        """Rewards in the order of `samples`, as the model answers them (finite or not). Sequences of the
+        same tokens are computed once. Uses the cores of `share` workers."""
+        threads = self._plan.threads * share
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)  # the calling thread's own
+        keys = [sample.key for sample in samples]
+        distinct = dict(zip(keys, samples, strict=True))
+        prefixes = self._prefixes.of(version.name) if self._prefixes else None
         with torch.inference_mode():
-            return version.model.scores(samples, self._batch_tokens).tolist()
+            scores = version.model.scores(list(distinct.values()), self._plan.batch_tokens, prefixes).tolist()
+        by_key = dict(zip(distinct, scores, strict=True))
+        return [by_key[key] for key in keys]

@@ -30,7 +30,13 @@ class Metrics:
         self.responses_scored = counter("rm_responses_scored_total", "Responses scored.", ("version",))
         self.tokens_scored = counter("rm_tokens_scored_total", "Tokens scored.", ("version",))
         self.responses_truncated = counter("rm_responses_truncated_total", "Responses cut to fit.")
-        self.queue_tokens = gauge("rm_queue_tokens", "Tokens waiting for the forward thread.")
+        self.queue_tokens = gauge("rm_queue_tokens", "Tokens waiting for a forward thread.")
+        self.score_cache = counter(
+            "rm_score_cache_total", "Responses by whether their score was known: hit or miss.", ("result",)
+        )
+        self.prefix_cache = counter(
+            "rm_prefix_cache_total", "Prompts looked up for sharing, by result: hit or miss.", ("result",)
+        )
         self.swaps = counter("rm_swap_total", "Version swaps, by result: swapped or refused.", ("result",))
         self.version_info = gauge("rm_version_info", "1 for the version that serves now.", ("version",))
         self.samples_logged = counter("rm_samples_logged_total", "Sample groups written to the log.")
@@ -42,6 +48,9 @@ class Metrics:
         )
         self.samples_buffered = gauge("rm_samples_buffered", "Sample groups waiting for Redis.")
         self.redis_up = gauge("rm_redis_up", "1 while the sample log answers.")
+
+    def looked_up_prefix(self, found: bool) -> None:
+        self.prefix_cache.labels("hit" if found else "miss").inc()
 
     def serving(self, version: str) -> None:
         self.version_info.clear()

@@ -16,6 +16,7 @@ from service.batcher import Batcher
 from service.live_model import LiveModel, LoadedVersion
 from service.metrics import Metrics
 from service.sample_writer import SampleWriter
+from service.scorer import Scorer
 from service.settings import ServiceSettings
 from service.swapper import Swapper
 
@@ -26,6 +27,7 @@ class Parts:
     store: VersionStore
     live: LiveModel
     batcher: Batcher[LoadedVersion, Encoded]
+    scorer: Scorer
     swapper: Swapper
     tokenizer_threads: ThreadPoolExecutor
     writer: SampleWriter

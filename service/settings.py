@@ -23,10 +23,27 @@ class ServiceSettings(ProcessSettings):
     allow_open: bool = Field(
         False, description="Serve without keys on an address other machines can reach (a closed network)."
     )
-    score_threads: int | None = Field(None, ge=1, description="Torch threads of the forward. Unset: all cores.")
-    batch_tokens: int = Field(1024, ge=1, description="Tokens of one padded forward.")
+    score_workers: int | None = Field(
+        None, ge=1, description="Threads that run forwards side by side, on one model. Unset: as measured."
+    )
+    score_threads: int | None = Field(None, ge=1, description="Cores of each. Unset: as measured.")
+    batch_tokens: int | None = Field(
+        None, ge=1, description="Tokens of one forward. Unset: as measured (512 to 2048)."
+    )
+    tune: bool = Field(
+        True, description="Measure what is unset at the first start (seconds), and keep it in tuning.json."
+    )
     slice_tokens: int = Field(
-        4096, ge=1, description="Tokens taken from the queue at once, shared by all waiting requests."
+        1024, ge=1, description="Tokens a worker takes from the queue at once, from all waiting requests."
+    )
+    prefix_sharing: bool = Field(
+        True, description="Compute a prompt once for all its responses, where the model allows."
+    )
+    prefix_cache_mb: int = Field(
+        256, ge=0, description="Keys and values of prompts kept for later requests. 0: none."
+    )
+    score_cache_entries: int = Field(
+        65_536, ge=0, description="Scores kept by version and tokens, so that none is computed twice. 0: none."
     )
     queue_tokens: int = Field(
         262_144, ge=1, description="Tokens that may wait; beyond that a request gets 503 with Retry-After."

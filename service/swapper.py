@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from metarm.errors import InvalidVersionError, MetaRMError
-from metarm.model import all_finite, load_model
+from metarm.model import RewardModel, all_finite, load_model
 from metarm.versions import VersionStore
 from service.live_model import LoadedVersion
 
@@ -35,9 +35,19 @@ class RefusedVersion:
 class VersionLoader:
     """Brings versions from disk in a thread of its own: verify digests, load, warm."""
 
-    def __init__(self, store: VersionStore, max_tokens: int) -> None:
+    def __init__(
+        self,
+        store: VersionStore,
+        max_tokens: int,
+        *,
+        share_prompts: bool,
+        prepare: Callable[[RewardModel], None],
+    ) -> None:
+        """`prepare` is called, in that thread, with every model before it may serve."""
         self._store = store
         self._max_tokens = max_tokens
+        self._share_prompts = share_prompts
+        self._prepare = prepare
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
     async def load(self, name: str) -> LoadedVersion:
@@ -51,7 +61,7 @@ class VersionLoader:
         try:
             manifest = self._store.verify(name)
             limit = manifest.get("encoding", {}).get("max_tokens", self._max_tokens)
-            model = load_model(self._store.path(name), min(limit, self._max_tokens))
+            model = load_model(self._store.path(name), min(limit, self._max_tokens), self._share_prompts)
         except OSError as error:
             raise InvalidVersionError(f"{name} cannot be read: {error}") from error
         samples = model.encoder.encode([(WARM_PROMPT, WARM_RESPONSES)])[0]
@@ -59,6 +69,7 @@ class VersionLoader:
             scores = model.scores(samples).tolist()
         if not all_finite(scores):
             raise InvalidVersionError(f"{name} answers scores that are not finite numbers")
+        self._prepare(model)
         return LoadedVersion(name, model)
 
 

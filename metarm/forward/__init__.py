@@ -24,7 +24,7 @@ from metarm.encoding import Encoded
 from metarm.forward.decoder import PackedDecoder
 from metarm.forward.encoder import PackedEncoder
 from metarm.forward.padded import Padded
-from metarm.forward.prefixes import PrefixStore
+from metarm.forward.prefixes import PrefixCache, PrefixStore
 
 log = logging.getLogger(__name__)
 
@@ -75,4 +75,4 @@ def _disagreement(network: PreTrainedModel, route: Route, padded: Padded) -> flo
     return float(difference / expected.abs().max().clamp(min=1.0))
 
 
-__all__ = ["PrefixStore", "Route", "choose_route"]
+__all__ = ["PrefixCache", "PrefixStore", "Route", "choose_route"]

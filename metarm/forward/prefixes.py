@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -16,13 +17,13 @@ class PrefixCache:
     """Least recently used prefixes go first. Keyed by version as well: another version's keys and
     values are another model's."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, looked_up: Callable[[bool], None] = lambda _: None) -> None:
+        """`looked_up` is told of every look-up whether it found the prefix."""
         self._max_bytes = max_bytes
+        self._looked_up = looked_up
         self._held: OrderedDict[tuple[str, Prefix], KeyValues] = OrderedDict()
         self._lock = threading.Lock()
         self.bytes = 0
-        self.hits = 0
-        self.misses = 0
 
     def of(self, version: str) -> PrefixStore:
         return PrefixStore(self, version)
@@ -30,12 +31,10 @@ class PrefixCache:
     def get(self, version: str, prefix: Prefix) -> KeyValues | None:
         with self._lock:
             found = self._held.get((version, prefix))
-            if found is None:
-                self.misses += 1
-                return None
-            self.hits += 1
-            self._held.move_to_end((version, prefix))
-            return found
+            if found is not None:
+                self._held.move_to_end((version, prefix))
+        self._looked_up(found is not None)
+        return found
 
     def put(self, version: str, prefix: Prefix, values: KeyValues) -> None:
         size = _bytes(values)
@@ -49,12 +48,6 @@ class PrefixCache:
             while self.bytes > self._max_bytes:
                 _, dropped = self._held.popitem(last=False)
                 self.bytes -= _bytes(dropped)
-
-    def drop(self, version: str) -> None:
-        """Forget a version that left memory."""
-        with self._lock:
-            for key in [key for key in self._held if key[0] == version]:
-                self.bytes -= _bytes(self._held.pop(key))
 
 
 class PrefixStore:

@@ -12,8 +12,7 @@ import orjson
 from fastapi import APIRouter, Depends, Response
 
 from metarm.encoding import Encoded
-from metarm.errors import NonFiniteScoreError, PayloadTooLargeError
-from metarm.model import all_finite
+from metarm.errors import PayloadTooLargeError
 from metarm.records import Message, PolicyStamp, Prompt, SampleGroup
 from metarm.sample_log import LoggedRequest
 from service.access import require_key
@@ -31,7 +30,7 @@ async def score(body: ScoreRequest, parts: Wired) -> Response:
     _check_limits(body.groups, parts)
     version = await parts.live.get(body.version, body.min_version)
     encoded = await _encode(version, body.groups, parts)
-    scores = _by_group(await _scores(version, encoded, parts), encoded)
+    scores = await parts.scorer.score(version, encoded)
     if body.log:
         parts.writer.offer(_sample(body, version.name, scores, parts))
     groups = [
@@ -86,24 +85,6 @@ async def _encode(version: LoadedVersion, groups: Sequence[Group], parts: Parts)
     pairs = [(_prompt(group), group.responses) for group in groups]
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(parts.tokenizer_threads, version.model.encoder.encode, pairs)
-
-
-async def _scores(version: LoadedVersion, encoded: Sequence[Sequence[Encoded]], parts: Parts) -> list[float]:
-    flat = [sample for samples in encoded for sample in samples]
-    scores = await parts.batcher.score(version, flat)
-    if not all_finite(scores):
-        raise NonFiniteScoreError(
-            f"{version.name} answered a score that is not a finite number", version=version.name
-        )
-    parts.metrics.responses_scored.labels(version.name).inc(len(flat))
-    parts.metrics.tokens_scored.labels(version.name).inc(sum(len(sample.ids) for sample in flat))
-    parts.metrics.responses_truncated.inc(sum(sample.truncated for sample in flat))
-    return scores
-
-
-def _by_group(scores: Sequence[float], encoded: Sequence[Sequence[Encoded]]) -> list[list[float]]:
-    remaining = iter(scores)
-    return [[next(remaining) for _ in samples] for samples in encoded]
 
 
 def _sample(body: ScoreRequest, version: str, scores: list[list[float]], parts: Parts) -> LoggedRequest:

@@ -1,0 +1,101 @@
+"""Encoded groups → scores: from the cache where they are known, through the queue where they are not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from metarm.encoding import Encoded
+from metarm.errors import NonFiniteScoreError
+from metarm.model import RewardModel, all_finite
+from service.batcher import Batcher
+from service.engine import Engine
+from service.live_model import LoadedVersion
+from service.metrics import Metrics
+from service.score_cache import ScoreCache
+from service.tuning import ForwardPlan
+
+log = logging.getLogger(__name__)
+
+
+class Scorer:
+    """What a request is scored by."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        batcher: Batcher[LoadedVersion, Encoded],
+        cache: ScoreCache,
+        metrics: Metrics,
+        choose_plan: Callable[[RewardModel], ForwardPlan],
+    ) -> None:
+        self._engine = engine
+        self._batcher = batcher
+        self._cache = cache
+        self._metrics = metrics
+        self._choose_plan = choose_plan
+        self._plan: ForwardPlan | None = None
+
+    def prepare(self, model: RewardModel) -> None:
+        """Fix how the forward uses this machine, by the first model loaded. Off the event loop: it may
+        take seconds."""
+        if self._plan is None:
+            self._plan = self._choose_plan(model)
+            log.info("forward: %s, %s", model.route.name, self._plan)
+
+    async def score(self, version: LoadedVersion, groups: Sequence[Sequence[Encoded]]) -> list[list[float]]:
+        """One finite reward per response, group by group.
+
+        Raises NonFiniteScoreError, and what `Batcher.score` raises.
+        """
+        known = [[self._cache.get(version.name, sample.key) for sample in group] for group in groups]
+        missing = [
+            (place, index)
+            for place, group in enumerate(known)
+            for index, score in enumerate(group)
+            if score is None
+        ]
+        if missing:
+            self._start_workers()
+            fresh = await self._compute(version, groups, missing)
+            for (place, index), score in zip(missing, fresh, strict=True):
+                known[place][index] = score
+                self._cache.put(version.name, groups[place][index].key, score)
+        self._count(version.name, groups, len(missing))
+        return [[score for score in group if score is not None] for group in known]
+
+    def _start_workers(self) -> None:
+        if not self._batcher.started:
+            assert self._plan is not None  # noqa: S101 (a version is loaded, so it was prepared)
+            self._engine.use(self._plan)
+            self._batcher.start(self._plan.workers, self._engine.pin)
+
+    async def _compute(
+        self, version: LoadedVersion, groups: Sequence[Sequence[Encoded]], missing: Sequence[tuple[int, int]]
+    ) -> list[float]:
+        """Scores of the `missing` (group, response) places."""
+        samples = [groups[place][index] for place, index in missing]
+        # after the first of a group, a response costs only what follows the prompt, where that is shared
+        shares = version.model.shares_prompts
+        joined = [
+            shares and number > 0 and missing[number - 1][0] == place and samples[number].prompt_tokens > 0
+            for number, (place, _) in enumerate(missing)
+        ]
+        costs = [
+            max(1, len(sample.ids) - (sample.prompt_tokens if follows else 0))
+            for sample, follows in zip(samples, joined, strict=True)
+        ]
+        scores = await self._batcher.score(version, samples, costs, joined)
+        if not all_finite(scores):
+            raise NonFiniteScoreError(
+                f"{version.name} answered a score that is not a finite number", version=version.name
+            )
+        return scores
+
+    def _count(self, version: str, groups: Sequence[Sequence[Encoded]], computed: int) -> None:
+        flat = [sample for group in groups for sample in group]
+        self._metrics.responses_scored.labels(version).inc(len(flat))
+        self._metrics.tokens_scored.labels(version).inc(sum(len(sample.ids) for sample in flat))
+        self._metrics.responses_truncated.inc(sum(sample.truncated for sample in flat))
+        self._metrics.score_cache.labels("miss").inc(computed)
+        self._metrics.score_cache.labels("hit").inc(len(flat) - computed)

@@ -1,0 +1,212 @@
+"""How the forward uses this machine: worker threads, cores of each, tokens of a batch. Measured once.
+
+`metarm tune` measures again and shows the table. The result lies in the data folder (tuning.json) and
+holds for the machine, torch and model shape it was measured on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import random
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metarm import process_environment
+from metarm.cores import usable_cores
+from metarm.encoding import Encoded
+from metarm.model import RewardModel, load_model, quiet_transformers
+from service.settings import ServiceSettings
+
+log = logging.getLogger(__name__)
+
+BATCH_TOKENS = (512, 1024, 2048)
+WORK_TOKENS = 4096  # of one timing
+ROUNDS = 3
+SLOW_S = 1.0  # a model that takes this long for one batch is not measured: the default serves
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardPlan:
+    """`workers` threads, each running batches of up to `batch_tokens` tokens on `threads` cores."""
+
+    workers: int
+    threads: int
+    batch_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    plan: ForwardPlan
+    tokens_per_s: float
+
+
+def choose_plan(model: RewardModel, settings: ServiceSettings) -> ForwardPlan:
+    """What the settings say; for what they leave open, what was measured on this machine before, or is
+    measured now. Never fails over a file that cannot be read or written."""
+    cores = usable_cores()
+    workers = settings.score_workers
+    threads = settings.score_threads or max(1, cores // (workers or cores))
+    plan = ForwardPlan(workers or max(1, cores // threads), threads, settings.batch_tokens or BATCH_TOKENS[1])
+    if not settings.tune or any((workers, settings.score_threads, settings.batch_tokens)):
+        return plan
+    file = settings.data_dir.absolute() / "tuning.json"
+    fingerprint = _fingerprint(model)
+    found = _read(file, fingerprint)
+    if found is None:
+        found = _best(calibrate(model), plan)
+        _write(file, fingerprint, found)
+    return found
+
+
+def calibrate(model: RewardModel) -> Iterator[Measured]:
+    """Time the plans this machine allows on sequences of common lengths: first how to share out the
+    cores, then how large a batch. Yields as it goes; nothing for a model too slow to measure."""
+    cores = usable_cores()
+    samples = _samples(model)
+    started = time.monotonic()
+    _run(model, samples[:4], ForwardPlan(1, cores, BATCH_TOKENS[1]))
+    if time.monotonic() - started > SLOW_S:
+        return
+    splits = [count for count in range(1, cores + 1) if cores % count == 0]
+    measured = _compare(
+        model, samples, [ForwardPlan(count, cores // count, BATCH_TOKENS[1]) for count in splits]
+    )
+    yield from measured
+    best = max(measured, key=lambda m: m.tokens_per_s).plan
+    others = [tokens for tokens in BATCH_TOKENS if tokens != best.batch_tokens]
+    yield from _compare(model, samples, [ForwardPlan(best.workers, best.threads, tokens) for tokens in others])
+
+
+def main() -> None:
+    """`metarm tune`: measure, show, write down."""
+    process_environment.ensure()
+    settings = ServiceSettings.from_command_line("metarm tune", sys.argv[1:])
+    quiet_transformers()
+    current = settings.store.current()
+    if current is None:
+        sys.exit(f"metarm tune: {settings.store.root} has no version yet; start the server once")
+    model = load_model(settings.store.path(current), settings.max_tokens)
+    print(f"{current}, {model.route.name} route, {usable_cores()} cores, torch {torch.__version__}")
+    print("workers  cores each  batch tokens  tokens/s")
+    results = []
+    for result in calibrate(model):
+        results.append(result)
+        plan = result.plan
+        print(
+            f"{plan.workers:7}  {plan.threads:10}  {plan.batch_tokens:12}  {result.tokens_per_s:8.0f}",
+            flush=True,
+        )
+    if not results:
+        sys.exit("metarm tune: one batch takes over a second: the default, a worker a core, stays")
+    best = _best(results, results[0].plan)
+    file = settings.data_dir.absolute() / "tuning.json"
+    _write(file, _fingerprint(model), best)
+    print(f"chosen: {best.workers} workers, {best.threads} cores each, {best.batch_tokens} tokens → {file}")
+
+
+def _compare(model: RewardModel, samples: Sequence[Encoded], plans: Sequence[ForwardPlan]) -> list[Measured]:
+    """The median rate of each plan, taken in turn so that a busy moment meets all."""
+    tokens = sum(len(s.ids) for s in samples)
+    rates: dict[ForwardPlan, list[float]] = {plan: [] for plan in plans}
+    for _ in range(ROUNDS):
+        for plan in plans:
+            rates[plan].append(tokens / _run(model, samples, plan))
+    return [Measured(plan, statistics.median(values)) for plan, values in rates.items()]
+
+
+def _run(model: RewardModel, samples: Sequence[Encoded], plan: ForwardPlan) -> float:
+    """Seconds that the plan's workers take for all samples."""
+    waiting = list(samples)
+    lock = threading.Lock()
+
+    def work() -> None:
+        torch.set_num_threads(plan.threads)
+        while True:
+            with lock:
+                part, waiting[:] = waiting[:4], waiting[4:]
+            if not part:
+                return
+            with torch.inference_mode():
+                model.scores(part, plan.batch_tokens)
+
+    threads = [threading.Thread(target=work) for _ in range(plan.workers)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - started
+
+
+def _samples(model: RewardModel) -> list[Encoded]:
+    """Random tokens of log-normal lengths (20 to 512, mean about 140)."""
+    rng = random.Random(0)
+    vocabulary = model.network.config.get_text_config().vocab_size
+    longest = min(512, model.encoder.max_tokens)
+    samples: list[Encoded] = []
+    while sum(len(s.ids) for s in samples) < WORK_TOKENS:
+        length = min(longest, max(20, round(rng.lognormvariate(4.7, 0.7))))
+        samples.append(Encoded([rng.randrange(vocabulary) for _ in range(length)], None, truncated=False))
+    return samples
+
+
+def _best(results: Iterator[Measured] | Sequence[Measured], default: ForwardPlan) -> ForwardPlan:
+    return max(results, key=lambda m: m.tokens_per_s, default=Measured(default, 0.0)).plan
+
+
+def _fingerprint(model: RewardModel) -> dict[str, Any]:
+    """What a measurement holds for."""
+    config = model.network.config.get_text_config()
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": usable_cores(),
+        "torch": torch.__version__,
+        "architecture": type(model.network).__name__,
+        "hidden_size": config.hidden_size,
+        "layers": config.num_hidden_layers,
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _read(file: Path, fingerprint: dict[str, Any]) -> ForwardPlan | None:
+    try:
+        record = json.loads(file.read_text())
+        return ForwardPlan(**record["plan"]) if record["measured_on"] == fingerprint else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s is passed over: %s", file, error)
+        return None
+
+
+def _write(file: Path, fingerprint: dict[str, Any], plan: ForwardPlan) -> None:
+    record = {"plan": asdict(plan), "measured_on": fingerprint}
+    part = file.with_suffix(f".{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(record, indent=2) + "\n")
+        part.replace(file)
+    except OSError as error:
+        log.warning(
+            "the forward plan is measured again at the next start: %s cannot be written: %s", file, error
+        )
+
+
+if __name__ == "__main__":
+    main()
