@@ -14,9 +14,11 @@ response, which every pooled score depends on, is kept; `truncated` says so.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -42,6 +44,11 @@ class Encoded:
     type_ids: list[int] | None
     truncated: bool
     prompt_tokens: int = field(default=0, compare=False)
+
+    @property
+    def key(self) -> bytes:
+        """A digest of what the model reads: sequences of one key have one score."""
+        return blake2b(array("I", self.ids).tobytes() + bytes(self.type_ids or ()), digest_size=16).digest()
 
 
 class Encoder:
