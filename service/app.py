@@ -101,9 +101,7 @@ def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionL
     sample_log = SampleLog(client)
     prefixes = PrefixCache(settings.prefix_cache_mb * 2**20, metrics.looked_up_prefix)
     engine = Engine(prefixes if settings.prefix_cache_mb else None)
-    batcher = Batcher(
-        engine.score_slice, slice_tokens=settings.slice_tokens, queue_tokens=settings.queue_tokens
-    )
+    batcher = Batcher(engine.score_slice, queue_tokens=settings.queue_tokens)
     scorer = Scorer(
         engine,
         batcher,

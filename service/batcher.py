@@ -65,13 +65,11 @@ class Batcher(Generic[Model, Sample]):
         self,
         score_slice: Callable[[Model, list[Sample], int], list[float]],
         *,
-        slice_tokens: int,
         queue_tokens: int,
     ) -> None:
         """`score_slice(model, samples, share)` may use the cores of `share` workers."""
         self._score_slice = score_slice
-        self._slice_tokens = slice_tokens
-        self._unit_tokens = UNIT_SLICES * slice_tokens
+        self._slice_tokens = 0  # until started
         self._queue_tokens = queue_tokens
         self._queue: list[Pending[Model, Sample]] = []  # oldest first
         self._changed = threading.Condition()  # guards the queue and what follows
@@ -86,8 +84,9 @@ class Batcher(Generic[Model, Sample]):
     def started(self) -> bool:
         return bool(self._threads)
 
-    def start(self, workers: int, begin: Callable[[int], None]) -> None:
+    def start(self, workers: int, slice_tokens: int, begin: Callable[[int], None]) -> None:
         """Start the worker threads; each calls `begin` with its number first."""
+        self._slice_tokens = slice_tokens
         self._loop = asyncio.get_running_loop()
         for number in range(workers):
             thread = threading.Thread(
@@ -204,7 +203,7 @@ class Batcher(Generic[Model, Sample]):
             cost = sum(pending.costs[i] for i in unit)
             if cost > room and not at_least_one:
                 return
-            if cost > self._unit_tokens:
+            if cost > UNIT_SLICES * self._slice_tokens:
                 unit = _fitting(pending, unit, self._slice_tokens)
                 cost = sum(pending.costs[i] for i in unit)
             pending.next_index = unit.stop

@@ -20,7 +20,7 @@ class Engine:
     def __init__(self, prefixes: PrefixCache | None) -> None:
         """`prefixes` keeps prompts from slice to slice."""
         self._prefixes = prefixes
-        self._plan = ForwardPlan(1, 1, DEFAULT_BATCH_TOKENS)
+        self._plan = ForwardPlan(1, 1, DEFAULT_BATCH_TOKENS, DEFAULT_BATCH_TOKENS)
 
     def use(self, plan: ForwardPlan) -> None:
         self._plan = plan

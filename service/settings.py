@@ -33,8 +33,11 @@ class ServiceSettings(ProcessSettings):
     tune: bool = Field(
         True, description="Measure what is unset at the first start (seconds), and keep it in tuning.json."
     )
-    slice_tokens: int = Field(
-        1024, ge=1, description="Tokens a worker takes from the queue at once, from all waiting requests."
+    slice_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens a worker takes from the queue at once, from all waiting requests. Unset: one batch; "
+        "four where the model's route pads, to sort them by length.",
     )
     prefix_sharing: bool = Field(
         True, description="Compute a prompt once for all its responses, where the model allows."
