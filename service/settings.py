@@ -36,8 +36,8 @@ class ServiceSettings(ProcessSettings):
     slice_tokens: int | None = Field(
         None,
         ge=1,
-        description="Tokens a worker takes from the queue at once, from all waiting requests. Unset: one batch; "
-        "four where the model's route pads, to sort them by length.",
+        description="Tokens a worker takes from the queue at once, from all waiting requests. Unset: one "
+        "batch; four where the model's route pads, to sort them by length.",
     )
     prefix_sharing: bool = Field(
         True, description="Compute a prompt once for all its responses, where the model allows."

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,15 @@ import torch
 from metarm import process_environment
 from metarm.cores import usable_cores
 from metarm.encoding import Encoded
-from metarm.model import RewardModel, load_model, quiet_transformers
+from metarm.model import DEFAULT_BATCH_TOKENS, RewardModel, load_model, quiet_transformers
 from service.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
 
+FILE = "tuning.json"
 BATCH_TOKENS = (512, 1024, 2048)
+CLOSE = 0.95
+SLICES_TO_SORT = 4  # batches' tokens taken at once where sorting them by length saves padding
 WORK_TOKENS = 4096  # of one timing
 ROUNDS = 3
 SLOW_S = 1.0  # a model that takes this long for one batch is not measured: the default serves
@@ -38,11 +41,13 @@ SLOW_S = 1.0  # a model that takes this long for one batch is not measured: the 
 
 @dataclass(frozen=True, slots=True)
 class ForwardPlan:
-    """`workers` threads, each running batches of up to `batch_tokens` tokens on `threads` cores."""
+    """`workers` threads, each running batches of up to `batch_tokens` tokens on `threads` cores, and taking
+    `slice_tokens` from the queue at once."""
 
     workers: int
     threads: int
     batch_tokens: int
+    slice_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +62,19 @@ def choose_plan(model: RewardModel, settings: ServiceSettings) -> ForwardPlan:
     cores = usable_cores()
     workers = settings.score_workers
     threads = settings.score_threads or max(1, cores // (workers or cores))
-    plan = ForwardPlan(workers or max(1, cores // threads), threads, settings.batch_tokens or BATCH_TOKENS[1])
-    if not settings.tune or any((workers, settings.score_threads, settings.batch_tokens)):
-        return plan
-    file = settings.data_dir.absolute() / "tuning.json"
+    plan = _plan(workers or max(1, cores // threads), threads, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
+    if settings.tune and not any((workers, settings.score_threads, settings.batch_tokens)):
+        plan = _measured(model, settings.data_dir.absolute() / FILE, plan)
+    slices = SLICES_TO_SORT if model.route.pads else 1
+    return replace(plan, slice_tokens=settings.slice_tokens or slices * plan.batch_tokens)
+
+
+def _measured(model: RewardModel, file: Path, default: ForwardPlan) -> ForwardPlan:
+    """The plan in `file` where it holds for this machine and model, else one measured now."""
     fingerprint = _fingerprint(model)
     found = _read(file, fingerprint)
     if found is None:
-        found = _best(calibrate(model), plan)
+        found = _best(list(calibrate(model)), default)
         _write(file, fingerprint, found)
     return found
 
@@ -75,17 +85,21 @@ def calibrate(model: RewardModel) -> Iterator[Measured]:
     cores = usable_cores()
     samples = _samples(model)
     started = time.monotonic()
-    _run(model, samples[:4], ForwardPlan(1, cores, BATCH_TOKENS[1]))
+    _run(model, samples[:4], _plan(1, cores, DEFAULT_BATCH_TOKENS))
     if time.monotonic() - started > SLOW_S:
         return
     splits = [count for count in range(1, cores + 1) if cores % count == 0]
     measured = _compare(
-        model, samples, [ForwardPlan(count, cores // count, BATCH_TOKENS[1]) for count in splits]
+        model, samples, [_plan(count, cores // count, DEFAULT_BATCH_TOKENS) for count in splits]
     )
     yield from measured
     best = max(measured, key=lambda m: m.tokens_per_s).plan
     others = [tokens for tokens in BATCH_TOKENS if tokens != best.batch_tokens]
-    yield from _compare(model, samples, [ForwardPlan(best.workers, best.threads, tokens) for tokens in others])
+    yield from _compare(model, samples, [_plan(best.workers, best.threads, tokens) for tokens in others])
+
+
+def _plan(workers: int, threads: int, batch_tokens: int) -> ForwardPlan:
+    return ForwardPlan(workers, threads, batch_tokens, batch_tokens)
 
 
 def main() -> None:
@@ -110,7 +124,7 @@ def main() -> None:
     if not results:
         sys.exit("metarm tune: one batch takes over a second: the default, a worker a core, stays")
     best = _best(results, results[0].plan)
-    file = settings.data_dir.absolute() / "tuning.json"
+    file = settings.data_dir.absolute() / FILE
     _write(file, _fingerprint(model), best)
     print(f"chosen: {best.workers} workers, {best.threads} cores each, {best.batch_tokens} tokens → {file}")
 
@@ -161,8 +175,14 @@ def _samples(model: RewardModel) -> list[Encoded]:
     return samples
 
 
-def _best(results: Iterator[Measured] | Sequence[Measured], default: ForwardPlan) -> ForwardPlan:
-    return max(results, key=lambda m: m.tokens_per_s, default=Measured(default, 0.0)).plan
+def _best(results: Sequence[Measured], default: ForwardPlan) -> ForwardPlan:
+    """The fastest plan; of those within a few percent of it, the one with the smallest batches, which
+    keep others waiting least."""
+    if not results:
+        return default
+    fastest = max(result.tokens_per_s for result in results)
+    close = [result for result in results if result.tokens_per_s >= CLOSE * fastest]
+    return min(close, key=lambda result: (result.plan.batch_tokens, -result.tokens_per_s)).plan
 
 
 def _fingerprint(model: RewardModel) -> dict[str, Any]:

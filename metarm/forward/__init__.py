@@ -36,6 +36,7 @@ class Route(Protocol):
     """One way to run a network's forward."""
 
     name: str
+    pads: bool
     shares_prompts: bool
 
     def scores(self, samples: list[Encoded], batch_tokens: int, prefixes: PrefixStore | None) -> Tensor:

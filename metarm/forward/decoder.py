@@ -59,6 +59,7 @@ class PackedDecoder:
     """
 
     name = "decoder"
+    pads = False
     shares_prompts = True
 
     @staticmethod

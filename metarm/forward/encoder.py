@@ -25,6 +25,7 @@ class PackedEncoder:
     sequence; the last layer runs its queries and all that follows for the first tokens (n) alone."""
 
     name = "encoder"
+    pads = False
     shares_prompts = False
 
     @staticmethod

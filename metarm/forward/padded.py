@@ -18,6 +18,7 @@ class Padded:
     """Length-sorted batches, right-padded to their longest."""
 
     name = "padded"
+    pads = True
     shares_prompts = False
 
     def __init__(self, network: PreTrainedModel) -> None:
