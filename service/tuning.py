@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 FILE = "tuning.json"
 BATCH_TOKENS = (512, 1024, 2048)
-CLOSE = 0.95
+CLOSE = 0.97
 SLICES_TO_SORT = 4  # batches' tokens taken at once where sorting them by length saves padding
 WORK_TOKENS = 4096  # of one timing
 ROUNDS = 3

@@ -230,7 +230,7 @@ def test_overload_is_503_with_retry_after_and_an_impossible_request_413(
     checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
-    settings = {"METARM_QUEUE_TOKENS": "3000", "METARM_SLICE_TOKENS": "500"}
+    settings = {"METARM_QUEUE_TOKENS": "3000", "METARM_SLICE_TOKENS": "500", "METARM_SCORE_CACHE_ENTRIES": "0"}
     with service(tmp_path, redis_process.url, **settings) as process:
         process.wait_ready()
         body = {"groups": [{"prompt": "What is it?", "responses": ["the answer is short " * 20] * 20}]}
