@@ -5,6 +5,9 @@ ends them in the order that loses nothing: the service (it writes out its sample
 Redis. They stay in one session: Linux shares the cores between sessions whatever their niceness,
 and the trainer must stand behind the service. A child that dies once everything has been ready is
 started again.
+
+Where a version is published already, the trainer starts only once the service answers: the cores
+are the service's until it can score.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from metarm.errors import EXIT_CONFIGURATION, ConfigurationError
 from metarm.settings import ProcessSettings
 
 POLL_S = 0.2
+START_POLL_S = 0.05  # until ready: somebody waits
 REDIS_START_S = 60.0
 GRACE_S = {"service": 45.0, "trainer": 30.0, "redis": 30.0}
 RESTART_PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -96,8 +100,12 @@ class Child:
         )
         self._started = time.monotonic()
 
+    @property
+    def started(self) -> bool:
+        return self._process is not None
+
     def exit_code(self) -> int | None:
-        """None while it runs."""
+        """None while it runs, and before it starts."""
         return self._process.poll() if self._process else None
 
     def revive(self, *, starting: bool) -> None:
@@ -151,19 +159,24 @@ def _run(settings: LaunchSettings, stop: _Stop) -> int:
     try:
         redis_url = settings.redis_url or _start_redis(settings, children, stop)
         environment = settings.environment(redis_url)
-        for name in ("trainer", "service"):
-            children.append(Child(name, [sys.executable, "-m", name], environment))
-            children[-1].start()
+        trainer, service = (Child(n, [sys.executable, "-m", n], environment) for n in ("trainer", "service"))
+        children += [trainer, service]
+        service.start()
+        if not settings.store.names():
+            trainer.start()  # it makes the version that the service waits for
         say(_started_text(settings, redis_url))
         ready = False
         with httpx.Client(base_url=_url(settings), timeout=2.0) as http:
             while not stop.requested:
                 for child in children:
                     child.revive(starting=not ready)
-                if not ready and _answers(http):
+                status = None if ready else _readiness(http)
+                if status is not None and not trainer.started:
+                    trainer.start()
+                if status == httpx.codes.OK:
                     ready = True
                     say(_ready_text(settings))
-                time.sleep(POLL_S)
+                time.sleep(POLL_S if ready else START_POLL_S)
         return 0
     except _GivenUpError as error:
         say(str(error))
@@ -207,12 +220,12 @@ def _start_redis(settings: LaunchSettings, children: list[Child], stop: _Stop) -
     return embedded.url
 
 
-def _answers(http: httpx.Client) -> bool:
-    """The service scores."""
+def _readiness(http: httpx.Client) -> int | None:
+    """The status of /ready: 200 once the service scores, None until it listens."""
     try:
-        return http.get("/ready").status_code == 200
+        return http.get("/ready").status_code
     except httpx.TransportError:
-        return False  # not listening yet
+        return None
 
 
 class _GivenUpError(Exception):

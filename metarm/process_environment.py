@@ -4,12 +4,17 @@ OMP_WAIT_POLICY=passive: idle OpenMP threads sleep. The default spin makes scori
 slower as soon as any second process is busy (docs/decisions/0003-process-environment.md).
 MALLOC_*: glibc keeps large freed blocks instead of returning them page by page (5 to 15% of a forward).
 glibc and libgomp read these once, at process start: hence the re-exec.
+
+And how a process imports torch: with the garbage collector off.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import sys
+from collections.abc import Iterator
 
 from metarm.errors import ConfigurationError
 
@@ -37,3 +42,16 @@ def check() -> None:
             + " ".join(wrong)
             + " before the process starts"
         )
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Import torch and transformers inside this. They make 650,000 objects that live as long as the
+    process: walking them again and again is a quarter of the import, and later stops every thread for
+    0.2 s in a full collection. So nothing is collected meanwhile, and they are left out for ever."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

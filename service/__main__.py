@@ -16,10 +16,11 @@ def main() -> None:
     settings = ServiceSettings.from_command_line("metarm serve", sys.argv[1:])
     logging.basicConfig(level=settings.log_level, format="%(asctime)s service %(levelname)s %(message)s")
 
-    import uvicorn  # after the environment is in force: it pulls in the app, and that torch
+    with process_environment.uncollected():
+        import uvicorn  # after the environment is in force: it pulls in the app, and that torch
 
-    from metarm.model import quiet_transformers
-    from service.app import create_app
+        from metarm.model import quiet_transformers
+        from service.app import create_app
 
     quiet_transformers()
     uvicorn.run(

@@ -11,9 +11,7 @@ import logging
 import os
 import platform
 import random
-import statistics
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +24,7 @@ from metarm import process_environment
 from metarm.cores import usable_cores
 from metarm.encoding import Encoded
 from metarm.model import DEFAULT_BATCH_TOKENS, RewardModel, load_model, quiet_transformers
+from metarm.parallel import score_parallel
 from service.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ BATCH_TOKENS = (512, 1024, 2048)
 CLOSE = 0.97
 SLICES_TO_SORT = 4  # batches' tokens taken at once where sorting them by length saves padding
 WORK_TOKENS = 4096  # of one timing
-ROUNDS = 3
+ROUNDS, START_ROUNDS = 5, 2  # of `metarm tune`, and of a first start, which somebody waits for
 SLOW_S = 1.0  # a model that takes this long for one batch is not measured: the default serves
 
 
@@ -74,12 +73,12 @@ def _measured(model: RewardModel, file: Path, default: ForwardPlan) -> ForwardPl
     fingerprint = _fingerprint(model)
     found = _read(file, fingerprint)
     if found is None:
-        found = _best(list(calibrate(model)), default)
+        found = _best(list(calibrate(model, START_ROUNDS)), default)
         _write(file, fingerprint, found)
     return found
 
 
-def calibrate(model: RewardModel) -> Iterator[Measured]:
+def calibrate(model: RewardModel, rounds: int) -> Iterator[Measured]:
     """Time the plans this machine allows on sequences of common lengths: first how to share out the
     cores, then how large a batch. Yields as it goes; nothing for a model too slow to measure."""
     cores = usable_cores()
@@ -90,12 +89,14 @@ def calibrate(model: RewardModel) -> Iterator[Measured]:
         return
     splits = [count for count in range(1, cores + 1) if cores % count == 0]
     measured = _compare(
-        model, samples, [_plan(count, cores // count, DEFAULT_BATCH_TOKENS) for count in splits]
+        model, samples, [_plan(count, cores // count, DEFAULT_BATCH_TOKENS) for count in splits], rounds
     )
     yield from measured
     best = max(measured, key=lambda m: m.tokens_per_s).plan
     others = [tokens for tokens in BATCH_TOKENS if tokens != best.batch_tokens]
-    yield from _compare(model, samples, [_plan(best.workers, best.threads, tokens) for tokens in others])
+    yield from _compare(
+        model, samples, [_plan(best.workers, best.threads, tokens) for tokens in others], rounds
+    )
 
 
 def _plan(workers: int, threads: int, batch_tokens: int) -> ForwardPlan:
@@ -114,7 +115,7 @@ def main() -> None:
     print(f"{current}, {model.route.name} route, {usable_cores()} cores, torch {torch.__version__}")
     print("workers  cores each  batch tokens  tokens/s")
     results = []
-    for result in calibrate(model):
+    for result in calibrate(model, ROUNDS):
         results.append(result)
         plan = result.plan
         print(
@@ -129,37 +130,22 @@ def main() -> None:
     print(f"chosen: {best.workers} workers, {best.threads} cores each, {best.batch_tokens} tokens → {file}")
 
 
-def _compare(model: RewardModel, samples: Sequence[Encoded], plans: Sequence[ForwardPlan]) -> list[Measured]:
-    """The median rate of each plan, taken in turn so that a busy moment meets all."""
+def _compare(
+    model: RewardModel, samples: Sequence[Encoded], plans: Sequence[ForwardPlan], rounds: int
+) -> list[Measured]:
+    """The best rate of each plan, taken in turn: whatever else runs on the machine only slows."""
     tokens = sum(len(s.ids) for s in samples)
     rates: dict[ForwardPlan, list[float]] = {plan: [] for plan in plans}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for plan in plans:
             rates[plan].append(tokens / _run(model, samples, plan))
-    return [Measured(plan, statistics.median(values)) for plan, values in rates.items()]
+    return [Measured(plan, max(values)) for plan, values in rates.items()]
 
 
 def _run(model: RewardModel, samples: Sequence[Encoded], plan: ForwardPlan) -> float:
     """Seconds that the plan's workers take for all samples."""
-    waiting = list(samples)
-    lock = threading.Lock()
-
-    def work() -> None:
-        torch.set_num_threads(plan.threads)
-        while True:
-            with lock:
-                part, waiting[:] = waiting[:4], waiting[4:]
-            if not part:
-                return
-            with torch.inference_mode():
-                model.scores(part, plan.batch_tokens)
-
-    threads = [threading.Thread(target=work) for _ in range(plan.workers)]
     started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    score_parallel(model, samples, workers=plan.workers, threads=plan.threads, batch_tokens=plan.batch_tokens)
     return time.perf_counter() - started
 
 
@@ -176,13 +162,13 @@ def _samples(model: RewardModel) -> list[Encoded]:
 
 
 def _best(results: Sequence[Measured], default: ForwardPlan) -> ForwardPlan:
-    """The fastest plan; of those within a few percent of it, the one with the smallest batches, which
-    keep others waiting least."""
+    """The fastest plan; of those within a few percent of it, one with the most workers, which a busy
+    neighbour slows least, then the smallest batches, which keep others waiting least."""
     if not results:
         return default
     fastest = max(result.tokens_per_s for result in results)
     close = [result for result in results if result.tokens_per_s >= CLOSE * fastest]
-    return min(close, key=lambda result: (result.plan.batch_tokens, -result.tokens_per_s)).plan
+    return min(close, key=lambda result: (-result.plan.workers, result.plan.batch_tokens)).plan
 
 
 def _fingerprint(model: RewardModel) -> dict[str, Any]:
