@@ -12,7 +12,7 @@ from metarm import process_environment
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, MetaRMError
 from trainer.settings import TrainerSettings
 
-BEHIND_THE_SERVICE = 10  # niceness: whoever waits for a score goes first
+LOW_PRIORITY = 10  # niceness
 
 
 def main() -> None:
@@ -33,15 +33,18 @@ def main() -> None:
 
 def run(settings: TrainerSettings, stop: threading.Event) -> None:
     """Take the trainer's place, make the first version if there is none, then run jobs."""
-    import torch  # after the environment is in force
+    os.nice(LOW_PRIORITY)
+    with process_environment.uncollected():
+        import torch  # after the environment is in force
 
-    from metarm.jobs import JobBoard
-    from metarm.model import quiet_transformers
-    from metarm.sample_log import SampleLog, connect
-    from trainer.bootstrap import ensure_first_version
-    from trainer.heartbeat import Heartbeat
-    from trainer.loop import Trainer
-    from trainer.preferences import load_or_refuse
+        from metarm.cores import usable_cores
+        from metarm.jobs import JobBoard
+        from metarm.model import quiet_transformers
+        from metarm.sample_log import SampleLog, connect
+        from trainer.bootstrap import ensure_first_version
+        from trainer.heartbeat import Heartbeat
+        from trainer.loop import Trainer
+        from trainer.preferences import load_or_refuse
 
     quiet_transformers()
     client = connect(settings.required_redis_url)
@@ -59,12 +62,19 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
             heartbeat.announce({"state": "ready", **needs, "preferences_error": preferences.message})
         else:
             heartbeat.announce({"state": "ready", **needs, "preferences": len(preferences.train)})
-        if settings.train_threads:
-            torch.set_num_threads(settings.train_threads)
-        os.nice(BEHIND_THE_SERVICE)
+        torch.set_num_threads(settings.train_threads or usable_cores())
+        if settings.train_priority == "idle":
+            _only_what_is_left()
         Trainer(settings, store, jobs, SampleLog(client), preferences, heartbeat).run(stop)
     finally:
         heartbeat.close()
+
+
+def _only_what_is_left() -> None:
+    """From here on, this thread and those it starts run when nobody else wants the core: whoever waits
+    for a score goes first (docs/decisions/0004-the-trainer-stands-behind-the-service.md)."""
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 if __name__ == "__main__":

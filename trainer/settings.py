@@ -33,7 +33,12 @@ class TrainerSettings(ProcessSettings):
     bootstrap_learning_rate: float = Field(5e-5, gt=0, description="Learning rate of that fine-tuning.")
 
     train_threads: int | None = Field(
-        None, ge=1, description="Torch threads of a run. Unset: all cores, behind the service (niceness 10)."
+        None, ge=1, description="Torch threads of a run. Unset: all cores this process may use."
+    )
+    train_priority: Literal["idle", "low"] = Field(
+        "idle",
+        description="idle: a run gets the time scoring leaves, which is none while scoring takes all of it. "
+        "low: a run always gets some (niceness 10), and small requests wait longer meanwhile.",
     )
     min_groups: int = Field(
         128, ge=1, description="Logged groups of two or more responses a run needs before it starts."

@@ -1,0 +1,1 @@
+"""Side-by-side benchmarks: each is a command that prints a table and writes JSON."""

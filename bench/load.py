@@ -1,0 +1,117 @@
+"""The load generator: a process of its own, the same HTTP client and persistent connections for every arm.
+
+`python -m bench.load`: a Job as JSON on standard input, an Outcome as JSON on standard output.
+Bodies are sent as they are and answers kept as they come: nothing is encoded or read while timing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+import aiohttp
+import orjson
+
+from bench.places import ROOT
+
+PROBE_INTERVAL_S = 0.05
+TIMEOUT_S = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`bodies` are posted to `url` by `connections` clients, each sending its next once it is answered;
+    `probe_url`, where given, is fetched every PROBE_INTERVAL_S meanwhile."""
+
+    url: str
+    connections: int
+    bodies: list[str]
+    probe_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Seconds from the first request to the last answer, of each request, of each probe; the answers'
+    bodies in the order of the requests; the client's own CPU seconds."""
+
+    wall_s: float
+    latencies_s: list[float]
+    answers: list[str]
+    probes_s: list[float]
+    client_cpu_s: float
+
+
+def run(job: Job) -> Outcome:
+    """Run the job in a process of its own. Raises RuntimeError where a request fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.load"],
+        input=orjson.dumps(job),
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{job.url}: {done.stderr.decode().strip().splitlines()[-1]}")
+    return Outcome(**orjson.loads(done.stdout))
+
+
+async def _run(job: Job) -> Outcome:
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    connector = aiohttp.TCPConnector(limit=job.connections)
+    headers = {"content-type": "application/json"}
+    async with (
+        aiohttp.ClientSession(timeout=timeout, connector=connector, headers=headers) as clients,
+        aiohttp.ClientSession(timeout=timeout) as prober,
+    ):
+        probes: list[float] = []
+        probing = asyncio.create_task(_probe(prober, job.probe_url, probes)) if job.probe_url else None
+        latencies = [0.0] * len(job.bodies)
+        answers = [""] * len(job.bodies)
+        remaining = iter(enumerate(job.bodies))
+
+        async def client() -> None:
+            for place, body in remaining:  # shared: each client takes the next request there is
+                sent = time.perf_counter()
+                async with clients.post(job.url, data=body.encode()) as answer:
+                    text = await answer.text()
+                    if answer.status != 200:
+                        raise RuntimeError(f"{answer.status}: {text[:500]}")
+                latencies[place] = time.perf_counter() - sent
+                answers[place] = text
+
+        cpu, start = time.process_time(), time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(job.connections):
+                group.create_task(client())
+        wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
+        if probing is not None:
+            probing.cancel()
+            await asyncio.gather(probing, return_exceptions=True)
+    return Outcome(wall_s, latencies, answers, probes, cpu_s)
+
+
+async def _probe(session: aiohttp.ClientSession, url: str, seconds: list[float]) -> None:
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    while True:
+        sent = time.perf_counter()
+        async with session.get(url) as answer:
+            await answer.read()
+        seconds.append(time.perf_counter() - sent)
+        due = max(due + PROBE_INTERVAL_S, loop.time())
+        await asyncio.sleep(due - loop.time())
+
+
+def main() -> None:
+    try:
+        outcome = asyncio.run(_run(Job(**orjson.loads(sys.stdin.buffer.read()))))
+    except BaseExceptionGroup as errors:
+        sys.exit(f"{len(errors.exceptions)} clients failed, one with: {errors.exceptions[0]!r}")
+    sys.stdout.buffer.write(orjson.dumps(asdict(outcome)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""LitServe: programs/litserve_app.py, a plain transformers forward behind LitServe's own batching."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.arms import Batches, ServerPlan, Setting
+from bench.peers.environment import PLAIN
+from bench.places import THREADS
+from bench.workload import Request
+
+# Texts of a forward and requests of a batch. One by one is its best on CPU (8 and 128 connections, texts/s:
+# 33 and 29 one by one, 10 and 16 in batches of 8, 20 and 9 in batches of 32).
+BATCH_SIZE: dict[Batches, int] = {"best": 1, "usual": 8}
+BATCH_TIMEOUT_S = 0.005
+
+
+def plan(setting: Setting) -> ServerPlan:
+    PLAIN.install()
+    checkpoint = setting.checkpoint
+
+    def command(port: int) -> list[str]:
+        options = {
+            "--model": str(checkpoint.path),
+            "--port": str(port),
+            "--max-tokens": str(checkpoint.max_tokens),
+            "--batch-size": str(BATCH_SIZE[setting.batches]),
+            "--requests-per-batch": str(BATCH_SIZE[setting.batches]),
+            "--batch-timeout-s": str(BATCH_TIMEOUT_S),
+            "--threads": str(THREADS),
+        }
+        named = [part for option in options.items() for part in option]
+        return [str(PLAIN.python), "-m", "bench.peers.programs.litserve_app", *named]
+
+    return ServerPlan(
+        command=command,
+        folder=setting.folder / "litserve",
+        settings=lambda _: {},
+        ready_path="/health",
+        score_path="/predict",
+        speak=_speak,
+        understand=_understand,
+    )
+
+
+def _speak(request: Request) -> dict[str, Any]:
+    return {"pairs": request.pairs}
+
+
+def _understand(answer: dict[str, Any]) -> list[float]:
+    return [float(score) for score in answer["scores"]]

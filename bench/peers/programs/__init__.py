@@ -1,0 +1,1 @@
+"""What runs inside the peers' own virtual environments: imports neither metarm nor the rest of bench."""

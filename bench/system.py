@@ -1,0 +1,124 @@
+"""The whole system under `metarm up`, on the packaged encoder: start, memory, and scoring beside a retrain."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from bench.models import checkpoint, publish
+from bench.processes import Server, free_port
+from bench.workload import GeneratedPairs, Load
+from metarm.encoding import load_encoder
+
+IDLE_S = 3.0
+TEXTS = 4  # of one small request
+GROUPS = 160  # logged before a retrain: more than it needs
+MIB = 2**20
+
+
+class System(Server):
+    """Redis, service and trainer, with a first version already there."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        port = free_port()
+        command = [sys.executable, "-m", "metarm.cli", "up", "--port", str(port), "--data-dir", str(folder)]
+        super().__init__(command, folder / "up", settings, port, "/ready")
+
+    def service(self) -> psutil.Process:
+        """The service among the processes."""
+        return next(p for p in self._family() if p.cmdline()[1:3] == ["-m", "service"])
+
+
+def prepared(folder: Path) -> Path:
+    """A data folder with one published version, whose forward plan is measured already."""
+    publish(checkpoint("encoder"), folder)
+    with System(folder):
+        pass
+    return folder
+
+
+def startup(folder: Path) -> tuple[float, float, float]:
+    """Seconds from the command to /ready, idle MiB of the service, MiB of the weights."""
+    started = time.monotonic()
+    with System(folder) as system:
+        ready_s = time.monotonic() - started
+        time.sleep(IDLE_S)
+        resident = system.service().memory_info().rss / MIB
+    return ready_s, resident, checkpoint("encoder").path.joinpath("model.safetensors").stat().st_size / MIB
+
+
+def retrain_latencies(folder: Path, seconds: float, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of small /score requests, one after another, without a retrain and while one runs; in turn."""
+    made = checkpoint("encoder")
+    source = GeneratedPairs(load_encoder(made.path, made.max_tokens))
+    alone: list[float] = []
+    beside: list[float] = []
+    with System(folder) as system, httpx.Client(base_url=system.url, timeout=60.0) as http:
+        _log_groups(http, source)
+        for number in range(rounds):
+            bodies = _bodies(source, f"retrain {number}")
+            alone += _requests(http, bodies, seconds)
+            job = _start_job(http)
+            beside += _requests(http, bodies, seconds, lambda job=job: _running(http, job))
+            http.delete(f"/retrain/{job}").raise_for_status()
+            _wait(lambda job=job: not _running(http, job))
+    return alone, beside
+
+
+def _log_groups(http: httpx.Client, source: GeneratedPairs) -> None:
+    short = Load("groups", "encoder", 1, 2, GROUPS)
+    for request in source.requests(short, "groups"):
+        body = {"groups": [{"prompt": request.prompt, "responses": list(request.responses)}]}
+        http.post("/score", json=body).raise_for_status()
+
+
+def _start_job(http: httpx.Client) -> str:
+    answer = http.post("/retrain", json={"steps": 1000})
+    answer.raise_for_status()
+    job: str = answer.json()["job"]
+    _wait(lambda: _running(http, job) and http.get(f"/retrain/{job}").json()["progress"]["step"] >= 1)
+    return job
+
+
+def _running(http: httpx.Client, job: str) -> bool:
+    return bool(http.get(f"/retrain/{job}").json()["status"] == "running")
+
+
+def _requests(
+    http: httpx.Client,
+    bodies: Iterator[dict[str, Any]],
+    seconds: float,
+    still: Callable[[], bool] = lambda: True,
+) -> list[float]:
+    """Seconds of each request, one after another, for a while. Raises RuntimeError where `still` ends."""
+    found = []
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        started = time.perf_counter()
+        http.post("/score", json=next(bodies)).raise_for_status()
+        found.append(time.perf_counter() - started)
+    if not still():
+        raise RuntimeError("the retrain ended before the requests did")
+    return found
+
+
+def _bodies(source: GeneratedPairs, draw: str) -> Iterator[dict[str, Any]]:
+    """Requests of TEXTS texts, for ever, all different and none of them logged."""
+    for number in itertools.count():
+        (request,) = source.requests(Load("small", "encoder", 1, TEXTS, 1), f"{draw} {number}")
+        yield {"groups": [{"prompt": request.prompt, "responses": list(request.responses)}], "log": False}
+
+
+def _wait(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120.0
+    while not done():
+        if time.monotonic() > deadline:
+            raise RuntimeError("the system did not get there within two minutes")
+        time.sleep(0.2)
