@@ -110,7 +110,11 @@ def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionL
         lambda model: choose_plan(model, settings),
     )
     loader = VersionLoader(
-        store, settings.max_tokens, share_prompts=settings.prefix_sharing, prepare=scorer.prepare
+        store,
+        settings.max_tokens,
+        share_prompts=settings.prefix_sharing,
+        reduced=settings.score_dtype == "bfloat16",
+        prepare=scorer.prepare,
     )
     live = LiveModel(loader.load, settings.keep_loaded)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, SecretStr, model_validator
 
 from metarm.settings import ProcessSettings
@@ -38,6 +40,11 @@ class ServiceSettings(ProcessSettings):
         ge=1,
         description="Tokens a worker takes from the queue at once, from all waiting requests. Unset: one "
         "batch; four where the model's route pads, to sort them by length.",
+    )
+    score_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Precision of the forward. bfloat16 is faster on processors that have it; `metarm tune` "
+        "shows how much, and how far its scores are off.",
     )
     prefix_sharing: bool = Field(
         True, description="Compute a prompt once for all its responses, where the model allows."

@@ -41,12 +41,15 @@ class VersionLoader:
         max_tokens: int,
         *,
         share_prompts: bool,
+        reduced: bool,
         prepare: Callable[[RewardModel], None],
     ) -> None:
-        """`prepare` is called, in that thread, with every model before it may serve."""
+        """`reduced`: score in bfloat16. `prepare` is called, in that thread, with every model before it
+        may serve."""
         self._store = store
         self._max_tokens = max_tokens
         self._share_prompts = share_prompts
+        self._reduced = reduced
         self._prepare = prepare
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
@@ -62,6 +65,8 @@ class VersionLoader:
             manifest = self._store.verify(name)
             limit = manifest.get("encoding", {}).get("max_tokens", self._max_tokens)
             model = load_model(self._store.path(name), min(limit, self._max_tokens), self._share_prompts)
+            if self._reduced:
+                model.reduce_precision()
         except OSError as error:
             raise InvalidVersionError(f"{name} cannot be read: {error}") from error
         samples = model.encoder.encode([(WARM_PROMPT, WARM_RESPONSES)])[0]
