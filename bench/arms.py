@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ import orjson
 
 from bench import load as load_generator
 from bench.load import Job
-from bench.models import Checkpoint
+from bench.models import Checkpoint, Kind
 from bench.processes import Child, Server, Worker, free_port
 from bench.workload import Load, Request
 
@@ -193,6 +193,10 @@ class Setting:
     checkpoint: Checkpoint
     folder: Path  # of this run and model: one subfolder an arm
     batches: Batches = "best"
+
+    def batch_size(self, best: Mapping[Kind, int], usual: int) -> int:
+        """The batch size a peer is to run with."""
+        return best[self.checkpoint.kind] if self.batches == "best" else usual
 
 
 def wait_a_moment() -> None:

@@ -66,9 +66,8 @@ def retrain_latencies(folder: Path, seconds: float, rounds: int) -> tuple[list[f
             bodies = _bodies(source, f"retrain {number}")
             alone += _requests(http, bodies, seconds)
             job = _start_job(http)
-            beside += _requests(http, bodies, seconds, lambda job=job: _running(http, job))
-            http.delete(f"/retrain/{job}").raise_for_status()
-            _wait(lambda job=job: not _running(http, job))
+            beside += _requests(http, bodies, seconds)
+            _end_job(http, job)
     return alone, beside
 
 
@@ -87,25 +86,26 @@ def _start_job(http: httpx.Client) -> str:
     return job
 
 
+def _end_job(http: httpx.Client, job: str) -> None:
+    """Cancel it. Raises RuntimeError where it had ended before: there was nothing to measure beside."""
+    if not _running(http, job):
+        raise RuntimeError("the retrain ended before the requests did")
+    http.delete(f"/retrain/{job}").raise_for_status()
+    _wait(lambda: not _running(http, job))
+
+
 def _running(http: httpx.Client, job: str) -> bool:
     return bool(http.get(f"/retrain/{job}").json()["status"] == "running")
 
 
-def _requests(
-    http: httpx.Client,
-    bodies: Iterator[dict[str, Any]],
-    seconds: float,
-    still: Callable[[], bool] = lambda: True,
-) -> list[float]:
-    """Seconds of each request, one after another, for a while. Raises RuntimeError where `still` ends."""
+def _requests(http: httpx.Client, bodies: Iterator[dict[str, Any]], seconds: float) -> list[float]:
+    """Seconds of each request, one after another, for a while."""
     found = []
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         started = time.perf_counter()
         http.post("/score", json=next(bodies)).raise_for_status()
         found.append(time.perf_counter() - started)
-    if not still():
-        raise RuntimeError("the retrain ended before the requests did")
     return found
 
 

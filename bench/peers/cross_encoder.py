@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from bench.arms import Batches, Setting, WorkerPlan
+from bench.arms import Setting, WorkerPlan
+from bench.models import Kind
 from bench.peers.environment import PLAIN
 from bench.places import THREADS
 
 # Sorted by length, fours are its best on CPU (texts/s: 32 one by one, 42 in fours, 22 in 64s); 32 its default.
-BATCH_SIZE: dict[Batches, int] = {"best": 4, "usual": 32}
+BEST_BATCH: dict[Kind, int] = {"encoder": 4, "causal": 4}
+USUAL_BATCH = 32
 
 
 def plan(setting: Setting) -> WorkerPlan:
@@ -15,7 +17,7 @@ def plan(setting: Setting) -> WorkerPlan:
     options = {
         "--model": str(setting.checkpoint.path),
         "--max-tokens": str(setting.checkpoint.max_tokens),
-        "--batch-size": str(BATCH_SIZE[setting.batches]),
+        "--batch-size": str(setting.batch_size(BEST_BATCH, USUAL_BATCH)),
         "--threads": str(THREADS),
     }
     named = [part for option in options.items() for part in option]

@@ -11,7 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.arms import Batches, ServerPlan, Setting
+from bench.arms import ServerPlan, Setting
+from bench.models import Kind
 from bench.peers.environment import INFINITY
 from bench.places import MODELS
 from bench.processes import clean_environment
@@ -20,7 +21,9 @@ from bench.workload import Request
 Engine = Literal["torch", "optimum"]
 # One text a forward is its best on CPU: in batches of mixed lengths, padding costs more than batching gains
 # (8 connections, texts/s of the torch engine: 36 one by one, 22 in batches of 8, 20 in its default of 32).
-BATCH_SIZE: dict[Batches, int] = {"best": 1, "usual": 32}
+# Groups are of one length: fours.
+BEST_BATCH: dict[Kind, int] = {"encoder": 1, "causal": 4}
+USUAL_BATCH = 32
 QUIET = {"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
 
 
@@ -40,7 +43,7 @@ def plan(engine: Engine, setting: Setting) -> ServerPlan:
             "--served-model-name": "rm",
             "--engine": engine,
             "--device": "cpu",
-            "--batch-size": str(BATCH_SIZE[setting.batches]),
+            "--batch-size": str(setting.batch_size(BEST_BATCH, USUAL_BATCH)),
             "--host": "127.0.0.1",
             "--port": str(port),
             "--log-level": "warning",

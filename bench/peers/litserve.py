@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.arms import Batches, ServerPlan, Setting
+from bench.arms import ServerPlan, Setting
+from bench.models import Kind
 from bench.peers.environment import PLAIN
 from bench.places import THREADS
 from bench.workload import Request
 
 # Texts of a forward and requests of a batch. One by one is its best on CPU (8 and 128 connections, texts/s:
 # 33 and 29 one by one, 10 and 16 in batches of 8, 20 and 9 in batches of 32).
-BATCH_SIZE: dict[Batches, int] = {"best": 1, "usual": 8}
+# A group is a batch already: its texts, of one length, go through in fours.
+BEST_REQUESTS: dict[Kind, int] = {"encoder": 1, "causal": 1}
+BEST_BATCH: dict[Kind, int] = {"encoder": 1, "causal": 4}
+USUAL_BATCH = 8
 BATCH_TIMEOUT_S = 0.005
 
 
@@ -24,8 +28,8 @@ def plan(setting: Setting) -> ServerPlan:
             "--model": str(checkpoint.path),
             "--port": str(port),
             "--max-tokens": str(checkpoint.max_tokens),
-            "--batch-size": str(BATCH_SIZE[setting.batches]),
-            "--requests-per-batch": str(BATCH_SIZE[setting.batches]),
+            "--batch-size": str(setting.batch_size(BEST_BATCH, USUAL_BATCH)),
+            "--requests-per-batch": str(setting.batch_size(BEST_REQUESTS, USUAL_BATCH)),
             "--batch-timeout-s": str(BATCH_TIMEOUT_S),
             "--threads": str(THREADS),
         }

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.arms import Batches, ServerPlan, Setting
+from bench.arms import ServerPlan, Setting
+from bench.models import Kind
 from bench.peers.environment import PLAIN
 from bench.places import THREADS
 from bench.workload import Request
 
 # One text a forward is its best on CPU (8 requests of 64, texts/s: 32 one by one, 29 in twos, 19 in eights,
-# 9 in its own default, a request at once).
-BATCH_SIZE: dict[Batches, int] = {"best": 1, "usual": 4096}
+# 9 in its own default, a request at once). Groups are of one length: fours.
+BEST_BATCH: dict[Kind, int] = {"encoder": 1, "causal": 4}
+USUAL_BATCH = 4096
 
 
 def plan(setting: Setting) -> ServerPlan:
@@ -23,7 +25,7 @@ def plan(setting: Setting) -> ServerPlan:
             "--model": str(checkpoint.path),
             "--port": str(port),
             "--max-tokens": str(checkpoint.max_tokens),
-            "--batch-size": str(BATCH_SIZE[setting.batches]),
+            "--batch-size": str(setting.batch_size(BEST_BATCH, USUAL_BATCH)),
             "--threads": str(THREADS),
         }
         named = [part for option in options.items() for part in option]

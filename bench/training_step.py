@@ -1,0 +1,73 @@
+"""The trainer's own step on 16 pairs, packed and padded: one process, in turn, one JSON line.
+
+`python -m bench.training_step CHECKPOINT REPEATS`. Padded is what training frameworks do: the batch
+padded to its longest sequence, one forward.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.models import checkpoint
+from bench.places import ROOT, THREADS
+from bench.processes import clean_environment
+from bench.workload import GeneratedPairs, Load
+from metarm import process_environment
+from metarm.encoding import Encoded
+from metarm.forward import PrefixStore
+from metarm.forward.padded import Padded
+from metarm.model import load_model, quiet_transformers
+from trainer.batches import EncodedPair, backward_preference
+
+PAIRS = 16
+MICRO_BATCH_TOKENS = 4096  # the trainer's default
+
+
+class WholeBatch(Padded):
+    """All sequences of a call in one padded forward."""
+
+    def scores(self, samples: list[Encoded], batch_tokens: int, prefixes: PrefixStore | None) -> Tensor:
+        del batch_tokens
+        return super().scores(samples, sys.maxsize, prefixes)
+
+
+def measure(repeats: int) -> tuple[list[float], list[float]]:
+    """Seconds of each packed and each padded step, in a process of its own."""
+    command = [sys.executable, "-m", "bench.training_step", str(checkpoint("encoder").path), str(repeats)]
+    environment = clean_environment(process_environment.REQUIRED)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"the training step failed: {done.stderr.strip()[-500:]}")
+    found = json.loads(done.stdout)
+    return found["packed"], found["padded"]
+
+
+def main() -> None:
+    path, repeats = Path(sys.argv[1]), int(sys.argv[2])
+    torch.set_num_threads(THREADS)
+    quiet_transformers()
+    model = load_model(path, 512)
+    requests = GeneratedPairs(model.encoder).requests(Load("step", "encoder", 1, 2, PAIRS), "step")
+    encoded = model.encoder.encode([(request.prompt, request.responses) for request in requests])
+    pairs = [EncodedPair(chosen, rejected, 0.0) for chosen, rejected in encoded]
+    routes = {"packed": (model.route, MICRO_BATCH_TOKENS), "padded": (WholeBatch(model.network), sys.maxsize)}
+    seconds: dict[str, list[float]] = {name: [] for name in routes}
+    for _ in range(repeats):
+        for name, (route, micro_tokens) in routes.items():
+            model.route = route
+            model.network.zero_grad(set_to_none=True)
+            started = time.perf_counter()
+            backward_preference(model, pairs, micro_tokens)
+            seconds[name].append(time.perf_counter() - started)
+    print(json.dumps(seconds))
+
+
+if __name__ == "__main__":
+    main()
