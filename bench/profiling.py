@@ -36,7 +36,7 @@ def main() -> None:
     quiet_transformers()
     torch.set_num_threads(1)  # as one worker of the service runs
     encoder, causal = (
-        load_model(made.path, made.max_tokens) for made in map(checkpoint, ("encoder", "causal"))
+        load_model(made.path, made.max_tokens) for made in (checkpoint("encoder"), checkpoint("causal"))
     )
     pairs = GeneratedPairs(load_encoder(checkpoint("encoder").path, 512))
     texts = _encoded(encoder, pairs.requests(Load("profile", "encoder", 1, 1, 64), "profile"))
