@@ -66,7 +66,7 @@ class Aim:
 
 
 def aims(results: Results, mixed: Sequence[str], peers: Sequence[str]) -> list[Aim]:
-    """The aims of scoring. Those of other commands are added by further_aims."""
+    """The aims of scoring; those of the whole system are in bench/system.py."""
     every = [*mixed, "grpo"]
     return [
         _worst("server ÷ offline forward", results, ["128x1"], "offline", 0.92),
@@ -80,11 +80,6 @@ def aims(results: Results, mixed: Sequence[str], peers: Sequence[str]) -> list[A
         _share("offline forward, share of the limit", results, 0.85),
         _health("/health p99 under 128 connections", results, 20.0),
     ]
-
-
-def further_aims() -> list[Aim]:
-    """Rows of other commands (training step, p99 with a retrain, start-up): none yet."""
-    return []
 
 
 def quantile(values: Sequence[float], q: float) -> float | None:

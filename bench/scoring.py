@@ -19,8 +19,9 @@ from bench.arms import Arm, Batches, OfflineArm, Setting, wait_a_moment
 from bench.limit import Limit
 from bench.models import Kind, checkpoint
 from bench.places import WORK
-from bench.results import LoadResult, Results, aims, further_aims
+from bench.results import LoadResult, Results, aims
 from bench.roster import ENVIRONMENTS, FLOAT32, MIXED, NAMES, PEERS, roster
+from bench.system import system_aims
 from bench.workload import FULL, QUICK, GeneratedGroups, GeneratedPairs, Load, RealPairs, Request, Source
 from metarm.encoding import load_encoder
 from metarm.model import quiet_transformers
@@ -57,8 +58,11 @@ def main() -> None:
     )
     started = time.monotonic()
     results = run(plan)
-    found = [*aims(results, sorted(MIXED), PEERS), *further_aims()]
     print("\n" + report.tables(results))
+    found = aims(results, sorted(MIXED), PEERS)
+    if given.system:
+        with tempfile.TemporaryDirectory(prefix="system-", dir=WORK) as folder:
+            found += system_aims(Path(folder), given.quick)
     for model, arm, why in results.refused:
         print(f"\nnot timed: {arm} ({model}): {why}")
     print(f"\n{report.aims_table(found)}\n\n{plan.rounds} rounds, {time.monotonic() - started:.0f} s")
@@ -190,6 +194,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, help="folder of preference or group files: real texts")
     parser.add_argument("--out", type=Path, help="write every measurement as JSON")
+    parser.add_argument(
+        "--system", action=argparse.BooleanOptionalAction, default=True, help="also the aims beside scoring"
+    )
     parser.add_argument("--install", action="store_true", help="only install the peers")
     return parser.parse_args()
 

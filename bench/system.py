@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +13,10 @@ from typing import Any
 import httpx
 import psutil
 
+from bench import training_step
 from bench.models import checkpoint, publish
 from bench.processes import Server, free_port
+from bench.results import Aim, quantile
 from bench.workload import GeneratedPairs, Load
 from metarm.encoding import load_encoder
 
@@ -34,6 +37,27 @@ class System(Server):
     def service(self) -> psutil.Process:
         """The service among the processes."""
         return next(p for p in self._family() if p.cmdline()[1:3] == ["-m", "service"])
+
+
+def system_aims(folder: Path, quick: bool) -> list[Aim]:
+    """The aims that are not a load: training step, scoring beside a retrain, start and memory."""
+    packed, padded = training_step.measure(3 if quick else 7)
+    step = statistics.median(packed) / statistics.median(padded)
+    prepared(folder)
+    starts = [startup(folder) for _ in range(2 if quick else 5)]
+    resident, weights = starts[-1][1:]
+    alone, beside = retrain_latencies(folder, 10.0 if quick else 30.0, 2 if quick else 4)
+    tails = [quantile(found, 0.99) or 0.0 for found in (beside, alone)]
+    print(f"training step: packed {statistics.median(packed):.2f} s, padded {statistics.median(padded):.2f} s")
+    for name, found, tail in (("beside a retrain", beside, tails[0]), ("alone", alone, tails[1])):
+        print(f"{TEXTS} texts, {name}: p50 {1000 * statistics.median(found):.0f} ms, p99 {1000 * tail:.0f} ms")
+    print(f"service, idle: {resident:.0f} MiB; weights {weights:.0f} MiB")
+    return [
+        Aim("training step, packed ÷ padded", step, 0.33, at_most=True),
+        Aim("p99 of a 4-text /score, beside a retrain ÷ alone", tails[0] / tails[1], 1.3, at_most=True),
+        Aim("start to ready", statistics.median(s[0] for s in starts), 5.0, at_most=True, unit="s"),
+        Aim("idle memory ÷ (2.5 × weights + 400 MB)", resident / (2.5 * weights + 400), 1.0, at_most=True),
+    ]
 
 
 def prepared(folder: Path) -> Path:
