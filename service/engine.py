@@ -34,9 +34,7 @@ class Engine:
     def score_slice(self, version: LoadedVersion, samples: list[Encoded], share: int) -> list[float]:
         """Rewards in the order of `samples`, as the model answers them (finite or not). Sequences of the
         same tokens are computed once. Uses the cores of `share` workers."""
-        threads = self._plan.threads * share
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)  # the calling thread's own
+        torch.set_num_threads(self._plan.threads * share)  # every time: MKL's count is not the thread's own
         keys = [sample.key for sample in samples]
         distinct = dict(zip(keys, samples, strict=True))
         prefixes = self._prefixes.of(version.name) if self._prefixes else None
