@@ -24,9 +24,10 @@ def numa_nodes(root: Path = Path("/")) -> list[list[int]]:
 
 def worker_cpus(workers: int, root: Path = Path("/")) -> list[list[int] | None]:
     """The CPUs each worker thread is to keep to: those of one NUMA node, nodes taken in turn. None
-    where there is a single node: the kernel places threads better than we would."""
+    where there is a single node (the kernel places threads better than we would), or a worker spans
+    several."""
     nodes = numa_nodes(root)
-    if len(nodes) == 1:
+    if len(nodes) == 1 or workers < len(nodes):
         return [None] * workers
     return [nodes[number * len(nodes) // workers] for number in range(workers)]
 
@@ -47,7 +48,7 @@ def _quota(cgroup: Path) -> float | None:
 def _cpu_list(text: str) -> list[int]:
     """0-3,8 → [0, 1, 2, 3, 8]"""
     cpus: list[int] = []
-    for part in text.strip().split(","):
+    for part in text.strip().split(",") if text.strip() else []:  # a node may be memory alone
         first, _, last = part.partition("-")
         cpus += range(int(first), int(last or first) + 1)
     return cpus

@@ -48,7 +48,9 @@ class Encoded:
     @property
     def key(self) -> bytes:
         """A digest of what the model reads: sequences of one key have one score."""
-        return blake2b(array("I", self.ids).tobytes() + bytes(self.type_ids or ()), digest_size=16).digest()
+        return blake2b(
+            array("I", [len(self.ids), *self.ids]).tobytes() + bytes(self.type_ids or ()), digest_size=16
+        ).digest()
 
 
 class Encoder:
@@ -75,7 +77,7 @@ class Encoder:
         flat = [text for group in texts for text, _ in group]
         special = self.format == "concat"
         encoded = iter(self._fast.encode_batch(flat, add_special_tokens=special))
-        return [[self._single(next(encoded), *text) for text in group] for group in texts]
+        return [[self._single(next(encoded), first) for _, first in group] for group in texts]
 
     def encode_one(self, prompt: Prompt, response: str) -> Encoded:
         return self.encode([(prompt, [response])])[0][0]
@@ -89,9 +91,8 @@ class Encoder:
         if self.format == "concat":
             first = _plain_text(prompt)
             return [(first + response, len(first)) for response in responses]
-        unanswered = self._conversation(prompt, "")
-        texts = [self._conversation(prompt, response) for response in responses]
-        return [(text, _common_start(unanswered, text)) for text in texts]
+        chars = _common_start(self._conversation(prompt, "A"), self._conversation(prompt, "B"))
+        return [(self._conversation(prompt, response), chars) for response in responses]
 
     def _conversation(self, prompt: Prompt, response: str) -> str:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -101,9 +102,9 @@ class Encoder:
         except TemplateError as error:
             raise InvalidRequestError(f"the model's chat template refuses these messages: {error}") from error
 
-    def _single(self, encoding: TokenizerEncoding, text: str, prompt_chars: int) -> Encoded:
+    def _single(self, encoding: TokenizerEncoding, prompt_chars: int) -> Encoded:
         ids: list[int] = encoding.ids
-        prompt_tokens = _tokens_before(encoding, text, prompt_chars)
+        prompt_tokens = _tokens_before(encoding, prompt_chars)
         eos = self.tokenizer.eos_token_id
         if self.format == "concat" and eos is not None and ids[-1:] != [eos]:
             ids.append(eos)
@@ -219,14 +220,14 @@ def _common_start(one: str, other: str) -> int:
     return bisect_left(longest, True, key=lambda last: one[: last + 1] != other[: last + 1])
 
 
-def _tokens_before(encoding: TokenizerEncoding, text: str, chars: int) -> int:
-    """How many tokens lie wholly within the first `chars` characters of `text`."""
-    while chars < len(text):
-        token = encoding.char_to_token(chars)
-        if token is not None:
-            return int(token)
-        chars += 1  # a character without a token, such as a space some tokenizers drop
-    return len(encoding.ids)
+def _tokens_before(encoding: TokenizerEncoding, chars: int) -> int:
+    """How many tokens lie wholly within the first `chars` characters of the text."""
+    for char in range(chars - 1, -1, -1):
+        token = encoding.char_to_token(char)
+        if token is not None:  # some characters have none, such as a space that a tokenizer drops
+            span = encoding.token_to_chars(token)
+            return int(token) + (span is None or span[1] <= chars)
+    return 0
 
 
 def _plain_text(prompt: Prompt) -> str:

@@ -59,7 +59,8 @@ class Taken(Generic[Model, Sample]):
 
 class Batcher(Generic[Model, Sample]):
     """Half of every slice goes to the request that has waited longest, the rest to those with the least
-    left: neither a large request holds up small ones, nor do they starve it. One slice, one model."""
+    left: neither a large request holds up small ones, nor do they starve it. One slice, one model; the
+    models that wait take turns."""
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class Batcher(Generic[Model, Sample]):
         self._queue: list[Pending[Model, Sample]] = []  # oldest first
         self._changed = threading.Condition()  # guards the queue and what follows
         self._idle = 0
+        self._last_model: Model | None = None
         self._closing = False
         self._tokens_per_s = 5000.0  # smoothed; only for Retry-After
         self._threads: list[threading.Thread] = []
@@ -116,6 +118,8 @@ class Batcher(Generic[Model, Sample]):
         Raises OverloadedError while the queue is full, PayloadTooLargeError for a request that would
         not fit an empty one, and whatever the forward raised.
         """
+        if not samples:
+            return []
         tokens = sum(costs)
         if tokens > self._queue_tokens:
             limit = self._queue_tokens
@@ -182,13 +186,15 @@ class Batcher(Generic[Model, Sample]):
         self._drop_finished()
         if not self._queue:
             return []
-        oldest = self._queue[0]
+        # versions take turns, so that a pinned request does not wait for all of another version's
+        oldest = next((p for p in self._queue if p.model is not self._last_model), self._queue[0])
+        self._last_model = oldest.model
         room = min(self._slice_tokens, -(-self.queued_tokens // self._idle))
         taken = [Taken(oldest, part) for part in self._units(oldest, room // 2, at_least_one=True)]
         room -= sum(oldest.costs[i] for one in taken for i in one.part)
         others = [p for p in self._queue if p.model is oldest.model and p is not oldest]
-        for pending in [*sorted(others, key=lambda p: p.left_tokens), oldest]:
-            for part in self._units(pending, room, at_least_one=False):
+        for place, pending in enumerate([*sorted(others, key=lambda p: p.left_tokens), oldest]):
+            for part in self._units(pending, room, at_least_one=place == 0 and pending is not oldest):
                 room -= sum(pending.costs[i] for i in part)
                 taken.append(Taken(pending, part))
             if room <= 0:

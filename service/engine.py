@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import torch
@@ -12,6 +13,8 @@ from metarm.forward import PrefixCache
 from metarm.model import DEFAULT_BATCH_TOKENS
 from service.live_model import LoadedVersion
 from service.tuning import ForwardPlan
+
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -28,8 +31,12 @@ class Engine:
     def pin(self, worker: int) -> None:
         """Keep the calling thread, and the threads torch starts for it, to one NUMA node."""
         cpus = worker_cpus(self._plan.workers)[worker]
-        if cpus is not None:
+        if cpus is None:
+            return
+        try:
             os.sched_setaffinity(0, cpus)
+        except OSError as error:
+            log.warning("worker %d is not kept to one NUMA node: %s", worker, error)
 
     def score_slice(self, version: LoadedVersion, samples: list[Encoded], share: int) -> list[float]:
         """Rewards in the order of `samples`, as the model answers them (finite or not). Sequences of the

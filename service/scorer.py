@@ -73,13 +73,24 @@ class Scorer:
     async def _compute(
         self, version: LoadedVersion, groups: Sequence[Sequence[Encoded]], missing: Sequence[tuple[int, int]]
     ) -> list[float]:
-        """Scores of the `missing` (group, response) places."""
-        samples = [groups[place][index] for place, index in missing]
+        """Scores of the `missing` (group, response) places; those of the same tokens are computed once."""
+        first = {groups[place][index].key: (place, index) for place, index in reversed(missing)}
+        distinct = [at for at in missing if first[groups[at[0]][at[1]].key] == at]
+        scores = await self._enqueue(version, groups, distinct)
+        by_key = {
+            groups[place][index].key: score for (place, index), score in zip(distinct, scores, strict=True)
+        }
+        return [by_key[groups[place][index].key] for place, index in missing]
+
+    async def _enqueue(
+        self, version: LoadedVersion, groups: Sequence[Sequence[Encoded]], places: Sequence[tuple[int, int]]
+    ) -> list[float]:
+        samples = [groups[place][index] for place, index in places]
         # after the first of a group, a response costs only what follows the prompt, where that is shared
         shares = version.model.shares_prompts
         joined = [
-            shares and number > 0 and missing[number - 1][0] == place and samples[number].prompt_tokens > 0
-            for number, (place, _) in enumerate(missing)
+            shares and number > 0 and places[number - 1][0] == place and samples[number].prompt_tokens > 0
+            for number, (place, _) in enumerate(places)
         ]
         costs = [
             max(1, len(sample.ids) - (sample.prompt_tokens if follows else 0))

@@ -14,6 +14,7 @@ nothing to prepare. docs/decisions/0005-packed-forward.md has what was weighed a
 from __future__ import annotations
 
 import logging
+import random
 from typing import Protocol
 
 import torch
@@ -49,11 +50,12 @@ def choose_route(network: PreTrainedModel, max_tokens: int) -> Route:
     """The fastest route that fits the network and sequences of up to `max_tokens`: one that is not of a
     known family, or on which the packed forward disagrees with its own, gets the padded one."""
     padded = Padded(network)
+    probe = _probe(network, max_tokens)
     for packed in (PackedEncoder, PackedDecoder):
         if not packed.fits(network, max_tokens):
             continue
         route = packed(network)
-        difference = _disagreement(network, route, padded)
+        difference = _disagreement(padded, route, probe)
         if difference <= PROBE_TOLERANCE:
             return route
         log.warning(
@@ -61,18 +63,26 @@ def choose_route(network: PreTrainedModel, max_tokens: int) -> Route:
             type(network).__name__,
             difference,
         )
+    if _disagreement(padded, padded, probe) > PROBE_TOLERANCE:
+        log.warning("%s: padding changes its scores; sequences run one by one", type(network).__name__)
+        padded.one_by_one = True
     return padded
 
 
+def _probe(network: PreTrainedModel, max_tokens: int) -> list[Encoded]:
+    """A few short sequences of tokens other than padding."""
+    config = network.config.get_text_config()
+    others = [token for token in range(config.vocab_size) if token != config.pad_token_id]
+    chosen = random.Random(0).choices(others, k=max(PROBE_LENGTHS))
+    return [Encoded(chosen[: min(length, max_tokens)], None, truncated=False) for length in PROBE_LENGTHS]
+
+
 @torch.inference_mode()
-def _disagreement(network: PreTrainedModel, route: Route, padded: Padded) -> float:
-    """The largest difference between two routes on a few short sequences (0 in exact arithmetic)."""
-    vocabulary = network.config.get_text_config().vocab_size
-    pattern = torch.randint(vocabulary, (max(PROBE_LENGTHS),), generator=torch.Generator().manual_seed(0))
-    ids: list[int] = pattern.tolist()
-    samples = [Encoded(ids[:length], None, truncated=False) for length in PROBE_LENGTHS]
-    expected = torch.cat([padded.scores([sample], 1, None) for sample in samples])
-    difference = (route.scores(samples, sum(PROBE_LENGTHS), None) - expected).abs().max()
+def _disagreement(padded: Padded, route: Route, probe: list[Encoded]) -> float:
+    """The largest difference between a route and the public forward of each sequence alone."""
+    expected = torch.cat([padded.scores([sample], 1, None) for sample in probe])
+    together = sum(PROBE_LENGTHS) * len(probe)
+    difference = (route.scores(probe, together, None) - expected).abs().max()
     return float(difference / expected.abs().max().clamp(min=1.0))
 
 

@@ -24,10 +24,12 @@ class Padded:
     def __init__(self, network: PreTrainedModel) -> None:
         self._network: Any = network
         self._pools_last_token = isinstance(getattr(network, "score", None), nn.Module)
+        self.one_by_one = False  # for networks whose scores change with padding
         self._pad_id: int | None = network.config.get_text_config().pad_token_id
 
     def scores(self, samples: list[Encoded], batch_tokens: int, prefixes: PrefixStore | None) -> Tensor:
         del prefixes  # the public forward has no use for them
+        batch_tokens = 1 if self.one_by_one else batch_tokens
         parts, order = [], []
         for indices in length_batches([len(s.ids) for s in samples], batch_tokens):
             parts.append(self._forward([samples[i] for i in indices]))
