@@ -127,7 +127,7 @@ class GeneratedGroups:
 class RealPairs:
     """Prompts and responses of a folder of preference or group files (JSON lines, gzipped or not).
 
-    Pairs over LONGEST tokens are left out: the arms cut long texts in different places.
+    Pairs longer than the model takes are left out: the arms cut long texts in different places.
     """
 
     def __init__(self, folder: Path, encoder: Encoder) -> None:
@@ -147,10 +147,10 @@ class RealPairs:
             texts = list(
                 dict.fromkeys([response, *(r for _, r in chosen.choices(self._pairs, k=8 * responses))])
             )
-            sizes = [len(e.ids) for e in self._encoder.encode([(prompt, texts)])[0]]
-            fitting = [(text, size) for text, size in zip(texts, sizes, strict=True) if size <= LONGEST]
-            if sizes[0] <= LONGEST and len(fitting) >= responses:
-                kept = fitting[:responses]
+            encoded = self._encoder.encode([(prompt, texts)])[0]
+            whole = [(t, len(e.ids)) for t, e in zip(texts, encoded, strict=True) if not e.truncated]
+            if not encoded[0].truncated and len(whole) >= responses:
+                kept = whole[:responses]
                 return Request(prompt, tuple(text for text, _ in kept), tuple(size for _, size in kept))
 
 

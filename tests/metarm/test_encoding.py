@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -16,7 +19,7 @@ from metarm.encoding import Encoded, Encoder, load_encoder
 from metarm.errors import InvalidRequestError, InvalidVersionError
 from metarm.model import load_model
 from metarm.records import Message, Prompt
-from tests.tiny import Kind
+from tests.tiny import CORPUS, Kind
 
 PROMPT = "What is seventeen plus twenty five?"
 RESPONSE = "It is forty two, and the reasoning is short."
@@ -249,3 +252,139 @@ def test_a_checkpoint_without_tokenizer_files_is_refused(checkpoint: Kinds, tmp_
         file.unlink()
     with pytest.raises(InvalidVersionError, match="tokenizer"):
         load_encoder(tmp_path / "bare", 128)
+
+
+texts = st.text(st.sampled_from("ab ,.\n\tThe answer ünï你🙂"), max_size=30) | st.sampled_from(CORPUS)
+turns = st.lists(
+    st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=texts),
+    min_size=1,
+    max_size=3,
+)
+
+
+@functools.cache
+def roomy_encoder(path: Path) -> Encoder:
+    encoder = load_encoder(path, 10_000)
+    encoder.max_tokens = 10_000
+    return encoder
+
+
+def tokens_before_the_response(encoder: Encoder, prompt: Prompt, response: str) -> int:
+    """By the tokenizer's public offsets: tokens that end before the response's first character, in the
+    text that is encoded; all, where there is no response."""
+    if encoder.format == "concat":
+        assert isinstance(prompt, str)
+        before, text = prompt, prompt + response
+    else:
+        conversation = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
+        whole: Any = [*conversation, {"role": "assistant", "content": response}]
+        text = str(encoder.tokenizer.apply_chat_template(whole, tokenize=False))
+        before = text.removesuffix(f"{response}</s>")
+    encoded: Any = encoder.tokenizer(
+        text, add_special_tokens=encoder.format == "concat", return_offsets_mapping=True
+    )
+    # of a character that takes several tokens, each has the offsets of all of it
+    return sum(end <= len(before) for _, end in encoded.offset_mapping)
+
+
+@given(texts, st.lists(texts, min_size=1, max_size=4))
+@example("The answer", [" is", "", "s are", "é"])
+@settings(deadline=None)
+def test_what_counts_as_the_prompts_of_a_joined_text_ends_where_the_response_begins(
+    checkpoint: Kinds, prompt: str, responses: list[str]
+) -> None:
+    encoder = roomy_encoder(checkpoint("llama"))
+    (group,) = encoder.encode([(prompt, responses)])
+    for encoded, response in zip(group, responses, strict=True):
+        assert encoded.prompt_tokens == tokens_before_the_response(encoder, prompt, response)
+
+
+@given(texts | turns, st.lists(texts, min_size=1, max_size=4))
+@settings(deadline=None)
+def test_what_counts_as_the_prompts_of_a_chat_ends_where_the_response_begins(
+    checkpoint: Kinds, prompt: Prompt, responses: list[str]
+) -> None:
+    encoder = roomy_encoder(checkpoint("llama-chat"))
+    (group,) = encoder.encode([(prompt, responses)])
+    for encoded, response in zip(group, responses, strict=True):
+        before = tokens_before_the_response(encoder, prompt, response)
+        assert encoded.prompt_tokens == before if response else encoded.prompt_tokens >= before
+
+
+@given(texts | turns, st.lists(texts, min_size=2, max_size=5))
+@settings(deadline=None)
+def test_responses_to_one_prompt_begin_with_the_same_tokens(
+    checkpoint: Kinds, prompt: Prompt, responses: list[str]
+) -> None:
+    """Where the prompt's end is a token's end whatever follows, as in a chat."""
+    encoder = roomy_encoder(checkpoint("llama-chat"))
+    (group,) = encoder.encode([(prompt, responses)])
+    answered = [encoded for encoded, response in zip(group, responses, strict=True) if response]
+    assert len({tuple(encoded.ids[: encoded.prompt_tokens]) for encoded in answered}) <= 1
+
+
+@given(texts.map(lambda text: text.rstrip()), st.lists(texts, min_size=2, max_size=5))
+@settings(deadline=None)
+def test_responses_that_begin_with_a_space_share_all_of_a_joined_prompt(
+    checkpoint: Kinds, prompt: str, responses: list[str]
+) -> None:
+    encoder = roomy_encoder(checkpoint("llama"))
+    (group,) = encoder.encode(
+        [(prompt, [f" {response.strip()}" for response in responses if response.strip()])]
+    )
+    alone = tokenizer_of(checkpoint("llama"))(prompt).input_ids
+    assert all(encoded.ids[: encoded.prompt_tokens] == alone for encoded in group)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen", "llama-without-pad", "llama-chat"])
+def test_what_counts_as_the_prompts_after_a_truncation_is_what_is_left_of_it(
+    checkpoint: Kinds, kind: Kind
+) -> None:
+    encoder = load_encoder(checkpoint(kind), 128)
+    whole = encoder.encode_one(PROMPT, RESPONSE)
+    answer = len(whole.ids) - whole.prompt_tokens
+    for limit in range(8, len(whole.ids) + 1):
+        encoded = load_encoder(checkpoint(kind), limit).encode_one(PROMPT, RESPONSE)
+        assert encoded.prompt_tokens == max(0, limit - answer)
+
+
+@pytest.mark.parametrize(("prompt", "response"), TEXTS)
+def test_a_pair_has_no_tokens_of_the_prompt_alone(checkpoint: Kinds, prompt: str, response: str) -> None:
+    """Every token of an encoder sees the response: nothing could be shared."""
+    assert load_encoder(checkpoint("bert"), 128).encode_one(prompt, response).prompt_tokens == 0
+
+
+ids_and_segments = st.integers(1, 12).flatmap(
+    lambda length: st.tuples(
+        st.lists(st.integers(0, 2**31 - 1) | st.integers(0, 2), min_size=length, max_size=length),
+        st.none() | st.lists(st.integers(0, 1), min_size=length, max_size=length),
+    )
+)
+
+
+@given(ids_and_segments, ids_and_segments, st.integers(0, 5), st.booleans())
+def test_sequences_have_one_key_exactly_where_the_model_reads_the_same(
+    one: tuple[list[int], list[int] | None],
+    other: tuple[list[int], list[int] | None],
+    prompt_tokens: int,
+    truncated: bool,
+) -> None:
+    first, second = Encoded(*one, truncated=False), Encoded(*other, truncated=truncated)
+    # one encoder gives all of its sequences segments, or none
+    if (one[1] is None) == (other[1] is None):
+        assert (first.key == second.key) == (one == other)
+    assert first.key == Encoded(*one, truncated, prompt_tokens).key
+
+
+def test_keys_tell_order_length_and_segments_apart() -> None:
+    sequences = [
+        Encoded([1, 2], None, truncated=False),
+        Encoded([2, 1], None, truncated=False),
+        Encoded([1, 2, 0], None, truncated=False),
+        Encoded([258], None, truncated=False),
+        Encoded([1, 1], None, truncated=False),
+        Encoded([1, 2], [0, 0], truncated=False),
+        Encoded([1, 2], [0, 1], truncated=False),
+        Encoded([1, 2], [1, 0], truncated=False),
+    ]
+    assert len({sequence.key for sequence in sequences}) == len(sequences)

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -18,6 +19,7 @@ from tests.store import publish
 from tests.tiny import CORPUS, Kind, make_checkpoint
 
 Checkpoint = Callable[[Kind], Path]
+HITS, MISSES = 'rm_score_cache_total{result="hit"}', 'rm_score_cache_total{result="miss"}'
 GROUP = {"prompt": "What is seventeen plus twenty five?", "responses": ["It is forty two.", "The first train."]}
 
 
@@ -226,6 +228,104 @@ def test_a_non_finite_score_fails_its_request_alone(tmp_path: Path, redis_proces
     assert answer.json()["error"]["code"] == "non_finite_score"
 
 
+@pytest.fixture(scope="module")
+def causal_server(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint, shared_redis: RedisProcess
+) -> Iterator[HttpProcess]:
+    """A causal model whose scores are not kept, but prompts are: small slices, two workers."""
+    data_dir = tmp_path_factory.mktemp("causal")
+    publish(data_dir, checkpoint("llama"))
+    forward = {"METARM_SCORE_CACHE_ENTRIES": "0", "METARM_SLICE_TOKENS": "64", "METARM_SCORE_WORKERS": "2"}
+    with service(data_dir, shared_redis.url, **forward) as process:
+        process.wait_ready()
+        yield process
+
+
+def test_texts_scored_again_are_answered_from_the_cache(server: HttpProcess, checkpoint: Checkpoint) -> None:
+    body = {"groups": [{"prompt": "Which is cheaper?", "responses": ["The first.", "The second.", ""]}]}
+    first = server.http.post("/score", json=body).json()
+    hits, misses = counter(server, HITS), counter(server, MISSES)
+    assert server.http.post("/score", json=body).json() == first
+    assert counter(server, HITS) == hits + 3
+    assert counter(server, MISSES) == misses
+    body["groups"].append({"prompt": "Which is faster?", "responses": ["The first."]})
+    body["groups"][0]["responses"].insert(1, "Neither.")  # type: ignore[attr-defined]
+    again = server.http.post("/score", json=body).json()
+    assert counter(server, HITS) == hits + 6
+    assert counter(server, MISSES) == misses + 2
+    offline = OfflineModel(checkpoint("bert"))
+    for group, answered in zip(body["groups"], again["groups"], strict=True):
+        expected = [offline.score(str(group["prompt"]), response) for response in group["responses"]]
+        assert answered["scores"] == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_without_a_cache_every_score_is_computed_again(causal_server: HttpProcess) -> None:
+    misses = counter(causal_server, MISSES)
+    answers = [causal_server.http.post("/score", json={"groups": [GROUP]}).json() for _ in range(2)]
+    assert answers[0]["groups"][0]["scores"] == pytest.approx(answers[1]["groups"][0]["scores"], abs=1e-5)
+    assert counter(causal_server, HITS) == 0
+    assert counter(causal_server, MISSES) == misses + 4
+
+
+def test_a_group_scores_the_same_at_once_and_one_response_at_a_time(
+    causal_server: HttpProcess, checkpoint: Checkpoint
+) -> None:
+    rng = random.Random(11)
+    prompts = [random_text(rng, 20) for _ in range(3)]
+    offline = OfflineModel(checkpoint("llama"))
+    groups = [(prompt, [random_text(rng, rng.randint(0, 8)) for _ in range(12)]) for prompt in prompts]
+    assert all(len(offline.encode(prompt, "")["input_ids"]) > 20 for prompt in prompts)  # worth sharing
+    expected = {(p, r): offline.score(p, r) for p, responses in groups for r in responses}
+
+    def send(prompt: str, responses: list[str]) -> list[float]:
+        body = {"groups": [{"prompt": prompt, "responses": responses}]}
+        scores: list[float] = causal_server.http.post("/score", json=body).json()["groups"][0]["scores"]
+        return scores
+
+    singles = [(prompt, response) for prompt, responses in groups for response in responses]
+    rng.shuffle(singles)
+    with concurrent.futures.ThreadPoolExecutor(8) as clients:
+        alone = list(clients.map(lambda pair: send(pair[0], [pair[1]]), singles))
+        found = counter(causal_server, 'rm_prefix_cache_total{result="hit"}')
+        together = list(clients.map(lambda group: send(*group), groups))
+    assert [scores[0] for scores in alone] == pytest.approx([expected[pair] for pair in singles], abs=TOLERANCE)
+    for (prompt, responses), scores in zip(groups, together, strict=True):
+        assert scores == pytest.approx([expected[prompt, response] for response in responses], abs=TOLERANCE)
+    assert found > 0
+    assert counter(causal_server, 'rm_prefix_cache_total{result="hit"}') >= found + len(groups)
+
+
+def test_after_a_swap_no_score_or_prompt_of_the_version_before_answers(
+    tmp_path: Path, redis_process: RedisProcess
+) -> None:
+    folders = [make_checkpoint(tmp_path / name, "llama", seed=seed) for name, seed in (("a", 1), ("b", 2))]
+    group = {"prompt": " ".join(CORPUS[:2]), "responses": ["It is forty two.", "The first train.", ""]}
+    expected = [
+        [OfflineModel(folder).score(str(group["prompt"]), response) for response in group["responses"]]
+        for folder in folders
+    ]
+    publish(tmp_path, folders[0])
+    with service(tmp_path, redis_process.url, METARM_POLL_MS="50") as process:
+        process.wait_ready()
+
+        def scores(**pin: str) -> Any:
+            answer = process.http.post("/score", json={"groups": [group], **pin}).json()
+            return answer["version"], answer["groups"][0]["scores"]
+
+        assert scores() == ("v000001", pytest.approx(expected[0], abs=TOLERANCE))
+        assert scores() == ("v000001", pytest.approx(expected[0], abs=TOLERANCE))
+        publish(tmp_path, folders[1])
+        process.wait_until(lambda: process.http.get("/versions").json()["serving"] == "v000002")
+        misses = counter(process, MISSES)
+        assert scores() == ("v000002", pytest.approx(expected[1], abs=TOLERANCE))
+        assert counter(process, MISSES) == misses + 3
+        hits = counter(process, HITS)
+        assert scores(version="v000001") == ("v000001", pytest.approx(expected[0], abs=TOLERANCE))
+        assert scores() == ("v000002", pytest.approx(expected[1], abs=TOLERANCE))
+        assert counter(process, HITS) == hits + 6
+    assert max(abs(a - b) for a, b in zip(*expected, strict=True)) > 0.01
+
+
 def test_overload_is_503_with_retry_after_and_an_impossible_request_413(
     checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
@@ -367,6 +467,12 @@ def _logged(client: redis.Redis) -> int:
 
 def _metrics(process: HttpProcess) -> str:
     return process.http.get("/metrics").text
+
+
+def counter(process: HttpProcess, series: str) -> float:
+    """The value of one series, 0 where it was never counted."""
+    values = [line.removeprefix(series) for line in _metrics(process).splitlines() if line.startswith(series)]
+    return float(values[0]) if values else 0.0
 
 
 def test_the_api_description_shows_the_one_error_shape_on_every_route(server: HttpProcess) -> None:
