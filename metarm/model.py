@@ -77,6 +77,7 @@ def load_model(path: Path, max_tokens: int, share_prompts: bool = True) -> Rewar
     network, missing = _load_network(path, config)
     if missing:
         raise InvalidVersionError(f"{path}: the checkpoint lacks {missing}")
+    _take_into_memory(network)
     return RewardModel(network, load_encoder(path, _limit(config, max_tokens)), share_prompts)
 
 
@@ -135,6 +136,13 @@ def _load_network(source: Path | str, config: PreTrainedConfig) -> tuple[PreTrai
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InvalidVersionError(f"{source}: its weights do not load: {error}") from error
     return network, sorted(info["missing_keys"])
+
+
+def _take_into_memory(network: PreTrainedModel) -> None:
+    """transformers maps the weights' file: who writes into it would change the scores of a version whose
+    digests were verified, who cuts it short would end the process (SIGBUS)."""
+    for weight in (*network.parameters(), *network.buffers()):
+        weight.data = weight.data.clone()
 
 
 def _limit(config: PreTrainedConfig, max_tokens: int) -> int:

@@ -24,6 +24,7 @@ from metarm.jobs import JobBoard
 from metarm.sample_log import SampleLog, connect
 from service.batcher import Batcher
 from service.engine import Engine
+from service.idle_memory import give_back_when_idle
 from service.live_model import LiveModel
 from service.metrics import Metrics
 from service.middleware import BodyLimit, Measure
@@ -83,12 +84,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.parts = parts
     parts.writer.start()
     await parts.swapper.follow()
-    following = asyncio.create_task(parts.swapper.run(), name="swapper")
+    background = [
+        asyncio.create_task(parts.swapper.run(), name="swapper"),
+        asyncio.create_task(give_back_when_idle(), name="idle-memory"),
+    ]
     try:
         yield
     finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await parts.batcher.close()
         loader.close()
         parts.tokenizer_threads.shutdown(wait=False)
