@@ -128,6 +128,20 @@ def test_workers_are_shared_out_over_the_nodes(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("eight_cpus")
+def test_a_worker_that_is_to_use_several_nodes_is_kept_to_none(tmp_path: Path) -> None:
+    node(tmp_path, 0, "0-3")
+    node(tmp_path, 1, "4-7")
+    assert worker_cpus(1, tmp_path) == [None]
+
+
+@pytest.mark.usefixtures("eight_cpus")
+def test_a_node_of_memory_alone_is_passed_over(tmp_path: Path) -> None:
+    node(tmp_path, 0, "0-7")
+    node(tmp_path, 1, "")  # CXL, HBM, a GH200's GPU memory
+    assert numa_nodes(tmp_path) == [list(range(8))]
+
+
+@pytest.mark.usefixtures("eight_cpus")
 def test_on_one_node_workers_are_left_to_the_kernel(tmp_path: Path) -> None:
     node(tmp_path, 0, "0-7")
     assert worker_cpus(3, tmp_path) == [None, None, None]

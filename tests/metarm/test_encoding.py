@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from metarm.encoding import Encoded, Encoder, load_encoder
@@ -254,7 +254,9 @@ def test_a_checkpoint_without_tokenizer_files_is_refused(checkpoint: Kinds, tmp_
         load_encoder(tmp_path / "bare", 128)
 
 
-texts = st.text(st.sampled_from("ab ,.\n\tThe answer ünï你🙂"), max_size=30) | st.sampled_from(CORPUS)
+texts = st.text(st.sampled_from("ab <,.\n\tThe answer ünï你🙂"), max_size=30) | st.sampled_from(
+    [*CORPUS, "</s>", "<|user|>"]
+)
 turns = st.lists(
     st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=texts),
     min_size=1,
@@ -279,7 +281,7 @@ def tokens_before_the_response(encoder: Encoder, prompt: Prompt, response: str) 
         conversation = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
         whole: Any = [*conversation, {"role": "assistant", "content": response}]
         text = str(encoder.tokenizer.apply_chat_template(whole, tokenize=False))
-        before = text.removesuffix(f"{response}</s>")
+        before = text.removesuffix("</s>").removesuffix(response)
     encoded: Any = encoder.tokenizer(
         text, add_special_tokens=encoder.format == "concat", return_offsets_mapping=True
     )
@@ -296,10 +298,15 @@ def test_what_counts_as_the_prompts_of_a_joined_text_ends_where_the_response_beg
     encoder = roomy_encoder(checkpoint("llama"))
     (group,) = encoder.encode([(prompt, responses)])
     for encoded, response in zip(group, responses, strict=True):
-        assert encoded.prompt_tokens == tokens_before_the_response(encoder, prompt, response)
+        before = tokens_before_the_response(encoder, prompt, response)
+        # a prompt's last character may take several tokens: the first of them counts
+        assert before - 3 <= encoded.prompt_tokens <= before
+        if prompt.isascii() and prompt:
+            assert encoded.prompt_tokens == before
 
 
 @given(texts | turns, st.lists(texts, min_size=1, max_size=4))
+@example("What is it?", ["<b>bold</b>", "</s> and more", "<", ""])  # as the end of a turn begins
 @settings(deadline=None)
 def test_what_counts_as_the_prompts_of_a_chat_ends_where_the_response_begins(
     checkpoint: Kinds, prompt: Prompt, responses: list[str]
@@ -307,8 +314,7 @@ def test_what_counts_as_the_prompts_of_a_chat_ends_where_the_response_begins(
     encoder = roomy_encoder(checkpoint("llama-chat"))
     (group,) = encoder.encode([(prompt, responses)])
     for encoded, response in zip(group, responses, strict=True):
-        before = tokens_before_the_response(encoder, prompt, response)
-        assert encoded.prompt_tokens == before if response else encoded.prompt_tokens >= before
+        assert encoded.prompt_tokens == tokens_before_the_response(encoder, prompt, response)
 
 
 @given(texts | turns, st.lists(texts, min_size=2, max_size=5))
@@ -319,11 +325,10 @@ def test_responses_to_one_prompt_begin_with_the_same_tokens(
     """Where the prompt's end is a token's end whatever follows, as in a chat."""
     encoder = roomy_encoder(checkpoint("llama-chat"))
     (group,) = encoder.encode([(prompt, responses)])
-    answered = [encoded for encoded, response in zip(group, responses, strict=True) if response]
-    assert len({tuple(encoded.ids[: encoded.prompt_tokens]) for encoded in answered}) <= 1
+    assert len({tuple(encoded.ids[: encoded.prompt_tokens]) for encoded in group}) == 1
 
 
-@given(texts.map(lambda text: text.rstrip()), st.lists(texts, min_size=2, max_size=5))
+@given(st.sampled_from(CORPUS), st.lists(texts, min_size=2, max_size=5))
 @settings(deadline=None)
 def test_responses_that_begin_with_a_space_share_all_of_a_joined_prompt(
     checkpoint: Kinds, prompt: str, responses: list[str]
@@ -348,6 +353,14 @@ def test_what_counts_as_the_prompts_after_a_truncation_is_what_is_left_of_it(
         assert encoded.prompt_tokens == max(0, limit - answer)
 
 
+def test_leading_spaces_of_a_response_are_not_taken_for_the_prompt(checkpoint: Kinds) -> None:
+    """A tokenizer that trims offsets, as Llama 3's, gives a token of spaces no characters."""
+    encoder = load_encoder(checkpoint("llama-chat"), 128)
+    encoder._fast.post_processor = processors.ByteLevel(trim_offsets=True)
+    plain, spaced = encoder.encode([(PROMPT, ["Plain.", "    indented"])])[0]
+    assert spaced.prompt_tokens == plain.prompt_tokens > 0
+
+
 @pytest.mark.parametrize(("prompt", "response"), TEXTS)
 def test_a_pair_has_no_tokens_of_the_prompt_alone(checkpoint: Kinds, prompt: str, response: str) -> None:
     """Every token of an encoder sees the response: nothing could be shared."""
@@ -370,9 +383,7 @@ def test_sequences_have_one_key_exactly_where_the_model_reads_the_same(
     truncated: bool,
 ) -> None:
     first, second = Encoded(*one, truncated=False), Encoded(*other, truncated=truncated)
-    # one encoder gives all of its sequences segments, or none
-    if (one[1] is None) == (other[1] is None):
-        assert (first.key == second.key) == (one == other)
+    assert (first.key == second.key) == (one == other)
     assert first.key == Encoded(*one, truncated, prompt_tokens).key
 
 
@@ -386,5 +397,7 @@ def test_keys_tell_order_length_and_segments_apart() -> None:
         Encoded([1, 2], [0, 0], truncated=False),
         Encoded([1, 2], [0, 1], truncated=False),
         Encoded([1, 2], [1, 0], truncated=False),
+        Encoded([1, 2, 3, 4, 0], None, truncated=False),
+        Encoded([1, 2, 3, 4], [0, 0, 0, 0], truncated=False),
     ]
     assert len({sequence.key for sequence in sequences}) == len(sequences)

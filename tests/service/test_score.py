@@ -333,14 +333,18 @@ def test_overload_is_503_with_retry_after_and_an_impossible_request_413(
     settings = {"METARM_QUEUE_TOKENS": "3000", "METARM_SLICE_TOKENS": "500", "METARM_SCORE_CACHE_ENTRIES": "0"}
     with service(tmp_path, redis_process.url, **settings) as process:
         process.wait_ready()
-        body = {"groups": [{"prompt": "What is it?", "responses": ["the answer is short " * (10 + i) for i in range(20)]}]}
+        body = {
+            "groups": [
+                {"prompt": "What is it?", "responses": ["the answer is short " * (10 + i) for i in range(20)]}
+            ]
+        }
         with concurrent.futures.ThreadPoolExecutor(16) as clients:
             answers = list(clients.map(lambda _: process.http.post("/score", json=body), range(64)))
         refused = [a for a in answers if a.status_code == 503]
         assert {a.status_code for a in answers} == {200, 503}
         assert all(a.json()["error"]["code"] == "overloaded" for a in refused)
         assert all(int(a.headers["retry-after"]) >= 1 for a in refused)
-        huge = {"groups": [{"prompt": "x", "responses": ["the answer is short " * (1 + i) for i in range(40)]}]}
+        huge = {"groups": [{"prompt": "x", "responses": texts}]}
         assert process.http.post("/score", json=huge).status_code == 413
         assert process.http.post("/score", json={"groups": [GROUP]}).status_code == 200
 

@@ -124,6 +124,26 @@ def test_a_known_score_is_that_of_its_version_alone(checkpoint: Kinds) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_response_that_stands_twice_in_a_request_is_computed_once_and_has_one_score(
+    checkpoint: Kinds, kind: Kind
+) -> None:
+    """Computed in slices of different sizes, its last digits could differ."""
+    model = load_model(checkpoint(kind), 128)
+
+    async def main() -> None:
+        async with wired(model, slice_tokens=30, entries=0) as w:
+            first, second = RESPONSES[:2]
+            groups = groups_of(model, [first, second, first], [first, first])
+            scores = await w.scorer.score(LoadedVersion("v000001", model), groups)
+            assert sum(map(len, w.slices)) == 3
+            assert scores[0][0] == scores[0][2]
+            assert scores[1][0] == scores[1][1]
+            assert scores == [pytest.approx(group, abs=1e-4) for group in expected(model, groups)]
+
+    asyncio.run(main())
+
+
 def test_a_score_that_is_not_finite_is_refused_and_not_kept(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
     version = LoadedVersion("v000001", model)

@@ -24,6 +24,7 @@ from transformers import (
     Qwen3Config,
     RobertaConfig,
     XLMRobertaConfig,
+    XLNetConfig,
 )
 
 from metarm.encoding import Encoded
@@ -91,6 +92,10 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     ),
     "deberta-v2": DebertaV2Config(**SIZES, type_vocab_size=2),
     "electra": ElectraConfig(**SIZES, embedding_size=16),
+    "bert-few-positions": BertConfig(**SIZES | {"max_position_embeddings": 24}),
+    "mistral-24-window": MistralConfig(**CAUSAL, sliding_window=24),
+    # reads its score from the last place, be it padding
+    "xlnet": XLNetConfig(**NARROW, d_model=32, n_layer=2, n_head=4, d_inner=64),
 }
 
 

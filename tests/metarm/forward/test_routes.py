@@ -141,6 +141,30 @@ def test_gradients_are_those_of_the_networks_own_forward(kind: str) -> None:
     assert_same_gradients(ours, gradients(network, plain_scores(network, samples)))
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [("bert-few-positions", "encoder"), ("mistral-24-window", "decoder")]
+)
+def test_a_model_of_short_sequences_is_tried_out_on_shorter_ones(
+    kind: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with no_warning(caplog):
+        assert choose_route(make_network(kind), 24).name == name
+
+
+@torch.inference_mode()
+def test_a_network_that_padding_changes_runs_its_sequences_one_by_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network = make_network("xlnet")
+    with caplog.at_level(logging.WARNING):
+        route = choose_route(network, LONGEST)
+    assert "padding changes its scores" in caplog.text
+    samples = random_samples(network, 12, segments=False, seed=11)
+    alone = plain_scores(network, samples)
+    assert alone.std() > 0.05
+    torch.testing.assert_close(route.scores(samples, 10**6, None), alone, atol=1e-4, rtol=0)
+
+
 def test_a_window_shorter_than_the_longest_sequence_is_for_the_padded_route() -> None:
     network = make_network("mistral-wide-window")
     assert choose_route(network, LONGEST).name == "decoder"
