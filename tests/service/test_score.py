@@ -333,11 +333,8 @@ def test_overload_is_503_with_retry_after_and_an_impossible_request_413(
     settings = {"METARM_QUEUE_TOKENS": "3000", "METARM_SLICE_TOKENS": "500", "METARM_SCORE_CACHE_ENTRIES": "0"}
     with service(tmp_path, redis_process.url, **settings) as process:
         process.wait_ready()
-        body = {
-            "groups": [
-                {"prompt": "What is it?", "responses": ["the answer is short " * (10 + i) for i in range(20)]}
-            ]
-        }
+        texts = [random_text(random.Random(number), 100) for number in range(40)]
+        body = {"groups": [{"prompt": "What is it?", "responses": texts[:20]}]}
         with concurrent.futures.ThreadPoolExecutor(16) as clients:
             answers = list(clients.map(lambda _: process.http.post("/score", json=body), range(64)))
         refused = [a for a in answers if a.status_code == 503]
