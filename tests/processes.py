@@ -149,13 +149,14 @@ def service(data_dir: Path, redis_url: str, **settings: str) -> HttpProcess:
 
 
 def trainer(data_dir: Path, redis_url: str, **settings: str) -> Process:
-    """`python -m trainer` on a data directory."""
-    environment = {"METARM_DATA_DIR": str(data_dir), "REDIS_URL": redis_url, **settings}
+    """`python -m trainer` on a data directory; other work on this machine does not keep its runs waiting."""
+    low = {"METARM_TRAIN_PRIORITY": "low"}
+    environment = {"METARM_DATA_DIR": str(data_dir), "REDIS_URL": redis_url, **low, **settings}
     (data_dir / "trainer").mkdir(parents=True, exist_ok=True)
     return Process([sys.executable, "-m", "trainer"], data_dir / "trainer" / "output.txt", environment)
 
 
 def system(data_dir: Path, **settings: str) -> HttpProcess:
     """`metarm up` with its embedded Redis."""
-    environment = {"METARM_DATA_DIR": str(data_dir), **settings}
+    environment = {"METARM_DATA_DIR": str(data_dir), "METARM_TRAIN_PRIORITY": "low", **settings}
     return HttpProcess([sys.executable, "-m", "metarm.cli", "up"], data_dir / "up", environment)
