@@ -6,8 +6,7 @@ from typing import Any
 
 from bench.arms import ServerPlan, Setting
 from bench.models import Kind
-from bench.peers.environment import PLAIN
-from bench.places import THREADS
+from bench.peers.plain import server
 from bench.workload import Request
 
 # Texts of a forward and requests of a batch. One by one is its best on CPU (8 and 128 connections, texts/s:
@@ -20,31 +19,12 @@ BATCH_TIMEOUT_S = 0.005
 
 
 def plan(setting: Setting) -> ServerPlan:
-    PLAIN.install()
-    checkpoint = setting.checkpoint
-
-    def command(port: int) -> list[str]:
-        options = {
-            "--model": str(checkpoint.path),
-            "--port": str(port),
-            "--max-tokens": str(checkpoint.max_tokens),
-            "--batch-size": str(setting.batch_size(BEST_BATCH, USUAL_BATCH)),
-            "--requests-per-batch": str(setting.batch_size(BEST_REQUESTS, USUAL_BATCH)),
-            "--batch-timeout-s": str(BATCH_TIMEOUT_S),
-            "--threads": str(THREADS),
-        }
-        named = [part for option in options.items() for part in option]
-        return [str(PLAIN.python), "-m", "bench.peers.programs.litserve_app", *named]
-
-    return ServerPlan(
-        command=command,
-        folder=setting.folder / "litserve",
-        settings=lambda _: {},
-        ready_path="/health",
-        score_path="/predict",
-        speak=_speak,
-        understand=_understand,
-    )
+    options = {
+        "--batch-size": str(setting.batch_size(BEST_BATCH, USUAL_BATCH)),
+        "--requests-per-batch": str(setting.batch_size(BEST_REQUESTS, USUAL_BATCH)),
+        "--batch-timeout-s": str(BATCH_TIMEOUT_S),
+    }
+    return server(setting, "litserve_app", options, "/predict", _speak, _understand)
 
 
 def _speak(request: Request) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from typing import Any
 
 from bench.arms import ServerPlan, Setting
 from bench.models import Kind
-from bench.peers.environment import PLAIN
-from bench.places import THREADS
+from bench.peers.plain import server
 from bench.workload import Request
 
 # One text a forward is its best on CPU (8 requests of 64, texts/s: 32 one by one, 29 in twos, 19 in eights,
@@ -17,29 +16,8 @@ USUAL_BATCH = 4096
 
 
 def plan(setting: Setting) -> ServerPlan:
-    PLAIN.install()
-    checkpoint = setting.checkpoint
-
-    def command(port: int) -> list[str]:
-        options = {
-            "--model": str(checkpoint.path),
-            "--port": str(port),
-            "--max-tokens": str(checkpoint.max_tokens),
-            "--batch-size": str(setting.batch_size(BEST_BATCH, USUAL_BATCH)),
-            "--threads": str(THREADS),
-        }
-        named = [part for option in options.items() for part in option]
-        return [str(PLAIN.python), "-m", "bench.peers.programs.serve_rm", *named]
-
-    return ServerPlan(
-        command=command,
-        folder=setting.folder / "serve_rm",
-        settings=lambda _: {},
-        ready_path="/health",
-        score_path="/get_reward",
-        speak=_speak,
-        understand=_understand,
-    )
+    options = {"--batch-size": str(setting.batch_size(BEST_BATCH, USUAL_BATCH))}
+    return server(setting, "serve_rm", options, "/get_reward", _speak, _understand)
 
 
 def _speak(request: Request) -> dict[str, Any]:

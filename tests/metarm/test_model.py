@@ -17,6 +17,7 @@ from metarm.encoding import Encoded
 from metarm.errors import ConfigurationError, InvalidVersionError, MetaRMError
 from metarm.forward.padded import length_batches
 from metarm.model import RewardModel, all_finite, import_model, load_model
+from tests.metarm.forward.networks import plain_score
 from tests.tiny import Kind, make_checkpoint
 
 KINDS: list[Kind] = ["bert", "llama", "qwen", "llama-chat", "llama-without-pad"]
@@ -28,18 +29,6 @@ def plain_network(folder: Path) -> PreTrainedModel:
     assert isinstance(network, PreTrainedModel)
     network.eval()
     return network
-
-
-def plain_score(network: PreTrainedModel, sample: Encoded) -> Tensor:
-    """What transformers itself answers for one sequence alone, without padding."""
-    inputs = {
-        "input_ids": torch.tensor([sample.ids]),
-        "attention_mask": torch.ones(1, len(sample.ids), dtype=torch.long),
-    }
-    if sample.type_ids is not None:
-        inputs["token_type_ids"] = torch.tensor([sample.type_ids])
-    logits: Tensor = network(**inputs).logits
-    return logits[0, 0]
 
 
 def random_samples(model: RewardModel, count: int, seed: int) -> list[Encoded]:
