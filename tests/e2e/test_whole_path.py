@@ -130,7 +130,8 @@ def test_a_trainer_killed_in_a_run_starts_again_and_finishes_it_with_the_same_sa
         running.wait_until(lambda: client.job(job)["progress"]["step"] >= 2, 120)
         child(running, "trainer").kill()
         state = client.wait_for_job(job, timeout_s=400)
-    assert state["status"] == "published", state
+        assert state["status"] == "published", state
+        running.wait_until(lambda: client.ready()["version"] == state["candidate"])
     assert state["attempts"] == 2
     assert state["samples"]["used"] == 200
     assert sample_log(data_dir).count_unused(1000) == 0
