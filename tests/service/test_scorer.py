@@ -162,6 +162,21 @@ def test_a_score_that_is_not_finite_is_refused_and_not_kept(checkpoint: Kinds) -
     asyncio.run(main())
 
 
+def test_a_score_of_exactly_zero_is_kept_and_answered(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    for parameter in model.network.get_submodule("classifier").parameters():
+        parameter.data.zero_()
+
+    async def main() -> None:
+        async with wired(model) as w:
+            for _ in range(2):
+                scores = await w.scorer.score(LoadedVersion("v000001", model), groups_of(model, RESPONSES))
+                assert scores == [[0.0] * 4]
+            assert (w.counted("hit"), w.counted("miss")) == (4, 4)
+
+    asyncio.run(main())
+
+
 def test_how_the_machine_is_used_is_fixed_by_the_first_model(checkpoint: Kinds) -> None:
     first, second = (load_model(checkpoint("bert"), 128) for _ in range(2))
 
