@@ -1,9 +1,10 @@
 """Environment variables that must be in force before torch loads, whatever way a process starts.
 
-OMP_WAIT_POLICY=passive: idle OpenMP threads sleep. The default spin makes scoring 4 to 8 times
-slower as soon as any second process is busy (docs/decisions/0003-process-environment.md).
-GOMP_SPINCOUNT: but for some microseconds, as long as one layer's threads wait for the next operation
-(10 to 15% of a short text on two cores).
+OMP_WAIT_POLICY=active with GOMP_SPINCOUNT=1000: OpenMP threads that wait for the next operation spin for
+some ten microseconds, then sleep (docs/decisions/0003-process-environment.md). The default, milliseconds,
+makes scoring 4 to 8 times slower beside any other busy process; none at all, a short text on two cores
+a sixth slower and more. `active` is there because libgomp otherwise spins not at all, whatever the count,
+once its threads outnumber the cores.
 MALLOC_*: glibc keeps large freed blocks instead of returning them page by page (5 to 15% of a forward).
 glibc and libgomp read these once, at process start: hence the re-exec.
 
@@ -21,8 +22,8 @@ from collections.abc import Iterator
 from metarm.errors import ConfigurationError
 
 REQUIRED = {
-    "OMP_WAIT_POLICY": "passive",
-    "GOMP_SPINCOUNT": "2000",
+    "OMP_WAIT_POLICY": "active",
+    "GOMP_SPINCOUNT": "1000",
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "8589934592",
 }

@@ -9,6 +9,7 @@ slice fails or the batcher closes.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -73,8 +74,10 @@ class Batcher(Generic[Model, Sample]):
         self._slice_tokens = 0  # until started
         self._queue_tokens = queue_tokens
         self._queue: list[Pending[Model, Sample]] = []  # oldest first
-        self._changed = threading.Condition()  # guards the queue and what follows
-        self._idle = 0
+        self._lock = threading.Lock()  # guards the queue and what follows
+        self._idle = 0  # workers that run nothing, asleep or about to look
+        self._sleeping: list[int] = []  # a heap
+        self._alarms: list[threading.Condition] = []  # of each worker, on the lock
         self._last_model: Model | None = None
         self._closing = False
         self._tokens_per_s = 5000.0  # smoothed; only for Retry-After
@@ -90,6 +93,7 @@ class Batcher(Generic[Model, Sample]):
         """Start the worker threads; each calls `begin` with its number first."""
         self._slice_tokens = slice_tokens
         self._loop = asyncio.get_running_loop()
+        self._alarms = [threading.Condition(self._lock) for _ in range(workers)]
         for number in range(workers):
             thread = threading.Thread(
                 target=self._work, args=(number, begin), name=f"forward-{number}", daemon=True
@@ -99,10 +103,10 @@ class Batcher(Generic[Model, Sample]):
 
     async def close(self) -> None:
         """Fail what is still waiting, let the running slices end, stop the threads."""
-        with self._changed:
+        with self._lock:
             self._closing = True
             waiting, self._queue = self._queue, []
-            self._changed.notify_all()
+            self._wake(len(self._threads))
         for pending in waiting:
             _fail(pending, NotReadyError("the server is shutting down"))
         for thread in self._threads:
@@ -129,7 +133,7 @@ class Batcher(Generic[Model, Sample]):
         done: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
         pending = Pending(model, samples, costs, joined, done, tokens)
         pending.missing, pending.scores = len(samples), [0.0] * len(samples)
-        with self._changed:
+        with self._lock:
             if self._closing:
                 raise NotReadyError("the server is shutting down")
             if self.queued_tokens + tokens > self._queue_tokens:
@@ -139,17 +143,24 @@ class Batcher(Generic[Model, Sample]):
                 )
             self._queue.append(pending)
             self.queued_tokens += tokens
-            self._changed.notify(len(self._threads))
+            self._wake(len(samples))
         return await done
+
+    def _wake(self, count: int) -> None:
+        """Wake up to `count` workers, always the same ones first: a lone request runs on all cores, and
+        the threads of one worker's forward have found a core each (decisions/0004)."""
+        for _ in range(min(count, len(self._sleeping))):
+            self._alarms[heapq.heappop(self._sleeping)].notify()
 
     def _work(self, number: int, begin: Callable[[int], None]) -> None:
         """A worker thread: take a slice, run it, hand the scores back to the event loop."""
         begin(number)
         while True:
-            with self._changed:
+            with self._lock:
                 self._idle += 1
                 while not (self._queue or self._closing):
-                    self._changed.wait()
+                    heapq.heappush(self._sleeping, number)
+                    self._alarms[number].wait()
                 if self._closing:
                     return
                 taken = self._take_slice()

@@ -68,7 +68,7 @@ class Scorer:
         if not self._batcher.started:
             assert self._plan is not None  # noqa: S101 (a version is loaded, so it was prepared)
             self._engine.use(self._plan)
-            self._batcher.start(self._plan.workers, self._plan.slice_tokens, self._engine.pin)
+            self._batcher.start(self._plan.workers, self._plan.slice_tokens, self._engine.begin)
 
     async def _compute(
         self, version: LoadedVersion, groups: Sequence[Sequence[Encoded]], missing: Sequence[tuple[int, int]]

@@ -1,7 +1,7 @@
 """infinity_emb: /rerank with the prompt as query and the responses as documents, raw scores.
 
 Both engines without the model warm-up at start (ours comes from the harness) and without its disk cache.
-Its idle threads spin or sleep as its users would have it: OMP_WAIT_POLICY=passive made it no faster.
+Its idle threads spin or sleep as its users would have it.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def test_the_launcher_hands_its_settings_to_its_children(tmp_path: Path) -> None
         "METARM_MAX_TOKENS": "512",
         "METARM_LOG_LEVEL": "INFO",
     }
-    assert environment["OMP_WAIT_POLICY"] == "passive"
+    assert environment["OMP_WAIT_POLICY"] == "active"
 
 
 def test_what_every_process_shares_is_imported_without_torch() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ import torch
 from metarm.encoding import Encoded
 from metarm.forward import PrefixCache
 from metarm.model import RewardModel, load_model
-from service import engine as engine_module
 from service.engine import Engine
 from service.live_model import LoadedVersion
 from service.tuning import ForwardPlan
@@ -39,7 +37,7 @@ def engine(prefixes: PrefixCache | None = None, plan: ForwardPlan = PLAN) -> Eng
 
 
 def score_slice(engine: Engine, version: LoadedVersion, samples: list[Encoded], share: int = 1) -> list[float]:
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1, initializer=engine.begin, initargs=(0,)) as thread:
         return thread.submit(engine.score_slice, version, samples, share).result()
 
 
@@ -101,9 +99,12 @@ def test_no_forward_holds_more_tokens_than_planned(checkpoint: Kinds) -> None:
 
 
 @pytest.mark.parametrize("share", [1, 3])
-def test_a_slice_runs_on_the_cores_of_the_workers_it_may_use(checkpoint: Kinds, share: int) -> None:
+def test_a_slice_runs_on_the_cores_of_the_workers_it_may_use(
+    checkpoint: Kinds, monkeypatch: pytest.MonkeyPatch, share: int
+) -> None:
     version = loaded(checkpoint("bert"))
     samples = random_samples(version.model, 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     threads: list[int] = []
     hook = version.model.network.get_input_embeddings().register_forward_hook(
         lambda *_: threads.append(torch.get_num_threads())
@@ -145,20 +146,3 @@ def test_scores_are_answered_as_the_model_gives_them(checkpoint: Kinds) -> None:
     first, second = score_slice(engine(), version, samples)
     assert first == first
     assert second != second
-
-
-def test_a_worker_keeps_to_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    allowed = sorted(os.sched_getaffinity(0))
-    monkeypatch.setattr(engine_module, "worker_cpus", lambda workers: [[allowed[-1]], None][:workers])
-    seen: dict[int, set[int]] = {}
-
-    def work(number: int) -> None:
-        engine().pin(number)
-        seen[number] = os.sched_getaffinity(0)
-
-    for number in (0, 1):
-        thread = threading.Thread(target=work, args=(number,))
-        thread.start()
-        thread.join()
-    assert seen == {0: {allowed[-1]}, 1: set(allowed)}
-    assert sorted(os.sched_getaffinity(0)) == allowed

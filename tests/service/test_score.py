@@ -456,10 +456,10 @@ def test_another_way_of_starting_fails_loudly_without_the_process_environment(tm
         "--port",
         str(free_port()),
     ]
-    environment = {"METARM_DATA_DIR": str(tmp_path), "OMP_WAIT_POLICY": "active"}
+    environment = {"METARM_DATA_DIR": str(tmp_path), "OMP_WAIT_POLICY": "passive"}
     with HttpProcess(command, tmp_path / "uvicorn", environment) as process:
         assert process.wait() != 0
-        assert "OMP_WAIT_POLICY=passive" in process.output
+        assert "OMP_WAIT_POLICY=active" in process.output
 
 
 def _logged(client: redis.Redis) -> int:
