@@ -33,7 +33,7 @@ from service.settings import ServiceSettings
 log = logging.getLogger(__name__)
 
 FILE = "tuning.json"
-BATCH_TOKENS = (512, 1024, 2048)
+OTHER_BATCH_TOKENS = (DEFAULT_BATCH_TOKENS // 2, DEFAULT_BATCH_TOKENS * 2)
 CLOSE = 0.97
 SLICES_TO_SORT = 4  # batches' tokens taken at once where sorting them by length saves padding
 WORK_TOKENS = 8192  # that timings draw from
@@ -97,10 +97,9 @@ def calibrate(model: RewardModel, rounds: int) -> Iterator[Measured]:
         model, samples, [_plan(count, cores // count, DEFAULT_BATCH_TOKENS) for count in splits], rounds
     )
     yield from measured
-    best = max(measured, key=lambda m: m.tokens_per_s).plan
-    others = [tokens for tokens in BATCH_TOKENS if tokens != best.batch_tokens]
+    best = _best_split(measured)
     yield from _compare(
-        model, samples, [_plan(best.workers, best.threads, tokens) for tokens in others], rounds
+        model, samples, [_plan(best.workers, best.threads, tokens) for tokens in OTHER_BATCH_TOKENS], rounds
     )
 
 
@@ -205,13 +204,23 @@ def _samples(model: RewardModel) -> list[Encoded]:
 
 
 def _best(results: Sequence[Measured], default: ForwardPlan) -> ForwardPlan:
-    """The fastest plan; of those within a few percent of it, one with the most workers, which a busy
-    neighbour slows least, then the smallest batches, which keep others waiting least."""
+    """The best way to share out the cores, with its fastest batch size; with the default one unless
+    another is some percent faster."""
     if not results:
         return default
+    split = _best_split([result for result in results if result.plan.batch_tokens == DEFAULT_BATCH_TOKENS])
+    rates = {result.plan: result.tokens_per_s for result in results}
+    alike = [plan for plan in rates if (plan.workers, plan.threads) == (split.workers, split.threads)]
+    fastest = max(alike, key=rates.__getitem__)
+    return fastest if rates[split] < CLOSE * rates[fastest] else split
+
+
+def _best_split(results: Sequence[Measured]) -> ForwardPlan:
+    """The fastest; of those within a few percent of it, the one with the most workers, which a busy
+    neighbour slows least."""
     fastest = max(result.tokens_per_s for result in results)
-    close = [result for result in results if result.tokens_per_s >= CLOSE * fastest]
-    return min(close, key=lambda result: (-result.plan.workers, result.plan.batch_tokens)).plan
+    close = [result.plan for result in results if result.tokens_per_s >= CLOSE * fastest]
+    return max(close, key=lambda plan: plan.workers)
 
 
 def _fingerprint(model: RewardModel) -> dict[str, Any]:

@@ -181,12 +181,30 @@ def test_every_way_to_share_out_the_cores_is_measured_and_then_every_batch(model
     splits = [(m.plan.workers, m.plan.threads) for m in measured[:4]]
     assert splits == [(1, 8), (2, 4), (4, 2), (8, 1)]
     assert {m.plan.batch_tokens for m in measured[:4]} == {1024}
-    best = max(measured[:4], key=lambda m: m.tokens_per_s).plan
+    best = tuning._best_split(measured[:4])
     assert [(m.plan.workers, m.plan.threads, m.plan.batch_tokens) for m in measured[4:]] == [
         (best.workers, best.threads, 512),
         (best.workers, best.threads, 2048),
     ]
     assert all(m.tokens_per_s > 0 for m in measured)
+
+
+@pytest.mark.parametrize(
+    ("rates", "chosen"),
+    [
+        ({(1, 4, 1024): 100, (2, 2, 1024): 99, (4, 1, 1024): 90}, (2, 2, 1024)),  # close: more workers
+        ({(1, 4, 1024): 100, (2, 2, 1024): 90, (4, 1, 1024): 80}, (1, 4, 1024)),
+        ({(4, 1, 1024): 100, (4, 1, 512): 102, (4, 1, 2048): 102}, (4, 1, 1024)),  # close: as usual
+        ({(4, 1, 1024): 100, (4, 1, 512): 104, (4, 1, 2048): 105}, (4, 1, 2048)),
+        ({(1, 4, 1024): 101, (4, 1, 1024): 100, (4, 1, 512): 110}, (4, 1, 512)),
+    ],
+)
+def test_of_plans_as_fast_the_most_workers_and_the_usual_batch_are_chosen(
+    rates: dict[tuple[int, int, int], float], chosen: tuple[int, int, int]
+) -> None:
+    results = [tuning.Measured(tuning._plan(*plan), rate) for plan, rate in rates.items()]
+    assert tuning._best(results, MEASURED) == tuning._plan(*chosen)
+    assert tuning._best([], MEASURED) == MEASURED
 
 
 @pytest.mark.usefixtures("cores")
