@@ -14,9 +14,11 @@ import orjson
 from bench import load as load_generator
 from bench.load import Job
 from bench.models import Checkpoint, Kind
+from bench.probe import Probe
 from bench.processes import Child, Server, Worker, free_port
 from bench.workload import Load, Request
 
+PROBED = "128x1"  # the load that probes run beside
 Batches = Literal["best", "usual"]  # peers' batch sizes: the fastest on CPU, or as shipped and documented
 Spoken = Callable[[Request], Any]  # request → JSON body
 Understood = Callable[[Any], list[float]]  # JSON answer → scores in the order of the responses
@@ -111,13 +113,13 @@ class ServerArm:
         self._blocks.close()
 
     def scores(self, requests: Sequence[Request], connections: int) -> list[list[float]]:
-        outcome = load_generator.run(self._job(requests, connections, probe=False))
+        outcome = load_generator.run(self._job(requests, connections))
         return [self._plan.understand(orjson.loads(answer)) for answer in outcome.answers]
 
     def measure(self, load: Load, requests: Sequence[Request]) -> Measurement:
-        job = self._job(requests, load.connections, probe=load.name == "128x1")
+        job = self._job(requests, load.connections)
         cpu_before = sum(process.cpu_s() for process in self._processes)
-        outcome = load_generator.run(job)
+        outcome, probes_s = self._run(job, probe=load.name == PROBED)
         cpu_s = sum(process.cpu_s() for process in self._processes) - cpu_before
         for request, answer in zip(requests, outcome.answers, strict=True):
             if len(self._plan.understand(orjson.loads(answer))) != len(request.responses):
@@ -129,16 +131,21 @@ class ServerArm:
             cpu_s=cpu_s,
             rss=sum(process.rss() for process in self._processes),
             latencies_s=outcome.latencies_s,
-            probes_s=outcome.probes_s,
+            probes_s=probes_s,
             client_cpu_s=outcome.client_cpu_s,
         )
 
-    def _job(self, requests: Sequence[Request], connections: int, *, probe: bool) -> Job:
+    def _run(self, job: Job, *, probe: bool) -> tuple[load_generator.Outcome, list[float]]:
+        """The job's outcome, and how long probes took meanwhile."""
+        if not (probe and self._plan.probe_path):
+            return load_generator.run(job), []
+        with Probe(self._server.url + self._plan.probe_path) as prober:
+            outcome = load_generator.run(job)
+            return outcome, prober.between(outcome.started, outcome.started + outcome.wall_s)
+
+    def _job(self, requests: Sequence[Request], connections: int) -> Job:
         bodies = [orjson.dumps(self._plan.speak(request)).decode() for request in requests]
-        url, probe_path = self._server.url, self._plan.probe_path
-        return Job(
-            url + self._plan.score_path, connections, bodies, url + probe_path if probe and probe_path else None
-        )
+        return Job(self._server.url + self._plan.score_path, connections, bodies)
 
 
 @dataclass(frozen=True, slots=True)

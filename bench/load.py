@@ -17,30 +17,27 @@ import orjson
 
 from bench.places import ROOT
 
-PROBE_INTERVAL_S = 0.05
 TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`bodies` are posted to `url` by `connections` clients, each sending its next once it is answered;
-    `probe_url`, where given, is fetched every PROBE_INTERVAL_S meanwhile."""
+    """`bodies` are posted to `url` by `connections` clients, each sending its next once it is answered."""
 
     url: str
     connections: int
     bodies: list[str]
-    probe_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Seconds from the first request to the last answer, of each request, of each probe; the answers'
-    bodies in the order of the requests; the client's own CPU seconds."""
+    """When it started (time.monotonic()), seconds from the first request to the last answer and of each
+    request, the answers' bodies in the order of the requests, the client's own CPU seconds."""
 
+    started: float
     wall_s: float
     latencies_s: list[float]
     answers: list[str]
-    probes_s: list[float]
     client_cpu_s: float
 
 
@@ -62,12 +59,7 @@ async def _run(job: Job) -> Outcome:
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     connector = aiohttp.TCPConnector(limit=job.connections)
     headers = {"content-type": "application/json"}
-    async with (
-        aiohttp.ClientSession(timeout=timeout, connector=connector, headers=headers) as clients,
-        aiohttp.ClientSession(timeout=timeout) as prober,
-    ):
-        probes: list[float] = []
-        probing = asyncio.create_task(_probe(prober, job.probe_url, probes)) if job.probe_url else None
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector, headers=headers) as clients:
         latencies = [0.0] * len(job.bodies)
         answers = [""] * len(job.bodies)
         remaining = iter(enumerate(job.bodies))
@@ -82,27 +74,12 @@ async def _run(job: Job) -> Outcome:
                 latencies[place] = time.perf_counter() - sent
                 answers[place] = text
 
-        cpu, start = time.process_time(), time.perf_counter()
+        cpu, started = time.process_time(), time.monotonic()
         async with asyncio.TaskGroup() as group:
             for _ in range(job.connections):
                 group.create_task(client())
-        wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
-        if probing is not None:
-            probing.cancel()
-            await asyncio.gather(probing, return_exceptions=True)
-    return Outcome(wall_s, latencies, answers, probes, cpu_s)
-
-
-async def _probe(session: aiohttp.ClientSession, url: str, seconds: list[float]) -> None:
-    loop = asyncio.get_running_loop()
-    due = loop.time()
-    while True:
-        sent = time.perf_counter()
-        async with session.get(url) as answer:
-            await answer.read()
-        seconds.append(time.perf_counter() - sent)
-        due = max(due + PROBE_INTERVAL_S, loop.time())
-        await asyncio.sleep(due - loop.time())
+        wall_s, cpu_s = time.monotonic() - started, time.process_time() - cpu
+    return Outcome(started, wall_s, latencies, answers, cpu_s)
 
 
 def main() -> None:

@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 FILE = "tuning.json"
 OTHER_BATCH_TOKENS = (DEFAULT_BATCH_TOKENS // 2, DEFAULT_BATCH_TOKENS * 2)
-CLOSE = 0.97
+CLOSE = 0.97  # as fast as the fastest
+GAIN = 1.1  # that another batch size must bring: small batches fill less well, large ones take memory
 SLICES_TO_SORT = 4  # batches' tokens taken at once where sorting them by length saves padding
 WORK_TOKENS = 8192  # that timings draw from
 TIMING_S = 0.5  # of one timing, and the batch that runs then
@@ -205,14 +206,14 @@ def _samples(model: RewardModel) -> list[Encoded]:
 
 def _best(results: Sequence[Measured], default: ForwardPlan) -> ForwardPlan:
     """The best way to share out the cores, with its fastest batch size; with the default one unless
-    another is some percent faster."""
+    another is clearly faster."""
     if not results:
         return default
     split = _best_split([result for result in results if result.plan.batch_tokens == DEFAULT_BATCH_TOKENS])
     rates = {result.plan: result.tokens_per_s for result in results}
     alike = [plan for plan in rates if (plan.workers, plan.threads) == (split.workers, split.threads)]
     fastest = max(alike, key=rates.__getitem__)
-    return fastest if rates[split] < CLOSE * rates[fastest] else split
+    return fastest if rates[fastest] >= GAIN * rates[split] else split
 
 
 def _best_split(results: Sequence[Measured]) -> ForwardPlan:
