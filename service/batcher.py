@@ -26,12 +26,13 @@ Sample = TypeVar("Sample")
 
 @dataclass(slots=True, eq=False)
 class Pending(Generic[Model, Sample]):
-    """One request: its samples, what each costs, those not yet handed out, and the scores come back."""
+    """One request: its samples, what each costs, what each shares with the one before it, those not yet
+    handed out, and the scores come back."""
 
     model: Model
     samples: Sequence[Sample]
     costs: Sequence[int]
-    joined: Sequence[bool]
+    shared: Sequence[int]
     done: asyncio.Future[list[float]]
     left_tokens: int
     next_index: int = 0
@@ -39,9 +40,9 @@ class Pending(Generic[Model, Sample]):
     scores: list[float] = field(default_factory=list)
 
     def unit(self) -> range:
-        """The next samples that belong together: one, and those joined to it."""
+        """The next samples that belong together: one, and those that share with the one before."""
         end = self.next_index + 1
-        while end < len(self.samples) and self.joined[end]:
+        while end < len(self.samples) and self.shared[end]:
             end += 1
         return range(self.next_index, end)
 
@@ -114,10 +115,10 @@ class Batcher(Generic[Model, Sample]):
         await asyncio.sleep(0)  # what they handed back last
 
     async def score(
-        self, model: Model, samples: Sequence[Sample], costs: Sequence[int], joined: Sequence[bool]
+        self, model: Model, samples: Sequence[Sample], costs: Sequence[int], shared: Sequence[int]
     ) -> list[float]:
-        """Scores of `samples` by `model`, in order. `costs` are tokens; a sample `joined` to the one
-        before goes into the same slice, where that has room.
+        """Scores of `samples` by `model`, in order. `costs` are tokens, without those a sample has
+        `shared` with the one before: such samples go into one slice, up to a size.
 
         Raises OverloadedError while the queue is full, PayloadTooLargeError for a request that would
         not fit an empty one, and whatever the forward raised.
@@ -131,7 +132,7 @@ class Batcher(Generic[Model, Sample]):
                 f"{tokens} tokens in one request; at most {limit}", tokens=tokens, limit=limit
             )
         done: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
-        pending = Pending(model, samples, costs, joined, done, tokens)
+        pending = Pending(model, samples, costs, shared, done, tokens)
         pending.missing, pending.scores = len(samples), [0.0] * len(samples)
         with self._lock:
             if self._closing:
@@ -201,34 +202,46 @@ class Batcher(Generic[Model, Sample]):
         oldest = next((p for p in self._queue if p.model is not self._last_model), self._queue[0])
         self._last_model = oldest.model
         room = min(self._slice_tokens, -(-self.queued_tokens // self._idle))
-        taken = [Taken(oldest, part) for part in self._units(oldest, room // 2, at_least_one=True)]
-        room -= sum(oldest.costs[i] for one in taken for i in one.part)
+        taken = [Taken(oldest, part) for part in self._units(oldest, room // 2, self._queue_tokens)]
+        tokens = sum(oldest.costs[i] for one in taken for i in one.part)
         others = [p for p in self._queue if p.model is oldest.model and p is not oldest]
-        for place, pending in enumerate([*sorted(others, key=lambda p: p.left_tokens), oldest]):
-            for part in self._units(pending, room, at_least_one=place == 0 and pending is not oldest):
-                room -= sum(pending.costs[i] for i in part)
+        # beside a part of the oldest that leaves no room, the smallest goes along, unless a worker is free
+        alone = not others or self._idle > 1
+        at_least = 0 if alone else max(self._slice_tokens // 2, 2 * self._slice_tokens - tokens)
+        for pending in [*sorted(others, key=lambda p: p.left_tokens), oldest]:
+            for part in self._units(pending, room - tokens, at_least):
+                tokens += sum(pending.costs[i] for i in part)
                 taken.append(Taken(pending, part))
-            if room <= 0:
+            if tokens >= room:
                 break
+            at_least = 0
         self._queue = [p for p in self._queue if p.next_index < len(p.samples)]
         return taken
 
-    def _units(self, pending: Pending[Model, Sample], room: int, *, at_least_one: bool) -> Iterator[range]:
-        """The request's next units that fit `room`; a unit larger than a slice is split."""
+    def _units(self, pending: Pending[Model, Sample], room: int, first_room: int) -> Iterator[range]:
+        """The request's next units that fit `room`, the first also where it fits `first_room`."""
         while pending.next_index < len(pending.samples):
-            unit = pending.unit()
+            unit = self._part_of(pending, pending.unit())
             cost = sum(pending.costs[i] for i in unit)
-            if cost > room and not at_least_one:
+            if cost > max(room, first_room):
                 return
-            if cost > UNIT_SLICES * self._slice_tokens:
-                unit = _fitting(pending, unit, self._slice_tokens)
-                cost = sum(pending.costs[i] for i in unit)
             pending.next_index = unit.stop
             pending.left_tokens -= cost
             self.queued_tokens -= cost
             room -= cost
-            at_least_one = False
+            first_room = 0
             yield unit
+
+    def _part_of(self, pending: Pending[Model, Sample], unit: range) -> range:
+        """As much of a unit as one slice takes: all, unless that is very large, or the last work there is
+        while other workers are free, and worth that each computes what its part shares."""
+        cost = sum(pending.costs[i] for i in unit)
+        if cost > UNIT_SLICES * self._slice_tokens:
+            return _fitting(pending, unit, self._slice_tokens)
+        last = len(self._queue) == 1 and unit.stop == len(pending.samples)
+        if last and self._idle > 1 and len(unit) > 1 and cost >= 2 * pending.shared[unit.start + 1]:
+            return range(unit.start, unit.start - (-len(unit) // self._idle))
+        return unit
 
     def _drop_finished(self) -> None:
         """Leave out requests whose caller went away, or of which an earlier slice failed."""

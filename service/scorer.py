@@ -88,15 +88,12 @@ class Scorer:
         samples = [groups[place][index] for place, index in places]
         # after the first of a group, a response costs only what follows the prompt, where that is shared
         shares = version.model.shares_prompts
-        joined = [
-            shares and number > 0 and places[number - 1][0] == place and samples[number].prompt_tokens > 0
+        shared = [
+            samples[number].prompt_tokens if shares and number and places[number - 1][0] == place else 0
             for number, (place, _) in enumerate(places)
         ]
-        costs = [
-            max(1, len(sample.ids) - (sample.prompt_tokens if follows else 0))
-            for sample, follows in zip(samples, joined, strict=True)
-        ]
-        scores = await self._batcher.score(version, samples, costs, joined)
+        costs = [max(1, len(sample.ids) - tokens) for sample, tokens in zip(samples, shared, strict=True)]
+        scores = await self._batcher.score(version, samples, costs, shared)
         if not all_finite(scores):
             raise NonFiniteScoreError(
                 f"{version.name} answered a score that is not a finite number", version=version.name

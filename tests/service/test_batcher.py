@@ -222,6 +222,35 @@ def test_nor_does_one_for_another_model() -> None:
     asyncio.run(main())
 
 
+def test_large_units_go_one_a_slice() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward) as batcher:
+            await plug(batcher, forward)
+            groups = [joined_samples(f"group{number}", 4, cost=70) for number in range(3)]
+            for group in groups:
+                await send(batcher, group)
+            await send(batcher, samples_of("small", 1, cost=50))
+            assert (await forward.next_slice()).samples == groups[0] + samples_of("small", 1, cost=50)
+            assert [(await forward.next_slice()).samples for _ in range(2)] == groups[1:]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("shared", "parts"), [(20, [3, 3]), (70, [6])])
+def test_the_last_unit_is_split_between_free_workers_where_that_pays(shared: int, parts: list[int]) -> None:
+    async def main() -> None:
+        forward = Forward()
+        async with running(forward, workers=2) as batcher:
+            samples = samples_of("group", 6)
+            costs = [shared + 10, *[10] * 5]
+            found = await batcher.score(MODEL, samples, costs, [0, *[shared] * 5])
+            assert found == expected(samples)
+            assert sorted(len(part.samples) for part in forward.slices) == parts
+
+    asyncio.run(main())
+
+
 def test_the_oldest_request_goes_on_while_small_ones_keep_arriving() -> None:
     async def main() -> None:
         forward = Forward(held=True)
