@@ -2,8 +2,10 @@
 
 Knows nothing of torch or HTTP: it is handed `score_slice`, which runs in worker threads. A free worker
 takes the next slice itself, at once: under load a slice fills while the one before runs, and waiting
-for more would only delay it. Every future it gives out ends with a result or an exception, also when a
-slice fails or the batcher closes.
+for more would only delay it. Only a long request that comes to an idle server waits, some milliseconds,
+for the rest of a burst, before it is split between all workers.
+Every future it gives out ends with a result or an exception, also when a slice fails or the batcher
+closes.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from typing import Generic, TypeVar
 from metarm.errors import NotReadyError, OverloadedError, PayloadTooLargeError
 
 UNIT_SLICES = 4  # samples that belong together may take as many slices' tokens before they are split
+LINGER_S = 0.003  # that a lone request waits for company before it takes every core
+LINGERED_S = 0.3  # by one that takes this long at least: a hundredth of it
 
 Model = TypeVar("Model")
 Sample = TypeVar("Sample")
@@ -162,6 +166,8 @@ class Batcher(Generic[Model, Sample]):
                 while not (self._queue or self._closing):
                     heapq.heappush(self._sleeping, number)
                     self._alarms[number].wait()
+                if self._lingers():
+                    self._alarms[number].wait(LINGER_S)
                 if self._closing:
                     return
                 taken = self._take_slice()
@@ -169,6 +175,11 @@ class Batcher(Generic[Model, Sample]):
                 share = 1 if self._queue else 1 + self._idle
             if taken:
                 self._run(taken, share)
+
+    def _lingers(self) -> bool:
+        """Whether a lone request is long enough to wait for others: all cores are its own else."""
+        alone = len(self._queue) == 1 and self._idle == len(self._threads) > 1
+        return alone and self.queued_tokens > LINGERED_S * self._tokens_per_s
 
     def _run(self, taken: Sequence[Taken[Model, Sample]], share: int) -> None:
         """Run one slice. Where it fails, each of its requests is tried alone, so that only the one at

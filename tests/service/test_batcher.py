@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metarm.errors import NotReadyError, OverloadedError, PayloadTooLargeError
+from service import batcher as batcher_module
 from service.batcher import UNIT_SLICES, Batcher
 
 PATIENCE_S = 20.0
@@ -247,6 +248,32 @@ def test_the_last_unit_is_split_between_free_workers_where_that_pays(shared: int
             found = await batcher.score(MODEL, samples, costs, [0, *[shared] * 5])
             assert found == expected(samples)
             assert sorted(len(part.samples) for part in forward.slices) == parts
+
+    asyncio.run(main())
+
+
+def test_a_long_request_waits_a_moment_for_the_rest_of_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher_module, "LINGER_S", 0.3)
+
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward, workers=2, slice_tokens=2000) as batcher:
+            groups = [joined_samples(name, 4, cost=1000) for name in ("first", "second")]
+            await send(batcher, groups[0])
+            await asyncio.sleep(0.05)
+            await send(batcher, groups[1])
+            await until(lambda: len(forward.slices) == 2)
+            assert [part.samples for part in forward.slices] == groups
+
+    asyncio.run(main())
+
+
+def test_a_short_request_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher_module, "LINGER_S", PATIENCE_S)
+
+    async def main() -> None:
+        async with running(Forward(), workers=2) as batcher, asyncio.timeout(PATIENCE_S / 2):
+            assert await scores(batcher, samples_of("short", 3)) == expected(samples_of("short", 3))
 
     asyncio.run(main())
 
