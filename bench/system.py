@@ -41,12 +41,12 @@ class System(Server):
 
 def system_aims(folder: Path, quick: bool) -> list[Aim]:
     """The aims that are not a load: training step, scoring beside a retrain, start and memory."""
-    packed, padded = training_step.measure(3 if quick else 7)
+    packed, padded = training_step.measure(2 if quick else 7)
     step = statistics.median(packed) / statistics.median(padded)
     prepared(folder)
     starts = [startup(folder) for _ in range(2 if quick else 5)]
     resident, weights = starts[-1][1:]
-    alone, beside = retrain_latencies(folder, 10.0 if quick else 30.0, 2 if quick else 4)
+    alone, beside = retrain_latencies(folder, 7.0 if quick else 30.0, 2 if quick else 4)
     tails = [quantile(found, 0.99) or 0.0 for found in (beside, alone)]
     print(f"training step: packed {statistics.median(packed):.2f} s, padded {statistics.median(padded):.2f} s")
     for name, found, tail in (("beside a retrain", beside, tails[0]), ("alone", alone, tails[1])):

@@ -58,10 +58,10 @@ FULL = (
     Load("32x1", "encoder", 32, 1, 256),
     Load("128x1", "encoder", 128, 1, 512),
     Load("8x64", "encoder", 8, 64, 8),
-    Load("grpo", "causal", 4, 16, 8),
+    Load("grpo", "causal", 2, 16, 8),
 )
-QUICK_REQUESTS = {"1x1": 24, "8x1": 48, "32x1": 96, "128x1": 192, "8x64": 8, "grpo": 4}
-QUICK_EVERY = {"8x64": 2, "grpo": 2}  # the slow ones
+QUICK_REQUESTS = {"1x1": 24, "8x1": 48, "32x1": 96, "128x1": 160, "8x64": 8, "grpo": 2}
+QUICK_EVERY = {"32x1": 2, "8x64": 2, "grpo": 2}  # the slow ones
 QUICK = tuple(
     replace(load, requests=QUICK_REQUESTS[load.name], every=QUICK_EVERY.get(load.name, 1)) for load in FULL
 )
