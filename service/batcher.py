@@ -64,9 +64,9 @@ class Taken(Generic[Model, Sample]):
 
 
 class Batcher(Generic[Model, Sample]):
-    """Half of every slice goes to the request that has waited longest, the rest to those with the least
-    left: neither a large request holds up small ones, nor do they starve it. One slice, one model; the
-    models that wait take turns."""
+    """Half of every slice goes to the request that has waited longest, the rest to those with the fewest
+    slices left: neither a large request holds up small ones, nor do they starve it. One slice, one model;
+    the models that wait take turns."""
 
     def __init__(
         self,
@@ -219,7 +219,8 @@ class Batcher(Generic[Model, Sample]):
         # beside a part of the oldest that leaves no room, the smallest goes along, unless a worker is free
         alone = not others or self._idle > 1
         at_least = 0 if alone else max(self._slice_tokens // 2, 2 * self._slice_tokens - tokens)
-        for pending in [*sorted(others, key=lambda p: p.left_tokens), oldest]:
+        others.sort(key=lambda p: p.left_tokens // self._slice_tokens)  # of about the same size, by age
+        for pending in [*others, oldest]:
             for part in self._units(pending, room - tokens, at_least):
                 tokens += sum(pending.costs[i] for i in part)
                 taken.append(Taken(pending, part))

@@ -296,17 +296,17 @@ def test_the_oldest_request_goes_on_while_small_ones_keep_arriving() -> None:
     asyncio.run(main())
 
 
-def test_what_has_least_left_goes_before_larger_ones_that_came_earlier() -> None:
+def test_what_has_fewer_slices_left_goes_before_larger_ones_that_came_earlier() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
             await plug(batcher, forward)
-            for name, count in (("oldest", 64), ("larger", 20), ("smaller", 4), ("smallest", 2)):
+            for name, count in (("oldest", 64), ("larger", 20), ("small", 4), ("smaller", 2)):
                 await send(batcher, samples_of(name, count))
             assert Counter(s.request for s in (await forward.next_slice()).samples) == {
                 "oldest": 5,
-                "smallest": 2,
-                "smaller": 3,
+                "small": 4,  # of less than a slice, both of them, and it came first
+                "smaller": 1,
             }
             assert Counter(s.request for s in (await forward.next_slice()).samples) == {
                 "oldest": 5,
