@@ -1,4 +1,7 @@
-"""Who may do what: API keys for scoring and reading, admin keys for changing what is served."""
+"""Who may do what: API keys for scoring and reading, admin keys for changing what is served.
+
+The checks run on the event loop: FastAPI would run plain functions in threads, two handovers a request.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,16 @@ from service.parts import Wired
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 
 
-def require_key(parts: Wired, sent: Bearer) -> None:
+async def require_key(parts: Wired, sent: Bearer) -> None:
     """Any known key; none is asked for where none is set. Raises UnauthorizedError."""
     keys = [*parts.settings.score_keys, *parts.settings.admin_keys]
     if keys and not _among(sent, keys):
         raise UnauthorizedError("send a valid API key: 'Authorization: Bearer KEY'")
 
 
-def require_admin(parts: Wired, sent: Bearer) -> None:
+async def require_admin(parts: Wired, sent: Bearer) -> None:
     """An admin key, where any key is set. Raises UnauthorizedError or ForbiddenError."""
-    require_key(parts, sent)
+    await require_key(parts, sent)
     guarded = parts.settings.score_keys or parts.settings.admin_keys
     if guarded and not _among(sent, parts.settings.admin_keys):
         raise ForbiddenError("this key may score, not change what is served: an admin key is needed")

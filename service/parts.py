@@ -36,7 +36,7 @@ class Parts:
     metrics: Metrics
 
 
-def _parts(request: Request) -> Parts:
+async def _parts(request: Request) -> Parts:  # on the event loop: a thread a request would cost more
     return cast("Parts", request.app.state.parts)
 
 
