@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from metarm.records import Ascent
+
 
 def _encodable(text: str) -> str:
     """JSON escapes can spell half a character, which no tokenizer and no log can take."""
@@ -106,10 +108,10 @@ class RetrainRequest(Body):
     """Options of one run, over the trainer's settings of the same names (docs/metarm.md)."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"method": "metarm", "steps": 40, "ascent_rate": 0.01}]}
+        extra="forbid", json_schema_extra={"examples": [{"ascent": "sgd", "steps": 40, "ascent_rate": 0.01}]}
     )
 
-    method: Literal["metarm", "vanilla"] | None = None
+    ascent: Ascent | None = Field(None, description="How an update uses the samples; none: vanilla.")
     steps: int | None = Field(None, ge=1, le=100_000)
     batch_size: int | None = Field(None, ge=1, le=4096, description="n, preference pairs in an update.")
     meta_batch_size: int | None = Field(None, ge=1, le=4096, description="m, groups in an update.")

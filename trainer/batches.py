@@ -10,6 +10,8 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metarm.encoding import Encoded, Encoder
 from metarm.errors import TrainingError
@@ -89,19 +91,40 @@ def backward_preference(model: RewardModel, pairs: Sequence[EncodedPair], micro_
     return total
 
 
-def backward_difference(model: RewardModel, groups: Sequence[EncodedGroup], k: int, micro_tokens: int) -> float:
-    """Add ∇J of the batch to `.grad`, micro-batch by micro-batch, and return J (the mean over prompts).
+class GroupDifference:
+    """J of a batch of groups (the mean over prompts), micro-batch by micro-batch."""
 
-    Groups of more than `k` responses use their first k.
-    """
-    cut = [EncodedGroup(group.id, group.responses[:k]) for group in groups]
-    total = 0.0
-    for part in _micro_batches(cut, micro_tokens):
-        scores, mask = _grid(model.scores([s for group in part for s in group.responses]), part)
-        value = difference_loss(scores, mask).sum() / len(groups)
-        _backward(value, f"the difference loss of {', '.join(group.id for group in part[:5])}")
-        total += value.item()
-    return total
+    def __init__(self, model: RewardModel, groups: Sequence[EncodedGroup], k: int, micro_tokens: int) -> None:
+        """Groups of more than `k` responses use their first k."""
+        self._model = model
+        self._groups = [EncodedGroup(group.id, group.responses[:k]) for group in groups]
+        self._micro_tokens = micro_tokens
+
+    def backward(self) -> float:
+        """Add ∇J to `.grad`; returns J. Raises TrainingError naming the groups of scores not finite."""
+        total = 0.0
+        for value in self._values():
+            value.backward()  # type: ignore[no-untyped-call]
+            total += value.item()
+        return total
+
+    def hessian_product(self, parameters: Sequence[Parameter], vectors: Sequence[Tensor], scale: float) -> None:
+        """Add scale · H_J v to `.grad`, exactly: the gradient of ∇J · v."""
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+            for value in self._values():
+                gradients = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
+                products = [(g * v).sum() for g, v in zip(gradients, vectors, strict=True)]
+                along = torch.stack(products).sum()
+                torch.autograd.backward(scale * along, inputs=list(parameters))
+
+    def _values(self) -> Iterator[Tensor]:
+        """Each micro-batch's part of J."""
+        for part in _micro_batches(self._groups, self._micro_tokens):
+            scores, mask = _grid(self._model.scores([s for group in part for s in group.responses]), part)
+            wrong = [g.id for g, row in zip(part, scores, strict=True) if not bool(row.isfinite().all())]
+            if wrong:
+                raise TrainingError(f"scores that are not finite, in the groups {', '.join(wrong[:5])}")
+            yield difference_loss(scores, mask).sum() / len(self._groups)
 
 
 def _grid(scores: Tensor, groups: Sequence[EncodedGroup]) -> tuple[Tensor, Tensor]:

@@ -96,7 +96,7 @@ def _fine_tune(
     options = TrainOptions.of(
         settings,
         {
-            "method": "vanilla",
+            "ascent": "none",
             "steps": math.ceil(len(pairs) / settings.batch_size),
             "learning_rate": settings.bootstrap_learning_rate,
             "time_limit_s": math.inf,

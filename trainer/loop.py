@@ -118,7 +118,7 @@ class Trainer:
             manifest = {
                 "parent": parent,
                 "job": job.id,
-                "method": options.method,
+                "method": "vanilla" if options.ascent == "none" else "metarm",
                 "source": self._store.manifest(parent).get("source"),
                 "encoding": model.encoder.describe(),
                 "settings": options.record(),

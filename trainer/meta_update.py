@@ -7,17 +7,32 @@ difference loss on m prompts × k unlabelled responses of the shifted policy, η
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn import functional as F
 
+from metarm.records import Ascent
+
 # Runs a loss forward and backward, micro-batch by micro-batch: leaves its gradient in `.grad`
 # (adding to what is there) and returns its value.
 BackwardLoss = Callable[[], float]
+
+
+class Difference(Protocol):
+    """J on one batch of groups."""
+
+    def backward(self) -> float:
+        """Add ∇J to `.grad`; returns J."""
+
+    def hessian_product(self, parameters: Sequence[Parameter], vectors: Sequence[Tensor], scale: float) -> None:
+        """Add scale · H_J v to `.grad`, where H_J is J's Hessian by `parameters` at their values, and v
+        the `vectors`, one for each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,49 +64,107 @@ def difference_loss(scores: Tensor, mask: Tensor) -> Tensor:
     return 2.0 * (gaps * pairs).sum(dim=(1, 2)) / sizes**2
 
 
-def update(
-    parameters: Sequence[Parameter],
-    optimizer: torch.optim.Optimizer,
-    preference: BackwardLoss,
-    difference: BackwardLoss | None,
-    *,
-    ascent_rate: float,
-    max_grad_norm: float,
-) -> StepReport:
-    """One step of Algorithm 1, first order; without `difference`, one vanilla step.
+class MetaUpdate:
+    """Updates of one run. θ is always restored from a copy, bit for bit, before a step is applied:
+    subtracting what was added would not be exact. What moves θ to θ' is the `ascent`:
 
-        θ' = θ + η ∇J(θ)          the ascent, plain gradient (Eq. 1-2)
-        g  = ∇L(θ')               at the ascended point (Eq. 3)
-        θ ← θ - α g               applied to the original θ, by `optimizer` (Eq. 4)
+    | ascent       | θ'                                        | g that `optimizer` is given          |
+    | ------------ | ----------------------------------------- | ------------------------------------ |
+    | none         | θ                                         | ∇L(θ), the vanilla step              |
+    | sgd          | θ + η ∇J(θ), Algorithm 1 to the letter    | ∇L(θ')                               |
+    | adam         | θ + a step of Adam on J, own moments      | ∇L(θ')                               |
+    | shared_adam  | θ + a step of `optimizer` on J, whose     | ∇L(θ')                               |
+    |              | moments remember it                       |                                      |
+    | joint        | θ                                         | ∇(L - ηJ)(θ)                         |
+    | second_order | θ + η ∇J(θ)                               | (I + η H_J(θ)) ∇L(θ') = ∇_θ L(θ')    |
 
-    θ is restored from a copy, bit for bit: subtracting what was added would not be exact.
+    Memory beyond a vanilla step's: a copy of θ; `adam` keeps two more, its moments; `joint` none.
     """
-    optimizer.zero_grad(set_to_none=True)
-    value = None
-    original: list[Tensor] = []
-    if difference is not None:
-        value = difference()
-        original = _ascend(parameters, ascent_rate)
-        optimizer.zero_grad(set_to_none=True)
-    loss = preference()
-    if original:
-        _restore(parameters, original)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-    optimizer.step()
-    return StepReport(loss, value, float(norm))
+
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        optimizer: torch.optim.Optimizer,
+        ascent: Ascent,
+        rate: float,
+        *,
+        max_grad_norm: float,
+    ) -> None:
+        """`rate` is η: the ascent's learning rate, or the weight of J in `joint`. The gradient of each
+        step is clipped to `max_grad_norm`; the ascent's is not."""
+        self._parameters = list(parameters)
+        self._optimizer = optimizer
+        self._ascent = ascent
+        self._rate = rate
+        self._max_grad_norm = max_grad_norm
+        self._own = torch.optim.Adam(self._parameters, lr=rate) if ascent == "adam" else None
+
+    def step(self, preference: BackwardLoss, difference: Difference | None) -> StepReport:
+        """One update: θ changes, by `optimizer`. `difference` is not asked for where `ascent` is none."""
+        self._optimizer.zero_grad(set_to_none=True)
+        value = None
+        if self._ascent == "none" or difference is None:
+            loss = preference()
+        elif self._ascent == "joint":
+            value = difference.backward()
+            self._scale_gradients(-self._rate)
+            loss = preference()
+        else:
+            value = difference.backward()
+            with self._ascended():
+                loss = preference()
+            if self._ascent == "second_order":
+                vectors = [_gradient(parameter).clone() for parameter in self._parameters]
+                difference.hessian_product(self._parameters, vectors, self._rate)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
+        self._optimizer.step()
+        return StepReport(loss, value, float(norm))
+
+    @contextmanager
+    def _ascended(self) -> Iterator[None]:
+        """Be at θ', without gradients, and at θ again after the block; gradients taken in it stay."""
+        original = [parameter.detach().clone() for parameter in self._parameters]
+        try:
+            self._climb()
+            self._optimizer.zero_grad(set_to_none=True)
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(self._parameters, original, strict=True):
+                    parameter.copy_(value)
+
+    def _climb(self) -> None:
+        """Move θ along ∇J, which is in `.grad`."""
+        if self._ascent in ("adam", "shared_adam"):
+            self._scale_gradients(-1.0)  # optimisers descend
+            if self._own is not None:
+                self._own.step()
+            else:
+                with _stepping_at(self._optimizer, self._rate):
+                    self._optimizer.step()
+            return
+        with torch.no_grad():
+            for parameter in self._parameters:
+                parameter.add_(_gradient(parameter), alpha=self._rate)
+
+    def _scale_gradients(self, factor: float) -> None:
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
 
 
-@torch.no_grad()
-def _ascend(parameters: Sequence[Parameter], rate: float) -> list[Tensor]:
-    """Move every parameter along its gradient; return copies of what they were."""
-    original = [parameter.detach().clone() for parameter in parameters]
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.add_(parameter.grad, alpha=rate)
-    return original
+@contextmanager
+def _stepping_at(optimizer: torch.optim.Optimizer, rate: float) -> Iterator[None]:
+    """The learning rate is `rate`, and nothing decays, inside the block."""
+    kept = [{"lr": group["lr"], "weight_decay": group["weight_decay"]} for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group.update(lr=rate, weight_decay=0.0)
+    try:
+        yield
+    finally:
+        for group, own in zip(optimizer.param_groups, kept, strict=True):
+            group.update(own)
 
 
-@torch.no_grad()
-def _restore(parameters: Sequence[Parameter], original: Sequence[Tensor]) -> None:
-    for parameter, value in zip(parameters, original, strict=True):
-        parameter.copy_(value)
+def _gradient(parameter: Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field
 
+from metarm.records import Ascent
 from metarm.settings import ProcessSettings
 
 PACKAGED_PREFERENCES = "packaged demo preferences"
@@ -46,15 +47,19 @@ class TrainerSettings(ProcessSettings):
     max_groups: int = Field(2000, ge=1, description="Most groups a run uses: the newest.")
     min_preferences: int = Field(64, ge=2, description="Preference pairs a run needs before it starts.")
 
-    method: Literal["metarm", "vanilla"] = Field(
-        "metarm", description="metarm: Algorithm 1 of the paper. vanilla: the same steps without the ascent."
+    ascent: Ascent = Field(
+        "sgd",
+        description="How an update uses the samples (docs/metarm.md). sgd: Algorithm 1 to the letter. none: "
+        "not at all, the vanilla control. adam, shared_adam, joint, second_order: its variants.",
     )
     steps: int = Field(40, ge=1, description="T, updates in a run.")
     batch_size: int = Field(16, ge=1, description="n, preference pairs in an update.")
     meta_batch_size: int = Field(8, ge=1, description="m, sample groups in an update.")
     responses_per_prompt: int = Field(5, ge=2, description="k, responses used of each group, at most.")
     learning_rate: float = Field(1e-5, gt=0, description="α, AdamW's learning rate.")
-    ascent_rate: float = Field(0.01, ge=0, description="η, step size of the gradient ascent on J.")
+    ascent_rate: float = Field(
+        0.01, ge=0, description="η, step size of the ascent on J; in joint, the weight of J."
+    )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients of the update are clipped to this norm.")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps that warm up, linearly.")

@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 import torch
 
+from metarm.errors import TrainingError
 from metarm.model import RewardModel
-from trainer.batches import EncodedGroup, EncodedPair, backward_difference, backward_preference, draw
+from metarm.records import Ascent
+from trainer.batches import EncodedGroup, EncodedPair, GroupDifference, backward_preference, draw
 from trainer.gate import PairScores
-from trainer.meta_update import StepReport, update
+from trainer.meta_update import MetaUpdate, StepReport
 from trainer.settings import TrainerSettings
 
 ADAM_BETAS = (0.9, 0.95)  # the paper's, as eps
@@ -25,7 +27,7 @@ ADAM_EPS = 1e-6
 class TrainOptions:
     """How one run steps; the names are those of the settings and of POST /retrain (docs/metarm.md)."""
 
-    method: Literal["metarm", "vanilla"]
+    ascent: Ascent
     steps: int
     batch_size: int
     meta_batch_size: int
@@ -95,6 +97,9 @@ def train(
         weight_decay=options.weight_decay,
         fused=True,
     )
+    update = MetaUpdate(
+        parameters, optimizer, options.ascent, options.ascent_rate, max_grad_norm=options.max_grad_norm
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, options))
     # separate streams: with and without groups, a run sees the same pairs in the same order
     pair_batches = draw(pairs, options.batch_size, random.Random(f"pairs {options.seed}"))
@@ -102,14 +107,13 @@ def train(
     curve: list[StepReport] = []
     for step in range(1, options.steps + 1):
         batch, meta = next(pair_batches), next(group_batches)
-        report = update(
-            parameters,
-            optimizer,
-            partial(backward_preference, model, batch, options.micro_batch_tokens),
-            _difference(model, meta, options),
-            ascent_rate=options.ascent_rate,
-            max_grad_norm=options.max_grad_norm,
-        )
+        try:
+            report = update.step(
+                partial(backward_preference, model, batch, options.micro_batch_tokens),
+                _difference(model, meta, options),
+            )
+        except TrainingError as error:
+            raise TrainingError(f"step {step}: {error.message}") from error
         schedule.step()
         curve.append(report)
         on_step(step, report)
@@ -127,16 +131,16 @@ def score_pairs(model: RewardModel, pairs: Sequence[EncodedPair]) -> PairScores:
 
 def _difference(
     model: RewardModel, meta: list[EncodedGroup] | None, options: TrainOptions
-) -> Callable[[], float] | None:
+) -> GroupDifference | None:
     if meta is None:
         return None
-    return partial(backward_difference, model, meta, options.responses_per_prompt, options.micro_batch_tokens)
+    return GroupDifference(model, meta, options.responses_per_prompt, options.micro_batch_tokens)
 
 
 def _group_batches(
     groups: Sequence[EncodedGroup], options: TrainOptions, rng: random.Random
 ) -> Iterator[list[EncodedGroup] | None]:
-    if options.method == "metarm":
+    if options.ascent != "none":
         yield from draw(groups, options.meta_batch_size, rng)
     while True:
         yield None

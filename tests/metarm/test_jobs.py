@@ -21,11 +21,11 @@ def board(redis_client: redis.Redis) -> JobBoard:
 
 def test_a_job_is_queued_and_read_back_as_it_was_asked_for(board: JobBoard) -> None:
     before = time.time()
-    job = board.create({"steps": 3, "method": "vanilla"})
+    job = board.create({"steps": 3, "ascent": "none"})
     assert job.status == "queued"
     assert before <= job.created <= time.time()
     assert board.get(job.id) == board.active() == job
-    assert job.options == {"steps": 3, "method": "vanilla"}
+    assert job.options == {"steps": 3, "ascent": "none"}
 
 
 def test_a_second_job_is_refused_and_the_refusal_names_the_first(board: JobBoard) -> None:

@@ -75,9 +75,9 @@ def test_preferences_are_found_under_either_name(monkeypatch: pytest.MonkeyPatch
 
 def test_flags_and_underscores_are_spelt_as_on_a_command_line() -> None:
     settings = TrainerSettings.from_command_line(
-        "x", ["--init-head", "--max-grad-norm", "2.5", "--method", "vanilla"]
+        "x", ["--init-head", "--max-grad-norm", "2.5", "--ascent", "none"]
     )
-    assert (settings.init_head, settings.max_grad_norm, settings.method) == (True, 2.5, "vanilla")
+    assert (settings.init_head, settings.max_grad_norm, settings.ascent) == (True, 2.5, "none")
 
 
 def test_api_keys_come_as_a_json_list_and_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,15 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metarm.errors import TrainingError
 from metarm.model import RewardModel, load_model
 from metarm.records import Preference, SampleGroup
+from tests.metarm.forward.networks import plain_scores
 from tests.tiny import Kind
 from trainer.batches import (
     EncodedGroup,
     EncodedPair,
-    backward_difference,
+    GroupDifference,
     backward_preference,
     draw,
     encode_groups,
@@ -89,11 +91,36 @@ def test_micro_batches_give_the_gradient_and_value_of_the_whole_difference_batch
 ) -> None:
     model = exact_model(checkpoint(kind))
     groups = encode_groups(model.encoder, GROUPS)
-    whole_value = backward_difference(model, groups, 5, ALL_AT_ONCE)
+    whole_value = GroupDifference(model, groups, 5, ALL_AT_ONCE).backward()
     whole = gradients(model)
     for micro_tokens in (1, 200):
-        assert backward_difference(model, groups, 5, micro_tokens) == pytest.approx(whole_value, rel=1e-6)
+        assert GroupDifference(model, groups, 5, micro_tokens).backward() == pytest.approx(
+            whole_value, rel=1e-6
+        )
         assert_same(gradients(model), whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("micro_tokens", [1, 200, ALL_AT_ONCE])
+def test_the_hessian_product_is_that_of_the_plain_network(
+    checkpoint: Kinds, kind: Kind, micro_tokens: int
+) -> None:
+    model = exact_model(checkpoint(kind))
+    groups = encode_groups(model.encoder, GROUPS)
+    parameters = list(model.network.parameters())
+    generator = torch.Generator().manual_seed(0)
+    vectors = [torch.randn(p.shape, dtype=p.dtype, generator=generator) for p in parameters]
+    with sdpa_kernel(SDPBackend.MATH):
+        rows = [plain_scores(model.network, group.responses)[None] for group in groups]
+        values = [difference_loss(row, torch.ones(row.shape, dtype=torch.bool)) for row in rows]
+        inner = torch.autograd.grad(
+            torch.cat(values).mean(), parameters, create_graph=True, materialize_grads=True
+        )
+        along = torch.stack([(g * v).sum() for g, v in zip(inner, vectors, strict=True)]).sum()
+        (3.0 * along).backward()  # type: ignore[no-untyped-call]
+    expected = gradients(model)
+    GroupDifference(model, groups, 5, micro_tokens).hessian_product(parameters, vectors, 3.0)
+    assert_same(gradients(model), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,7 +152,7 @@ def test_the_difference_gradient_is_that_of_the_mean_over_prompts_of_their_own_s
     value = torch.cat([difference_loss(row, torch.ones(row.shape, dtype=torch.bool)) for row in rows]).mean()
     value.backward()  # type: ignore[no-untyped-call]
     expected = gradients(model)
-    assert backward_difference(model, groups, 5, 300) == pytest.approx(value.item(), rel=1e-6)
+    assert GroupDifference(model, groups, 5, 300).backward() == pytest.approx(value.item(), rel=1e-6)
     assert_same(gradients(model), expected)
 
 
@@ -144,11 +171,11 @@ def test_groups_of_more_than_k_responses_use_their_first_k(checkpoint: Kinds, k:
     model = exact_model(checkpoint("bert"))
     groups = encode_groups(model.encoder, GROUPS)
     cut = [EncodedGroup(group.id, group.responses[:k]) for group in groups]
-    value = backward_difference(model, cut, 99, ALL_AT_ONCE)
+    value = GroupDifference(model, cut, 99, ALL_AT_ONCE).backward()
     expected = gradients(model)
-    assert backward_difference(model, groups, k, ALL_AT_ONCE) == value
+    assert GroupDifference(model, groups, k, ALL_AT_ONCE).backward() == value
     assert torch.equal(gradients(model), expected)
-    assert backward_difference(model, groups, 99, ALL_AT_ONCE) != value
+    assert GroupDifference(model, groups, 99, ALL_AT_ONCE).backward() != value
 
 
 def test_pairs_and_groups_are_encoded_in_order_each_with_its_own(checkpoint: Kinds) -> None:
@@ -172,8 +199,8 @@ def test_a_loss_that_is_not_finite_is_a_training_error_that_says_which(checkpoin
         head.fill_(bad)
     with pytest.raises(TrainingError, match="preference loss"):
         backward_preference(model, encode_pairs(model.encoder, PREFERENCES), ALL_AT_ONCE)
-    with pytest.raises(TrainingError, match="g0, g1, g2"):
-        backward_difference(model, encode_groups(model.encoder, GROUPS), 5, ALL_AT_ONCE)
+    with pytest.raises(TrainingError, match="groups g0, g1, g2"):
+        GroupDifference(model, encode_groups(model.encoder, GROUPS), 5, ALL_AT_ONCE).backward()
     assert all(p.grad is None for p in model.network.parameters())
 
 

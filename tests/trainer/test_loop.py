@@ -111,13 +111,15 @@ def log_samples(log: SampleLog, count: int = GROUPS) -> None:
         log.append([LoggedRequest(sample.request_id, (sample,), 60)])
 
 
-@pytest.mark.parametrize("method", ["metarm", "vanilla"])
+@pytest.mark.parametrize(
+    ("ascent", "method"), [("sgd", "metarm"), ("shared_adam", "metarm"), ("none", "vanilla")]
+)
 def test_a_run_publishes_what_the_gate_accepts_and_lets_go_of_its_samples(
-    make_bench: Callable[..., Bench], method: str
+    make_bench: Callable[..., Bench], ascent: str, method: str
 ) -> None:
     bench = make_bench(gate_tolerance=1.0)
     log_samples(bench.log)
-    job = bench.run(method=method)
+    job = bench.run(ascent=ascent)
     assert job.status == "published", job
     assert job.candidate == bench.store.current() == "v000002"
     manifest = bench.store.verify("v000002")

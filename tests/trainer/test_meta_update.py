@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from trainer.meta_update import difference_loss, preference_loss, update
+from metarm.records import Ascent
+from trainer.meta_update import BackwardLoss, MetaUpdate, StepReport, difference_loss, preference_loss
 
 SCORES = st.one_of(st.integers(-4, 4).map(float), st.floats(-12, 12))  # the integers tie
 GROUPS = st.lists(st.lists(SCORES, min_size=1, max_size=6), min_size=1, max_size=6)
@@ -140,6 +141,39 @@ def backward(loss: Callable[[], Tensor]) -> Callable[[], float]:
         return value.item()
 
     return run
+
+
+class Known:
+    """J as an update asks for it, by a function that leaves its gradient."""
+
+    def __init__(self, run: BackwardLoss, value: Callable[[], Tensor] | None = None) -> None:
+        self._run = run
+        self._value = value
+
+    def backward(self) -> float:
+        return self._run()
+
+    def hessian_product(
+        self, parameters: Sequence[nn.Parameter], vectors: Sequence[Tensor], scale: float
+    ) -> None:
+        assert self._value is not None
+        gradients = torch.autograd.grad(self._value(), parameters, create_graph=True, materialize_grads=True)
+        along = torch.stack([(g * v).sum() for g, v in zip(gradients, vectors, strict=True)]).sum()
+        (scale * along).backward(inputs=list(parameters))  # type: ignore[no-untyped-call]
+
+
+def update(
+    parameters: Sequence[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    preference: BackwardLoss,
+    difference: BackwardLoss | None,
+    *,
+    ascent_rate: float,
+    max_grad_norm: float,
+) -> StepReport:
+    """One literal update; without `difference`, one vanilla step."""
+    steps = MetaUpdate(parameters, optimizer, "sgd", ascent_rate, max_grad_norm=max_grad_norm)
+    return steps.step(preference, Known(difference) if difference else None)
 
 
 @pytest.mark.parametrize("rate", [0.01, 1.0, 30.0])
@@ -331,3 +365,162 @@ def test_a_loss_that_fails_comes_out_and_nothing_is_applied() -> None:
             max_grad_norm=1.0,
         )
     assert optimizer.state_dict() == before
+
+
+class Variant:
+    """One step of a variant from the same start, with plain gradient descent of rate 1: θ - θ_next is g."""
+
+    def __init__(
+        self, ascent: Ascent, rate: float, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD
+    ) -> None:
+        self.setting = Setting()
+        self.before = [p.detach().clone() for p in self.setting.parameters]
+        self.optimizer = optimizer(self.setting.parameters, lr=1.0)  # type: ignore[call-arg]
+        self.steps = MetaUpdate(
+            self.setting.parameters, self.optimizer, ascent, rate, max_grad_norm=NO_CLIPPING
+        )
+
+    def run(self) -> StepReport:
+        difference = Known(backward(self.setting.difference), self.setting.difference)
+        return self.steps.step(backward(self.setting.preference), difference)
+
+    def applied(self) -> list[Tensor]:
+        """g"""
+        self.run()
+        return [b - p.detach() for b, p in zip(self.before, self.setting.parameters, strict=True)]
+
+
+def hessian_product(
+    loss: Callable[[], Tensor], parameters: list[nn.Parameter], v: list[Tensor]
+) -> list[Tensor]:
+    gradients = torch.autograd.grad(loss(), parameters, create_graph=True)
+    along = torch.stack([(g * w).sum() for g, w in zip(gradients, v, strict=True)]).sum()
+    return [h.detach() for h in torch.autograd.grad(along, parameters, materialize_grads=True)]
+
+
+def gradients_of(loss: Callable[[], Tensor], parameters: list[nn.Parameter]) -> list[Tensor]:
+    return list(torch.autograd.grad(loss(), parameters))
+
+
+def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor], rtol: float = 1e-8) -> None:
+    for left, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=rtol, atol=1e-10)
+
+
+@pytest.mark.parametrize("rate", [0.3, 5.0])
+def test_joint_descends_the_preference_loss_minus_the_weighted_difference(rate: float) -> None:
+    setting = Setting()
+    expected = gradients_of(lambda: setting.preference() - rate * setting.difference(), setting.parameters)
+    assert_close(Variant("joint", rate).applied(), expected)
+
+
+@pytest.mark.parametrize("rate", [0.3, 5.0])
+def test_second_order_is_the_gradient_through_the_ascent(rate: float) -> None:
+    setting = Setting()
+    named = dict(setting.network.named_parameters())
+    inner = torch.autograd.grad(setting.difference(), list(named.values()), create_graph=True)
+    ascended = {name: p + rate * g for (name, p), g in zip(named.items(), inner, strict=True)}
+    expected = list(torch.autograd.grad(setting.preference(ascended), list(named.values())))
+    assert_close(Variant("second_order", rate).applied(), expected)
+
+
+@pytest.mark.parametrize("rate", [0.3, 5.0])
+def test_first_and_second_order_differ_by_the_hessian_of_the_difference(rate: float) -> None:
+    setting = Setting()
+    first, second = Variant("sgd", rate).applied(), Variant("second_order", rate).applied()
+    at_ascended = setting.gradient_at_the_ascended_point(rate)
+    product = hessian_product(setting.difference, setting.parameters, at_ascended)
+    assert_close([s - f for f, s in zip(first, second, strict=True)], [rate * h for h in product])
+    assert max(float(h.abs().max()) for h in product) > 1e-4
+
+
+def test_for_a_small_ascent_the_gradient_changes_by_the_hessian_of_the_preference_loss() -> None:
+    rate = 1e-5
+    setting = Setting()
+    plain = gradients_of(setting.preference, setting.parameters)
+    inner = gradients_of(setting.difference, setting.parameters)
+    product = hessian_product(setting.preference, setting.parameters, inner)
+    changed = Variant("sgd", rate).applied()
+    slopes = [(c - p) / rate for c, p in zip(changed, plain, strict=True)]
+    for slope, expected in zip(slopes, product, strict=True):
+        torch.testing.assert_close(slope, expected, rtol=1e-3, atol=1e-6)
+    assert max(float(h.abs().max()) for h in product) > 1e-3
+
+
+@pytest.mark.parametrize("ascent", ["adam", "shared_adam"])
+def test_the_first_step_of_an_adam_ascent_has_the_length_of_the_rate(ascent: Ascent) -> None:
+    variant = Variant(ascent, 0.02, torch.optim.Adam)
+    inner = gradients_of(variant.setting.difference, variant.setting.parameters)
+    seen: list[list[Tensor]] = []
+
+    def preference() -> float:
+        seen.append([p.detach().clone() for p in variant.setting.parameters])
+        return backward(variant.setting.preference)()
+
+    variant.steps.step(preference, Known(backward(variant.setting.difference)))
+    moved = [a - b for a, b in zip(seen[0], variant.before, strict=True)]
+    for move, gradient in zip(moved, inner, strict=True):
+        clear = gradient.abs() > 1e-4
+        torch.testing.assert_close(move[clear], 0.02 * gradient[clear].sign(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("ascent", ["sgd", "adam", "joint", "second_order", "shared_adam"])
+def test_the_ascent_touches_the_trainers_moments_in_shared_adam_alone(ascent: Ascent) -> None:
+    variant = Variant(ascent, 0.02, torch.optim.Adam)
+    variant.run()
+    counts = {int(variant.optimizer.state[p]["step"]) for p in variant.setting.parameters}
+    assert counts == ({2} if ascent == "shared_adam" else {1})
+    group = variant.optimizer.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (1.0, 0)
+
+
+def test_shared_moments_hold_the_descent_of_minus_the_difference_then_the_update() -> None:
+    variant = Variant("shared_adam", 0.02, torch.optim.Adam)
+    inner = gradients_of(variant.setting.difference, variant.setting.parameters)
+    variant.run()
+    for parameter, first in zip(variant.setting.parameters, inner, strict=True):
+        assert parameter.grad is not None
+        expected = 0.9 * (0.1 * -first) + 0.1 * parameter.grad
+        torch.testing.assert_close(variant.optimizer.state[parameter]["exp_avg"], expected)
+
+
+def test_adams_own_moments_go_on_from_step_to_step() -> None:
+    variant = Variant("adam", 0.02)
+    for _ in range(3):
+        variant.run()
+    assert variant.steps._own is not None
+    assert {int(state["step"]) for state in variant.steps._own.state.values()} == {3}
+
+
+@pytest.mark.parametrize("ascent", ["sgd", "joint", "second_order"])
+def test_a_rate_of_zero_is_vanilla_bit_for_bit_in_every_variant(ascent: Ascent) -> None:
+    for found, expected in zip(Variant(ascent, 0.0).applied(), Variant("none", 0.0).applied(), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("ascent", ["adam", "shared_adam"])
+@pytest.mark.parametrize("fails", ["difference", "preference"])
+def test_parameters_are_where_they_were_after_a_failure(ascent: Ascent, fails: str) -> None:
+    variant = Variant(ascent, 0.5, torch.optim.Adam)
+
+    def fail() -> float:
+        raise ValueError(fails)
+
+    losses = {
+        "difference": backward(variant.setting.difference),
+        "preference": backward(variant.setting.preference),
+    }
+    losses[fails] = fail
+    with pytest.raises(ValueError, match=fails):
+        variant.steps.step(losses["preference"], Known(losses["difference"]))
+    for parameter, before in zip(variant.setting.parameters, variant.before, strict=True):
+        assert torch.equal(parameter, before)
+
+
+def test_none_asks_for_no_difference() -> None:
+    variant = Variant("none", 1.0)
+
+    def never() -> float:
+        raise AssertionError("asked")
+
+    assert variant.steps.step(backward(variant.setting.preference), Known(never)).difference is None
