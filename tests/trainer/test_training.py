@@ -162,7 +162,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(checkpoint: Kinds) -> None:
     with pytest.raises(TrainingError, match=r"^step 1: scores that are not finite, in the groups g\d+, g\d+$"):
         train(model, pairs, groups, options, nothing)
     options = dataclasses.replace(options, ascent="none")
-    with pytest.raises(TrainingError, match="^step 1: the preference loss is not a finite number"):
+    with pytest.raises(TrainingError, match=r"^step 1: the preference loss is not a finite number"):
         train(model, pairs, groups, options, nothing)
 
 
