@@ -39,14 +39,15 @@ class Placement:
     def on(self, threads: int, share: int) -> Iterator[None]:
         """A forward on `threads` cores for each of `share` workers, as far as there are cores."""
         count = max(threads, min(threads * share, len(self._cpus)))
-        if count > 1 and self._bind:
-            self._start_bound(count)
-            self._keep_to(self._cpus[:1])
-        torch.set_num_threads(count)  # every time: MKL's count is not the thread's own
+        bound = count > 1 and self._bind
         try:
+            if bound:
+                self._start_bound(count)
+                self._keep_to(self._cpus[:1])
+            torch.set_num_threads(count)  # every time: MKL's count is not the thread's own
             yield
         finally:
-            if count > 1 and self._bind:
+            if bound:  # also where binding failed halfway
                 self._keep_to(self._cpus)
 
     def _start_bound(self, count: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -129,3 +129,24 @@ def test_cores_that_went_away_are_a_warning_and_no_failure(
     with caplog.at_level(logging.WARNING):
         assert in_thread(work) == [len(ALLOWED)] * 2
     assert len(ALLOWED) == 1 or "not bound to cores" in caplog.text
+
+
+@several_cores
+def test_a_worker_is_free_again_where_binding_fails_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
+    allow = os.sched_setaffinity
+    asked: list[list[int]] = []
+
+    def refuse_the_last_of_a_team(thread: int, cpus: Sequence[int]) -> None:
+        asked.append(list(cpus))
+        if len(asked) == len(ALLOWED):  # the others' cores came before: now its own
+            raise OSError("invalid argument")
+        allow(thread, cpus)
+
+    def work() -> None:
+        placement = Placement(0, None, bind=True)
+        monkeypatch.setattr(os, "sched_setaffinity", refuse_the_last_of_a_team)
+        with placement.on(1, len(ALLOWED)):
+            assert len(os.sched_getaffinity(0)) == 1
+        assert sorted(os.sched_getaffinity(0)) == ALLOWED
+
+    in_thread(work)
