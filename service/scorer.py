@@ -48,7 +48,8 @@ class Scorer:
 
         Raises NonFiniteScoreError, and what `Batcher.score` raises.
         """
-        known = [[self._cache.get(version.name, sample.key) for sample in group] for group in groups]
+        keys = [[sample.key for sample in group] for group in groups]
+        known = [[self._cache.get(version.name, key) for key in group] for group in keys]
         missing = [
             (place, index)
             for place, group in enumerate(known)
@@ -57,10 +58,10 @@ class Scorer:
         ]
         if missing:
             self._start_workers()
-            fresh = await self._compute(version, groups, missing)
+            fresh = await self._compute(version, groups, keys, missing)
             for (place, index), score in zip(missing, fresh, strict=True):
                 known[place][index] = score
-                self._cache.put(version.name, groups[place][index].key, score)
+                self._cache.put(version.name, keys[place][index], score)
         self._count(version.name, groups, len(missing))
         return [[score for score in group if score is not None] for group in known]
 
@@ -71,16 +72,17 @@ class Scorer:
             self._batcher.start(self._plan.workers, self._plan.slice_tokens, self._engine.begin)
 
     async def _compute(
-        self, version: LoadedVersion, groups: Sequence[Sequence[Encoded]], missing: Sequence[tuple[int, int]]
+        self,
+        version: LoadedVersion,
+        groups: Sequence[Sequence[Encoded]],
+        keys: Sequence[Sequence[bytes]],
+        missing: Sequence[tuple[int, int]],
     ) -> list[float]:
-        """Scores of the `missing` (group, response) places; those of the same tokens are computed once."""
-        first = {groups[place][index].key: (place, index) for place, index in reversed(missing)}
-        distinct = [at for at in missing if first[groups[at[0]][at[1]].key] == at]
-        scores = await self._enqueue(version, groups, distinct)
-        by_key = {
-            groups[place][index].key: score for (place, index), score in zip(distinct, scores, strict=True)
-        }
-        return [by_key[groups[place][index].key] for place, index in missing]
+        """Scores of the `missing` (group, response) places, ascending; those of one key are computed once."""
+        first = {keys[place][index]: (place, index) for place, index in reversed(missing)}
+        distinct = sorted(first.values())
+        scores = dict(zip(distinct, await self._enqueue(version, groups, distinct), strict=True))
+        return [scores[first[keys[place][index]]] for place, index in missing]
 
     async def _enqueue(
         self, version: LoadedVersion, groups: Sequence[Sequence[Encoded]], places: Sequence[tuple[int, int]]
