@@ -24,8 +24,7 @@ def numa_nodes(root: Path = Path("/")) -> list[list[int]]:
 
 def worker_cpus(workers: int, root: Path = Path("/")) -> list[list[int] | None]:
     """The CPUs each worker thread is to keep to: those of one NUMA node, nodes taken in turn. None
-    where there is a single node (the kernel places threads better than we would), or a worker spans
-    several."""
+    where there is a single node, or a worker spans several."""
     nodes = numa_nodes(root)
     if len(nodes) == 1 or workers < len(nodes):
         return [None] * workers

@@ -85,7 +85,7 @@ class Batcher(Generic[Model, Sample]):
         self._alarms: list[threading.Condition] = []  # of each worker, on the lock
         self._last_model: Model | None = None
         self._closing = False
-        self._tokens_per_s = 5000.0  # smoothed; only for Retry-After
+        self._tokens_per_s = 5000.0  # smoothed; for Retry-After, and for what is worth a wait
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self.queued_tokens = 0
@@ -153,7 +153,7 @@ class Batcher(Generic[Model, Sample]):
 
     def _wake(self, count: int) -> None:
         """Wake up to `count` workers, always the same ones first: a lone request runs on all cores, and
-        the threads of one worker's forward have found a core each (decisions/0004)."""
+        the threads of one worker's forward have found a core each (docs/decisions/0005)."""
         for _ in range(min(count, len(self._sleeping))):
             self._alarms[heapq.heappop(self._sleeping)].notify()
 

@@ -78,7 +78,8 @@ class MetaUpdate:
     | joint        | θ                                         | ∇(L - ηJ)(θ)                         |
     | second_order | θ + η ∇J(θ)                               | (I + η H_J(θ)) ∇L(θ') = ∇_θ L(θ')    |
 
-    Memory beyond a vanilla step's: a copy of θ; `adam` keeps two more, its moments; `joint` none.
+    Memory beyond a vanilla step's: a copy of θ, `joint` none; `adam` keeps two more, its moments, and
+    `second_order` takes one more, of ∇L(θ'), and the graph of ∇J.
     """
 
     def __init__(
