@@ -118,6 +118,10 @@ class RetrainRequest(Body):
     responses_per_prompt: int | None = Field(None, ge=2, le=256, description="k, responses used of each group.")
     learning_rate: float | None = Field(None, gt=0, le=1, description="α")
     ascent_rate: float | None = Field(None, ge=0, le=1000, description="η")
+    label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="ε, share of labels taken as wrong.")
+    center_rewards_coefficient: float | None = Field(
+        None, ge=0, le=1000, description="Weight of mean (r_chosen + r_rejected)²."
+    )
     seed: int | None = Field(None, ge=0, le=LARGEST_INTEGER)
 
 

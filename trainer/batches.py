@@ -17,7 +17,7 @@ from metarm.encoding import Encoded, Encoder
 from metarm.errors import TrainingError
 from metarm.model import RewardModel
 from metarm.records import Preference, SampleGroup
-from trainer.meta_update import difference_loss, preference_loss
+from trainer.meta_update import centering_loss, difference_loss, preference_loss
 
 Item = TypeVar("Item")
 
@@ -79,13 +79,25 @@ def draw(items: Sequence[Item], size: int, rng: random.Random) -> Iterator[list[
         waiting = waiting[size:]
 
 
-def backward_preference(model: RewardModel, pairs: Sequence[EncodedPair], micro_tokens: int) -> float:
-    """Add ∇L of the batch to `.grad`, micro-batch by micro-batch, and return L (the mean over pairs)."""
+def backward_preference(
+    model: RewardModel,
+    pairs: Sequence[EncodedPair],
+    micro_tokens: int,
+    *,
+    label_smoothing: float = 0.0,
+    center_rewards_coefficient: float = 0.0,
+) -> float:
+    """Add ∇L of the batch to `.grad`, micro-batch by micro-batch, and return L (the mean over pairs), the
+    weighted centring loss included."""
     total = 0.0
     for part in _micro_batches(pairs, micro_tokens):
         scores = model.scores([s for pair in part for s in (pair.chosen, pair.rejected)])  # (2p,)
+        chosen, rejected = scores[0::2], scores[1::2]
         margin = torch.tensor([pair.margin for pair in part], device=scores.device)
-        loss = preference_loss(scores[0::2], scores[1::2], margin).sum() / len(pairs)
+        losses = preference_loss(chosen, rejected, margin, label_smoothing)
+        if center_rewards_coefficient:
+            losses = losses + center_rewards_coefficient * centering_loss(chosen, rejected)
+        loss = losses.sum() / len(pairs)
         _backward(loss, "the preference loss")
         total += loss.item()
     return total

@@ -44,12 +44,26 @@ class StepReport:
     grad_norm: float
 
 
-def preference_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
-    """The Bradley-Terry loss of each pair (n,): -log σ(r_chosen - r_rejected - margin).
+def preference_loss(chosen: Tensor, rejected: Tensor, margin: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """The Bradley-Terry loss of each pair (n,): -log σ(d), where d = r_chosen - r_rejected - margin.
 
-    Its mean is the paper's L(θ); `margin` (n,) is TRL's, 0 where unknown.
+    Its mean is the paper's L(θ); `margin` (n,) is TRL's, 0 where unknown. `label_smoothing` ε in [0, .5)
+    is the share of labels taken to be the wrong way round, as in conservative DPO (TRL's option of the
+    same name): -(1-ε) log σ(d) - ε log σ(-d), least where σ(d) = 1-ε.
     """
-    return -F.logsigmoid(chosen - rejected - margin)
+    gap = chosen - rejected - margin
+    if label_smoothing == 0.0:
+        return -F.logsigmoid(gap)
+    return -(1.0 - label_smoothing) * F.logsigmoid(gap) - label_smoothing * F.logsigmoid(-gap)
+
+
+def centering_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """(r_chosen + r_rejected)² of each pair (n,): holds scores around 0, which L leaves free to drift.
+
+    Eisenstein et al., "Helping or Herding?" (arXiv 2312.09244); TRL's `center_rewards_coefficient` weighs
+    its mean.
+    """
+    return (chosen + rejected) ** 2
 
 
 def difference_loss(scores: Tensor, mask: Tensor) -> Tensor:

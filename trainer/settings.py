@@ -63,6 +63,14 @@ class TrainerSettings(ProcessSettings):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients of the update are clipped to this norm.")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps that warm up, linearly.")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="ε, share of preference labels taken to be the wrong way round."
+    )
+    center_rewards_coefficient: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of mean (r_chosen + r_rejected)², which holds scores around 0. TRL advises 0.01.",
+    )
     micro_batch_tokens: int = Field(4096, ge=1, description="Tokens whose activations are held at once.")
     time_limit_s: float = Field(420, gt=0, description="A run stops stepping after this, and goes to the gate.")
     seed: int = Field(0, ge=0, description="Seed of the batches and of a new head.")

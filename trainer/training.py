@@ -16,7 +16,7 @@ from metarm.model import RewardModel
 from metarm.records import Ascent
 from trainer.batches import EncodedGroup, EncodedPair, GroupDifference, backward_preference, draw
 from trainer.gate import PairScores
-from trainer.meta_update import MetaUpdate, StepReport
+from trainer.meta_update import BackwardLoss, MetaUpdate, StepReport
 from trainer.settings import TrainerSettings
 
 ADAM_BETAS = (0.9, 0.95)  # the paper's, as eps
@@ -37,6 +37,8 @@ class TrainOptions:
     weight_decay: float
     max_grad_norm: float
     warmup_share: float
+    label_smoothing: float
+    center_rewards_coefficient: float
     micro_batch_tokens: int
     time_limit_s: float
     seed: int
@@ -109,7 +111,7 @@ def train(
         batch, meta = next(pair_batches), next(group_batches)
         try:
             report = update.step(
-                partial(backward_preference, model, batch, options.micro_batch_tokens),
+                _preference(model, batch, options),
                 _difference(model, meta, options),
             )
         except TrainingError as error:
@@ -127,6 +129,17 @@ def score_pairs(model: RewardModel, pairs: Sequence[EncodedPair]) -> PairScores:
     """Rewards of held-out pairs, for the gate."""
     scores = model.scores([s for pair in pairs for s in (pair.chosen, pair.rejected)]).tolist()
     return PairScores(scores[0::2], scores[1::2])
+
+
+def _preference(model: RewardModel, batch: list[EncodedPair], options: TrainOptions) -> BackwardLoss:
+    return partial(
+        backward_preference,
+        model,
+        batch,
+        options.micro_batch_tokens,
+        label_smoothing=options.label_smoothing,
+        center_rewards_coefficient=options.center_rewards_coefficient,
+    )
 
 
 def _difference(

@@ -141,6 +141,24 @@ def test_the_preference_gradient_is_that_of_the_mean_over_pairs_scored_one_by_on
     assert_same(gradients(model), expected)
 
 
+@pytest.mark.parametrize("micro_tokens", [1, 300])
+def test_smoothing_and_centring_enter_the_preference_gradient_as_means_over_all_pairs(
+    checkpoint: Kinds, micro_tokens: int
+) -> None:
+    model = exact_model(checkpoint("bert"))
+    pairs = encode_pairs(model.encoder, PREFERENCES)
+    chosen = torch.stack([plain_scores(model.network, [p.chosen])[0] for p in pairs])
+    rejected = torch.stack([plain_scores(model.network, [p.rejected])[0] for p in pairs])
+    gaps = chosen - rejected - torch.tensor([p.margin for p in PREFERENCES])
+    smoothed = -0.9 * gaps.sigmoid().log() - 0.1 * (-gaps).sigmoid().log()
+    loss = (smoothed + 0.3 * (chosen + rejected) ** 2).mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    expected = gradients(model)
+    found = backward_preference(model, pairs, micro_tokens, label_smoothing=0.1, center_rewards_coefficient=0.3)
+    assert found == pytest.approx(loss.item(), rel=1e-6)
+    assert_same(gradients(model), expected)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_difference_gradient_is_that_of_the_mean_over_prompts_of_their_own_size(
     checkpoint: Kinds, kind: Kind

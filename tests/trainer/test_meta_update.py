@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarm.records import Ascent
-from trainer.meta_update import BackwardLoss, MetaUpdate, StepReport, difference_loss, preference_loss
+from trainer.meta_update import (
+    BackwardLoss,
+    MetaUpdate,
+    StepReport,
+    centering_loss,
+    difference_loss,
+    preference_loss,
+)
 
 SCORES = st.one_of(st.integers(-4, 4).map(float), st.floats(-12, 12))  # the integers tie
 GROUPS = st.lists(st.lists(SCORES, min_size=1, max_size=6), min_size=1, max_size=6)
@@ -99,6 +106,42 @@ def test_gradients_of_the_preference_loss_agree_with_finite_differences() -> Non
     chosen, rejected = torch.randn(2, 6, dtype=torch.float64, generator=generator).requires_grad_().unbind(0)
     margin = torch.rand(6, dtype=torch.float64, generator=generator)
     assert torch.autograd.gradcheck(lambda c, r: preference_loss(c, r, margin), (chosen, rejected))
+
+
+@given(st.lists(st.tuples(SCORES, SCORES, st.floats(0, 3)), min_size=1, max_size=8), st.floats(0, 0.499))
+def test_label_smoothing_is_conservative_dpos(rows: list[tuple[float, float, float]], share: float) -> None:
+    chosen, rejected, margin = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    gaps = [c - r - m for c, r, m in rows]
+    expected = [(1 - share) * math.log1p(math.exp(-d)) + share * math.log1p(math.exp(d)) for d in gaps]
+    found = preference_loss(chosen, rejected, margin, share).tolist()
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_no_label_smoothing_is_the_plain_loss_bit_for_bit() -> None:
+    chosen, rejected, margin = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0)) * 9
+    plain = -torch.nn.functional.logsigmoid(chosen - rejected - margin)
+    assert torch.equal(preference_loss(chosen, rejected, margin, 0.0), plain)
+    assert not torch.equal(preference_loss(chosen, rejected, margin, 1e-3), plain)
+
+
+def test_a_smoothed_loss_is_least_where_the_pair_is_right_as_often_as_its_label() -> None:
+    gap = torch.tensor([math.log(0.9 / 0.1)], dtype=torch.float64, requires_grad=True)
+    preference_loss(gap, torch.zeros(1), torch.zeros(1), 0.1).sum().backward()  # type: ignore[no-untyped-call]
+    assert gap.grad is not None
+    assert gap.grad.item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_centering_loss_is_the_square_of_the_pairs_sum() -> None:
+    chosen, rejected = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([2.0, 2.0, 0.25])
+    assert centering_loss(chosen, rejected).tolist() == [9.0, 0.0, 0.5625]
+
+
+def test_gradients_of_the_loss_options_agree_with_finite_differences() -> None:
+    generator = torch.Generator().manual_seed(0)
+    chosen, rejected = torch.randn(2, 6, dtype=torch.float64, generator=generator).requires_grad_().unbind(0)
+    margin = torch.rand(6, dtype=torch.float64, generator=generator)
+    assert torch.autograd.gradcheck(lambda c, r: preference_loss(c, r, margin, 0.2), (chosen, rejected))
+    assert torch.autograd.gradcheck(centering_loss, (chosen, rejected))
 
 
 class Setting:

@@ -140,6 +140,16 @@ def test_a_few_pairs_are_learnt_by_heart(checkpoint: Kinds, kind: Kind, ascent: 
     assert all(c > r for c, r in zip(scores.chosen, scores.rejected, strict=True))
 
 
+def test_the_loss_options_reach_the_update_and_zero_is_off(checkpoint: Kinds) -> None:
+    plain, _ = run(checkpoint("bert"))
+    off, _ = run(checkpoint("bert"), label_smoothing=0.0, center_rewards_coefficient=0.0)
+    smoothed, _ = run(checkpoint("bert"), label_smoothing=0.2)
+    centred, _ = run(checkpoint("bert"), center_rewards_coefficient=0.5)
+    assert torch.equal(parameters(plain), parameters(off))
+    assert not torch.equal(parameters(plain), parameters(smoothed))
+    assert not torch.equal(parameters(plain), parameters(centred))
+
+
 def test_whoever_watches_may_stop_a_run(checkpoint: Kinds) -> None:
     steps: list[int] = []
 
