@@ -19,6 +19,7 @@ from metarm.errors import InvalidRequestError
 CODEC_VERSION = 1
 
 Ascent = Literal["none", "sgd", "adam", "shared_adam", "joint", "second_order"]  # docs/metarm.md
+Trainable = Literal["full", "lora", "head"]  # which parameters a run changes (trainer/trainable.py)
 JobStatus = Literal["queued", "running", "published", "rejected", "failed", "cancelled"]
 FINISHED: frozenset[JobStatus] = frozenset({"published", "rejected", "failed", "cancelled"})
 

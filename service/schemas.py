@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from metarm.records import Ascent
+from metarm.records import Ascent, Trainable
 
 
 def _encodable(text: str) -> str:
@@ -122,6 +122,7 @@ class RetrainRequest(Body):
     center_rewards_coefficient: float | None = Field(
         None, ge=0, le=1000, description="Weight of mean (r_chosen + r_rejected)²."
     )
+    trainable: Trainable | None = Field(None, description="Which parameters the run changes.")
     seed: int | None = Field(None, ge=0, le=LARGEST_INTEGER)
 
 

@@ -11,6 +11,8 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    GPT2Config,
+    GPT2ForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
     PreTrainedModel,
@@ -19,7 +21,7 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
-Kind = Literal["bert", "llama", "qwen", "llama-chat", "llama-without-pad", "bert-backbone"]
+Kind = Literal["bert", "llama", "qwen", "llama-chat", "llama-without-pad", "bert-backbone", "gpt2"]
 
 CORPUS = [
     "The answer is forty two, and the reasoning is short.",
@@ -63,6 +65,17 @@ def _network(kind: Kind, tokenizer: PreTrainedTokenizerFast, max_tokens: int) ->
         return BertModel(BertConfig(**sizes, pad_token_id=tokenizer.pad_token_id))
     if kind == "bert":
         return BertForSequenceClassification(BertConfig(**sizes, pad_token_id=tokenizer.pad_token_id))
+    if kind == "gpt2":  # takes the padded route
+        narrow: dict[str, Any] = {
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": max_tokens,
+            "num_labels": 1,
+        }
+        end = tokenizer.eos_token_id
+        narrow |= {"vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+        return GPT2ForSequenceClassification(GPT2Config(**narrow))
     sizes |= {
         "num_key_value_heads": 2,
         "pad_token_id": tokenizer.pad_token_id,

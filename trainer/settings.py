@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field
 
-from metarm.records import Ascent
+from metarm.records import Ascent, Trainable
 from metarm.settings import ProcessSettings
 
 PACKAGED_PREFERENCES = "packaged demo preferences"
@@ -71,6 +71,13 @@ class TrainerSettings(ProcessSettings):
         ge=0,
         description="Weight of mean (r_chosen + r_rejected)², which holds scores around 0. TRL advises 0.01.",
     )
+    trainable: Trainable = Field(
+        "full",
+        description="What a run changes. full: all parameters. head: the head alone. lora: the head, and "
+        "low-rank adapters of all linear layers of the trunk, which are merged before the version is saved.",
+    )
+    lora_rank: int = Field(16, ge=1, description="Rank of the adapters of trainable=lora.")
+    lora_alpha: int = Field(32, ge=1, description="Scale of the adapters: each counts alpha ÷ rank.")
     micro_batch_tokens: int = Field(4096, ge=1, description="Tokens whose activations are held at once.")
     time_limit_s: float = Field(420, gt=0, description="A run stops stepping after this, and goes to the gate.")
     seed: int = Field(0, ge=0, description="Seed of the batches and of a new head.")

@@ -10,14 +10,16 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from torch.nn import Parameter
 
 from metarm.errors import TrainingError
 from metarm.model import RewardModel
-from metarm.records import Ascent
+from metarm.records import Ascent, Trainable
 from trainer.batches import EncodedGroup, EncodedPair, GroupDifference, backward_preference, draw
 from trainer.gate import PairScores
 from trainer.meta_update import BackwardLoss, MetaUpdate, StepReport
 from trainer.settings import TrainerSettings
+from trainer.trainable import trainable
 
 ADAM_BETAS = (0.9, 0.95)  # the paper's, as eps
 ADAM_EPS = 1e-6
@@ -39,6 +41,9 @@ class TrainOptions:
     warmup_share: float
     label_smoothing: float
     center_rewards_coefficient: float
+    trainable: Trainable
+    lora_rank: int
+    lora_alpha: int
     micro_batch_tokens: int
     time_limit_s: float
     seed: int
@@ -87,10 +92,28 @@ def train(
 ) -> TrainReport:
     """Change `model` in place by up to `options.steps` updates; `on_step` may raise to stop the run.
 
-    Raises TrainingError where a loss is not finite.
+    Raises TrainingError where a loss is not finite, ConfigurationError where the network has not the parts
+    that `options.trainable` asks for.
     """
+    with trainable(
+        model.network,
+        options.trainable,
+        rank=options.lora_rank,
+        alpha=options.lora_alpha,
+        seed=options.seed,
+    ) as parameters:
+        return _run(model, parameters, pairs, groups, options, on_step)
+
+
+def _run(
+    model: RewardModel,
+    parameters: Sequence[Parameter],
+    pairs: Sequence[EncodedPair],
+    groups: Sequence[EncodedGroup],
+    options: TrainOptions,
+    on_step: Callable[[int, StepReport], None],
+) -> TrainReport:
     started = time.monotonic()
-    parameters = [p for p in model.network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters,
         lr=options.learning_rate,

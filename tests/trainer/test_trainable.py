@@ -1,0 +1,225 @@
+"""What a run changes, and what it must leave: full, the head alone, adapters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from metarm.errors import ConfigurationError, JobCancelledError
+from metarm.model import RewardModel, load_model
+from metarm.records import Ascent, Trainable
+from tests.metarm.forward.networks import make_network
+from tests.tiny import Kind
+from tests.trainer.test_training import GROUPS, PREFERENCES, SMALL
+from trainer.batches import EncodedPair, encode_groups, encode_pairs
+from trainer.meta_update import StepReport
+from trainer.settings import TrainerSettings
+from trainer.trainable import head_of, trainable
+from trainer.training import TrainOptions, score_pairs, train
+
+Kinds = Callable[[Kind], Path]
+ROUTES: dict[Kind, str] = {"bert": "encoder", "llama": "decoder", "gpt2": "padded"}
+KINDS = list(ROUTES)
+ASCENTS: list[Ascent] = list(get_args(Ascent))
+
+
+def weights(model: RewardModel) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.network.named_parameters()}
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def pairs_of(model: RewardModel) -> list[EncodedPair]:
+    return encode_pairs(model.encoder, PREFERENCES)
+
+
+def run(
+    model: RewardModel,
+    which: Trainable,
+    ascent: Ascent,
+    on_step: Callable[[int, StepReport], None] = lambda *_: None,
+    seed: int = 0,
+) -> None:
+    options = TrainOptions.of(
+        TrainerSettings(), {**SMALL, "ascent": ascent, "trainable": which, "steps": 3, "seed": seed}
+    )
+    train(model, pairs_of(model), encode_groups(model.encoder, GROUPS), options, on_step)
+
+
+def scores(model: RewardModel) -> Tensor:
+    return torch.tensor(score_pairs(model, pairs_of(model)).all)
+
+
+@pytest.mark.parametrize("ascent", ASCENTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_the_head_leaves_every_other_parameter_bit_for_bit(
+    checkpoint: Kinds, kind: Kind, ascent: Ascent
+) -> None:
+    model = load_model(checkpoint(kind), 128)
+    assert model.route.name == ROUTES[kind]
+    before = weights(model)
+    run(model, "head", ascent)
+    head = {"classifier.weight"} if kind == "bert" else {"score.weight"}  # a bias cancels in differences
+    assert changed(before, weights(model)) - {"classifier.bias"} == head
+
+
+@pytest.mark.parametrize("ascent", ASCENTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_change_the_linear_layers_and_the_head_and_nothing_else(
+    checkpoint: Kinds, kind: Kind, ascent: Ascent
+) -> None:
+    model = load_model(checkpoint(kind), 128)
+    before = weights(model)
+    run(model, "lora", ascent)
+    found = changed(before, weights(model)) - {"classifier.bias"}
+    expected = {n for n, p in before.items() if p.dim() == 2 and "embed" not in n and ".wte" not in n}
+    assert found == {name for name in expected if ".wpe" not in name}
+
+
+@pytest.mark.parametrize("ascent", ASCENTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_candidate_scores_as_the_adapted_model_did_and_shows_no_trace_of_adapters(
+    checkpoint: Kinds, kind: Kind, ascent: Ascent, tmp_path: Path
+) -> None:
+    model = load_model(checkpoint(kind), 128)
+    untrained = scores(model)
+    adapted: list[Tensor] = []
+    run(model, "lora", ascent, lambda *_: adapted.append(scores(model)))
+    model.save(tmp_path / "candidate")
+    loaded = scores(load_model(tmp_path / "candidate", 128))
+    torch.testing.assert_close(loaded, adapted[-1], atol=1e-5, rtol=1e-5)
+    assert (loaded - untrained).abs().max() > 1e-3
+    names = {path.name for path in (tmp_path / "candidate").iterdir()}
+    assert names == {path.name for path in checkpoint(kind).iterdir()}
+    parent = json.loads((checkpoint(kind) / "config.json").read_text())
+    assert json.loads((tmp_path / "candidate" / "config.json").read_text()) == parent
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_route_computes_the_adapters(checkpoint: Kinds, kind: Kind) -> None:
+    model = load_model(checkpoint(kind), 128)
+    samples = [s for pair in pairs_of(model) for s in (pair.chosen, pair.rejected)]
+    plain = model.scores(samples)
+    with trainable(model.network, "lora", rank=4, alpha=8, seed=0) as parameters:
+        adapters = [p for name, p in model.network.named_parameters() if ".lora_" in name]
+        assert {id(p) for p in adapters} < {id(p) for p in parameters}
+        assert torch.equal(model.scores(samples), plain)  # B is zero
+        with torch.no_grad():
+            for parameter in adapters:
+                parameter.normal_(std=0.05)
+        scored = model.scores(samples)
+        for name, parameter in model.network.named_parameters():
+            if ".lora_" in name:
+                (gradient,) = torch.autograd.grad(scored.square().sum(), parameter, retain_graph=True)
+                assert gradient.abs().max() > 0, name
+        alone = torch.stack([model.scores([sample])[0] for sample in samples])
+    torch.testing.assert_close(scored, alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.scores(samples), scored, atol=1e-5, rtol=1e-5)
+    assert (scored - plain).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frozen_trunk_builds_no_graph(checkpoint: Kinds, kind: Kind) -> None:
+    model = load_model(checkpoint(kind), 128)
+    seen: list[bool] = []
+    layers = [m for m in model.network.base_model.modules() if isinstance(m, nn.LayerNorm | nn.Linear)]
+    for layer in layers:
+        layer.register_forward_hook(lambda _m, _i, output: seen.append(output.requires_grad))
+    with trainable(model.network, "head", rank=1, alpha=1, seed=0):
+        assert model.scores([pairs_of(model)[0].chosen]).requires_grad
+    assert seen
+    assert not any(seen)
+
+
+@pytest.mark.parametrize("which", ["head", "lora"])
+@pytest.mark.parametrize("ascent", ["sgd", "adam", "shared_adam", "joint", "second_order"])
+def test_the_ascent_moves_the_trained_parameters_alone_and_brings_them_back(
+    checkpoint: Kinds, which: Trainable, ascent: Ascent
+) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    options = TrainOptions.of(TrainerSettings(), {**SMALL, "ascent": ascent, "trainable": which, "steps": 1})
+    options = TrainOptions.of(TrainerSettings(), {**options.record(), "learning_rate": 1e-30})
+    with torch.no_grad():
+        model.network.get_parameter("classifier.bias").fill_(1.0)  # beside 0, even 1e-30 is a change
+    before = weights(model)
+    seen: list[dict[bool, Tensor]] = []  # the trained and the frozen parameters, at every forward
+
+    def look(*_: object) -> None:
+        parts = [(p.requires_grad, p.detach().flatten()) for p in model.network.parameters()]
+        seen.append({learns: torch.cat([p for of, p in parts if of == learns]) for learns in (True, False)})
+
+    hook = model.network.get_submodule("classifier").register_forward_hook(look)
+    train(model, pairs_of(model), encode_groups(model.encoder, GROUPS), options, lambda *_: None)
+    hook.remove()
+    assert all(torch.equal(state[False], seen[0][False]) for state in seen)
+    assert any(not torch.equal(state[True], seen[0][True]) for state in seen) == (ascent != "joint")
+    assert changed(before, weights(model)) == set()
+
+
+def test_the_same_seed_gives_the_same_adapters_and_torchs_own_stream_is_left_alone(checkpoint: Kinds) -> None:
+    first, again, other = (load_model(checkpoint("bert"), 128) for _ in range(3))
+    torch.manual_seed(1)
+    run(first, "lora", "none", seed=3)
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), drawn)
+    run(again, "lora", "none", seed=3)
+    run(other, "lora", "none", seed=4)
+    assert changed(weights(first), weights(again)) == set()
+    assert changed(weights(first), weights(other)) != set()
+
+
+def test_a_run_that_is_stopped_leaves_a_network_without_adapters_that_can_be_trained_again(
+    checkpoint: Kinds,
+) -> None:
+    model = load_model(checkpoint("llama"), 128)
+    names = weights(model).keys()
+
+    def stop(step: int, _: StepReport) -> None:
+        if step == 2:
+            raise JobCancelledError("enough")
+
+    with pytest.raises(JobCancelledError):
+        run(model, "lora", "sgd", stop)
+    assert weights(model).keys() == names
+    assert all(parameter.requires_grad for parameter in model.network.parameters())
+
+
+HEADS = {
+    "bert": {"classifier"},
+    "roberta": {"classifier"},
+    "electra": {"classifier"},
+    "distilbert": {"pre_classifier", "classifier"},
+    "deberta-v2": {"pooler", "classifier"},
+    "modernbert": {"head", "classifier"},
+    "llama": {"score"},
+    "gpt2": {"score"},
+}
+
+
+@pytest.mark.parametrize(("kind", "parts"), HEADS.items())
+def test_the_head_of_each_family_is_what_the_table_says(kind: str, parts: set[str]) -> None:
+    network = make_network(kind)
+    head = {id(parameter) for parameter in head_of(network)}
+    assert {name.split(".")[0] for name, p in network.named_parameters() if id(p) in head} == parts
+
+
+@pytest.mark.parametrize("which", ["head", "lora"])
+def test_a_network_without_a_head_of_its_own_is_refused(which: Trainable) -> None:
+    backbone = make_network("bert").base_model
+    assert isinstance(backbone, PreTrainedModel)
+    with (
+        pytest.raises(ConfigurationError, match="trainable=full"),
+        trainable(backbone, which, rank=1, alpha=1, seed=0),
+    ):
+        pass
