@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -51,6 +52,11 @@ class RewardModel:
         if self.shares_prompts:
             return self.route.scores(list(samples), batch_tokens, prefixes)
         return self.route.scores([replace(sample, prompt_tokens=0) for sample in samples], batch_tokens, None)
+
+    def recomputing(self) -> AbstractContextManager[None]:
+        """Inside the block, `scores` holds less for the backward pass, which takes longer: gradient
+        checkpointing, layer by layer. Raises ConfigurationError for a network that cannot."""
+        return self.route.recomputing()
 
     def reduce_precision(self) -> None:
         """Turn the weights to bfloat16: faster where the processor multiplies it, and less exact. For

@@ -78,6 +78,10 @@ class TrainerSettings(ProcessSettings):
     )
     lora_rank: int = Field(16, ge=1, description="Rank of the adapters of trainable=lora.")
     lora_alpha: int = Field(32, ge=1, description="Scale of the adapters: each counts alpha ÷ rank.")
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Compute each layer's activations again in the backward pass: less memory, more time.",
+    )
     micro_batch_tokens: int = Field(4096, ge=1, description="Tokens whose activations are held at once.")
     time_limit_s: float = Field(420, gt=0, description="A run stops stepping after this, and goes to the gate.")
     seed: int = Field(0, ge=0, description="Seed of the batches and of a new head.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
@@ -44,6 +45,7 @@ class TrainOptions:
     trainable: Trainable
     lora_rank: int
     lora_alpha: int
+    gradient_checkpointing: bool
     micro_batch_tokens: int
     time_limit_s: float
     seed: int
@@ -95,13 +97,15 @@ def train(
     Raises TrainingError where a loss is not finite, ConfigurationError where the network has not the parts
     that `options.trainable` asks for.
     """
-    with trainable(
+    recomputing = model.recomputing() if options.gradient_checkpointing else nullcontext()
+    chosen = trainable(
         model.network,
         options.trainable,
         rank=options.lora_rank,
         alpha=options.lora_alpha,
         seed=options.seed,
-    ) as parameters:
+    )
+    with recomputing, chosen as parameters:
         return _run(model, parameters, pairs, groups, options, on_step)
 
 

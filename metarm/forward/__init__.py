@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import random
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
@@ -43,6 +44,11 @@ class Route(Protocol):
     def scores(self, samples: list[Encoded], batch_tokens: int, prefixes: PrefixStore | None) -> Tensor:
         """Rewards (n,) in float32, in the order of `samples`, at most `batch_tokens` tokens (or one
         sequence) a forward. `prefixes` keeps prompts from call to call, where the route can use them."""
+        ...
+
+    def recomputing(self) -> AbstractContextManager[None]:
+        """Inside the block, a forward keeps the inputs of each layer alone, and the backward pass computes
+        the rest again. Raises ConfigurationError for a network that cannot."""
         ...
 
 

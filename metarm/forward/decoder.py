@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3ForSequenceClassificat
 from metarm.encoding import Encoded
 from metarm.forward.packing import pooled_position, row_of_ids, spans
 from metarm.forward.prefixes import KeyValues, Prefix, PrefixStore
+from metarm.forward.recomputing import LayerRunner
 
 # rotations that depend on a token's position alone, not on how long its batch is
 ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
@@ -76,6 +78,7 @@ class PackedDecoder:
     def __init__(self, network: PreTrainedModel) -> None:
         self._network: Any = network
         self._base: Any = network.base_model
+        self._layers = LayerRunner()
         self._pad_id: int | None = network.config.get_text_config().pad_token_id
 
     def scores(self, samples: list[Encoded], batch_tokens: int, prefixes: PrefixStore | None) -> Tensor:
@@ -88,6 +91,9 @@ class PackedDecoder:
         place = torch.empty(len(order), dtype=torch.long)
         place[torch.tensor(order)] = torch.arange(len(order))
         return torch.cat(parts)[place.to(parts[0].device)]
+
+    def recomputing(self) -> AbstractContextManager[None]:
+        return self._layers.recomputing()
 
     def _batches(
         self,
@@ -146,8 +152,8 @@ class PackedDecoder:
         kept: dict[Prefix, KeyValues] = {p: [] for p in (attention.here if store else batch.keep)}
         for number, layer in enumerate(layers):
             last = number == len(layers) - 1
-            hidden, keys, values = _layer(
-                layer, hidden, asking if last else None, (cos, sin), attention, number
+            hidden, keys, values = self._layers.run(
+                _layer, layer, hidden, asking if last else None, (cos, sin), attention, number
             )
             for prompt, saved in kept.items():
                 start, end = attention.here[prompt]
@@ -204,7 +210,7 @@ class _Attention:
         return torch.cat(outputs, dim=2)[0].transpose(0, 1).flatten(1)
 
     def _past(self, prompt: Prefix, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        if prompt in self._known:
+        if prompt not in self.here:  # asked first: a layer that is run again must find what it found
             return self._known[prompt][layer]
         start, end = self.here[prompt]
         return keys[:, start:end], values[:, start:end]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaForSe
 from metarm.encoding import Encoded
 from metarm.forward.packing import consecutive, row_of_ids, segment_ids, spans
 from metarm.forward.prefixes import PrefixStore
+from metarm.forward.recomputing import LayerRunner
 
 Span = tuple[int, int]
 
@@ -42,6 +44,7 @@ class PackedEncoder:
     def __init__(self, network: PreTrainedModel) -> None:
         self._network: Any = network
         self._base: Any = network.base_model
+        self._layers = LayerRunner()
         # RoBERTa numbers positions from its padding id on, and leaves padding tokens at that id
         self._padding_id: int | None = getattr(self._base.embeddings, "padding_idx", None)
 
@@ -49,6 +52,9 @@ class PackedEncoder:
         del prefixes  # every token sees the whole sequence: no part of it can be computed beforehand
         runs = consecutive([len(s.ids) for s in samples], batch_tokens)
         return torch.cat([self._forward(samples[run.start : run.stop]) for run in runs])
+
+    def recomputing(self) -> AbstractContextManager[None]:
+        return self._layers.recomputing()
 
     def _forward(self, samples: Sequence[Encoded]) -> Tensor:
         """Scores (n,) of one packed batch."""
@@ -61,9 +67,9 @@ class PackedEncoder:
         ).squeeze(0)  # (T, H)
         *layers, last = self._base.encoder.layer
         for layer in layers:
-            hidden = _layer(layer, hidden, hidden, rows)
+            hidden = self._layers.run(_layer, layer, hidden, hidden, rows)
         first = torch.tensor([start for start, _ in rows], device=device)
-        pooled = _layer(last, hidden, hidden[first], rows)  # (n, H)
+        pooled = self._layers.run(_layer, last, hidden, hidden[first], rows)  # (n, H)
         if getattr(self._base, "pooler", None) is not None:
             pooled = self._base.pooler(pooled.unsqueeze(1))
         else:

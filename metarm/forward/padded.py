@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 from metarm.encoding import Encoded
 from metarm.forward.packing import pooled_position
 from metarm.forward.prefixes import PrefixStore
+from metarm.forward.recomputing import own_layers_recomputed
 
 
 class Padded:
@@ -37,6 +39,9 @@ class Padded:
         place = torch.empty(len(order), dtype=torch.long)
         place[torch.tensor(order)] = torch.arange(len(order))
         return torch.cat(parts)[place.to(parts[0].device)]
+
+    def recomputing(self) -> AbstractContextManager[None]:
+        return own_layers_recomputed(self._network)
 
     def _forward(self, samples: Sequence[Encoded]) -> Tensor:
         """Scores (n,) of sequences of similar length, right-padded to the longest (n, S)."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarm.errors import JobCancelledError, TrainingError
 from metarm.model import RewardModel, load_model
-from metarm.records import Ascent, Preference, SampleGroup
+from metarm.records import Ascent, Preference, SampleGroup, Trainable
 from tests.tiny import Kind
 from trainer.batches import encode_groups, encode_pairs
 from trainer.meta_update import StepReport
@@ -148,6 +148,18 @@ def test_the_loss_options_reach_the_update_and_zero_is_off(checkpoint: Kinds) ->
     assert torch.equal(parameters(plain), parameters(off))
     assert not torch.equal(parameters(plain), parameters(smoothed))
     assert not torch.equal(parameters(plain), parameters(centred))
+
+
+@pytest.mark.parametrize("trainable", ["full", "lora", "head"])
+@pytest.mark.parametrize("ascent", ["none", "sgd", "second_order"])
+@pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
+def test_gradient_checkpointing_changes_nothing_that_is_learnt(
+    checkpoint: Kinds, kind: Kind, ascent: Ascent, trainable: Trainable
+) -> None:
+    plain, _ = run(checkpoint(kind), ascent=ascent, trainable=trainable, steps=3)
+    saving, _ = run(checkpoint(kind), ascent=ascent, trainable=trainable, steps=3, gradient_checkpointing=True)
+    torch.testing.assert_close(parameters(saving), parameters(plain), rtol=1e-5, atol=1e-6)
+    assert not torch.equal(parameters(plain), parameters(load_model(checkpoint(kind), 128)))
 
 
 def test_whoever_watches_may_stop_a_run(checkpoint: Kinds) -> None:
