@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -36,6 +36,7 @@ class RewardModel:
         self.encoder = encoder
         self.route = choose_route(network, encoder.max_tokens)
         self.shares_prompts = share_prompts and self.route.shares_prompts
+        self._learns_in_bfloat16 = False
 
     def scores(
         self,
@@ -49,14 +50,27 @@ class RewardModel:
         changes nothing. `batch_tokens` bounds one forward (at least one sequence each); `prefixes`
         keeps the prompts' keys and values for later calls (without gradients only).
         """
-        if self.shares_prompts:
-            return self.route.scores(list(samples), batch_tokens, prefixes)
-        return self.route.scores([replace(sample, prompt_tokens=0) for sample in samples], batch_tokens, None)
+        reduced = self._learns_in_bfloat16 and torch.is_grad_enabled()
+        with torch.autocast(self.network.device.type, torch.bfloat16) if reduced else nullcontext():
+            if self.shares_prompts:
+                return self.route.scores(list(samples), batch_tokens, prefixes)
+            alone = [replace(sample, prompt_tokens=0) for sample in samples]
+            return self.route.scores(alone, batch_tokens, None)
 
     def recomputing(self) -> AbstractContextManager[None]:
         """Inside the block, `scores` holds less for the backward pass, which takes longer: gradient
         checkpointing, layer by layer. Raises ConfigurationError for a network that cannot."""
         return self.route.recomputing()
+
+    @contextmanager
+    def learning_in_bfloat16(self) -> Iterator[None]:
+        """Inside the block, `scores` multiplies in bfloat16 where gradients are on (autocast); weights,
+        their gradients and the scores stay float32."""
+        self._learns_in_bfloat16 = True
+        try:
+            yield
+        finally:
+            self._learns_in_bfloat16 = False
 
     def reduce_precision(self) -> None:
         """Turn the weights to bfloat16: faster where the processor multiplies it, and less exact. For

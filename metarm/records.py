@@ -20,6 +20,7 @@ CODEC_VERSION = 1
 
 Ascent = Literal["none", "sgd", "adam", "shared_adam", "joint", "second_order"]  # docs/metarm.md
 Trainable = Literal["full", "lora", "head"]  # which parameters a run changes (trainer/trainable.py)
+Precision = Literal["float32", "bfloat16"]  # that a run computes in
 JobStatus = Literal["queued", "running", "published", "rejected", "failed", "cancelled"]
 FINISHED: frozenset[JobStatus] = frozenset({"published", "rejected", "failed", "cancelled"})
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field
 
-from metarm.records import Ascent, Trainable
+from metarm.records import Ascent, Precision, Trainable
 from metarm.settings import ProcessSettings
 
 PACKAGED_PREFERENCES = "packaged demo preferences"
@@ -81,6 +81,11 @@ class TrainerSettings(ProcessSettings):
     gradient_checkpointing: bool = Field(
         False,
         description="Compute each layer's activations again in the backward pass: less memory, more time.",
+    )
+    train_precision: Precision = Field(
+        "float32",
+        description="What a run multiplies in. Weights, gradients, moments and scores are float32 in either; "
+        "bfloat16 is faster where the processor has it.",
     )
     micro_batch_tokens: int = Field(4096, ge=1, description="Tokens whose activations are held at once.")
     time_limit_s: float = Field(420, gt=0, description="A run stops stepping after this, and goes to the gate.")

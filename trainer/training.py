@@ -15,7 +15,7 @@ from torch.nn import Parameter
 
 from metarm.errors import TrainingError
 from metarm.model import RewardModel
-from metarm.records import Ascent, Trainable
+from metarm.records import Ascent, Precision, Trainable
 from trainer.batches import EncodedGroup, EncodedPair, GroupDifference, backward_preference, draw
 from trainer.gate import PairScores
 from trainer.meta_update import BackwardLoss, MetaUpdate, StepReport
@@ -46,6 +46,7 @@ class TrainOptions:
     lora_rank: int
     lora_alpha: int
     gradient_checkpointing: bool
+    train_precision: Precision
     micro_batch_tokens: int
     time_limit_s: float
     seed: int
@@ -105,7 +106,8 @@ def train(
         alpha=options.lora_alpha,
         seed=options.seed,
     )
-    with recomputing, chosen as parameters:
+    precision = model.learning_in_bfloat16() if options.train_precision == "bfloat16" else nullcontext()
+    with recomputing, precision, chosen as parameters:
         return _run(model, parameters, pairs, groups, options, on_step)
 
 

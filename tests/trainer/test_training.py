@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +16,7 @@ from metarm.errors import JobCancelledError, TrainingError
 from metarm.model import RewardModel, load_model
 from metarm.records import Ascent, Preference, SampleGroup, Trainable
 from tests.tiny import Kind
-from trainer.batches import encode_groups, encode_pairs
+from trainer.batches import backward_preference, encode_groups, encode_pairs
 from trainer.meta_update import StepReport
 from trainer.settings import TrainerSettings
 from trainer.training import TrainOptions, TrainReport, score_pairs, train
@@ -160,6 +161,48 @@ def test_gradient_checkpointing_changes_nothing_that_is_learnt(
     saving, _ = run(checkpoint(kind), ascent=ascent, trainable=trainable, steps=3, gradient_checkpointing=True)
     torch.testing.assert_close(parameters(saving), parameters(plain), rtol=1e-5, atol=1e-6)
     assert not torch.equal(parameters(plain), parameters(load_model(checkpoint(kind), 128)))
+
+
+@pytest.mark.parametrize("saving", [False, True])
+@pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
+def test_in_bfloat16_gradients_point_the_same_way_and_stay_float32(
+    checkpoint: Kinds, kind: Kind, saving: bool
+) -> None:
+    model = load_model(checkpoint(kind), 128)
+    pairs = encode_pairs(model.encoder, PREFERENCES)
+    seen: set[torch.dtype] = set()
+    head = model.network.get_submodule("classifier" if kind == "bert" else "score")
+    head.register_forward_hook(lambda _m, _i, output: seen.add(output.dtype))
+
+    def gradient() -> Tensor:
+        backward_preference(model, pairs, 10**6)
+        found = torch.cat([p.grad.flatten() for p in model.network.parameters() if p.grad is not None])
+        model.network.zero_grad()
+        return found
+
+    exact = gradient()
+    assert seen == {torch.float32}
+    with model.learning_in_bfloat16(), model.recomputing() if saving else nullcontext():
+        reduced = gradient()
+        assert seen == {torch.float32, torch.bfloat16}
+        assert model.scores([pairs[0].chosen]).dtype == torch.float32
+        seen.clear()
+        score_pairs(model, pairs)
+        assert seen == {torch.float32}  # what is judged is what would be served
+    assert reduced.dtype == torch.float32
+    assert not torch.equal(reduced, exact)
+    assert torch.cosine_similarity(reduced, exact, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("ascent", get_args(Ascent))
+@pytest.mark.parametrize("trainable", get_args(Trainable))
+def test_every_variant_learns_in_bfloat16_and_leaves_float32_weights(
+    checkpoint: Kinds, ascent: Ascent, trainable: Trainable
+) -> None:
+    chosen = {"ascent": ascent, "trainable": trainable, "train_precision": "bfloat16", "ascent_rate": 1e-3}
+    model, report = run(checkpoint("llama"), pairs=4, steps=20, **chosen)
+    assert {p.dtype for p in model.network.parameters()} == {torch.float32}
+    assert report.summary()["loss_last"] < report.summary()["loss_first"]
 
 
 def test_whoever_watches_may_stop_a_run(checkpoint: Kinds) -> None:
