@@ -199,7 +199,12 @@ def test_in_bfloat16_gradients_point_the_same_way_and_stay_float32(
 def test_every_variant_learns_in_bfloat16_and_leaves_float32_weights(
     checkpoint: Kinds, ascent: Ascent, trainable: Trainable
 ) -> None:
-    chosen = {"ascent": ascent, "trainable": trainable, "train_precision": "bfloat16", "ascent_rate": 1e-3}
+    chosen: dict[str, Any] = {
+        "ascent": ascent,
+        "trainable": trainable,
+        "train_precision": "bfloat16",
+        "ascent_rate": 1e-3,
+    }
     model, report = run(checkpoint("llama"), pairs=4, steps=20, **chosen)
     assert {p.dtype for p in model.network.parameters()} == {torch.float32}
     assert report.summary()["loss_last"] < report.summary()["loss_first"]

@@ -1,0 +1,73 @@
+"""`bench/memory`: what a vanilla update holds at its peak beyond the loaded model, by what is trained and how.
+
+The packaged encoder and preferences, the trainer's own batch sizes; each arm in a process of its own. Counted:
+resident memory, so gradients, AdamW's moments and activations alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import peft.tuners.lora  # noqa: F401 (its code is not what an update holds)
+import torch
+
+from bench.models import checkpoint
+from metarm.model import load_model, quiet_transformers
+from trainer.batches import encode_pairs
+from trainer.preferences import load_preferences
+from trainer.settings import TrainerSettings
+from trainer.training import TrainOptions, train
+
+ARMS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "full, gradient_checkpointing": {"gradient_checkpointing": True},
+    "full, bfloat16": {"train_precision": "bfloat16"},
+    "lora": {"trainable": "lora"},
+    "lora, gradient_checkpointing": {"trainable": "lora", "gradient_checkpointing": True},
+    "head": {"trainable": "head"},
+}
+MIB = 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench/memory", description=__doc__)
+    parser.add_argument("--arm", choices=list(ARMS), help="measure this one alone")
+    arm = parser.parse_args().arm
+    if arm is not None:
+        tokens, peak = _measure(ARMS[arm])
+        print(f"{arm:32}{peak / MIB:6.0f} MiB, {tokens} tokens", flush=True)
+        return
+    for name in ARMS:
+        subprocess.run([sys.executable, "-P", "-m", "bench.memory", "--arm", name], check=True)  # noqa: S603
+
+
+def _measure(changes: dict[str, Any]) -> tuple[int, int]:
+    """Tokens of the update, and the bytes it held."""
+    quiet_transformers()
+    torch.set_num_threads(1)
+    made, settings = checkpoint("encoder"), TrainerSettings()
+    model = load_model(made.path, made.max_tokens)
+    preferences = load_preferences(None, settings.held_out_share, settings.max_held_out)
+    pairs = encode_pairs(model.encoder, preferences.train)
+    pairs = sorted(pairs, key=lambda pair: pair.tokens)[
+        -settings.batch_size :
+    ]  # a full batch, whatever is drawn
+    options = TrainOptions.of(settings, {"ascent": "none", "steps": 1, **changes})
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark is counted from here
+    train(model, pairs, [], options, lambda *_: None)
+    return sum(pair.tokens for pair in pairs), _resident("VmHWM") - before
+
+
+def _resident(name: str) -> int:
+    """Bytes, by the kernel's name of the figure."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+if __name__ == "__main__":
+    main()
