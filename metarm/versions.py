@@ -1,6 +1,7 @@
 """The version store: reward-model checkpoints on disk, and the one pointer that says which is current.
 
     {root}/v000004/          a plain Hugging Face checkpoint + manifest.json (SHA-256 of every file)
+    {root}/v000001/curve.json  how a first version was trained, step by step
     {root}/current           a symbolic link to one version; moves by one atomic rename
     {root}/rejected/v000005.json   what became of a candidate that was not published
     {root}/.staging/v000006/ a candidate being written
@@ -28,6 +29,7 @@ import orjson
 from metarm.errors import InvalidVersionError, ReadOnlyStoreError, UnknownVersionError
 
 MANIFEST = "manifest.json"
+CURVE = "curve.json"
 NAME = re.compile(r"v\d{6,}")
 MANIFEST_FORMAT = 1
 
@@ -85,6 +87,11 @@ class VersionStore:
             raise InvalidVersionError(f"{name} has no {MANIFEST}")
         return _read_json(file)
 
+    def curve(self, name: str) -> dict[str, Any] | None:
+        """The training curve of a published version; None where it has none. Raises UnknownVersionError."""
+        file = self.path(name) / CURVE
+        return _read_json(file) if file.is_file() else None
+
     def rejected(self) -> list[str]:
         if not self._rejected.is_dir():
             return []
@@ -124,6 +131,10 @@ class VersionStore:
         folder = self._staging / name
         folder.mkdir(parents=True)
         return name, folder
+
+    def keep_curve(self, name: str, curve: Mapping[str, Any]) -> None:
+        """Put a training curve into a staged folder."""
+        (self._staging / name / CURVE).write_bytes(_pretty(curve))
 
     def publish(self, name: str, manifest: Mapping[str, Any]) -> None:
         """Turn a staged folder into a published version and make it current.

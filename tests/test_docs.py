@@ -12,7 +12,7 @@ from metarm.launcher import LaunchSettings
 from metarm.settings import ProcessSettings
 from service.metrics import Metrics
 from service.settings import ServiceSettings
-from trainer.settings import TrainerSettings
+from trainer.settings import FirstModelSettings, TrainerSettings
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -20,6 +20,7 @@ COMMANDS: dict[str, type[ProcessSettings]] = {
     "metarm up": LaunchSettings,
     "metarm serve": ServiceSettings,
     "metarm trainer": TrainerSettings,
+    "metarm train": FirstModelSettings,
 }
 INTRODUCTION = """# Settings
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import math
 import threading
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,13 +16,10 @@ import metarm
 from metarm.errors import ConfigurationError, JobCancelledError
 from metarm.model import RewardModel, import_model
 from metarm.versions import VersionStore
-from trainer.batches import encode_pairs
-from trainer.gate import accuracy
-from trainer.meta_update import StepReport
+from trainer.fine_tuning import Course, fine_tune
+from trainer.learning_curve import LearningCurve
 from trainer.preferences import PreferenceSet
-from trainer.progress import Progress
-from trainer.settings import TrainerSettings
-from trainer.training import TrainOptions, score_pairs, train
+from trainer.settings import LearningSettings, TrainerSettings
 
 log = logging.getLogger(__name__)
 
@@ -49,30 +47,57 @@ def ensure_first_version(
     if current is not None:
         _check_origin(store, settings)
         return
+    model, made_up = first_checkpoint(settings)
+    manifest = first_manifest(model, settings, "import")
+    curve = None
+    if made_up:
+        log.warning("%s lacks %s: made up, and fine-tuned now", manifest["source"], ", ".join(made_up))
+        if isinstance(preferences, ConfigurationError):
+            raise preferences
+        pairs = preferences.train[: settings.bootstrap_pairs]
+        steps = math.ceil(len(pairs) / settings.batch_size)
+        course = Course(pairs, settings.bootstrap_learning_rate, steps, evaluate_every=None)
+        try:
+            tuned = fine_tune(model, made_up, preferences, course, settings, stop)
+        except JobCancelledError:
+            return
+        manifest |= {"method": "bootstrap", **tuned.manifest}
+        curve = tuned.curve
+    publish_first(store, model, manifest, curve)
+
+
+def first_checkpoint(settings: LearningSettings) -> tuple[RewardModel, list[str]]:
+    """The model to start from, the user's or the packaged one, and the names of the weights that had to be
+    made up. Raises ConfigurationError."""
     source = settings.model or str(_demo_model())
     init_head = settings.init_head or settings.model is None
-    model, made_up = import_model(source, settings.max_tokens, init_head, settings.seed)
-    manifest: dict[str, Any] = {
+    return import_model(source, settings.max_tokens, init_head, settings.seed)
+
+
+def first_manifest(model: RewardModel, settings: LearningSettings, method: str) -> dict[str, Any]:
+    """What the manifest of every first version says."""
+    return {
         "parent": None,
         "job": None,
-        "method": "import",
+        "method": method,
         "source": settings.model or DEMO_SOURCE,
         "encoding": model.encoder.describe(),
         "code_version": metarm.__version__,
         "metrics": {},
     }
-    if made_up:
-        log.warning("%s has no trained head: %s made up, and fine-tuned now", source, ", ".join(made_up))
-        if isinstance(preferences, ConfigurationError):
-            raise preferences
-        try:
-            manifest |= _fine_tune(model, settings, preferences, stop)
-        except JobCancelledError:
-            return
+
+
+def publish_first(
+    store: VersionStore, model: RewardModel, manifest: Mapping[str, Any], curve: LearningCurve | None
+) -> str:
+    """Make `model` the store's current version, and return its name."""
     name, folder = store.stage()
     model.save(folder)
+    if curve is not None:
+        store.keep_curve(name, curve.record())
     store.publish(name, manifest)
     log.info("published %s (%s)", name, manifest["method"])
+    return name
 
 
 def _check_origin(store: VersionStore, settings: TrainerSettings) -> None:
@@ -82,44 +107,6 @@ def _check_origin(store: VersionStore, settings: TrainerSettings) -> None:
             f"{store.root} holds versions that began as {origin}, not {settings.model}: "
             "use another --data-dir, or leave --model out"
         )
-
-
-def _fine_tune(
-    model: RewardModel, settings: TrainerSettings, preferences: PreferenceSet, stop: threading.Event
-) -> dict[str, Any]:
-    """Bradley-Terry fine-tuning on the preferences; what the manifest says of it."""
-    pairs = encode_pairs(model.encoder, preferences.train[: settings.bootstrap_pairs])
-    if len(pairs) < settings.min_preferences:
-        raise ConfigurationError(
-            f"{preferences.source} has {len(pairs)} training pairs; {settings.min_preferences} are needed"
-        )
-    options = TrainOptions.of(
-        settings,
-        {
-            "ascent": "none",
-            "steps": math.ceil(len(pairs) / settings.batch_size),
-            "learning_rate": settings.bootstrap_learning_rate,
-            "time_limit_s": math.inf,
-        },
-    )
-    log.info("fine-tuning on %d preferences of %s", len(pairs), preferences.source)
-    with Progress("fine-tuning the first version", options.steps) as progress:
-
-        def on_step(_: int, report: StepReport) -> None:
-            progress.step(loss=report.loss)
-            if stop.is_set():
-                raise JobCancelledError("told to stop while the first version was being made")
-
-        report = train(model, pairs, [], options, on_step)
-    held_out = encode_pairs(model.encoder, preferences.held_out)
-    held_out_accuracy = accuracy(score_pairs(model, held_out)) if held_out else None
-    log.info("held-out accuracy %s on %d pairs", held_out_accuracy, len(held_out))
-    return {
-        "method": "bootstrap",
-        "settings": options.record() | {"time_limit_s": None},
-        "preferences": preferences.record() | {"pairs": len(pairs)},
-        "metrics": report.summary() | {"held_out_accuracy": held_out_accuracy},
-    }
 
 
 def _demo_model() -> Path:

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from metarm.errors import ConfigurationError
 from metarm.records import Message, Preference, Prompt
-from trainer.settings import TrainerSettings
+from trainer.settings import LearningSettings
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def load_preferences(path: Path | None, held_out_share: float, max_held_out: int
     return PreferenceSet(str(file), digest, train, held_out[:max_held_out])
 
 
-def load_or_refuse(settings: TrainerSettings) -> PreferenceSet | ConfigurationError:
+def load_or_refuse(settings: LearningSettings) -> PreferenceSet | ConfigurationError:
     """The preferences the settings name, or why they cannot be used: scoring does not need them, so
     the trainer starts all the same and says so to whoever asks for a retrain."""
     try:

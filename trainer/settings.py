@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, model_validator
 
 from metarm.records import Ascent, Precision, Trainable
 from metarm.settings import ProcessSettings
@@ -13,8 +13,8 @@ from metarm.settings import ProcessSettings
 PACKAGED_PREFERENCES = "packaged demo preferences"
 
 
-class TrainerSettings(ProcessSettings):
-    """The background trainer: preferences and logged samples in, a gated new version out."""
+class LearningSettings(ProcessSettings):
+    """What every training run is set by, whoever starts it."""
 
     preferences: Path | None = Field(
         None,
@@ -30,36 +30,14 @@ class TrainerSettings(ProcessSettings):
         description="First version: checkpoint folder or hub id. Unset: the packaged MiniLM.",
     )
     init_head: bool = Field(False, description="Give a bare backbone a new scalar head and fine-tune it.")
-    bootstrap_pairs: int = Field(1600, ge=2, description="Preference pairs the first version is fine-tuned on.")
-    bootstrap_learning_rate: float = Field(5e-5, gt=0, description="Learning rate of that fine-tuning.")
 
     train_threads: int | None = Field(
         None, ge=1, description="Torch threads of a run. Unset: all cores this process may use."
     )
-    train_priority: Literal["idle", "low"] = Field(
-        "idle",
-        description="idle: a run gets the time scoring leaves, which is none while scoring takes all of it. "
-        "low: a run always gets some (niceness 10), and small requests wait longer meanwhile.",
-    )
-    min_groups: int = Field(
-        128, ge=1, description="Logged groups of two or more responses a run needs before it starts."
-    )
-    max_groups: int = Field(2000, ge=1, description="Most groups a run uses: the newest.")
     min_preferences: int = Field(64, ge=2, description="Preference pairs a run needs before it starts.")
 
-    ascent: Ascent = Field(
-        "sgd",
-        description="How an update uses the samples (docs/metarm.md). sgd: Algorithm 1 to the letter. none: "
-        "not at all, the vanilla control. adam, shared_adam, joint, second_order: its variants.",
-    )
-    steps: int = Field(40, ge=1, description="T, updates in a run.")
     batch_size: int = Field(16, ge=1, description="n, preference pairs in an update.")
-    meta_batch_size: int = Field(8, ge=1, description="m, sample groups in an update.")
-    responses_per_prompt: int = Field(5, ge=2, description="k, responses used of each group, at most.")
     learning_rate: float = Field(1e-5, gt=0, description="α, AdamW's learning rate.")
-    ascent_rate: float = Field(
-        0.01, ge=0, description="η, step size of the ascent on J; in joint, the weight of J."
-    )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients of the update are clipped to this norm.")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps that warm up, linearly.")
@@ -88,9 +66,58 @@ class TrainerSettings(ProcessSettings):
         "bfloat16 is faster where the processor has it.",
     )
     micro_batch_tokens: int = Field(4096, ge=1, description="Tokens whose activations are held at once.")
-    time_limit_s: float = Field(420, gt=0, description="A run stops stepping after this, and goes to the gate.")
     seed: int = Field(0, ge=0, description="Seed of the batches and of a new head.")
 
+
+class TrainerSettings(LearningSettings):
+    """The background trainer: preferences and logged samples in, a gated new version out."""
+
+    bootstrap_pairs: int = Field(1600, ge=2, description="Preference pairs the first version is fine-tuned on.")
+    bootstrap_learning_rate: float = Field(5e-5, gt=0, description="Learning rate of that fine-tuning.")
+
+    train_priority: Literal["idle", "low"] = Field(
+        "idle",
+        description="idle: a run gets the time scoring leaves, which is none while scoring takes all of it. "
+        "low: a run always gets some (niceness 10), and small requests wait longer meanwhile.",
+    )
+    min_groups: int = Field(
+        128, ge=1, description="Logged groups of two or more responses a run needs before it starts."
+    )
+    max_groups: int = Field(2000, ge=1, description="Most groups a run uses: the newest.")
+    ascent: Ascent = Field(
+        "sgd",
+        description="How an update uses the samples (docs/metarm.md). sgd: Algorithm 1 to the letter. none: "
+        "not at all, the vanilla control. adam, shared_adam, joint, second_order: its variants.",
+    )
+    steps: int = Field(40, ge=1, description="T, updates in a run.")
+    meta_batch_size: int = Field(8, ge=1, description="m, sample groups in an update.")
+    responses_per_prompt: int = Field(5, ge=2, description="k, responses used of each group, at most.")
+    ascent_rate: float = Field(
+        0.01, ge=0, description="η, step size of the ascent on J; in joint, the weight of J."
+    )
+    time_limit_s: float = Field(420, gt=0, description="A run stops stepping after this, and goes to the gate.")
     gate_tolerance: float = Field(
         0.02, ge=0, le=1, description="Held-out accuracy a candidate may lose against the current version."
     )
+
+
+class FirstModelSettings(LearningSettings):
+    """Train a first reward model from preferences, and publish it as the first version of an empty store."""
+
+    learning_rate: float = Field(5e-5, gt=0, description="α, AdamW's learning rate.")
+    epochs: float | None = Field(
+        None, gt=0, description="Passes over the training pairs. Unset: 1, or --steps."
+    )
+    steps: int | None = Field(None, ge=1, description="Updates, instead of --epochs.")
+    evaluate_every: int | None = Field(
+        None, ge=1, description="Updates between two measurements of held-out accuracy. Unset: five a run."
+    )
+    curve: Path | None = Field(
+        None, description="PNG file the curves of loss and accuracy are drawn into (needs matplotlib)."
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("epochs and steps (METARM_EPOCHS, METARM_STEPS) are both set: one gives the other")
+        return self

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from metarm.records import Ascent, Precision, Trainable
 from trainer.batches import EncodedGroup, EncodedPair, GroupDifference, backward_preference, draw
 from trainer.gate import PairScores
 from trainer.meta_update import BackwardLoss, MetaUpdate, StepReport
-from trainer.settings import TrainerSettings
+from trainer.settings import LearningSettings, TrainerSettings
 from trainer.trainable import trainable
 
 ADAM_BETAS = (0.9, 0.95)  # the paper's, as eps
@@ -52,10 +52,12 @@ class TrainOptions:
     seed: int
 
     @classmethod
-    def of(cls, settings: TrainerSettings, changes: Mapping[str, Any]) -> TrainOptions:
-        """The trainer's settings, changed by what a job asks for."""
-        chosen = cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
-        return replace(chosen, **changes)
+    def of(cls, settings: LearningSettings, changes: Mapping[str, Any]) -> TrainOptions:
+        """The settings, changed by what a job asks for. What settings of another kind do not know, and
+        their runs do not use, stands as in the trainer's."""
+        defaults = {field.name: TrainerSettings.model_fields[field.name].default for field in fields(cls)}
+        chosen = {name: getattr(settings, name, default) for name, default in defaults.items()}
+        return cls(**(chosen | dict(changes)))
 
     def record(self) -> dict[str, Any]:
         """What a version's manifest records."""

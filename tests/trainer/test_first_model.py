@@ -1,0 +1,192 @@
+"""`metarm train`: preferences in, the first version of an empty store out."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metarm.errors import ConfigurationError, JobCancelledError
+from metarm.model import load_model
+from metarm.versions import VersionStore
+from tests.demo_groups import demo_groups
+from tests.processes import Process, RedisProcess, service
+from tests.store import publish
+from tests.tiny import Kind
+from trainer.bootstrap import ensure_first_version
+from trainer.first_model import run
+from trainer.settings import FirstModelSettings, TrainerSettings
+
+Checkpoint = Callable[[Kind], Path]
+
+
+@pytest.fixture(scope="module")
+def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """140 short pairs; the chosen response has a word that the rejected one lacks."""
+    rows = [
+        {"prompt": g["prompt"][:60], "chosen": f"forty two {i}", "rejected": f"pencils {i}"}
+        for i, g in enumerate(demo_groups(140))
+    ]
+    file = tmp_path_factory.mktemp("preferences") / "pairs.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    return file
+
+
+def settings(preferences: Path, model: Path, data_dir: Path, **changes: Any) -> FirstModelSettings:
+    small = {"learning_rate": 1e-3, "max_tokens": 64, "held_out_share": 0.3, "train_threads": 1}
+    return FirstModelSettings(
+        preferences=preferences, model=str(model), data_dir=data_dir, **{**small, **changes}
+    )
+
+
+def metarm_train(tmp_path: Path, *arguments: object) -> Process:
+    command = [sys.executable, "-m", "metarm.cli", "train", *map(str, arguments)]
+    return Process(command, tmp_path / "output.txt", {"METARM_TRAIN_THREADS": "1"})
+
+
+def test_the_command_trains_and_publishes_a_version_that_a_server_then_answers_with(
+    checkpoint: Checkpoint, preferences: Path, tmp_path: Path, redis_process: RedisProcess
+) -> None:
+    picture = tmp_path / "curve.png"
+    with metarm_train(
+        tmp_path,
+        *("--preferences", preferences, "--model", checkpoint("bert-backbone"), "--init-head"),
+        *("--data-dir", tmp_path / "data", "--epochs", 2, "--evaluate-every", 4, "--learning-rate", 2e-3),
+        *("--held-out-share", 0.3, "--max-tokens", 64, "--curve", picture),
+    ) as process:
+        assert process.wait() == 0, process.output
+    store = VersionStore(tmp_path / "data" / "versions")
+    assert (store.names(), store.current()) == (["v000001"], "v000001")
+    manifest, curve = store.verify("v000001"), store.curve("v000001")
+    assert curve is not None
+    steps = manifest["settings"]["steps"]
+    assert steps == -(-2 * manifest["preferences"]["pairs"] // 16)
+    assert (manifest["method"], manifest["settings"]["ascent"]) == ("train", "none")
+    assert len(curve["loss"]) == manifest["metrics"]["steps"] == steps
+    measured = [point["step"] for point in curve["held_out_accuracy"]]
+    assert measured == [*range(0, steps, 4), steps]
+    last = curve["held_out_accuracy"][-1]["accuracy"]
+    assert last == manifest["metrics"]["held_out_accuracy"] > 0.9  # the word is learnt
+    table = process.output.split("held-out accuracy\n")[1].splitlines()
+    assert [int(row.split()[0]) for row in table[: len(measured)]] == measured
+    assert f"{last:.3f}" in table[len(measured) - 1]
+    assert "\r" not in process.output  # no bar where no terminal is
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with service(tmp_path / "data", redis_process.url) as server:
+        server.wait_ready()
+        answer = server.http.post("/score", json={"groups": [{"prompt": "x", "responses": ["forty two"]}]})
+    assert answer.json()["version"] == "v000001"
+
+
+def test_ctrl_c_publishes_nothing_and_exits_as_interrupted(
+    checkpoint: Checkpoint, preferences: Path, tmp_path: Path
+) -> None:
+    arguments = ("--preferences", preferences, "--model", checkpoint("bert"), "--data-dir", tmp_path / "data")
+    with metarm_train(tmp_path, *arguments, "--steps", 100_000) as process:
+        process.wait_until(lambda: "fine-tuning on" in process.output)
+        process.kill(signal.SIGINT)
+        assert process.wait() == 130
+    assert "nothing was published" in process.output
+    store = VersionStore(tmp_path / "data" / "versions")
+    assert (store.names(), store.current(), list((store.root / ".staging").iterdir())) == ([], None, [])
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
+def test_a_checkpoint_that_has_a_head_is_trained_further(
+    checkpoint: Checkpoint, preferences: Path, tmp_path: Path, kind: Kind
+) -> None:
+    run(settings(preferences, checkpoint(kind), tmp_path, steps=3), threading.Event())
+    store = VersionStore(tmp_path / "versions")
+    before = load_model(checkpoint(kind), 64).network.state_dict()
+    after = load_model(store.path("v000001"), 64).network.state_dict()
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_server_then_starts_from_that_version_and_makes_no_other(
+    checkpoint: Checkpoint, preferences: Path, tmp_path: Path
+) -> None:
+    run(settings(preferences, checkpoint("bert"), tmp_path, steps=1), threading.Event())
+    store = VersionStore(tmp_path / "versions")
+    serving = TrainerSettings(data_dir=tmp_path, model=str(checkpoint("bert")))
+    ensure_first_version(store, serving, ConfigurationError("not needed"), threading.Event())
+    assert store.names() == ["v000001"]
+
+
+def test_adapters_train_a_first_model_and_the_manifest_says_so(
+    checkpoint: Checkpoint, preferences: Path, tmp_path: Path
+) -> None:
+    chosen = settings(preferences, checkpoint("llama"), tmp_path, steps=2, trainable="lora", lora_rank=4)
+    run(chosen, threading.Event())
+    recorded = VersionStore(tmp_path / "versions").verify("v000001")["settings"]
+    assert (recorded["trainable"], recorded["lora_rank"], recorded["steps"]) == ("lora", 4, 2)
+
+
+def test_a_store_that_holds_versions_is_refused_and_left_as_it_is(
+    checkpoint: Checkpoint, preferences: Path, tmp_path: Path
+) -> None:
+    publish(tmp_path, checkpoint("bert"))
+    with pytest.raises(ConfigurationError, match="holds v000001 already"):
+        run(settings(preferences, checkpoint("bert"), tmp_path, steps=1), threading.Event())
+    assert VersionStore(tmp_path / "versions").names() == ["v000001"]
+
+
+def test_a_bare_backbone_is_refused_unless_asked_for_a_head(
+    checkpoint: Checkpoint, preferences: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match="--init-head"):
+        run(settings(preferences, checkpoint("bert-backbone"), tmp_path, steps=1), threading.Event())
+
+
+@pytest.mark.parametrize("trainable", ["head", "lora"])
+def test_weights_of_the_trunk_that_would_stay_at_random_are_refused(
+    checkpoint: Checkpoint, preferences: Path, tmp_path: Path, trainable: str
+) -> None:
+    without_pooler = tmp_path / "model"
+    backbone = load_model(checkpoint("bert"), 64)
+    state = {n: w for n, w in backbone.network.base_model.state_dict().items() if "pooler" not in n}
+    backbone.network.base_model.save_pretrained(without_pooler, state_dict=state)
+    backbone.encoder.tokenizer.save_pretrained(without_pooler)
+    chosen = settings(preferences, without_pooler, tmp_path, steps=1, init_head=True, trainable=trainable)
+    with pytest.raises(ConfigurationError, match=r"lacks bert\.pooler.*trainable=full"):
+        run(chosen, threading.Event())
+
+
+def test_too_few_preferences_are_refused_with_their_number(
+    checkpoint: Checkpoint, preferences: Path, tmp_path: Path
+) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join(preferences.read_text().splitlines()[:5]))
+    with pytest.raises(ConfigurationError, match="training pairs; 64 are needed"):
+        run(settings(few, checkpoint("bert"), tmp_path, held_out_share=0.01), threading.Event())
+
+
+def test_nothing_is_published_once_it_is_told_to_stop(
+    checkpoint: Checkpoint, preferences: Path, tmp_path: Path
+) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(JobCancelledError):
+        run(settings(preferences, checkpoint("bert"), tmp_path, steps=1), stop)
+    assert VersionStore(tmp_path / "versions").names() == []
+
+
+def test_epochs_and_steps_together_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="METARM_STEPS"):
+        FirstModelSettings.from_command_line("metarm train", ["--epochs", "2", "--steps", "3"])
+
+
+def test_a_picture_that_could_not_be_written_is_refused_before_training(
+    checkpoint: Checkpoint, preferences: Path, tmp_path: Path
+) -> None:
+    chosen = settings(preferences, checkpoint("bert"), tmp_path, curve=tmp_path / "none" / "curve.png")
+    with pytest.raises(ConfigurationError, match="no folder"):
+        run(chosen, threading.Event())
+    assert VersionStore(tmp_path / "versions").names() == []

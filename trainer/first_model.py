@@ -1,0 +1,94 @@
+"""`metarm train`, or `python -m trainer.first_model`: preferences → version 1 of an empty store."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import sys
+import threading
+from types import FrameType
+
+from metarm import process_environment
+from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, JobCancelledError, MetaRMError
+from metarm.versions import VersionStore
+from trainer.settings import FirstModelSettings
+
+EVALUATIONS = 5  # in a run, where the settings do not say
+
+
+def main() -> None:
+    process_environment.ensure()
+    settings = FirstModelSettings.from_command_line("metarm train", sys.argv[1:])
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s train %(levelname)s %(message)s")
+    stop = threading.Event()
+    received: list[int] = []
+
+    def end(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)  # who asks twice does not wait for the step
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    try:
+        run(settings, stop)
+    except JobCancelledError:
+        print("metarm train: stopped; nothing was published", file=sys.stderr)
+        sys.exit(128 + received[0])
+    except ConfigurationError as error:
+        print(f"metarm train: {error.message}", file=sys.stderr)
+        sys.exit(EXIT_CONFIGURATION)
+    except MetaRMError as error:
+        sys.exit(f"metarm train: {error.message}")
+
+
+def run(settings: FirstModelSettings, stop: threading.Event) -> None:
+    """Train, publish and say how it went. Raises ConfigurationError, also for a store that holds versions;
+    JobCancelledError once `stop` is set: nothing is published then."""
+    store = settings.store
+    _refuse_versions(store)
+    with process_environment.uncollected():
+        import torch  # after the environment is in force
+
+        from metarm.cores import usable_cores
+        from metarm.model import quiet_transformers
+        from trainer.bootstrap import first_checkpoint, first_manifest, publish_first
+        from trainer.fine_tuning import Course, fine_tune
+        from trainer.learning_curve import refuse_to_draw
+        from trainer.preferences import load_preferences
+
+    quiet_transformers()
+    torch.set_num_threads(settings.train_threads or usable_cores())
+    if settings.curve is not None:
+        refuse_to_draw(settings.curve)
+    store.prepare()
+    preferences = load_preferences(settings.preferences, settings.held_out_share, settings.max_held_out)
+    model, made_up = first_checkpoint(settings)
+    epochs, pairs = settings.epochs or 1.0, preferences.train
+    steps = settings.steps or math.ceil(epochs * len(pairs) / settings.batch_size)
+    every = settings.evaluate_every or max(1, steps // EVALUATIONS)
+    course = Course(pairs, settings.learning_rate, steps, every)
+    tuned = fine_tune(model, made_up, preferences, course, settings, stop)
+    if stop.is_set():
+        raise JobCancelledError("told to stop before the first version was published")
+    _refuse_versions(store)  # another process may have been faster
+    manifest = first_manifest(model, settings, "train") | tuned.manifest
+    name = publish_first(store, model, manifest, tuned.curve)
+    if settings.curve is not None:
+        tuned.curve.draw(settings.curve)
+    print(tuned.curve.table())
+    print(f"{name} in {store.root}: `metarm up --data-dir {settings.data_dir}` serves it")
+
+
+def _refuse_versions(store: VersionStore) -> None:
+    held = store.names()
+    if held:
+        raise ConfigurationError(
+            f"{store.root} holds {held[-1]} already, and `metarm train` makes a first version: use another "
+            "--data-dir"
+        )
+
+
+if __name__ == "__main__":
+    main()

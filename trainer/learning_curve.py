@@ -1,0 +1,67 @@
+"""How a run learnt: the loss of every step, held-out accuracy now and then; as a record, a table, a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from metarm.errors import ConfigurationError
+
+TABLE_ROWS = 12  # at most; the record has all
+
+
+@dataclass(frozen=True, slots=True)
+class LearningCurve:
+    """`losses[i]` is of step i + 1; `accuracies` are (step, held-out accuracy), step 0 before training."""
+
+    losses: Sequence[float]
+    accuracies: Sequence[tuple[int, float]]
+
+    def record(self) -> dict[str, Any]:
+        """What is kept beside a version's manifest."""
+        accuracies = [{"step": step, "accuracy": value} for step, value in self.accuracies]
+        return {"loss": list(self.losses), "held_out_accuracy": accuracies}
+
+    def table(self) -> str:
+        """Held-out accuracy, and the mean loss of the steps since the row before."""
+        lines = [f"{'step':>8}{'loss':>10}{'held-out accuracy':>20}"]
+        before = 0
+        for step, accuracy in _thinned(self.accuracies):
+            since = self.losses[before:step]
+            loss = f"{sum(since) / len(since):.4f}" if since else "-"
+            lines.append(f"{step:>8}{loss:>10}{accuracy:>20.3f}")
+            before = step
+        return "\n".join(lines)
+
+    def draw(self, path: Path) -> None:
+        """Write a PNG of both curves."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # optional: `refuse_to_draw` asks first
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2)
+        left.plot(range(1, len(self.losses) + 1), self.losses, linewidth=0.8)
+        left.set(title="Preference loss", xlabel="step", ylabel="mean over the batch")
+        right.plot([s for s, _ in self.accuracies], [a for _, a in self.accuracies], "o-")
+        right.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+        right.set(title="Held-out accuracy", xlabel="step", ylabel="share of pairs ranked as labelled")
+        figure.savefig(path, format="png", dpi=120)
+
+
+def refuse_to_draw(path: Path) -> None:
+    """Raise ConfigurationError where a picture could not be written to `path`, before an hour's training."""
+    if find_spec("matplotlib") is None:
+        raise ConfigurationError("--curve needs matplotlib: pip install matplotlib, or leave it out")
+    if not path.absolute().parent.is_dir():
+        raise ConfigurationError(f"--curve {path}: there is no folder {path.absolute().parent}")
+
+
+def _thinned(rows: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """At most TABLE_ROWS of them, the first and last among these."""
+    if len(rows) <= TABLE_ROWS:
+        return list(rows)
+    return [rows[round(i * (len(rows) - 1) / (TABLE_ROWS - 1))] for i in range(TABLE_ROWS)]
