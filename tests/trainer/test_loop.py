@@ -15,6 +15,7 @@ import redis
 
 from metarm.errors import ConfigurationError
 from metarm.jobs import Job, JobBoard
+from metarm.model import load_model
 from metarm.records import PolicyStamp, Preference, SampleGroup
 from metarm.sample_log import LoggedRequest, SampleLog
 from metarm.versions import VersionStore
@@ -129,6 +130,29 @@ def test_a_run_publishes_what_the_gate_accepts_and_lets_go_of_its_samples(
     assert (manifest["metrics"]["difference_last"] is not None) == (method == "metarm")
     assert bench.log.count_unused(100) == 0
     assert bench.jobs.active() is None
+
+
+@pytest.mark.parametrize("trainable", ["lora", "head"])
+def test_a_run_of_fewer_parameters_publishes_a_whole_version_that_says_how_it_was_trained(
+    make_bench: Callable[..., Bench], trainable: str
+) -> None:
+    bench = make_bench(gate_tolerance=1.0, lora_rank=4, gradient_checkpointing=True)
+    log_samples(bench.log)
+    job = bench.run(trainable=trainable, label_smoothing=0.1, center_rewards_coefficient=0.01)
+    assert job.status == "published", job
+    recorded = bench.store.verify("v000002")["settings"]
+    expected = {
+        "trainable": trainable,
+        "lora_rank": 4,
+        "lora_alpha": 32,
+        "label_smoothing": 0.1,
+        "center_rewards_coefficient": 0.01,
+        "gradient_checkpointing": True,
+        "train_precision": "float32",
+    }
+    assert {name: recorded[name] for name in expected} == expected
+    before = load_model(bench.store.path("v000001"), 128).network.state_dict()
+    assert load_model(bench.store.path("v000002"), 128).network.state_dict().keys() == before.keys()
 
 
 def test_a_candidate_that_unlearned_the_preferences_is_rejected_and_its_reasons_kept(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -193,6 +195,11 @@ def test_a_run_that_is_stopped_leaves_a_network_without_adapters_that_can_be_tra
         run(model, "lora", "sgd", stop)
     assert weights(model).keys() == names
     assert all(parameter.requires_grad for parameter in model.network.parameters())
+
+
+def test_only_a_run_with_adapters_imports_peft() -> None:
+    code = "import sys, trainer.loop, trainer.first_model; sys.exit('peft' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 HEADS = {
