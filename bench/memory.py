@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import peft.tuners.lora  # noqa: F401 (its code is not what an update holds)
 import torch
 
 from bench.models import checkpoint
@@ -20,6 +19,7 @@ from metarm.model import load_model, quiet_transformers
 from trainer.batches import encode_pairs
 from trainer.preferences import load_preferences
 from trainer.settings import TrainerSettings
+from trainer.trainable import trainable
 from trainer.training import TrainOptions, train
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -57,6 +57,8 @@ def _measure(changes: dict[str, Any]) -> tuple[int, int]:
         -settings.batch_size :
     ]  # a full batch, whatever is drawn
     options = TrainOptions.of(settings, {"ascent": "none", "steps": 1, **changes})
+    with trainable(model.network, options.trainable, rank=options.lora_rank, alpha=1, seed=0):
+        pass  # what this imports is not what an update holds
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark is counted from here
     train(model, pairs, [], options, lambda *_: None)

@@ -15,7 +15,7 @@ The trunk is transformers' `network.base_model`; the head is every parameter out
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -44,7 +44,7 @@ def trainable(
         return
     head = head_of(network)
     learning = [p for p in network.parameters() if p.requires_grad]
-    with _adapted(network, rank, alpha, seed) if which == "lora" else _bare():
+    with _adapted(network, rank, alpha, seed) if which == "lora" else nullcontext():
         adapters = [p for name, p in network.named_parameters() if ".lora_" in name]
         network.requires_grad_(False)
         chosen = [*adapters, *head]
@@ -66,11 +66,6 @@ def head_of(network: PreTrainedModel) -> list[Parameter]:
             f"{type(network).__name__} has no head apart from its trunk: train it with trainable=full"
         )
     return head
-
-
-@contextmanager
-def _bare() -> Iterator[None]:
-    yield
 
 
 @contextmanager

@@ -68,6 +68,9 @@ def test_a_bare_backbone_gets_a_head_when_asked_said_aloud_and_fine_tuned(
     assert "lacks classifier.bias, classifier.weight: made up" in process.output
     manifest = store.verify("v000001")
     assert manifest["method"] == "bootstrap"
+    curve = store.curve("v000001")
+    assert curve is not None
+    assert len(curve["loss"]) == manifest["metrics"]["steps"]
     assert manifest["preferences"]["source"] == str(preferences)
     assert 0.0 <= manifest["metrics"]["held_out_accuracy"] <= 1.0
     assert load_model(store.path("v000001"), 512).encoder.max_tokens <= 128

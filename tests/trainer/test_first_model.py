@@ -178,7 +178,7 @@ def test_nothing_is_published_once_it_is_told_to_stop(
     assert VersionStore(tmp_path / "versions").names() == []
 
 
-def test_epochs_and_steps_together_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_epochs_and_steps_together_are_refused() -> None:
     with pytest.raises(SystemExit, match="METARM_STEPS"):
         FirstModelSettings.from_command_line("metarm train", ["--epochs", "2", "--steps", "3"])
 
