@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict
 
@@ -18,7 +19,18 @@ from metarm.errors import InvalidRequestError
 
 CODEC_VERSION = 1
 
-Ascent = Literal["none", "sgd", "adam", "shared_adam", "joint", "second_order"]  # docs/metarm.md
+# docs/metarm.md says what each does
+Ascent = Literal["none", "sgd", "adam", "shared_adam", "joint", "second_order", "conservative"]
+# η where none is asked for: its unit is another one in each (docs/decisions/0006)
+ASCENT_RATES: Mapping[Ascent, float] = {
+    "none": 0.0,
+    "sgd": 0.1,
+    "adam": 1e-3,
+    "shared_adam": 1e-4,
+    "joint": 2.0,
+    "second_order": 0.1,
+    "conservative": 0.3,
+}
 Trainable = Literal["full", "lora", "head"]  # which parameters a run changes (trainer/trainable.py)
 Precision = Literal["float32", "bfloat16"]  # that a run computes in
 JobStatus = Literal["queued", "running", "published", "rejected", "failed", "cancelled"]

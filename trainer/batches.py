@@ -17,7 +17,7 @@ from metarm.encoding import Encoded, Encoder
 from metarm.errors import TrainingError
 from metarm.model import RewardModel
 from metarm.records import Preference, SampleGroup
-from trainer.meta_update import centering_loss, difference_loss, preference_loss
+from trainer.meta_update import centering_loss, contrast, difference_loss, preference_loss
 
 Item = TypeVar("Item")
 
@@ -103,17 +103,12 @@ def backward_preference(
     return total
 
 
-class GroupDifference:
-    """J of a batch of groups (the mean over prompts), micro-batch by micro-batch."""
-
-    def __init__(self, model: RewardModel, groups: Sequence[EncodedGroup], k: int, micro_tokens: int) -> None:
-        """Groups of more than `k` responses use their first k."""
-        self._model = model
-        self._groups = [EncodedGroup(group.id, group.responses[:k]) for group in groups]
-        self._micro_tokens = micro_tokens
+class MetaObjective:
+    """A function of θ on groups of policy samples: a sum over micro-batches, differentiable twice."""
 
     def backward(self) -> float:
-        """Add ∇J to `.grad`; returns J. Raises TrainingError naming the groups of scores not finite."""
+        """Add its gradient to `.grad`; returns its value. Raises TrainingError naming the groups of scores
+        that are not finite."""
         total = 0.0
         for value in self._values():
             value.backward()  # type: ignore[no-untyped-call]
@@ -121,7 +116,7 @@ class GroupDifference:
         return total
 
     def hessian_product(self, parameters: Sequence[Parameter], vectors: Sequence[Tensor], scale: float) -> None:
-        """Add scale · H_J v to `.grad`, exactly: the gradient of ∇J · v."""
+        """Add scale · H v to `.grad`, exactly: the gradient of its gradient · v."""
         with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
             for value in self._values():
                 gradients = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
@@ -130,13 +125,72 @@ class GroupDifference:
                 torch.autograd.backward(scale * along, inputs=list(parameters))
 
     def _values(self) -> Iterator[Tensor]:
-        """Each micro-batch's part of J."""
+        """Each micro-batch's part of it."""
+        raise NotImplementedError
+
+
+class GroupDifference(MetaObjective):
+    """J of a batch of groups (the mean over prompts), micro-batch by micro-batch."""
+
+    def __init__(self, model: RewardModel, groups: Sequence[EncodedGroup], k: int, micro_tokens: int) -> None:
+        """Groups of more than `k` responses use their first k."""
+        self._model = model
+        self._groups = [EncodedGroup(group.id, group.responses[:k]) for group in groups]
+        self._micro_tokens = micro_tokens
+
+    def _values(self) -> Iterator[Tensor]:
         for part in _micro_batches(self._groups, self._micro_tokens):
             scores, mask = _grid(self._model.scores([s for group in part for s in group.responses]), part)
-            wrong = [g.id for g, row in zip(part, scores, strict=True) if not bool(row.isfinite().all())]
-            if wrong:
-                raise TrainingError(f"scores that are not finite, in the groups {', '.join(wrong[:5])}")
+            _refuse_non_finite(scores, [group.id for group in part])
             yield difference_loss(scores, mask).sum() / len(self._groups)
+
+
+class GroupContrast(MetaObjective):
+    """The contrast of policy samples with responses of D (the mean over samples), each sample against one."""
+
+    def __init__(
+        self,
+        model: RewardModel,
+        groups: Sequence[EncodedGroup],
+        references: Iterator[Encoded],
+        margin: float,
+        k: int,
+        micro_tokens: int,
+    ) -> None:
+        """Groups of more than `k` responses use their first k; every one takes the next of `references`."""
+        self._model = model
+        self._margin = margin
+        self._matches = [
+            _Match(group.id, next(references), response) for group in groups for response in group.responses[:k]
+        ]
+        self._micro_tokens = micro_tokens
+
+    def _values(self) -> Iterator[Tensor]:
+        for part in _micro_batches(self._matches, self._micro_tokens):
+            scores = self._model.scores([s for match in part for s in (match.reference, match.sample)])
+            _refuse_non_finite(scores.view(-1, 2), [match.group for match in part])
+            yield contrast(scores[0::2], scores[1::2], self._margin).sum() / len(self._matches)
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    """A policy sample of a group, and the response of D it is compared with."""
+
+    group: str
+    reference: Encoded
+    sample: Encoded
+
+    @property
+    def tokens(self) -> int:
+        return len(self.reference.ids) + len(self.sample.ids)
+
+
+def _refuse_non_finite(rows: Tensor, groups: Sequence[str]) -> None:
+    """Raise TrainingError naming the groups whose rows hold a score that is not finite."""
+    wrong = [g for g, row in zip(groups, rows, strict=True) if not bool(row.isfinite().all())]
+    if wrong:
+        names = ", ".join(list(dict.fromkeys(wrong))[:5])
+        raise TrainingError(f"scores that are not finite, in the groups {names}")
 
 
 def _grid(scores: Tensor, groups: Sequence[EncodedGroup]) -> tuple[Tensor, Tensor]:

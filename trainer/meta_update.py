@@ -25,7 +25,7 @@ BackwardLoss = Callable[[], float]
 
 
 class Difference(Protocol):
-    """J on one batch of groups."""
+    """J on one batch of groups; for `conservative` the contrast C, which is raised like J."""
 
     def backward(self) -> float:
         """Add ∇J to `.grad`; returns J."""
@@ -37,7 +37,7 @@ class Difference(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one update saw: the loss, J before the ascent (None without one), and ‖g‖ before clipping."""
+    """What one update saw: the loss, J (or C) before the step (None without groups), ‖g‖ before clipping."""
 
     loss: float
     difference: float | None
@@ -78,6 +78,16 @@ def difference_loss(scores: Tensor, mask: Tensor) -> Tensor:
     return 2.0 * (gaps * pairs).sum(dim=(1, 2)) / sizes**2
 
 
+def contrast(references: Tensor, samples: Tensor, margin: float) -> Tensor:
+    """How far the policy's samples stay within what D supports, (n,): log σ(r_reference + margin - r_sample).
+
+    `references` (n,) are rewards of chosen responses of D, `samples` (n,) of the policy's, any prompts. Raising
+    its mean C lowers rewards beyond `margin` above the chosen, where optimisation has gone and D has not: a
+    conservative objective model (Trabucco et al., arXiv 2107.06882), logistic and with a margin. Below 0.
+    """
+    return F.logsigmoid(references + margin - samples)
+
+
 class MetaUpdate:
     """Updates of one run. θ is always restored from a copy, bit for bit, before a step is applied:
     subtracting what was added would not be exact. What moves θ to θ' is the `ascent`:
@@ -90,9 +100,10 @@ class MetaUpdate:
     | shared_adam  | θ + a step of `optimizer` on J, whose     | ∇L(θ')                               |
     |              | moments remember it                       |                                      |
     | joint        | θ                                         | ∇(L - ηJ)(θ)                         |
+    | conservative | θ                                         | ∇(L - ηC)(θ), C the contrast         |
     | second_order | θ + η ∇J(θ)                               | (I + η H_J(θ)) ∇L(θ') = ∇_θ L(θ')    |
 
-    Memory beyond a vanilla step's: a copy of θ, `joint` none; `adam` keeps two more, its moments, and
+    Memory beyond a vanilla step's: a copy of θ, none where θ' is θ; `adam` keeps two more, its moments, and
     `second_order` takes one more, of ∇L(θ'), and the graph of ∇J.
     """
 
@@ -105,7 +116,7 @@ class MetaUpdate:
         *,
         max_grad_norm: float,
     ) -> None:
-        """`rate` is η: the ascent's learning rate, or the weight of J in `joint`. The gradient of each
+        """`rate` is η: the ascent's learning rate, or the weight of J or C where θ' is θ. The gradient of each
         step is clipped to `max_grad_norm`; the ascent's is not."""
         self._parameters = list(parameters)
         self._optimizer = optimizer
@@ -120,7 +131,7 @@ class MetaUpdate:
         value = None
         if self._ascent == "none" or difference is None:
             loss = preference()
-        elif self._ascent == "joint":
+        elif self._ascent in ("joint", "conservative"):
             value = difference.backward()
             self._scale_gradients(-self._rate)
             loss = preference()

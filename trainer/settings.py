@@ -87,13 +87,17 @@ class TrainerSettings(LearningSettings):
     ascent: Ascent = Field(
         "sgd",
         description="How an update uses the samples (docs/metarm.md). sgd: Algorithm 1 to the letter. none: "
-        "not at all, the vanilla control. adam, shared_adam, joint, second_order: its variants.",
+        "not at all, the vanilla control. adam, shared_adam, joint, second_order: its variants. conservative: "
+        "samples must not outscore the preferences' chosen responses.",
     )
     steps: int = Field(40, ge=1, description="T, updates in a run.")
     meta_batch_size: int = Field(8, ge=1, description="m, sample groups in an update.")
     responses_per_prompt: int = Field(5, ge=2, description="k, responses used of each group, at most.")
-    ascent_rate: float = Field(
-        0.01, ge=0, description="η, step size of the ascent on J; in joint, the weight of J."
+    ascent_rate: float | None = Field(
+        None,
+        ge=0,
+        description="η, step size of the ascent on J; in joint and conservative, the weight of J or C. Unset, "
+        "and for a job that names another ascent: that ascent's own (docs/metarm.md).",
     )
     time_limit_s: float = Field(420, gt=0, description="A run stops stepping after this, and goes to the gate.")
     gate_tolerance: float = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,10 +14,19 @@ from typing import Any, Literal
 import torch
 from torch.nn import Parameter
 
+from metarm.encoding import Encoded
 from metarm.errors import TrainingError
 from metarm.model import RewardModel
-from metarm.records import Ascent, Precision, Trainable
-from trainer.batches import EncodedGroup, EncodedPair, GroupDifference, backward_preference, draw
+from metarm.records import ASCENT_RATES, Ascent, Precision, Trainable
+from trainer.batches import (
+    EncodedGroup,
+    EncodedPair,
+    GroupContrast,
+    GroupDifference,
+    MetaObjective,
+    backward_preference,
+    draw,
+)
 from trainer.gate import PairScores
 from trainer.meta_update import BackwardLoss, MetaUpdate, StepReport
 from trainer.settings import LearningSettings, TrainerSettings
@@ -24,6 +34,7 @@ from trainer.trainable import trainable
 
 ADAM_BETAS = (0.9, 0.95)  # the paper's, as eps
 ADAM_EPS = 1e-6
+SUPPORT_PAIRS = 128  # what a standard deviation of rewards on D is taken over
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +67,10 @@ class TrainOptions:
         """The settings, changed by what a job asks for. What settings of another kind do not know, and
         their runs do not use, stands as in the trainer's."""
         defaults = {field.name: TrainerSettings.model_fields[field.name].default for field in fields(cls)}
-        chosen = {name: getattr(settings, name, default) for name, default in defaults.items()}
-        return cls(**(chosen | dict(changes)))
+        chosen = {name: getattr(settings, name, default) for name, default in defaults.items()} | dict(changes)
+        if chosen["ascent_rate"] is None or ("ascent" in changes and "ascent_rate" not in changes):
+            chosen["ascent_rate"] = ASCENT_RATES[chosen["ascent"]]  # its unit is the ascent's own
+        return cls(**chosen)
 
     def record(self) -> dict[str, Any]:
         """What a version's manifest records."""
@@ -137,13 +150,14 @@ def _run(
     # separate streams: with and without groups, a run sees the same pairs in the same order
     pair_batches = draw(pairs, options.batch_size, random.Random(f"pairs {options.seed}"))
     group_batches = _group_batches(groups, options, random.Random(f"groups {options.seed}"))
+    support = _Support.of(model, pairs, options) if options.ascent == "conservative" else None
     curve: list[StepReport] = []
     for step in range(1, options.steps + 1):
         batch, meta = next(pair_batches), next(group_batches)
         try:
             report = update.step(
                 _preference(model, batch, options),
-                _difference(model, meta, options),
+                _objective(model, meta, support, options),
             )
         except TrainingError as error:
             raise TrainingError(f"step {step}: {error.message}") from error
@@ -173,12 +187,33 @@ def _preference(model: RewardModel, batch: list[EncodedPair], options: TrainOpti
     )
 
 
-def _difference(
-    model: RewardModel, meta: list[EncodedGroup] | None, options: TrainOptions
-) -> GroupDifference | None:
+def _objective(
+    model: RewardModel, meta: list[EncodedGroup] | None, support: _Support | None, options: TrainOptions
+) -> MetaObjective | None:
     if meta is None:
         return None
-    return GroupDifference(model, meta, options.responses_per_prompt, options.micro_batch_tokens)
+    k, micro_tokens = options.responses_per_prompt, options.micro_batch_tokens
+    if support is not None:
+        return GroupContrast(model, meta, support.references, support.margin, k, micro_tokens)
+    return GroupDifference(model, meta, k, micro_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Support:
+    """What `conservative` holds samples against: chosen responses of D, for ever, and the standard deviation
+    of rewards on D as the run begins."""
+
+    references: Iterator[Encoded]
+    margin: float
+
+    @classmethod
+    def of(cls, model: RewardModel, pairs: Sequence[EncodedPair], options: TrainOptions) -> _Support:
+        rng = random.Random(f"references {options.seed}")
+        measured = rng.sample(pairs, min(SUPPORT_PAIRS, len(pairs)))
+        margin = torch.tensor(score_pairs(model, measured).all).std().item()
+        if not math.isfinite(margin):
+            raise TrainingError("the model to adapt answers scores that are not finite numbers")
+        return cls((pair.chosen for (pair,) in draw(pairs, 1, rng)), margin)
 
 
 def _group_batches(

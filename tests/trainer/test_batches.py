@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from tests.tiny import Kind
 from trainer.batches import (
     EncodedGroup,
     EncodedPair,
+    GroupContrast,
     GroupDifference,
     backward_preference,
     draw,
@@ -196,6 +197,26 @@ def test_groups_of_more_than_k_responses_use_their_first_k(checkpoint: Kinds, k:
     assert GroupDifference(model, groups, 99, ALL_AT_ONCE).backward() != value
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("micro_tokens", [1, 200, ALL_AT_ONCE])
+def test_the_contrast_is_the_mean_over_samples_each_against_the_next_reference(
+    checkpoint: Kinds, kind: Kind, micro_tokens: int
+) -> None:
+    model = exact_model(checkpoint(kind))
+    groups = encode_groups(model.encoder, GROUPS)
+    references = [pair.chosen for pair in encode_pairs(model.encoder, PREFERENCES)]
+    samples = list(chain.from_iterable(group.responses[:3] for group in groups))
+    assert len(samples) > len(references)
+    against = list(islice(cycle(references), len(samples)))
+    gaps = plain_scores(model.network, against) + 0.7 - plain_scores(model.network, samples)
+    value = gaps.sigmoid().log().mean()
+    value.backward()  # type: ignore[no-untyped-call]
+    expected = gradients(model)
+    found = GroupContrast(model, groups, cycle(references), 0.7, 3, micro_tokens).backward()
+    assert found == pytest.approx(value.item(), rel=1e-6)
+    assert_same(gradients(model), expected)
+
+
 def test_pairs_and_groups_are_encoded_in_order_each_with_its_own(checkpoint: Kinds) -> None:
     encoder = load_model(checkpoint("bert"), 128).encoder
     assert encode_pairs(encoder, PREFERENCES) == [
@@ -219,6 +240,9 @@ def test_a_loss_that_is_not_finite_is_a_training_error_that_says_which(checkpoin
         backward_preference(model, encode_pairs(model.encoder, PREFERENCES), ALL_AT_ONCE)
     with pytest.raises(TrainingError, match="groups g0, g1, g2"):
         GroupDifference(model, encode_groups(model.encoder, GROUPS), 5, ALL_AT_ONCE).backward()
+    references = cycle(pair.chosen for pair in encode_pairs(model.encoder, PREFERENCES))
+    with pytest.raises(TrainingError, match="groups g0, g1, g2"):
+        GroupContrast(model, encode_groups(model.encoder, GROUPS), references, 1.0, 5, ALL_AT_ONCE).backward()
     assert all(p.grad is None for p in model.network.parameters())
 
 

@@ -17,6 +17,7 @@ from trainer.meta_update import (
     MetaUpdate,
     StepReport,
     centering_loss,
+    contrast,
     difference_loss,
     preference_loss,
 )
@@ -142,6 +143,21 @@ def test_gradients_of_the_loss_options_agree_with_finite_differences() -> None:
     margin = torch.rand(6, dtype=torch.float64, generator=generator)
     assert torch.autograd.gradcheck(lambda c, r: preference_loss(c, r, margin, 0.2), (chosen, rejected))
     assert torch.autograd.gradcheck(centering_loss, (chosen, rejected))
+
+
+@given(st.lists(st.tuples(SCORES, SCORES), min_size=1, max_size=6), st.floats(0, 3))
+def test_contrast_is_the_log_chance_that_reference_and_margin_beat_the_sample(
+    rows: list[tuple[float, float]], margin: float
+) -> None:
+    references, samples = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    expected = [math.log(sigmoid(reference + margin - sample)) for reference, sample in rows]
+    assert contrast(references, samples, margin).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_gradients_of_the_contrast_agree_with_finite_differences() -> None:
+    references, samples = torch.randn(2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    inputs = (references.requires_grad_(), samples.requires_grad_())
+    assert torch.autograd.gradcheck(lambda r, s: contrast(r, s, 0.8), inputs)
 
 
 class Setting:
@@ -450,11 +466,12 @@ def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor], rtol: floa
         torch.testing.assert_close(left, right, rtol=rtol, atol=1e-10)
 
 
+@pytest.mark.parametrize("ascent", ["joint", "conservative"])
 @pytest.mark.parametrize("rate", [0.3, 5.0])
-def test_joint_descends_the_preference_loss_minus_the_weighted_difference(rate: float) -> None:
+def test_the_preference_loss_minus_the_weighted_objective_is_descended(ascent: Ascent, rate: float) -> None:
     setting = Setting()
     expected = gradients_of(lambda: setting.preference() - rate * setting.difference(), setting.parameters)
-    assert_close(Variant("joint", rate).applied(), expected)
+    assert_close(Variant(ascent, rate).applied(), expected)
 
 
 @pytest.mark.parametrize("rate", [0.3, 5.0])
@@ -535,7 +552,7 @@ def test_adams_own_moments_go_on_from_step_to_step() -> None:
     assert {int(state["step"]) for state in variant.steps._own.state.values()} == {3}
 
 
-@pytest.mark.parametrize("ascent", ["sgd", "joint", "second_order"])
+@pytest.mark.parametrize("ascent", ["sgd", "joint", "second_order", "conservative"])
 def test_a_rate_of_zero_is_vanilla_bit_for_bit_in_every_variant(ascent: Ascent) -> None:
     for found, expected in zip(Variant(ascent, 0.0).applied(), Variant("none", 0.0).applied(), strict=True):
         assert torch.equal(found, expected)
