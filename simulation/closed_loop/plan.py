@@ -1,0 +1,120 @@
+"""What is run: the rounds, the pressure on the policy, the first reward model, and the arms. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from simulation.optimise import Pressure
+
+
+@dataclass(frozen=True, slots=True)
+class FirstModelPlan:
+    """The reward model every arm starts from: a BERT of this size, trained from scratch."""
+
+    pairs: int = 2000  # labelled, of which `held_out_share` never train
+    noise: float = 0.6  # of the labels, in gold points
+    writers: int = 4  # initial policies, slightly different, that write the pairs
+    vocabulary: int = 1500  # word pieces
+    hidden: int = 64
+    layers: int = 2
+    heads: int = 4
+    intermediate: int = 128
+    positions: int = 256
+    steps: int = 200
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlan:
+    """One study. A round is `steps` policy updates on `prompts` prompts × `responses` responses each, and
+    then, in the arms that retrain, one retrain on the samples of that round."""
+
+    rounds: int = 5
+    steps: int = 10
+    prompts: int = 12
+    responses: int = 6
+    measured_prompts: int = 64  # held out, of the families of the training prompts
+    measured_shifted_families: int = 32  # held-out prompts of families that nothing trains on
+    measured_responses: int = 6
+    best_of: int = 16
+    best_of_tries: int = 3  # independent choices a prompt
+    curve_every: int = 10  # retrain steps between two held-out accuracies
+    pressure: Pressure = field(default_factory=lambda: Pressure(learning_rate=0.6))
+    first_model: FirstModelPlan = field(default_factory=FirstModelPlan)
+    retrain: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "steps": 30,
+            "batch_size": 16,
+            "meta_batch_size": 5,
+            "responses_per_prompt": 5,
+            "learning_rate": 3e-4,
+        }
+    )
+    trainer: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "max_tokens": 256,
+            "held_out_share": 0.18,
+            "max_held_out": 400,
+            "min_groups": 8,
+            "gate_tolerance": 0.02,
+            "micro_batch_tokens": 8192,
+            "time_limit_s": 3600.0,  # a run cut short by a busy machine would not be the same run
+            "train_threads": 1,
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to treat the reward model between rounds.
+
+    `retrain` are options of POST /retrain over the plan's own; None: never retrained. `samples`: whose
+    responses the meta-set holds, the policy's of the round that just ended or the initial policy's.
+    """
+
+    name: str
+    retrain: Mapping[str, Any] | None
+    samples: Literal["policy", "initial"] = "policy"
+
+
+FIXED, VANILLA = "fixed", "none"
+# η of each ascent: from a grid on other seeds than those reported (docs/simulation.md)
+RATES: Mapping[str, float] = {
+    "sgd": 1.0,
+    "adam": 1e-3,
+    "shared_adam": 1e-4,
+    "joint": 0.5,
+    "second_order": 1.0,
+}
+SWEPT = "shared_adam"  # the variant whose rate is varied, and that gets the in-distribution control
+RATE_FACTORS: Sequence[float] = (0.2, 1.0, 2.0)
+CONTROLS = ("negative", "in-distribution", "ascent-only")
+
+
+def swept_name(factor: float) -> str:
+    """The arm of the swept variant whose rate is `factor` times its own."""
+    return SWEPT if factor == 1.0 else f"{SWEPT} ×{factor:g}"
+
+
+def all_arms() -> dict[str, Arm]:
+    """Every arm by name, in the order of the tables."""
+    arms = [Arm(FIXED, None), Arm(VANILLA, {"ascent": "none"})]
+    arms += [Arm(ascent, {"ascent": ascent, "ascent_rate": rate}) for ascent, rate in RATES.items()]
+    arms += [
+        Arm(swept_name(factor), {"ascent": SWEPT, "ascent_rate": factor * RATES[SWEPT]})
+        for factor in RATE_FACTORS
+        if factor != 1.0
+    ]
+    arms += [
+        Arm("negative", {"ascent": "sgd", "ascent_rate": -RATES["sgd"]}),
+        Arm("in-distribution", {"ascent": SWEPT, "ascent_rate": RATES[SWEPT]}, samples="initial"),
+        # the joint form at a weight that leaves nothing of L: the gradient is clipped, Adam knows no scale
+        Arm("ascent-only", {"ascent": "joint", "ascent_rate": 1000.0}),
+    ]
+    return {arm.name: arm for arm in arms}
+
+
+QUICK_ARMS = (FIXED, VANILLA, "sgd", "shared_adam", "joint")
