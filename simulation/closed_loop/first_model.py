@@ -3,7 +3,6 @@ preferences by the trainer's own training loop, and kept by the content that mad
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import shutil
@@ -14,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-import trainer
 from metarm.encoding import Encoder
 from metarm.model import RewardModel
 from metarm.records import Preference
+from simulation.closed_loop.content import digest
 from simulation.closed_loop.plan import StudyPlan
 from simulation.policy import Policy
 from simulation.preferences import encode_preferences, preference_pairs
@@ -34,7 +32,6 @@ from trainer.training import TrainOptions, train
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 INITIAL_DEVIATION = 0.05  # of the weights: BERT's own .02 is for its size, and slow at this one
 PAIRS, WRITERS = 100, 101  # which random numbers are for what, beside those of `play`
-SOURCES = ("batches.py", "meta_update.py", "training.py")  # of the trainer: what they say, a model depends on
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,8 @@ class FirstModel:
 def first_model(plan: StudyPlan, seed: int, kept: Path) -> FirstModel:
     """The first model of `seed`; made where `kept` does not hold it yet."""
     data = _preferences(plan, seed)
-    folder = kept / _key(plan, seed, data)
+    described = {"plan": asdict(plan.first_model), "trainer": dict(plan.trainer), "torch": torch.__version__}
+    folder = kept / f"seed-{seed}-{digest({**described, 'seed': seed}, data)}"
     made = FirstModel(folder / "checkpoint", folder / "preferences.jsonl.gz")
     if folder.is_dir():
         return made
@@ -70,19 +68,6 @@ def _preferences(plan: StudyPlan, seed: int) -> bytes:
     writers = [Policy.initial(int(number)) for number in of_writers]
     rng = np.random.default_rng([seed, PAIRS])
     return encode_preferences(preference_pairs(writers, plan.first_model.pairs, rng, plan.first_model.noise))
-
-
-def _key(plan: StudyPlan, seed: int, data: bytes) -> str:
-    """A name that changes with all a first model is made from."""
-    made_by = [Path(__file__), *(Path(str(trainer.__path__[0])) / name for name in SOURCES)]
-    described = {
-        "plan": asdict(plan.first_model),
-        "trainer": dict(plan.trainer),
-        "torch": torch.__version__,
-        "seed": seed,
-    }
-    content = [data, orjson.dumps(described), *(path.read_bytes() for path in made_by)]
-    return f"seed-{seed}-{hashlib.sha256(b''.join(content)).hexdigest()[:16]}"
 
 
 def _train(plan: StudyPlan, seed: int, file: Path) -> RewardModel:

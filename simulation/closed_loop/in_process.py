@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 
+from metarm.errors import TrainingError
 from metarm.model import DEFAULT_BATCH_TOKENS, RewardModel, load_model
 from metarm.records import SampleGroup
 from simulation.closed_loop.first_model import FirstModel, trainer_settings
 from simulation.closed_loop.plan import StudyPlan
-from simulation.closed_loop.records import RetrainRecord
-from simulation.closed_loop.reward_models import in_requests
+from simulation.closed_loop.records import DIGITS, RetrainRecord
+from simulation.closed_loop.reward_models import failed_retrain, in_requests, retrain_record
 from simulation.optimise import Groups
 from trainer.batches import encode_groups, encode_pairs
 from trainer.bootstrap import ensure_first_version
-from trainer.gate import accuracy, judge
+from trainer.gate import PairScores, accuracy, judge
 from trainer.meta_update import StepReport
 from trainer.preferences import load_preferences
 from trainer.training import TrainOptions, score_pairs, train
@@ -60,23 +61,28 @@ class InProcess:
     def retrain(self, options: Mapping[str, Any]) -> RetrainRecord:
         chosen = TrainOptions.of(self._settings, options)
         samples, self._samples = self._samples, []
-        model = self._model
-        held_out = encode_pairs(model.encoder, self._preferences.held_out)
+        model, encoder = self._model, self._model.encoder
+        held_out = encode_pairs(encoder, self._preferences.held_out)
         parent_scores = score_pairs(model, held_out)
-        curve = [(0, round(accuracy(parent_scores), 5))]
+        curve = [(0, _accuracy(parent_scores))]
 
         def on_step(step: int, _report: StepReport) -> None:
-            if step % self._curve_every == 0 or step == chosen.steps:
-                curve.append((step, round(accuracy(score_pairs(model, held_out)), 5)))
+            if step % self._curve_every == 0 and step < chosen.steps:
+                curve.append((step, _accuracy(score_pairs(model, held_out))))
 
-        groups = encode_groups(model.encoder, samples) if chosen.ascent != "none" else []
-        pairs = encode_pairs(model.encoder, self._preferences.train)
-        train(model, pairs, groups, chosen, on_step)
+        groups = encode_groups(encoder, samples) if chosen.ascent != "none" else []
+        try:
+            train(model, encode_pairs(encoder, self._preferences.train), groups, chosen, on_step)
+        except TrainingError as error:  # a job that fails on a server changes nothing either
+            self._model = self._load_current()
+            return failed_retrain(error.message)
 
         name, folder = self._store.stage()
         model.save(folder)
-        saved = load_model(folder, self._settings.max_tokens)
-        verdict = judge(parent_scores, score_pairs(saved, held_out), self._settings.gate_tolerance)
+        saved = load_model(folder, self._settings.max_tokens)  # as a server judges: what would be served
+        candidate_scores = score_pairs(saved, held_out)
+        verdict = judge(parent_scores, candidate_scores, self._settings.gate_tolerance)
+        curve.append((chosen.steps, _accuracy(candidate_scores)))
         manifest = {"parent": self.version, "settings": chosen.record(), "verdict": asdict(verdict)}
         if verdict.accepted:
             self._store.publish(name, manifest)
@@ -101,20 +107,5 @@ class InProcess:
         return [[by_key[sample.key] for sample in group] for group in encoded]
 
 
-def retrain_record(
-    candidate: str,
-    accepted: bool,
-    reasons: list[str],
-    figures: Mapping[str, float | None],
-    curve: list[tuple[int, float]],
-) -> RetrainRecord:
-    """The record of a retrain from the gate's verdict; what it could not measure is NaN."""
-    names = ("parent_accuracy", "held_out_accuracy", "parent_score_std", "score_std")
-    measured = [figures.get(name) for name in names]
-    return RetrainRecord(
-        candidate,
-        accepted,
-        list(reasons),
-        *(float("nan") if value is None else round(value, 5) for value in measured),
-        curve,
-    )
+def _accuracy(scores: PairScores) -> float:
+    return round(accuracy(scores), DIGITS)

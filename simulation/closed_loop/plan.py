@@ -33,7 +33,7 @@ class StudyPlan:
     then, in the arms that retrain, one retrain on the samples of that round."""
 
     rounds: int = 5
-    steps: int = 10
+    steps: int = 8
     prompts: int = 12
     responses: int = 6
     measured_prompts: int = 64  # held out, of the families of the training prompts
@@ -42,7 +42,7 @@ class StudyPlan:
     best_of: int = 16
     best_of_tries: int = 3  # independent choices a prompt
     curve_every: int = 10  # retrain steps between two held-out accuracies
-    pressure: Pressure = field(default_factory=lambda: Pressure(learning_rate=0.6))
+    pressure: Pressure = field(default_factory=lambda: Pressure(learning_rate=0.25))
     first_model: FirstModelPlan = field(default_factory=FirstModelPlan)
     retrain: Mapping[str, Any] = field(
         default_factory=lambda: {

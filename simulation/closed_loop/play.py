@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from simulation.closed_loop.plan import FIXED, Arm, StudyPlan
 from simulation.closed_loop.records import (
+    DIGITS,
     ArmRun,
     Look,
     PromptSet,
@@ -29,23 +30,16 @@ from simulation.rounds import gold_of, lengths_of
 from simulation.world import Task
 
 FAMILIES = list(IN_DISTRIBUTION)
-DIGITS = 5
 Sets = Mapping[PromptSet, Groups]
 # which random numbers are for what: the same for every arm of a seed
 OPTIMISING, MEASURING, TRAINING_TASKS, IN_TASKS, OUT_TASKS, BEST_OF, INITIAL_SAMPLES, BOOTSTRAP = range(8)
 
 
-def play(
-    plan: StudyPlan, arm: Arm, seed: int, models: RewardModels, on_round: Callable[[], None]
-) -> ArmRun:
-    """Run the plan; `on_round` is called at each round's end. The same plan, seed, arm and scores give
-    the same record, but for its seconds."""
+def play(plan: StudyPlan, arm: Arm, seed: int, models: RewardModels) -> ArmRun:
+    """Run the plan. The same plan, seed, arm and scores give the same record, but for its seconds."""
     started = time.monotonic()
     run = _Run(plan, arm, seed, models)
-    rounds = []
-    for record in run.rounds():
-        rounds.append(record)
-        on_round()
+    rounds = list(run.rounds())
     return ArmRun(seed, arm.name, rounds, run.steps, run.best_of_gold, round(time.monotonic() - started, 2))
 
 

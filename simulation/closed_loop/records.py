@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from metarm.errors import ConfigurationError
 
+DIGITS = 5  # kept of a figure
 PromptSet = Literal["in", "out"]
 PROMPT_SETS: tuple[PromptSet, ...] = ("in", "out")
 
@@ -57,16 +58,16 @@ class SetRecord:
 class RetrainRecord:
     """How a retrain went. A rejected candidate changes nothing: its parent goes on, as on the server.
 
-    `curve` are (step, held-out accuracy) while it trained; a server does not tell, and it is empty.
+    The gate's figures are None where scores were not finite, and for a run that failed. `curve` are (step, held-out accuracy) while it trained; a server does not tell, and it is empty.
     """
 
     candidate: str
     accepted: bool
     reasons: list[str]
-    parent_accuracy: float
-    held_out_accuracy: float
-    parent_score_std: float
-    score_std: float
+    parent_accuracy: float | None
+    held_out_accuracy: float | None
+    parent_score_std: float | None
+    score_std: float | None
     curve: list[tuple[int, float]]
 
 

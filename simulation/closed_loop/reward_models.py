@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from simulation.closed_loop.records import RetrainRecord
+from simulation.closed_loop.records import DIGITS, RetrainRecord
 from simulation.optimise import Groups
 
 GROUPS_PER_REQUEST = 8
@@ -35,3 +35,27 @@ def in_requests(
     for start in range(0, len(groups), GROUPS_PER_REQUEST):
         for scores in score(groups[start : start + GROUPS_PER_REQUEST]):
             yield [round(value, DECIMALS) for value in scores]
+
+
+def retrain_record(
+    candidate: str,
+    accepted: bool,
+    reasons: Sequence[str],
+    figures: Mapping[str, float | None],
+    curve: Sequence[tuple[int, float]],
+) -> RetrainRecord:
+    """The record of a retrain from the gate's verdict; what the gate could not measure is None."""
+    names = ("parent_accuracy", "held_out_accuracy", "parent_score_std", "score_std")
+    measured = [figures.get(name) for name in names]
+    return RetrainRecord(
+        candidate,
+        accepted,
+        list(reasons),
+        *(None if value is None else round(value, DIGITS) for value in measured),
+        list(curve),
+    )
+
+
+def failed_retrain(message: str) -> RetrainRecord:
+    """The record of a run that came to no candidate; the version before it goes on."""
+    return retrain_record("", False, [f"failed: {message}"], {}, [])
