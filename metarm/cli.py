@@ -15,6 +15,11 @@ PROGRAMS = {
     "trainer": (["trainer"], "the background trainer alone"),
     "tune": (["service.tuning"], "measure how the forward uses this machine best, and write it down"),
     "demo": (["simulation", "demo"], "play an RL worker against a running server: drift, retrain, swap"),
+    "simulate": (
+        ["simulation", "simulate"],
+        "rounds of optimisation and retraining: the paper's claims, measured",
+    ),
+    "report": (["simulation", "report"], "the paper's figures from what `simulate` wrote"),
 }
 
 

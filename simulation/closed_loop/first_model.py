@@ -29,7 +29,8 @@ from trainer.preferences import load_preferences
 from trainer.settings import TrainerSettings
 from trainer.training import TrainOptions, train
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+UNKNOWN = "[UNK]"
+SPECIAL = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]")
 INITIAL_DEVIATION = 0.05  # of the weights: BERT's own .02 is for its size, and slow at this one
 PAIRS, WRITERS = 100, 101  # which random numbers are for what, beside those of `play`
 
@@ -77,19 +78,18 @@ def _train(plan: StudyPlan, seed: int, file: Path) -> RewardModel:
     first = plan.first_model
     tokenizer = _tokenizer(preferences, first.vocabulary, first.positions)
     torch.manual_seed(seed)
-    network = BertForSequenceClassification(
-        BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=first.hidden,
-            num_hidden_layers=first.layers,
-            num_attention_heads=first.heads,
-            intermediate_size=first.intermediate,
-            max_position_embeddings=first.positions,
-            initializer_range=INITIAL_DEVIATION,
-            num_labels=1,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    config: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": first.hidden,
+        "num_hidden_layers": first.layers,
+        "num_attention_heads": first.heads,
+        "intermediate_size": first.intermediate,
+        "max_position_embeddings": first.positions,
+        "initializer_range": INITIAL_DEVIATION,
+        "num_labels": 1,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    network = BertForSequenceClassification(BertConfig(**config))
     model = RewardModel(network, Encoder(tokenizer, settings.max_tokens))
     changes = {
         "ascent": "none",
@@ -111,7 +111,7 @@ def trainer_settings(plan: StudyPlan, changes: dict[str, Any]) -> TrainerSetting
 
 def _tokenizer(preferences: Sequence[Preference], size: int, positions: int) -> PreTrainedTokenizerFast:
     """Word pieces of the preferences' own texts, framed as BERT frames a pair."""
-    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     texts = (str(text) for p in preferences for text in (p.prompt, p.chosen, p.rejected))
@@ -128,8 +128,8 @@ def _tokenizer(preferences: Sequence[Preference], size: int, positions: int) -> 
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_max_length=positions,
-        unk_token="[UNK]",  # noqa: S106 (tokens of text)
-        pad_token="[PAD]",  # noqa: S106
+        unk_token=UNKNOWN,
+        pad_token="[PAD]",  # noqa: S106 (a token of text)
         cls_token="[CLS]",  # noqa: S106
         sep_token="[SEP]",  # noqa: S106
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],

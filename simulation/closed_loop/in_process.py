@@ -37,13 +37,16 @@ class InProcess:
         self._curve_every = plan.curve_every
         self._store = self._settings.store
         self._store.prepare()
-        self._preferences = load_preferences(
+        preferences = load_preferences(
             first.preferences, self._settings.held_out_share, self._settings.max_held_out
         )
-        ensure_first_version(self._store, self._settings, self._preferences, threading.Event())
+        ensure_first_version(self._store, self._settings, preferences, threading.Event())
         self._samples: list[SampleGroup] = []
         self.version = ""
         self._model = self._load_current()
+        # every version has the first one's tokenizer
+        self._train_pairs = encode_pairs(self._model.encoder, preferences.train)
+        self._held_out = encode_pairs(self._model.encoder, preferences.held_out)
 
     def score(self, groups: Groups) -> list[list[float]]:
         return list(in_requests(groups, self._request))
@@ -61,8 +64,7 @@ class InProcess:
     def retrain(self, options: Mapping[str, Any]) -> RetrainRecord:
         chosen = TrainOptions.of(self._settings, options)
         samples, self._samples = self._samples, []
-        model, encoder = self._model, self._model.encoder
-        held_out = encode_pairs(encoder, self._preferences.held_out)
+        model, held_out = self._model, self._held_out
         parent_scores = score_pairs(model, held_out)
         curve = [(0, _accuracy(parent_scores))]
 
@@ -70,9 +72,9 @@ class InProcess:
             if step % self._curve_every == 0 and step < chosen.steps:
                 curve.append((step, _accuracy(score_pairs(model, held_out))))
 
-        groups = encode_groups(encoder, samples) if chosen.ascent != "none" else []
+        groups = encode_groups(model.encoder, samples) if chosen.ascent != "none" else []
         try:
-            train(model, encode_pairs(encoder, self._preferences.train), groups, chosen, on_step)
+            train(model, self._train_pairs, groups, chosen, on_step)
         except TrainingError as error:  # a job that fails on a server changes nothing either
             self._model = self._load_current()
             return failed_retrain(error.message)

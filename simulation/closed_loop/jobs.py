@@ -22,7 +22,12 @@ from simulation.closed_loop.play import play
 from simulation.closed_loop.records import ArmRun, Study, read_run, write_run
 
 Mode = Literal["in-process", "served"]
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,9 @@ def run_study(
             _wait([pool.submit(_make_first_model, job) for job in one_a_seed], "first reward models")
             _wait([pool.submit(_run, job) for job in missing], "runs")
     runs = [read_run(job.file) for job in jobs]
-    options = {name: {**plan.retrain, **(arm.retrain or {})} if arm.retrain else {} for name, arm in arms.items()}
+    options = {
+        name: {**plan.retrain, **(arm.retrain or {})} if arm.retrain else {} for name, arm in arms.items()
+    }
     return Study(mode, metarm.__version__, asdict(plan), options, runs)
 
 
@@ -103,7 +110,9 @@ def _make_first_model(job: Job) -> None:
 def _run(job: Job) -> None:
     try:
         write_run(run_one(job), job.file)
-    except ClientError as error:  # a worker's error must survive the way back, and this one needs more to be made
+    except (
+        ClientError
+    ) as error:  # a worker's error must survive the way back, and this one needs more to be made
         raise MetaRMError(error.message) from None
 
 

@@ -38,15 +38,15 @@ class StudyPlan:
     responses: int = 6
     measured_prompts: int = 64  # held out, of the families of the training prompts
     measured_shifted_families: int = 32  # held-out prompts of families that nothing trains on
-    measured_responses: int = 6
+    measured_responses: int = 4
     best_of: int = 16
     best_of_tries: int = 3  # independent choices a prompt
-    curve_every: int = 10  # retrain steps between two held-out accuracies
+    curve_every: int = 8  # retrain steps between two held-out accuracies
     pressure: Pressure = field(default_factory=lambda: Pressure(learning_rate=0.25))
     first_model: FirstModelPlan = field(default_factory=FirstModelPlan)
     retrain: Mapping[str, Any] = field(
         default_factory=lambda: {
-            "steps": 30,
+            "steps": 24,
             "batch_size": 16,
             "meta_batch_size": 5,
             "responses_per_prompt": 5,

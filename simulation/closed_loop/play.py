@@ -173,9 +173,7 @@ class _Run:
                 self._initial.sample(task, self._plan.best_of, rng) for _ in range(self._plan.best_of_tries)
             ]
             scores = self._models.score(tries)
-            yield [
-                round(gold(group[int(np.argmax(row))]), 2) for group, row in zip(tries, scores, strict=True)
-            ]
+            yield [round(gold(group[int(np.argmax(row))]), 2) for group, row in zip(tries, scores, strict=True)]
 
     def _rng(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, *purpose])

@@ -58,7 +58,8 @@ class SetRecord:
 class RetrainRecord:
     """How a retrain went. A rejected candidate changes nothing: its parent goes on, as on the server.
 
-    The gate's figures are None where scores were not finite, and for a run that failed. `curve` are (step, held-out accuracy) while it trained; a server does not tell, and it is empty.
+    The gate's figures are None where scores were not finite, and for a run that failed. `curve` are
+    (step, held-out accuracy) while it trained; a server does not tell, and it is empty.
     """
 
     candidate: str

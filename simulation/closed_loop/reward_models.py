@@ -27,9 +27,7 @@ class RewardModels(Protocol):
         """Retrain on what `reward` kept since the last time; `version` moves on where it is accepted."""
 
 
-def in_requests(
-    groups: Groups, score: Callable[[Groups], Sequence[Sequence[float]]]
-) -> Iterator[list[float]]:
+def in_requests(groups: Groups, score: Callable[[Groups], Sequence[Sequence[float]]]) -> Iterator[list[float]]:
     """The scores of `groups`, asked for a few groups at a time, rounded. What is asked for together runs
     in one batch: the same requests, whoever answers them, give the same scores."""
     for start in range(0, len(groups), GROUPS_PER_REQUEST):
@@ -45,14 +43,20 @@ def retrain_record(
     curve: Sequence[tuple[int, float]],
 ) -> RetrainRecord:
     """The record of a retrain from the gate's verdict; what the gate could not measure is None."""
-    names = ("parent_accuracy", "held_out_accuracy", "parent_score_std", "score_std")
-    measured = [figures.get(name) for name in names]
+
+    def figure(name: str) -> float | None:
+        value = figures.get(name)
+        return None if value is None else round(value, DIGITS)
+
     return RetrainRecord(
-        candidate,
-        accepted,
-        list(reasons),
-        *(None if value is None else round(value, DIGITS) for value in measured),
-        list(curve),
+        candidate=candidate,
+        accepted=accepted,
+        reasons=list(reasons),
+        parent_accuracy=figure("parent_accuracy"),
+        held_out_accuracy=figure("held_out_accuracy"),
+        parent_score_std=figure("parent_score_std"),
+        score_std=figure("score_std"),
+        curve=list(curve),
     )
 
 

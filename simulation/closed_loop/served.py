@@ -80,7 +80,9 @@ class Served:
         return self._scores(groups, {"policy": {"name": "simulation", "step": step}})
 
     def retrain(self, options: Mapping[str, Any]) -> RetrainRecord:
-        job = self._client.wait_for_job(self._client.retrain(**options)["job"], timeout_s=RETRAIN_S, poll_s=POLL_S)
+        job = self._client.wait_for_job(
+            self._client.retrain(**options)["job"], timeout_s=RETRAIN_S, poll_s=POLL_S
+        )
         if job["status"] not in ("published", "rejected"):
             error = job["error"] or {"code": job["status"], "message": f"the job was {job['status']}"}
             if error["code"] == TrainingError.code:
@@ -118,7 +120,9 @@ class Served:
                 assert self._process is not None  # noqa: S101 (inside the block)
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     ending = self._output.read_text()[-2000:]
-                    raise MetaRMError(f"the server for this run does not serve {version or 'anything'}:\n{ending}")
+                    raise MetaRMError(
+                        f"the server for this run does not serve {version or 'anything'}:\n{ending}"
+                    )
                 time.sleep(POLL_S)
 
     def _stop(self) -> None:
@@ -137,9 +141,7 @@ class Served:
         return self._folder / "server.txt"
 
 
-def _environment(
-    plan: StudyPlan, first: FirstModel, folder: Path, port: int
-) -> dict[str, str]:
+def _environment(plan: StudyPlan, first: FirstModel, folder: Path, port: int) -> dict[str, str]:
     """The server's environment: nothing of the user's own settings."""
     theirs = {
         name: value

@@ -1,0 +1,87 @@
+"""`metarm simulate`: run the closed loop, print its tables, write one JSON."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from metarm.errors import ConfigurationError
+from simulation.closed_loop.jobs import Mode, run_study
+from simulation.closed_loop.plan import QUICK_ARMS, Arm, StudyPlan, all_arms
+from simulation.closed_loop.records import write_study
+from simulation.closed_loop.tables import summary
+
+SEEDS, QUICK_SEEDS = 10, 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `metarm simulate` takes."""
+    arms = ", ".join(all_arms())
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK_SEEDS} seeds, arms {', '.join(QUICK_ARMS)}"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=argparse.SUPPRESS, help=f"how many seeds (default: {SEEDS})"
+    )
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
+    parser.add_argument(
+        "--arms", default=argparse.SUPPRESS, help=f"arms to run, separated by commas (default: all: {arms})"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=StudyPlan().rounds, help="rounds of optimisation, with a retrain between"
+    )
+    parser.add_argument(
+        "--served",
+        action="store_true",
+        help="over HTTP, each run against a `metarm up` of its own; the numbers are the same",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=2, help="processes that run side by side, one thread each"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("data/simulation"), help="folder for study.json, runs and first models"
+    )
+
+
+def simulate(options: argparse.Namespace) -> None:
+    """Run what is asked for; runs that `--out` holds already are not run again. Raises
+    ConfigurationError for what cannot be run, and what a run raises."""
+    seeds = getattr(options, "seeds", QUICK_SEEDS if options.quick else SEEDS)
+    for name, value in (("--seeds", seeds), ("--rounds", options.rounds), ("--workers", options.workers)):
+        if value < 1:
+            raise ConfigurationError(f"{name} must be at least 1")
+    mode: Mode = "served" if options.served else "in-process"
+    arms = _arms(options, mode)
+    plan = replace(StudyPlan(), rounds=options.rounds)
+    numbers = range(options.first_seed, options.first_seed + seeds)
+    started = time.monotonic()
+    print(f"{len(numbers)} seeds × {len(arms)} arms, {mode}, {options.workers} processes", file=sys.stderr)
+    study = run_study(plan, arms, list(numbers), mode, options.workers, options.out)
+    file = options.out / "study.json"
+    write_study(study, file)
+    print(summary(study))
+    print(f"\n{time.monotonic() - started:.0f} s; wrote {file}")
+
+
+def _arms(options: argparse.Namespace, mode: Mode) -> Mapping[str, Arm]:
+    """The arms asked for. Over HTTP, a rate below 0 is refused: by default the arm is then left out."""
+    known = all_arms()
+    asked: Sequence[str] | None = options.arms.split(",") if "arms" in options else None
+    names = asked or (
+        QUICK_ARMS if options.quick else [n for n in known if mode == "in-process" or _served(known[n])]
+    )
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigurationError(f"there is no arm {unknown[0]!r}; there are: {', '.join(known)}")
+    refused = [name for name in names if mode == "served" and not _served(known[name])]
+    if refused:
+        raise ConfigurationError(f"{refused[0]}: POST /retrain takes no rate below 0; run it without --served")
+    return {name: known[name] for name in names}
+
+
+def _served(arm: Arm) -> bool:
+    return float((arm.retrain or {}).get("ascent_rate", 0.0)) >= 0.0
