@@ -16,21 +16,25 @@ FEWEST_SEEDS = 6
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean over `seeds` seeds and its 95% bootstrap interval; all NaN where there is no seed."""
+    """A mean over `seeds` seeds and its 95% bootstrap interval; all NaN where there is no seed. A
+    `quotient` says "the same" at 1, anything else at 0."""
 
     value: float
     low: float
     high: float
     seeds: int
-
-    def scaled(self, factor: float) -> Interval:
-        """In another unit."""
-        return Interval(self.value * factor, self.low * factor, self.high * factor, self.seeds)
+    quotient: bool = False
 
     def exp(self) -> Interval:
-        """Of a logarithm: the ratio itself (a geometric mean)."""
+        """Of the logarithm of a quotient: the quotient itself (a geometric mean)."""
         value, low, high = (float(x) for x in np.exp([self.value, self.low, self.high]))
-        return Interval(value, low, high, self.seeds)
+        return Interval(value, low, high, self.seeds, quotient=True)
+
+    def __str__(self) -> str:
+        """`+0.012 [-0.003, +0.027]`, or `×1.08 [0.97, 1.20]`."""
+        if self.quotient:
+            return f"×{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
 def over_seeds(values: Sequence[float]) -> Interval:

@@ -11,7 +11,7 @@ from simulation.closed_loop.comparisons import TIE_BAND
 from simulation.closed_loop.intervals import FEWEST_SEEDS
 from simulation.closed_loop.pictures import Picture
 from simulation.closed_loop.records import Study
-from simulation.closed_loop.tables import arm_rows, interval, percent, win_rows
+from simulation.closed_loop.tables import arm_rows, percent, win_rows
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fdfdfb; --line: #d5d5d0; --soft: #666;
@@ -35,8 +35,9 @@ def page(study: Study, pictures: Sequence[Picture]) -> str:
     """The whole page."""
     seeds = study.seeds
     about = (
-        f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]}), {len(study.arms)} arms, {study.plan['rounds']} rounds "
-        f"of {study.plan['steps']} policy updates; {study.mode}; MetaRM Server {study.code_version}."
+        f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]}), {len(study.arms)} arms, {study.mode}; "
+        f"{study.plan['rounds']} rounds of {study.plan['steps']} policy updates. "
+        f"MetaRM Server {study.code_version}."
     )
     return "\n".join(
         [
@@ -83,7 +84,7 @@ def _claims_table(found: Sequence[Claim]) -> str:
                 + _cell(claim.statement if first else "")
                 + _cell(claim.arm if first else "")
                 + (f'<td class="{claim.answer}">{claim.answer}</td>' if first else "<td></td>")
-                + _cell(interval(part.figure), number=True)
+                + _cell(str(part.figure), number=True)
                 + _cell(part.says)
                 + "</tr>"
             )

@@ -103,38 +103,36 @@ def _gold(study: Study) -> Picture:
 
 def _curves(study: Study) -> Picture:
     arms = [arm for arm in _shown(study) if arm != FIXED]
-    retrains = int(study.plan["rounds"]) - 1
-    figure, panels = _figure(max(1, retrains), height=3.4, width=3.4)
+    figure, panels = _figure(max(1, int(study.plan["rounds"]) - 1), height=3.6, width=3.3)
     for number, axes in enumerate(panels, 1):
         for arm in arms:
-            curves = [_curve(run, number) for run in study.of(arm).values()]
+            curves = [_change(run, number) for run in study.of(arm).values()]
             kept = [curve for curve in curves if curve]
             if kept:
                 steps = [step for step, _ in kept[0]]
-                values = np.array([[value for _, value in curve] for curve in kept])
+                values = np.array([[100 * value for _, value in curve] for curve in kept])
                 mean, error = values.mean(axis=0), _error(values)
                 colour = _colour(study, arm)
                 axes.plot(steps, mean, "o-", color=colour, label=arm, markersize=3, linewidth=1.3)
-                axes.fill_between(steps, mean - error, mean + error, color=colour, alpha=0.12, linewidth=0)
+                axes.fill_between(steps, mean - error, mean + error, color=colour, alpha=0.1, linewidth=0)
+        axes.axhline(0.0, color=GREY, linewidth=0.6, linestyle=":")
         axes.set(title=f"retrain after round {number}", xlabel="update")
-    panels[0].set_ylabel("held-out accuracy")
-    low = min(axes.get_ylim()[0] for axes in panels)
-    high = max(axes.get_ylim()[1] for axes in panels)
-    for axes in panels:
-        axes.set_ylim(low, high)
+        axes.sharey(panels[0])
+    panels[0].set_ylabel("held-out accuracy, points\nless the first version's")
     _legend(figure, panels[0])
     return _picture(
         figure,
         "figure-4-validation",
         "Figure 4: held-out accuracy while retraining",
-        "Preference pairs of prompts that never train; mean over seeds, band: its standard error.",
+        "Preference pairs of prompts that never train, accuracy less that of the seed's first version; mean over "
+        "seeds, band: its standard error.",
     )
 
 
 def _gaps(study: Study) -> Picture:
     """|Δr| on the responses of the first round, which all arms share, by each arm's first retrained version."""
     variants = [arm for arm in _shown(study) if arm not in (FIXED, VANILLA)]
-    figure, panels = _figure(len(variants), height=3.2, width=3.2)
+    figure, panels = _figure(len(variants), height=3.0, width=3.4)
     edges = np.linspace(0.0, 1.0, BINS + 1)
     before = _histogram(study, VANILLA, edges, after=False)
     vanilla = _histogram(study, VANILLA, edges, after=True)
@@ -146,7 +144,7 @@ def _gaps(study: Study) -> Picture:
         axes.stairs(own, edges, color=_colour(study, arm), label=f"after: {arm}", linewidth=1.3)
         axes.set(title=arm, xlabel="|Δr|, min-max normalised")
         axes.legend(frameon=False, fontsize=8)
-    panels[0].set_ylabel("share of pairs")
+        axes.set_ylabel("share of pairs")
     top = max(axes.get_ylim()[1] for axes in panels)
     for axes in panels:
         axes.set_ylim(0.0, top)
@@ -168,12 +166,18 @@ def _histogram(study: Study, arm: str, edges: FloatArray, *, after: bool) -> Flo
         gaps = np.array(look.gaps)
         normalised = (gaps - gaps.min()) / (np.ptp(gaps) or 1.0)
         shares.append(np.histogram(normalised, edges)[0] / len(gaps))
-    return np.mean(shares, axis=0, dtype=np.float64)
+    return np.asarray(np.mean(shares, axis=0))
 
 
-def _curve(run: ArmRun, round_: int) -> list[tuple[int, float]]:
-    retrain = next((r.retrain for r in run.rounds if r.round == round_), None)
-    return retrain.curve if retrain else []
+def _change(run: ArmRun, round_: int) -> list[tuple[int, float]]:
+    """(update, held-out accuracy less the first version's) during the retrain after a round."""
+    retrains = {
+        record.round: record.retrain for record in run.rounds if record.retrain and record.retrain.curve
+    }
+    if round_ not in retrains or 1 not in retrains:
+        return []
+    first = retrains[1].curve[0][1]
+    return [(step, value - first) for step, value in retrains[round_].curve]
 
 
 def _band(axes: Axes, steps: FloatArray, values: FloatArray, colour: str, label: str) -> None:
@@ -215,15 +219,23 @@ def _smooth(values: Sequence[float]) -> FloatArray:
 
 
 def _figure(panels: int, *, height: float = 4.0, width: float = 5.6) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(max(panels * width, 5.6), height), layout="constrained", facecolor="white")
+    """`panels` axes in rows of up to four, each `width` × `height` inches."""
+    columns = min(panels, 4)
+    rows = -(-panels // columns)
+    size = (max(columns * width, 6.0), rows * height)
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in axes[panels:]:
+        unused.remove()
+    return figure, axes[:panels]
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
     """One for all panels, below them."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 8), frameon=False)
+    columns = min(len(labels), int(figure.get_figwidth() / 1.5))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _picture(figure: Figure, name: str, title: str, says: str) -> Picture:

@@ -24,7 +24,7 @@ def premise_table(study: Study) -> str:
     """Round by round: what optimisation does to the policy, and to what the version it is trained on sees."""
     lines = [
         "held-out prompts, the version the policy was trained on; means over seeds",
-        f"{'arm':<18}{'round':>5}{'KL':>7}{'gold':>7}{'Var(Δgold)':>11}{'Var(Δr)':>9}{'accuracy':>9}"
+        f"{'arm':<20}{'round':>5}{'KL':>7}{'gold':>7}{'Var(Δgold)':>11}{'Var(Δr)':>9}{'accuracy':>9}"
         f"{'words':>7}{'gold, other families':>22}",
     ]
     for arm in (FIXED, VANILLA):
@@ -41,7 +41,7 @@ def premise_table(study: Study) -> str:
                 (22, 2, [float(np.mean(record.sets["out"].gold)) for record in rounds]),
             )
             cells = "".join(f"{np.mean(values):>{width}.{digits}f}" for width, digits, values in figures)
-            lines.append(f"{arm:<18}{number:>5}{cells}")
+            lines.append(f"{arm:<20}{number:>5}{cells}")
     return "\n".join(lines)
 
 
@@ -58,8 +58,8 @@ def claims_table(study: Study) -> str:
         lines.append(f"{found[0].name}  {found[0].statement}")
         for claim in found:
             for number, part in enumerate(claim.parts):
-                head = f"{claim.arm:<18}{claim.answer:<9}" if number == 0 else " " * 27
-                lines.append(f"    {head}{interval(part.figure):<26}{part.says}")
+                head = f"{claim.arm:<20}{claim.answer:<9}" if number == 0 else " " * 29
+                lines.append(f"    {head}{part.figure!s:<26}{part.says}")
     return "\n".join(lines)
 
 
@@ -68,7 +68,7 @@ def arms_table(study: Study) -> str:
     heads, rows = arm_rows(study)
     if not rows:
         return ""
-    widths = [18, *(max(len(head), 25) for head in heads[1:-1]), 10]
+    widths = [20, *(max(len(head), 25) for head in heads[1:-1]), 10]
     lines = ["every retraining arm less vanilla; of the spread ratio, the quotient"]
     for row in (heads, *rows):
         name, *cells = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
@@ -95,7 +95,7 @@ def arm_rows(study: Study) -> tuple[list[str], list[list[str]]]:
         if arm == VANILLA:
             continue
         refused = sum(c.rejected(run) for run in study.of(arm).values())
-        rows.append([arm, *(interval(figure(arm)) for _, figure in columns), str(refused)])
+        rows.append([arm, *(str(figure(arm)) for _, figure in columns), str(refused)])
     return ["arm", *(name for name, _ in columns), "rejected"], rows
 
 
@@ -130,11 +130,11 @@ def wins_table(study: Study) -> str:
     lines = [
         f"win/tie/lose % by gold on the same held-out prompts; a tie is within {c.TIE_BAND} points; "
         f"best of n: of {n} initial responses, by the first version",
-        f"{'arm':<18}{'round':>5}" + "".join(f"{'vs ' + name:>14}" for name in opponents),
+        f"{'arm':<20}{'round':>5}" + "".join(f"{'vs ' + name:>14}" for name in opponents),
     ]
     for arm, round_, outcomes in win_rows(study):
         cells = "".join(f"{percent(outcomes.get(name)):>14}" for name in opponents)
-        lines.append(f"{arm:<18}{round_:>5}{cells}")
+        lines.append(f"{arm:<20}{round_:>5}{cells}")
     return "\n".join(lines)
 
 
@@ -148,11 +148,6 @@ def percent(outcome: c.Outcome | None) -> str:
     if outcome is None:
         return "-"
     return f"{100 * outcome.win:.0f}/{100 * outcome.tie:.0f}/{100 * outcome.lose:.0f}"
-
-
-def interval(figure: Interval) -> str:
-    """`+.012 [-.003, +.027]`; a quotient without sign is told by its column."""
-    return f"{figure.value:+.3f} [{figure.low:+.3f}, {figure.high:+.3f}]"
 
 
 def _margin(study: Study, arm: str, round_: int) -> Interval:
