@@ -117,15 +117,15 @@ def _curves(study: Study) -> Picture:
                 axes.fill_between(steps, mean - error, mean + error, color=colour, alpha=0.1, linewidth=0)
         axes.axhline(0.0, color=GREY, linewidth=0.6, linestyle=":")
         axes.set(title=f"retrain after round {number}", xlabel="update")
-        axes.sharey(panels[0])
     panels[0].set_ylabel("held-out accuracy, points\nless the first version's")
+    _same_height(panels)
     _legend(figure, panels[0])
     return _picture(
         figure,
         "figure-4-validation",
         "Figure 4: held-out accuracy while retraining",
-        "Preference pairs of prompts that never train, accuracy less that of the seed's first version; mean over "
-        "seeds, band: its standard error.",
+        "Preference pairs of prompts that never train, accuracy less that of the seed's first version; mean "
+        "over seeds, band: its standard error.",
     )
 
 
@@ -145,9 +145,7 @@ def _gaps(study: Study) -> Picture:
         axes.set(title=arm, xlabel="|Δr|, min-max normalised")
         axes.legend(frameon=False, fontsize=8)
         axes.set_ylabel("share of pairs")
-    top = max(axes.get_ylim()[1] for axes in panels)
-    for axes in panels:
-        axes.set_ylim(0.0, top)
+    _same_height(panels)
     return _picture(
         figure,
         "figure-5-differences",
@@ -229,6 +227,13 @@ def _figure(panels: int, *, height: float = 4.0, width: float = 5.6) -> tuple[Fi
     for unused in axes[panels:]:
         unused.remove()
     return figure, axes[:panels]
+
+
+def _same_height(panels: Sequence[Axes]) -> None:
+    """One scale for all, wide enough for each."""
+    limits = [axes.get_ylim() for axes in panels]
+    for axes in panels:
+        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

@@ -6,6 +6,7 @@ families the policy trains on, `out` prompts of families that nothing trains on.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -150,7 +151,7 @@ def read_study(path: Path) -> Study:
 def _write(path: Path, record: object) -> None:
     """Beside its place first, then renamed: a file that is there is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_bytes(orjson.dumps(record))
     aside.rename(path)
 

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from simulation.cli import main
+from simulation.closed_loop.plan import QUICK_ARMS, RATE_FACTORS, SWEPT, all_arms, swept_name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--arms", "fixed,sgdd"], "there is no arm 'sgdd'"),
+        (["--served", "--arms", "negative"], "takes no rate below 0"),
+        (["--seeds", "0"], "--seeds must be at least 1"),
+        (["--workers", "0"], "--workers must be at least 1"),
+    ],
+)
+def test_what_cannot_be_run_is_one_clear_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", "--out", str(tmp_path / "out"), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_arm_has_a_name_of_its_own_and_the_quick_and_swept_ones_are_among_them() -> None:
+    arms = all_arms()
+    assert all(arm.name == name for name, arm in arms.items())
+    assert set(QUICK_ARMS) <= set(arms)
+    rates = [(arms[swept_name(factor)].retrain or {})["ascent_rate"] for factor in RATE_FACTORS]
+    assert rates == [pytest.approx(factor * rates[1]) for factor in RATE_FACTORS]
+    assert SWEPT in arms
