@@ -100,8 +100,8 @@ def test_flat_means_that_wins_hardly_move_with_the_rate(
         return made_up_run(name, seed, gold=(0.0, -1.0, levels[seed % 2], -1.0))
 
     same = partial(at, (own, own))
-    arms = {"shared_adam_times_0_2": same, "shared_adam": same, "shared_adam_times_2": partial(at, twice)}
-    assert answer(made_up_study(SEEDS, **arms), "C8", "shared_adam") == expected
+    arms = {"sgd_times_0_2": same, "sgd": same, "sgd_times_2": partial(at, twice)}
+    assert answer(made_up_study(SEEDS, **arms), "C8", "sgd") == expected
 
 
 def test_three_seeds_answer_nothing() -> None:
