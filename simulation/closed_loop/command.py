@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from metarm.errors import ConfigurationError
 from simulation.closed_loop.jobs import Mode, run_study
-from simulation.closed_loop.plan import QUICK_ARMS, Arm, StudyPlan, all_arms
+from simulation.closed_loop.plan import QUICK_ARMS, Arm, StudyPlan, all_arms, arm_named
 from simulation.closed_loop.records import write_study
 from simulation.closed_loop.tables import summary
 
@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
     parser.add_argument(
-        "--arms", default=argparse.SUPPRESS, help=f"arms to run, separated by commas (default: all: {arms})"
+        "--arms",
+        default=argparse.SUPPRESS,
+        help=f"arms, separated by commas: ASCENT@RATE, or {arms} (default: all named)",
     )
     parser.add_argument(
         "--rounds", type=int, default=StudyPlan().rounds, help="rounds of optimisation, with a retrain between"
@@ -69,18 +71,17 @@ def simulate(options: argparse.Namespace) -> None:
 
 def _arms(options: argparse.Namespace, mode: Mode) -> Mapping[str, Arm]:
     """The arms asked for. Over HTTP, a rate below 0 is refused: by default the arm is then left out."""
-    known = all_arms()
-    asked: Sequence[str] | None = options.arms.split(",") if "arms" in options else None
-    names = asked or (
-        QUICK_ARMS if options.quick else [n for n in known if mode == "in-process" or _served(known[n])]
-    )
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ConfigurationError(f"there is no arm {unknown[0]!r}; there are: {', '.join(known)}")
-    refused = [name for name in names if mode == "served" and not _served(known[name])]
-    if refused:
-        raise ConfigurationError(f"{refused[0]}: POST /retrain takes no rate below 0; run it without --served")
-    return {name: known[name] for name in names}
+    if "arms" in options:
+        arms = [arm_named(name) for name in options.arms.split(",")]
+        refused = [arm.name for arm in arms if mode == "served" and not _served(arm)]
+        if refused:
+            raise ConfigurationError(
+                f"{refused[0]}: POST /retrain takes no rate below 0; run it without --served"
+            )
+    else:
+        names = QUICK_ARMS if options.quick else tuple(all_arms())
+        arms = [arm for arm in map(arm_named, names) if mode == "in-process" or _served(arm)]
+    return {arm.name: arm for arm in arms}
 
 
 def _served(arm: Arm) -> bool:

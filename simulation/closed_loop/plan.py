@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from metarm.errors import ConfigurationError
+from metarm.records import Ascent
 from simulation.optimise import Pressure
 
 
@@ -116,6 +118,20 @@ def all_arms() -> dict[str, Arm]:
         Arm("ascent-only", {"ascent": "joint", "ascent_rate": 1000.0}),
     ]
     return {arm.name: arm for arm in arms}
+
+
+def arm_named(name: str) -> Arm:
+    """A known arm, or `ascent@rate`: any ascent of POST /retrain at any rate. Raises ConfigurationError."""
+    known = all_arms()
+    if name in known:
+        return known[name]
+    ascent, _, rate = name.partition("@")
+    try:
+        if ascent in get_args(Ascent):
+            return Arm(name, {"ascent": ascent, "ascent_rate": float(rate)})
+    except ValueError as error:
+        raise ConfigurationError(f"arm {name!r}: {rate!r} is no rate") from error
+    raise ConfigurationError(f"there is no arm {name!r}; there are ASCENT@RATE and {', '.join(known)}")
 
 
 QUICK_ARMS = (FIXED, VANILLA, "sgd", "shared_adam", "joint")

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from simulation.cli import main
-from simulation.closed_loop.plan import QUICK_ARMS, RATE_FACTORS, SWEPT, all_arms, swept_name
+from simulation.closed_loop.plan import QUICK_ARMS, RATE_FACTORS, SWEPT, Arm, all_arms, arm_named, swept_name
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--arms", "fixed,sgdd"], "there is no arm 'sgdd'"),
+        (["--arms", "fixed,sgd@fast"], "'fast' is no rate"),
         (["--served", "--arms", "negative"], "takes no rate below 0"),
         (["--seeds", "0"], "--seeds must be at least 1"),
         (["--workers", "0"], "--workers must be at least 1"),
@@ -34,3 +35,8 @@ def test_every_arm_has_a_name_of_its_own_and_the_quick_and_swept_ones_are_among_
     rates = [(arms[swept_name(factor)].retrain or {})["ascent_rate"] for factor in RATE_FACTORS]
     assert rates == [pytest.approx(factor * rates[1]) for factor in RATE_FACTORS]
     assert SWEPT in arms
+
+
+def test_any_ascent_at_any_rate_is_an_arm() -> None:
+    assert arm_named("joint@0.25") == Arm("joint@0.25", {"ascent": "joint", "ascent_rate": 0.25})
+    assert arm_named("sgd") == all_arms()["sgd"]
