@@ -13,7 +13,7 @@ from math import log
 from simulation.closed_loop import comparisons as c
 from simulation.closed_loop.intervals import Answer, Interval, above, below, every, over_seeds, within
 from simulation.closed_loop.plan import FIXED, RATE_FACTORS, SWEPT, VANILLA, swept_name
-from simulation.closed_loop.records import ArmRun, PromptSet, SetRecord, Study
+from simulation.closed_loop.records import ArmRun, PromptSet, Study
 
 ACCURACY_MARGIN = 0.01  # C2: one point
 RATE_MARGIN = 0.02  # C8: what the paper's own wins moved by
@@ -68,9 +68,11 @@ def _claim(name: str, statement: str, arm: str, *parts: Part) -> Claim:
 
 
 def _premise(fixed: Runs) -> Claim:
-    falls = over_seeds([log(_variance_ratio(run)) for run in fixed.values()]).exp()
-    gold = over_seeds([log(_gold_variance_ratio(run)) for run in fixed.values()]).exp()
-    rest = over_seeds([log(_variance_ratio(run) / _gold_variance_ratio(run)) for run in fixed.values()]).exp()
+    falls = over_seeds([log(c.variance_change(run)) for run in fixed.values()]).exp()
+    gold = over_seeds([log(c.gold_variance_change(run)) for run in fixed.values()]).exp()
+    rest = over_seeds(
+        [log(c.variance_change(run) / c.gold_variance_change(run)) for run in fixed.values()]
+    ).exp()
     distinct = over_seeds([run.rounds[-1].sets["in"].distinct_share for run in fixed.values()])
     return _claim(
         "C1",
@@ -167,22 +169,6 @@ def _flat(sweep: Mapping[float, Runs]) -> Claim:
         )
         parts.append(Part(f"win rate at η × {factor:g} less that at η", change, within(change, RATE_MARGIN)))
     return _claim("C8", "flat over η × {.2, 1, 2}: wins move by at most 2 points", SWEPT, *parts)
-
-
-def _variance_ratio(run: ArmRun) -> float:
-    return _last(run).before.variance / _first(run).before.variance
-
-
-def _gold_variance_ratio(run: ArmRun) -> float:
-    return _last(run).gold_variance / _first(run).gold_variance
-
-
-def _first(run: ArmRun) -> SetRecord:
-    return run.rounds[0].sets["in"]
-
-
-def _last(run: ArmRun) -> SetRecord:
-    return run.rounds[-1].sets["in"]
 
 
 def _rounds(peaks: Mapping[int, int]) -> str:

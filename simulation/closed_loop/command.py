@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"arms, separated by commas: ASCENT@RATE, or {arms} (default: all named)",
     )
     parser.add_argument(
-        "--rounds", type=int, default=StudyPlan().rounds, help="rounds of optimisation, with a retrain between"
+        "--rounds", type=int, default=StudyPlan().rounds, help="rounds of optimisation, retrains between"
     )
     parser.add_argument(
         "--served",
@@ -53,15 +52,20 @@ def simulate(options: argparse.Namespace) -> None:
     """Run what is asked for; runs that `--out` holds already are not run again. Raises
     ConfigurationError for what cannot be run, and what a run raises."""
     seeds = getattr(options, "seeds", QUICK_SEEDS if options.quick else SEEDS)
-    for name, value in (("--seeds", seeds), ("--rounds", options.rounds), ("--workers", options.workers)):
-        if value < 1:
-            raise ConfigurationError(f"{name} must be at least 1")
+    for name, value, least in (
+        ("--seeds", seeds, 1),
+        ("--first-seed", options.first_seed, 0),
+        ("--rounds", options.rounds, 2),
+        ("--workers", options.workers, 1),
+    ):
+        if value < least:
+            raise ConfigurationError(f"{name} must be at least {least}")
     mode: Mode = "served" if options.served else "in-process"
     arms = _arms(options, mode)
     plan = replace(StudyPlan(), rounds=options.rounds)
     numbers = range(options.first_seed, options.first_seed + seeds)
     started = time.monotonic()
-    print(f"{len(numbers)} seeds × {len(arms)} arms, {mode}, {options.workers} processes", file=sys.stderr)
+    print(f"{len(numbers)} seeds × {len(arms)} arms, {mode}, {options.workers} at a time\n", flush=True)
     study = run_study(plan, arms, list(numbers), mode, options.workers, options.out)
     file = options.out / "study.json"
     write_study(study, file)

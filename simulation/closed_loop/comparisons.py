@@ -17,6 +17,7 @@ from simulation.closed_loop.records import ArmRun, Look, PromptSet, SetRecord, S
 
 TIE_BAND = 0.25  # gold points, where the initial policy's responses to a prompt differ by about 2
 NO_FINITE_SCORES = 0.5  # the accuracy of a candidate that ranks nothing
+SMALLEST_SPREAD = 1e-4  # what rounded scores can tell: a narrower spread counts as this
 Gold = Sequence[Sequence[float]]
 
 
@@ -66,7 +67,19 @@ def against_best_of_n(run: ArmRun, fixed: ArmRun, round_: int) -> Outcome:
 def spread_ratio(run: ArmRun, prompts: PromptSet = "in") -> float:
     """The retrained versions' spread on the responses that brought the retrain about (unseen prompts), over
     the same versions' spread on the initial policy's: geometric mean over the retrains."""
-    return float(np.exp(np.mean([log(after.spread / first.spread) for after, first in _pairs(run, prompts)])))
+    logs = [log(_spread(after) / _spread(first)) for after, first in _pairs(run, prompts)]
+    return float(np.exp(np.mean(logs)))
+
+
+def variance_change(run: ArmRun) -> float:
+    """Var(Δr) at the last round over that at the start, by the versions the policy was trained on."""
+    last, first = (_spread(run.rounds[at].sets["in"].before) for at in (-1, 0))
+    return (last / first) ** 2
+
+
+def gold_variance_change(run: ArmRun) -> float:
+    """The same of Var(Δgold)."""
+    return run.rounds[-1].sets["in"].gold_variance / run.rounds[0].sets["in"].gold_variance
 
 
 def shifted_accuracy(run: ArmRun, prompts: PromptSet = "in") -> float:
@@ -144,6 +157,10 @@ def _gold(run: ArmRun, round_: int, prompts: PromptSet) -> Gold:
 
 def _set(run: ArmRun, round_: int, prompts: PromptSet) -> SetRecord:
     return next(record for record in run.rounds if record.round == round_).sets[prompts]
+
+
+def _spread(look: Look) -> float:
+    return max(look.spread, SMALLEST_SPREAD)
 
 
 def _pairs(run: ArmRun, prompts: PromptSet) -> list[tuple[Look, Look]]:

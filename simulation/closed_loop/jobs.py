@@ -78,15 +78,14 @@ def run_study(
 
 def _wait(futures: Sequence[Future[None]], what: str) -> None:
     """Until all are done; the first error ends the waiting, and what has not begun never does."""
-    with tqdm(total=len(futures), desc=what, unit="run", disable=None, leave=False) as bar:
-        for future in as_completed(futures):
-            try:
+    try:
+        with tqdm(total=len(futures), desc=what, unit="run", disable=None, leave=False) as bar:
+            for future in as_completed(futures):
                 future.result()
-            except BaseException:
-                for other in futures:
-                    other.cancel()
-                raise
-            bar.update()
+                bar.update()
+    finally:
+        for future in futures:
+            future.cancel()
 
 
 def _begin() -> None:

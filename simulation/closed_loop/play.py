@@ -11,6 +11,7 @@ import numpy as np
 from simulation.closed_loop.plan import FIXED, Arm, StudyPlan
 from simulation.closed_loop.records import (
     DIGITS,
+    VARIANCE_DIGITS,
     ArmRun,
     Look,
     PromptSet,
@@ -110,7 +111,7 @@ class _Run:
             self.steps.append(
                 StepRecord(
                     step,
-                    _short(difference_variance(scores)),
+                    round(difference_variance(scores), VARIANCE_DIGITS),
                     _short(difference_variance(golds)),
                     _short(np.mean(scores)),
                     _short(np.mean(golds)),
@@ -159,7 +160,7 @@ class _Run:
         return Look(
             self._models.version,
             _short(m.score_mean),
-            _short(m.score_variance),
+            round(m.score_variance, VARIANCE_DIGITS),
             _short(m.accuracy.value),
             _short(m.score_length_correlation),
             _gaps(scores),

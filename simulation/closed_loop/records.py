@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from metarm.errors import ConfigurationError
 
 DIGITS = 5  # kept of a figure
+VARIANCE_DIGITS = 9  # kept of a variance: a reward model may end up telling nothing apart
 PromptSet = Literal["in", "out"]
 PROMPT_SETS: tuple[PromptSet, ...] = ("in", "out")
 

@@ -15,6 +15,7 @@ from simulation.closed_loop.plan import QUICK_ARMS, RATE_FACTORS, SWEPT, Arm, al
         (["--arms", "fixed,sgd@fast"], "'fast' is no rate"),
         (["--served", "--arms", "negative"], "takes no rate below 0"),
         (["--seeds", "0"], "--seeds must be at least 1"),
+        (["--rounds", "1"], "--rounds must be at least 2"),
         (["--workers", "0"], "--workers must be at least 1"),
     ],
 )
@@ -22,9 +23,10 @@ def test_what_cannot_be_run_is_one_clear_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["simulate", "--out", str(tmp_path / "out"), *arguments]) == 1
-    error = capsys.readouterr().err
-    assert message in error
-    assert len(error.splitlines()) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
     assert not (tmp_path / "out").exists()
 
 

@@ -22,6 +22,11 @@ def test_spread_is_normalised_by_the_same_versions_spread_on_initial_responses()
     assert c.spread_ratio(run) == pytest.approx(0.5, rel=0.05)  # √(1 / 4)
 
 
+def test_a_model_that_tells_nothing_apart_has_the_narrowest_spread_there_is() -> None:
+    collapsed = made_up_run("sgd", 0, after=0.0)
+    assert c.spread_ratio(collapsed) == pytest.approx(c.SMALLEST_SPREAD / 2.0)
+
+
 def test_the_best_round_of_a_seed_is_chosen_on_the_other_seeds() -> None:
     lucky = made_up_run("none", 0, gold=(0.0, 9.0, 1.0, 1.0))
     others = {seed: made_up_run("none", seed, gold=(0.0, 1.0, 2.0, 1.5)) for seed in (1, 2, 3)}
