@@ -79,7 +79,8 @@ def variance_change(run: ArmRun) -> float:
 
 def gold_variance_change(run: ArmRun) -> float:
     """The same of Var(Δgold)."""
-    return run.rounds[-1].sets["in"].gold_variance / run.rounds[0].sets["in"].gold_variance
+    last, first = (max(run.rounds[at].sets["in"].gold_variance, SMALLEST_SPREAD**2) for at in (-1, 0))
+    return last / first
 
 
 def shifted_accuracy(run: ArmRun, prompts: PromptSet = "in") -> float:

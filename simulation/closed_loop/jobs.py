@@ -107,11 +107,10 @@ def _make_first_model(job: Job) -> None:
 
 
 def _run(job: Job) -> None:
+    """A worker's error must survive the way back: a ClientError cannot be made again from its message."""
     try:
         write_run(run_one(job), job.file)
-    except (
-        ClientError
-    ) as error:  # a worker's error must survive the way back, and this one needs more to be made
+    except ClientError as error:
         raise MetaRMError(error.message) from None
 
 
