@@ -59,8 +59,9 @@ def _variance(study: Study) -> Picture:
     figure, (absolute, ratio) = _figure(2)
     for arm in _shown(study):
         runs = list(study.of(arm).values())
-        variances = np.array([_smooth([s.variance for s in run.steps]) for run in runs])
-        golds = np.array([_smooth([s.gold_variance for s in run.steps]) for run in runs])
+        per_round = int(study.plan["steps"])
+        variances = np.array([_smooth([s.variance for s in run.steps], per_round) for run in runs])
+        golds = np.array([_smooth([s.gold_variance for s in run.steps], per_round) for run in runs])
         steps = np.arange(1.0, variances.shape[1] + 1.0)
         _band(absolute, steps, variances, _colour(study, arm), arm)
         _band(ratio, steps, variances / golds, _colour(study, arm), arm)
@@ -86,10 +87,10 @@ def _gold(study: Study) -> Picture:
     figure, both = _figure(2)
     titles = ("held-out prompts", "families that nothing trains on")
     for axes, prompts, title in zip(both, PROMPT_SETS, titles, strict=True):
-        for arm in _shown(study):
+        for place, arm in enumerate(_shown(study)):
             runs = list(study.of(arm).values())
             golds = np.array([[c.gold_mean(run, r.round, prompts) for r in run.rounds] for run in runs])
-            _mean_with_errors(axes, golds, _colour(study, arm), arm)
+            _mean_with_errors(axes, golds, _colour(study, arm), arm, 0.03 * place)
         axes.set(title=title, xlabel="round", ylabel="gold reward, points")
         axes.set_xticks(range(int(study.plan["rounds"]) + 1))
     _legend(figure, both[0])
@@ -186,8 +187,9 @@ def _band(axes: Axes, steps: FloatArray, values: FloatArray, colour: str, label:
     axes.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
 
 
-def _mean_with_errors(axes: Axes, values: FloatArray, colour: str, label: str) -> None:
-    rounds = np.arange(values.shape[1])
+def _mean_with_errors(axes: Axes, values: FloatArray, colour: str, label: str, aside: float) -> None:
+    """(seeds, rounds) as a line, a little `aside`, so that no arm's bars hide another's."""
+    rounds = np.arange(values.shape[1]) + aside
     axes.errorbar(
         rounds,
         values.mean(axis=0),
@@ -208,12 +210,13 @@ def _error(values: FloatArray) -> FloatArray:
     return np.asarray(values.std(axis=0, ddof=1) / np.sqrt(seeds))
 
 
-def _smooth(values: Sequence[float]) -> FloatArray:
-    """Mean over SMOOTHED updates around each (fewer at the ends)."""
+def _smooth(values: Sequence[float], per_round: int) -> FloatArray:
+    """Mean over SMOOTHED updates around each, fewer at the ends of a round: never across a retrain."""
+    rounds = np.asarray(values, dtype=np.float64).reshape(-1, per_round)
     window = np.ones(SMOOTHED)
-    data = np.asarray(values, dtype=np.float64)
-    sums, counts = (np.convolve(each, window, "same") for each in (data, np.ones_like(data)))
-    return np.asarray(sums / counts)
+    counts = np.convolve(np.ones(per_round), window)[SMOOTHED // 2 :][:per_round]
+    sums = [np.convolve(row, window)[SMOOTHED // 2 :][:per_round] for row in rounds]
+    return np.concatenate([row / counts for row in sums])
 
 
 def _figure(panels: int, *, height: float = 4.0, width: float = 5.6) -> tuple[Figure, list[Axes]]:
