@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -67,8 +68,8 @@ def run_study(
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin) as pool:
             one_a_seed = {job.seed: job for job in missing}.values()
-            _wait([pool.submit(_make_first_model, job) for job in one_a_seed], "first reward models")
-            _wait([pool.submit(_run, job) for job in missing], "runs")
+            _run_all(pool, workers, _make_first_model, one_a_seed, "first reward models")
+            _run_all(pool, workers, _run, missing, "runs")
     runs = [read_run(job.file) for job in jobs]
     options = {
         name: {**plan.retrain, **(arm.retrain or {})} if arm.retrain else {} for name, arm in arms.items()
@@ -76,16 +77,19 @@ def run_study(
     return Study(mode, metarm.__version__, asdict(plan), options, runs)
 
 
-def _wait(futures: Sequence[Future[None]], what: str) -> None:
-    """Until all are done; the first error ends the waiting, and what has not begun never does."""
-    try:
-        with tqdm(total=len(futures), desc=what, unit="run", disable=None, leave=False) as bar:
-            for future in as_completed(futures):
+def _run_all(
+    pool: ProcessPoolExecutor, workers: int, run: Callable[[Job], None], jobs: Collection[Job], what: str
+) -> None:
+    """Never more jobs handed out than run: after an error or a Ctrl-C, no worker begins another."""
+    waiting = iter(jobs)
+    running = {pool.submit(run, job) for job in islice(waiting, workers)}
+    with tqdm(total=len(jobs), desc=what, unit="run", disable=None, leave=False) as bar:
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
                 future.result()
                 bar.update()
-    finally:
-        for future in futures:
-            future.cancel()
+            running |= {pool.submit(run, job) for job in islice(waiting, len(done))}
 
 
 def _begin() -> None:
