@@ -64,6 +64,11 @@ def against_best_of_n(run: ArmRun, fixed: ArmRun, round_: int) -> Outcome:
     return compare(_gold(run, round_, "in"), fixed.best_of_gold)
 
 
+def best_of_n_against_initial(fixed: ArmRun) -> Outcome:
+    """That best of n against the initial policy's responses."""
+    return compare(fixed.best_of_gold, _gold(fixed, 0, "in"))
+
+
 def spread_ratio(run: ArmRun, prompts: PromptSet = "in") -> float:
     """The retrained versions' spread on the responses that brought the retrain about (unseen prompts), over
     the same versions' spread on the initial policy's: geometric mean over the retrains."""

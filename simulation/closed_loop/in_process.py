@@ -63,7 +63,6 @@ class InProcess:
 
     def retrain(self, options: Mapping[str, Any]) -> RetrainRecord:
         chosen = TrainOptions.of(self._settings, options)
-        samples, self._samples = self._samples, []
         model, held_out = self._model, self._held_out
         parent_scores = score_pairs(model, held_out)
         curve = [(0, _accuracy(parent_scores))]
@@ -72,10 +71,10 @@ class InProcess:
             if step % self._curve_every == 0 and step < chosen.steps:
                 curve.append((step, _accuracy(score_pairs(model, held_out))))
 
-        groups = encode_groups(model.encoder, samples) if chosen.ascent != "none" else []
+        groups = encode_groups(model.encoder, self._samples) if chosen.ascent != "none" else []
         try:
             train(model, self._train_pairs, groups, chosen, on_step)
-        except TrainingError as error:  # a job that fails on a server changes nothing either
+        except TrainingError as error:  # as on a server: nothing changes, and the samples stay for the next
             self._model = self._load_current()
             return failed_retrain(error.message)
 
@@ -90,6 +89,7 @@ class InProcess:
             self._store.publish(name, manifest)
         else:
             self._store.reject(name, manifest)
+        self._samples = []
         self._model = self._load_current()
         return retrain_record(name, verdict.accepted, verdict.reasons, verdict.figures, curve)
 

@@ -107,9 +107,13 @@ def best_gold(runs: dict[int, ArmRun], vanilla: dict[int, ArmRun]) -> Interval:
 
 
 def win_rows(study: Study) -> list[tuple[str, int, dict[str, c.Outcome]]]:
-    """(arm, round, opponent → outcome): means over the seeds that have both."""
+    """(arm, round, opponent → outcome): means over the seeds that have both. Best of n stands first, as an
+    arm without rounds."""
     rows = []
     fixed, vanilla = study.of(FIXED), study.of(VANILLA)
+    if fixed:
+        best = mean_outcome([c.best_of_n_against_initial(run) for run in fixed.values()])
+        rows.append((f"best of {study.plan['best_of']}", 0, {"initial": best}))
     for arm in study.arms:
         runs = study.of(arm)
         for round_ in range(1, c.last_round(study) + 1):

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from simulation.cli import main
+from simulation.closed_loop import command
 from simulation.closed_loop.plan import QUICK_ARMS, RATE_FACTORS, SWEPT, Arm, all_arms, arm_named, swept_name
+from simulation.closed_loop.records import read_study
+from tests.simulation.closed_loop.tiny_plan import TINY_PLAN
 
 
 @pytest.mark.parametrize(
@@ -42,3 +45,19 @@ def test_every_arm_has_a_name_of_its_own_and_the_quick_and_swept_ones_are_among_
 def test_any_ascent_at_any_rate_is_an_arm() -> None:
     assert arm_named("joint@0.25") == Arm("joint@0.25", {"ascent": "joint", "ascent_rate": 0.25})
     assert arm_named("sgd") == all_arms()["sgd"]
+
+
+def test_simulate_prints_its_tables_and_writes_the_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "StudyPlan", lambda: TINY_PLAN)
+    out = tmp_path / "out"
+    arms = ["fixed", "none", "joint@0.5"]
+    asked = ["--seeds", "1", "--first-seed", "7", "--rounds", "2", "--arms", ",".join(arms)]
+    assert main(["simulate", "--out", str(out), *asked]) == 0
+    captured = capsys.readouterr()
+    assert [name for name in ("C1", "C2", "C6") if f"\n{name}  " not in captured.out] == []
+    assert captured.err == ""  # no bar without a terminal
+    study = read_study(out / "study.json")
+    assert [(run.seed, run.arm) for run in study.runs] == [(7, arm) for arm in arms]
+    assert study.arms["joint@0.5"]["ascent_rate"] == 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from simulation.closed_loop.first_model import first_model
@@ -12,6 +13,8 @@ from simulation.closed_loop.in_process import InProcess
 from simulation.closed_loop.jobs import Job, Mode, run_one, run_study
 from simulation.closed_loop.plan import Arm, all_arms
 from simulation.closed_loop.records import ArmRun, Study
+from simulation.policy import Policy
+from simulation.prompts import Split, draw_tasks
 from tests.simulation.closed_loop.tiny_plan import TINY_PLAN
 
 
@@ -62,6 +65,18 @@ def test_a_candidate_the_gate_refuses_changes_nothing(folder: Path, tmp_path: Pa
     assert not retrain.accepted
     assert models.version == "v000001"
     assert retrain.reasons
+
+
+def test_a_run_that_fails_leaves_version_and_samples_to_the_next(folder: Path, tmp_path: Path) -> None:
+    models = InProcess(TINY_PLAN, first_model(TINY_PLAN, 5, folder / "models"), tmp_path)
+    rng = np.random.default_rng(0)
+    groups = [Policy.initial(5).sample(task, 3, rng) for task in draw_tasks(Split.TRAINING, 4, rng)]
+    before = models.reward(groups, 0)
+    endless = {**TINY_PLAN.retrain, "ascent": "sgd", "ascent_rate": 1e38, "seed": 0}
+    failed = models.retrain(endless)
+    assert failed.reasons[0].startswith("failed: step 1")
+    assert (models.version, models.score(groups)) == ("v000001", before)
+    assert models.retrain({**endless, "ascent_rate": 0.01}).candidate != ""  # on the same four groups
 
 
 def test_finished_runs_are_not_run_again(folder: Path) -> None:

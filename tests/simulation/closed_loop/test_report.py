@@ -61,6 +61,7 @@ def test_each_arm_meets_only_the_others() -> None:
     study = made_up_study(2, fixed=made_up_run, none=made_up_run, sgd=made_up_run)
     opponents = {arm: set(outcomes) for arm, _, outcomes in win_rows(study)}
     assert opponents == {
+        "best of 16": {"initial"},
         "fixed": {"initial", "best of n"},
         "none": {"initial", "fixed", "best of n"},
         "sgd": {"initial", "fixed", "vanilla", "best of n"},
