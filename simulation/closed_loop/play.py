@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -80,6 +81,7 @@ class _Run:
             seed,
         )
         self._first = self._held_out.sample(self._initial, 0)
+        self._tasks_by_step: list[list[Task]] = []
         self.steps: list[StepRecord] = []
         self.best_of_gold: list[list[float]] = []
 
@@ -104,7 +106,9 @@ class _Run:
         for _ in range(plan.steps):
             step = len(self.steps)
             rng = self._rng(OPTIMISING, step)
-            groups = [policy.sample(next(self._tasks), plan.responses, rng) for _ in range(plan.prompts)]
+            tasks = list(islice(self._tasks, plan.prompts))
+            self._tasks_by_step.append(tasks)
+            groups = [policy.sample(task, plan.responses, rng) for task in tasks]
             own = self._arm.samples == "policy"
             scores = self._models.reward(groups, step) if own else self._models.score(groups)
             golds = gold_of(groups)
@@ -124,8 +128,7 @@ class _Run:
         plan, arm = self._plan, self._arm
         if arm.samples == "initial":
             rng = self._rng(INITIAL_SAMPLES, round_)
-            for step in range((round_ - 1) * plan.steps, round_ * plan.steps):
-                tasks = [next(self._tasks) for _ in range(plan.prompts)]
+            for step, tasks in enumerate(self._tasks_by_step[-plan.steps :], (round_ - 1) * plan.steps):
                 self._models.reward([self._initial.sample(t, plan.responses, rng) for t in tasks], step)
         options = {**plan.retrain, **(arm.retrain or {}), "seed": 100 * self._seed + round_}
         return self._models.retrain(options)
