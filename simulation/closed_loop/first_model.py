@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from metarm.encoding import Encoder
@@ -110,16 +111,21 @@ def trainer_settings(plan: StudyPlan, changes: dict[str, Any]) -> TrainerSetting
 
 
 def _tokenizer(preferences: Sequence[Preference], size: int, positions: int) -> PreTrainedTokenizerFast:
-    """Word pieces of the preferences' own texts, framed as BERT frames a pair."""
-    backend = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    """The most frequent words of the preferences' own texts, numbers digit by digit, framed as BERT frames
+    a pair. Counted here: the word pieces that a trainer of `tokenizers` finds are not the same twice."""
+    backend = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    texts = (str(text) for p in preferences for text in (p.prompt, p.chosen, p.rejected))
-    backend.train_from_iterator(
-        texts,
-        trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False),
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Digits(individual_digits=True)]
     )
-    start, separator = backend.token_to_id("[CLS]"), backend.token_to_id("[SEP]")
+    seen: Counter[str] = Counter()
+    for text in (str(text) for p in preferences for text in (p.prompt, p.chosen, p.rejected)):
+        words = backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))
+        seen.update(word for word, _ in words)
+    by_count = sorted(seen, key=lambda word: (-seen[word], word))
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL, *by_count][:size])}
+    backend.model = models.WordLevel(vocabulary, unk_token=UNKNOWN)
+    start, separator = vocabulary["[CLS]"], vocabulary["[SEP]"]
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",

@@ -18,7 +18,7 @@ class FirstModelPlan:
     pairs: int = 2000  # labelled, of which `held_out_share` never train
     noise: float = 0.6  # of the labels, in gold points
     writers: int = 4  # initial policies, slightly different, that write the pairs
-    vocabulary: int = 1500  # word pieces
+    vocabulary: int = 1500  # words, at most
     hidden: int = 64
     layers: int = 2
     heads: int = 4

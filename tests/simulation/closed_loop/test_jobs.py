@@ -34,12 +34,17 @@ def without_curve(run: ArmRun) -> ArmRun:
     return replace(run, rounds=rounds, seconds=0.0)
 
 
-def test_a_first_model_is_made_once_and_named_by_what_made_it(folder: Path) -> None:
+def test_a_first_model_is_made_once_always_the_same_and_named_by_what_made_it(
+    folder: Path, tmp_path: Path
+) -> None:
     made = first_model(TINY_PLAN, 5, folder / "models")
     weights = made.checkpoint / "model.safetensors"
     written = weights.stat().st_mtime_ns
     assert first_model(TINY_PLAN, 5, folder / "models") == made
     assert weights.stat().st_mtime_ns == written
+    again = first_model(TINY_PLAN, 5, tmp_path)
+    for file in sorted(made.checkpoint.iterdir()):
+        assert (again.checkpoint / file.name).read_bytes() == file.read_bytes(), file.name
     assert first_model(TINY_PLAN, 6, folder / "models").checkpoint != made.checkpoint
     other = replace(TINY_PLAN, first_model=replace(TINY_PLAN.first_model, steps=7))
     assert first_model(other, 5, folder / "models").checkpoint != made.checkpoint
