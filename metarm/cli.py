@@ -16,6 +16,11 @@ PROGRAMS = {
     "train": (["trainer.first_model"], "train a first reward model from preferences, for `metarm up` to serve"),
     "tune": (["service.tuning"], "measure how the forward uses this machine best, and write it down"),
     "demo": (["simulation", "demo"], "play an RL worker against a running server: drift, retrain, swap"),
+    "simulate": (
+        ["simulation", "simulate"],
+        "rounds of optimisation and retraining: the paper's claims, measured",
+    ),
+    "report": (["simulation", "report"], "the paper's figures from what `simulate` wrote"),
 }
 
 

@@ -9,5 +9,7 @@ initial, policy, optimise   who writes, and what optimisation makes of it
 prompts, preferences   splits, and labelled pairs
 bag_of_words   a linear reward model, for loops without a server
 measures, rounds   what is measured, and the loop
-demo, report, figure, cli   the loop against a running server
+demo, report, figure   the loop against a running server
+closed_loop/   rounds of optimisation and retraining, and what they say of the paper's claims
+cli            the commands
 """

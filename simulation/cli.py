@@ -1,4 +1,4 @@
-"""`python -m simulation`: write preferences, or play the demo against a running server."""
+"""`python -m simulation`: preferences, the demo against a running server, the closed loop and its report."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import orjson
 
 from metarm.client import RewardClient
 from metarm.errors import ConfigurationError, MetaRMError
+from simulation.closed_loop import command, report_command
 from simulation.demo import run_demo
 from simulation.optimise import Pressure
 from simulation.preferences import write_preferences
@@ -22,10 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 the server refused or did not answer, 2 wrong arguments, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
-        if options.command == "preferences":
-            _preferences(options)
-        else:
-            _demo(options)
+        COMMANDS[options.command](options)
     except (MetaRMError, TimeoutError, OSError) as error:
         print(f"{options.command}: {error}", file=sys.stderr)
         return 1
@@ -127,7 +125,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--retrain-timeout", type=float, default=1800.0, help="seconds to wait for the retrain")
     demo.add_argument("--out", type=Path, default=Path("data/demo"), help="folder for demo.json and demo.png")
+    simulate = commands.add_parser(
+        "simulate",
+        help="rounds of optimisation and retraining, arm by arm, and what they say of the paper's claims",
+        description="The closed loop: a policy is optimised on a reward model, the reward model is retrained "
+        "on the policy's samples, and so on, with every way to retrain. Prints tables; writes study.json.",
+        formatter_class=shown,
+    )
+    command.add_arguments(simulate)
+    report = commands.add_parser(
+        "report",
+        help="the paper's figures from our runs",
+        description="The paper's figures and tables, from what `metarm simulate` wrote: PNG and one HTML page.",
+        formatter_class=shown,
+    )
+    report_command.add_arguments(report)
     return parser
+
+
+COMMANDS = {
+    "preferences": _preferences,
+    "demo": _demo,
+    "simulate": command.simulate,
+    "report": report_command.report,
+}
 
 
 def _positive(text: str) -> int:

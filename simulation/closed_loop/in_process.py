@@ -1,0 +1,113 @@
+"""The reward models of a run in this process: the trainer's own parts, without server, Redis or jobs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metarm.errors import TrainingError
+from metarm.model import DEFAULT_BATCH_TOKENS, RewardModel, load_model
+from metarm.records import SampleGroup
+from simulation.closed_loop.first_model import FirstModel, trainer_settings
+from simulation.closed_loop.plan import StudyPlan
+from simulation.closed_loop.records import DIGITS, RetrainRecord
+from simulation.closed_loop.reward_models import failed_retrain, in_requests, retrain_record
+from simulation.optimise import Groups
+from trainer.batches import encode_groups, encode_pairs
+from trainer.bootstrap import ensure_first_version
+from trainer.gate import PairScores, accuracy, judge
+from trainer.meta_update import StepReport
+from trainer.preferences import load_preferences
+from trainer.training import TrainOptions, score_pairs, train
+
+
+class InProcess:
+    """Versions in a store of their own, changed by the same steps as a job of the trainer."""
+
+    def __init__(self, plan: StudyPlan, first: FirstModel, folder: Path) -> None:
+        self._settings = trainer_settings(
+            plan,
+            {"data_dir": folder, "model": str(first.checkpoint), "preferences": first.preferences},
+        )
+        self._curve_every = plan.curve_every
+        self._store = self._settings.store
+        self._store.prepare()
+        preferences = load_preferences(
+            first.preferences, self._settings.held_out_share, self._settings.max_held_out
+        )
+        ensure_first_version(self._store, self._settings, preferences, threading.Event())
+        self._samples: list[SampleGroup] = []
+        self.version = ""
+        self._model = self._load_current()
+        # every version has the first one's tokenizer
+        self._train_pairs = encode_pairs(self._model.encoder, preferences.train)
+        self._held_out = encode_pairs(self._model.encoder, preferences.held_out)
+
+    def score(self, groups: Groups) -> list[list[float]]:
+        return list(in_requests(groups, self._request))
+
+    def reward(self, groups: Groups, step: int) -> list[list[float]]:
+        scores = self.score(groups)
+        for group, row in zip(groups, scores, strict=True):
+            texts = tuple(response.text for response in group)
+            name = f"{step}-{len(self._samples)}"
+            self._samples.append(
+                SampleGroup(name, name, group[0].task.prompt, texts, tuple(row), self.version, 0.0)
+            )
+        return scores
+
+    def retrain(self, options: Mapping[str, Any]) -> RetrainRecord:
+        chosen = TrainOptions.of(self._settings, options)
+        model, held_out = self._model, self._held_out
+        parent_scores = score_pairs(model, held_out)
+        curve = [(0, _accuracy(parent_scores))]
+
+        def on_step(step: int, _report: StepReport) -> None:
+            if step % self._curve_every == 0 and step < chosen.steps:
+                curve.append((step, _accuracy(score_pairs(model, held_out))))
+
+        groups = encode_groups(model.encoder, self._samples) if chosen.ascent != "none" else []
+        try:
+            train(model, self._train_pairs, groups, chosen, on_step)
+        except TrainingError as error:  # as on a server: nothing changes, and the samples stay for the next
+            self._model = self._load_current()
+            return failed_retrain(error.message)
+
+        name, folder = self._store.stage()
+        model.save(folder)
+        saved = load_model(folder, self._settings.max_tokens)  # as a server judges: what would be served
+        candidate_scores = score_pairs(saved, held_out)
+        verdict = judge(parent_scores, candidate_scores, self._settings.gate_tolerance)
+        curve.append((chosen.steps, _accuracy(candidate_scores)))
+        manifest = {"parent": self.version, "settings": chosen.record(), "verdict": asdict(verdict)}
+        if verdict.accepted:
+            self._store.publish(name, manifest)
+        else:
+            self._store.reject(name, manifest)
+        self._samples = []
+        self._model = self._load_current()
+        return retrain_record(name, verdict.accepted, verdict.reasons, verdict.figures, curve)
+
+    def _load_current(self) -> RewardModel:
+        """The current version as loaded from disk, as a server has it."""
+        self.version = str(self._store.current())
+        return load_model(self._store.path(self.version), self._settings.max_tokens)
+
+    @torch.inference_mode()
+    def _request(self, groups: Groups) -> list[list[float]]:
+        """Scores as one request to a server gets them: each sequence once, in the order asked for."""
+        texts = [(group[0].task.prompt, [response.text for response in group]) for group in groups]
+        encoded = self._model.encoder.encode(texts)
+        distinct = {sample.key: sample for group in encoded for sample in group}
+        scores = self._model.scores(list(distinct.values()), DEFAULT_BATCH_TOKENS).tolist()
+        by_key = dict(zip(distinct, scores, strict=True))
+        return [[by_key[sample.key] for sample in group] for group in encoded]
+
+
+def _accuracy(scores: PairScores) -> float:
+    return round(accuracy(scores), DIGITS)
