@@ -10,7 +10,7 @@ import argparse
 import itertools
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import get_args
 
@@ -20,9 +20,17 @@ from bench.models import checkpoint
 from bench.places import THREADS
 from bench.workload import GeneratedPairs, Load
 from metarm import process_environment
+from metarm.encoding import Encoded
 from metarm.model import RewardModel, load_model, quiet_transformers
 from metarm.records import Ascent
-from trainer.batches import EncodedGroup, EncodedPair, GroupDifference, backward_preference
+from trainer.batches import (
+    EncodedGroup,
+    EncodedPair,
+    GroupContrast,
+    GroupDifference,
+    MetaObjective,
+    backward_preference,
+)
 from trainer.meta_update import MetaUpdate
 from trainer.settings import TrainerSettings
 
@@ -48,7 +56,8 @@ def main() -> None:
         names = list(steps)
         for name in names[number % len(names) :] + names[: number % len(names)]:
             seconds[name].append(steps[name]())
-    _show(seconds, sum(p.tokens for p in pairs), sum(g.tokens for g in groups), sum(p.tokens for p in larger))
+    tokens: dict[str, int] = {ascent: _tokens(ascent, pairs, groups) for ascent in get_args(Ascent)}
+    _show(seconds, tokens | {"none": _tokens("none", pairs, []), SAME_TOKENS: _tokens("none", larger, [])})
 
 
 def _batches(model: RewardModel, settings: TrainerSettings) -> tuple[list[EncodedPair], list[EncodedGroup]]:
@@ -89,22 +98,49 @@ def _step(
     update = MetaUpdate(parameters, optimizer, ascent, 1e-12, max_grad_norm=settings.max_grad_norm)
     micro_tokens = settings.micro_batch_tokens
     preference = partial(backward_preference, model, pairs, micro_tokens)
-    difference = GroupDifference(model, groups, settings.responses_per_prompt, micro_tokens)
+    objective = _objective(model, settings, ascent, pairs, groups)
     first = partial(backward_preference, model, pairs[:1], micro_tokens)
     update.step(first, GroupDifference(model, groups[:1], 2, micro_tokens))
     started = time.perf_counter()
-    update.step(preference, difference)
+    update.step(preference, objective)
     return time.perf_counter() - started
 
 
-def _show(seconds: dict[str, list[float]], pairs: int, groups: int, larger: int) -> None:
-    print(f"tokens: {pairs} in pairs, {groups} in groups; {larger} in the larger vanilla batch")
-    print(f"{'ascent':20}{'seconds':>9}  {'[min-max]':15}{'÷ none':>8}{'÷ ' + SAME_TOKENS:>22}")
-    vanilla, same = (statistics.median(seconds[name]) for name in ("none", SAME_TOKENS))
+def _objective(
+    model: RewardModel,
+    settings: TrainerSettings,
+    ascent: Ascent,
+    pairs: Sequence[EncodedPair],
+    groups: Sequence[EncodedGroup],
+) -> MetaObjective:
+    k, micro_tokens = settings.responses_per_prompt, settings.micro_batch_tokens
+    if ascent == "conservative":
+        return GroupContrast(model, groups, _references(pairs), 1.0, k, micro_tokens)
+    return GroupDifference(model, groups, k, micro_tokens)
+
+
+def _references(pairs: Sequence[EncodedPair]) -> Iterator[Encoded]:
+    return itertools.cycle(pair.chosen for pair in pairs)
+
+
+def _tokens(ascent: str, pairs: Sequence[EncodedPair], groups: Sequence[EncodedGroup]) -> int:
+    """What an update reads: pairs and groups, and in `conservative` a reference beside every sample."""
+    found = sum(pair.tokens for pair in pairs) + sum(group.tokens for group in groups)
+    if ascent == "conservative":
+        samples = sum(len(group.responses) for group in groups)
+        found += sum(len(reference.ids) for reference in itertools.islice(_references(pairs), samples))
+    return found
+
+
+def _show(seconds: dict[str, list[float]], tokens: dict[str, int]) -> None:
+    print(f"{'ascent':20}{'tokens':>8}{'seconds':>9}  {'[min-max]':15}{'÷ none':>8}{'÷ none, per token':>19}")
+    vanilla = statistics.median(seconds["none"])
+    per_token = statistics.median(seconds[SAME_TOKENS]) / tokens[SAME_TOKENS]
     for name, found in seconds.items():
         middle = statistics.median(found)
         spread = f"[{min(found):.2f}-{max(found):.2f}]"
-        print(f"{name:20}{middle:9.2f}  {spread:15}{middle / vanilla:8.2f}{middle / same:22.2f}")
+        share = middle / tokens[name] / per_token
+        print(f"{name:20}{tokens[name]:8}{middle:9.2f}  {spread:15}{middle / vanilla:8.2f}{share:19.2f}")
 
 
 if __name__ == "__main__":
