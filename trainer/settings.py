@@ -85,7 +85,7 @@ class TrainerSettings(LearningSettings):
     )
     max_groups: int = Field(2000, ge=1, description="Most groups a run uses: the newest.")
     ascent: Ascent = Field(
-        "sgd",
+        "conservative",
         description="How an update uses the samples (docs/metarm.md). sgd: Algorithm 1 to the letter. none: "
         "not at all, the vanilla control. adam, shared_adam, joint, second_order: its variants. conservative: "
         "samples must not outscore the preferences' chosen responses.",
