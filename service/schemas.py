@@ -108,7 +108,7 @@ class RetrainRequest(Body):
     """Options of one run, over the trainer's settings of the same names (docs/metarm.md)."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"ascent": "sgd", "steps": 40, "ascent_rate": 0.01}]}
+        extra="forbid", json_schema_extra={"examples": [{"ascent": "conservative", "steps": 40}]}
     )
 
     ascent: Ascent | None = Field(None, description="How an update uses the samples; none: vanilla.")
@@ -117,7 +117,7 @@ class RetrainRequest(Body):
     meta_batch_size: int | None = Field(None, ge=1, le=4096, description="m, groups in an update.")
     responses_per_prompt: int | None = Field(None, ge=2, le=256, description="k, responses used of each group.")
     learning_rate: float | None = Field(None, gt=0, le=1, description="α")
-    ascent_rate: float | None = Field(None, ge=0, le=1000, description="η")
+    ascent_rate: float | None = Field(None, ge=0, le=1000, description="η; each ascent has its own.")
     label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="ε, share of labels taken as wrong.")
     center_rewards_coefficient: float | None = Field(
         None, ge=0, le=1000, description="Weight of mean (r_chosen + r_rejected)²."
