@@ -36,7 +36,7 @@ def aims_table(aims: Sequence[Aim]) -> str:
         verdict = {True: "met", False: "missed", None: "not measured"}[aim.met]
         bound = f"{'≤' if aim.at_most else '≥'} {aim.bound:g} {aim.unit}".strip()
         rows.append((aim.what, _number(aim.figure, 2), bound, verdict, aim.where))
-    return _aligned(rows, left=(0, 3, 4))
+    return aligned(rows, left=(0, 3, 4))
 
 
 def write(file: Path, results: Results, aims: Sequence[Aim], settings: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ def _table(result: LoadResult) -> str:
         f"({load.requests} requests, {tokens:,} tokens a round){limit}"
     )
     arms = sorted(result.cells, key=lambda arm: (arm != OURS, -statistics.median(_texts_per_s(result, arm))))
-    return heading + "\n" + _aligned([COLUMNS, *(_row(result, arm) for arm in arms)], left=(0,))
+    return heading + "\n" + aligned([COLUMNS, *(_row(result, arm) for arm in arms)], left=(0,))
 
 
 def _row(result: LoadResult, arm: str) -> tuple[str, ...]:
@@ -154,7 +154,7 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def _aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+def aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
