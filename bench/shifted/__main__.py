@@ -10,10 +10,9 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import orjson
 import torch
@@ -30,9 +29,9 @@ from bench.shifted.experiment import Material, Row, run_seed, steps_a_seed
 from bench.shifted.folded import FoldedModel, check
 from bench.shifted.states import FrozenStates, states_of
 from bench.shifted.tables import LEGEND, Estimates, record, tables
-from bench.shifted.variants import LONGER, META_BATCH_SIZE, NAMES, VANILLA
+from bench.shifted.variants import LONGER, META_BATCH_SIZE, NAMES, TRAINED, VANILLA
 from metarm import process_environment
-from metarm.encoding import Encoded, Encoder
+from metarm.encoding import Encoder
 from metarm.errors import MetaRMError
 from metarm.model import RewardModel, import_model, quiet_transformers
 from trainer.batches import EncodedGroup, encode_pairs
@@ -49,11 +48,11 @@ class Scope:
     train_pairs: int | None = None
     groups_a_prompt: int = 2
     seeds: int = 5
-    meta_sets: tuple[str, ...] = META_SETS[:4]
-    variants: tuple[str, ...] = field(default=NAMES)
+    meta_sets: tuple[str, ...] = ("strong", "vstrong", "llama3_family", "weak")
+    variants: tuple[str, ...] = NAMES
 
 
-QUICK = Scope(max_tokens=256, train_pairs=2000, groups_a_prompt=1, seeds=2, meta_sets=("vstrong", "weak"))
+QUICK = Scope(max_tokens=256, train_pairs=2000, groups_a_prompt=1, seeds=3, meta_sets=("vstrong", "weak"))
 
 
 def main() -> None:
@@ -81,7 +80,7 @@ def run(folder: Path, scope: Scope, backbone: str, states_folder: Path, out: Pat
     data = load(folder, scope.meta_sets, train_pairs=scope.train_pairs, groups_a_prompt=scope.groups_a_prompt)
     model = _new_model(backbone, scope.max_tokens, seed=0)
     material = _material(model.encoder, data)
-    states = states_of(model, _texts(material), states_folder)
+    states = _states(model, material, states_folder)
     encoded_s = time.monotonic() - started
     folded = FoldedModel(model, states)
     difference = check(folded, material.evaluation.texts[:CHECKED_TEXTS])
@@ -92,8 +91,14 @@ def run(folder: Path, scope: Scope, backbone: str, states_folder: Path, out: Pat
     seconds = time.monotonic() - started
     print(f"\n{LEGEND}\n\n{seconds:.0f} s, {encoded_s:.0f} of them until the frozen layers' states were there")
     if out is not None:
-        settings = asdict(scope) | {"fold_difference": difference, "seconds": round(seconds)}
-        content = {"format": 1, "settings": settings, "machine": machine(), "rows": record(estimates)}
+        content = {
+            "format": 1,
+            "settings": asdict(scope) | {"fold_difference": difference, "seconds": round(seconds)},
+            "version 1": experiment.first_options(seed=0).record(),
+            "variants": {name: experiment.next_options(v, seed=0).record() for name, v in TRAINED.items()},
+            "machine": machine(),
+            "rows": record(estimates),
+        }
         out.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
 
 
@@ -128,10 +133,13 @@ def _encoded(encoder: Encoder, groups: Sequence[Responses]) -> list[EncodedGroup
     return [EncodedGroup(str(number), responses) for number, responses in enumerate(encoded)]
 
 
-def _texts(material: Material) -> list[Encoded]:
-    learnt = [text for pair in material.pairs for text in (pair.chosen, pair.rejected)]
-    grouped = [text for groups in material.meta.values() for group in groups for text in group.responses]
-    return [*learnt, *grouped, *material.evaluation.texts]
+def _states(model: RewardModel, material: Material, folder: Path) -> FrozenStates:
+    """Those of the pairs and of each meta-set, apart: a run with other meta-sets finds what it shares."""
+    judged = [text for pair in material.pairs for text in (pair.chosen, pair.rejected)]
+    states = states_of(model, [*judged, *material.evaluation.texts], folder)
+    for groups in material.meta.values():
+        states |= states_of(model, [text for group in groups for text in group.responses], folder)
+    return FrozenStates(states)
 
 
 def _new_model(backbone: str, max_tokens: int, seed: int) -> RewardModel:
@@ -148,7 +156,7 @@ def _heading(scope: Scope, data: ShiftData, model: FoldedModel, difference: floa
         f"packaged MiniLM; {learning / 1e6:.1f} of {total / 1e6:.1f} million parameters learn: "
         "last layer, pooler, head\n"
         f"{scope.max_tokens} tokens; {len(data.train):,} training pairs; pairs judged by: {tests}\n"
-        f"meta-sets, groups of {GROUP_SIZE}: {groups}; {scope.seeds} seeds\n"
+        f"meta-sets, groups of {GROUP_SIZE}: {groups}; seeds: {scope.seeds}\n"
         f"version 1: {experiment.FIRST_STEPS} updates of {experiment.BATCH_SIZE} pairs, α "
         f"{experiment.FIRST_LEARNING_RATE:g}; each variant: {experiment.STEPS} more, α "
         f"{experiment.LEARNING_RATE:g}, {META_BATCH_SIZE} groups an update\n"
@@ -183,7 +191,7 @@ def _positive(text: str) -> int:
     return number
 
 
-def _listed(known: Sequence[str]) -> Any:
+def _listed(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     """A reader of names separated by commas."""
 
     def read(text: str) -> tuple[str, ...]:

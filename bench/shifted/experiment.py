@@ -50,14 +50,13 @@ def run_seed(
 ) -> dict[Row, Gaps]:
     """Score differences of FIRST, VANILLA, and of the rows `names` of each meta-set. `model` has a new head."""
     evaluation = material.evaluation
-    first = Variant(FIRST, VANILLA, 0.0)
-    _train(model, material, [], options(first, FIRST_STEPS, FIRST_LEARNING_RATE, 2 * seed), on_step)
+    _train(model, material, [], first_options(seed), on_step)
     start = model.weights()
     rows: dict[Row, Gaps] = {(None, FIRST): evaluation.gaps(model)}
 
     def continued(variant: Variant, groups: Sequence[EncodedGroup]) -> Weights:
         model.take(start)
-        _train(model, material, groups, options(variant, STEPS, LEARNING_RATE, 2 * seed + 1), on_step)
+        _train(model, material, groups, next_options(variant, seed), on_step)
         return model.weights()
 
     vanilla = continued(Variant(VANILLA, VANILLA, 0.0), [])
@@ -73,7 +72,17 @@ def run_seed(
     return rows
 
 
-def options(variant: Variant, steps: int, learning_rate: float, seed: int) -> TrainOptions:
+def first_options(seed: int) -> TrainOptions:
+    """Version 1: vanilla, from a new head."""
+    return _options(Variant(FIRST, VANILLA, 0.0), FIRST_STEPS, FIRST_LEARNING_RATE, 2 * seed)
+
+
+def next_options(variant: Variant, seed: int) -> TrainOptions:
+    """A variant's run from version 1; every variant of a seed sees the same pairs, others than version 1's."""
+    return _options(variant, STEPS, LEARNING_RATE, 2 * seed + 1)
+
+
+def _options(variant: Variant, steps: int, learning_rate: float, seed: int) -> TrainOptions:
     """The trainer's defaults, whatever the environment says, but for what is compared here."""
     changes: dict[str, Any] = {
         "ascent": variant.ascent,

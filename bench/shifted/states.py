@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +16,28 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.models.bert.modeling_bert import BertForSequenceClassification
 
+from bench.places import THREADS
 from metarm.encoding import Encoded
 from metarm.errors import ConfigurationError
 from metarm.forward.packing import consecutive
-from metarm.model import RewardModel
+from metarm.model import DEFAULT_BATCH_TOKENS, RewardModel
 
-BATCH_TOKENS = 8192  # between two looks of the progress bar
+States = dict[bytes, Tensor]  # (S, H) of each text, by `Encoded.key`
 
 
 class FrozenStates:
-    """States (S, H) of the layer below the last one, by `Encoded.key`."""
+    """States of the layer below the last one, in memory or mapped."""
 
-    def __init__(self, states: Tensor, rows: dict[bytes, tuple[int, int]]) -> None:
-        """`states` (T, H): those of all texts end to end; `rows` [start, end) of each."""
+    def __init__(self, states: States) -> None:
         self._states = states
-        self._rows = rows
 
     def first(self, samples: Sequence[Encoded]) -> Tensor:
         """(n, H) in float32: the first token of each."""
-        return self._states[torch.tensor([self._rows[sample.key][0] for sample in samples])].float()
+        return torch.stack([self._states[sample.key][0] for sample in samples]).float()
 
     def padded(self, samples: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
         """(n, S, H) in float32, filled with 0 at the end, and the mask (n, S) of what is not filling."""
-        parts = [self._states[slice(*self._rows[sample.key])] for sample in samples]
+        parts = [self._states[sample.key] for sample in samples]
         lengths = torch.tensor([len(part) for part in parts])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).float(), mask
@@ -59,44 +61,51 @@ def freeze(network: nn.Module) -> None:
 
 def states_of(
     model: RewardModel, samples: Sequence[Encoded], folder: Path, dtype: type[np.floating[Any]] = np.float16
-) -> FrozenStates:
+) -> States:
     """The states of every distinct sample. They are kept in `folder`, in a file named after the frozen weights
-    and the texts, and read from there if it is there already."""
+    and the texts, and mapped from there if it is there already."""
     distinct = {sample.key: sample for sample in samples}
-    ordered = [distinct[key] for key in sorted(distinct)]
-    ends = np.cumsum([len(sample.ids) for sample in ordered]).tolist()
-    rows = dict(zip(sorted(distinct), zip([0, *ends[:-1]], ends, strict=True), strict=True))
-    file = folder / f"{_digest(model, sorted(distinct), dtype)}.npy"
+    keys = sorted(distinct)
+    file = folder / f"{_digest(model, keys, dtype)}.npy"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_suffix(".unfinished")
-        _write(unfinished, model, ordered, dtype)
+        _write(unfinished, model, [distinct[key] for key in keys], dtype)
         unfinished.rename(file)
     # copy on write: torch does not take an array that it could not write to
-    return FrozenStates(torch.from_numpy(np.load(file, mmap_mode="c")), rows)
+    states = torch.from_numpy(np.load(file, mmap_mode="c"))
+    parts = torch.split(states, [len(distinct[key].ids) for key in keys])
+    return dict(zip(keys, parts, strict=True))
 
 
-@torch.inference_mode()
 def _write(file: Path, model: RewardModel, samples: Sequence[Encoded], dtype: type[np.floating[Any]]) -> None:
-    """Run the model's own forward; keep what its last layer's keys are made from: all tokens, end to end."""
+    """The states of all samples, end to end. The model's own forward runs, a batch a core, and what its last
+    layer makes keys from is kept."""
     lengths = [len(sample.ids) for sample in samples]
-    keys = _last_attention(model.network).key
-    shape = (sum(lengths), keys.in_features)
+    starts = [0, *accumulate(lengths)]
+    key_layer = _last_attention(model.network).key
+    shape = (starts[-1], key_layer.in_features)
     array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
-    place = 0
+    seen = threading.local()
 
-    def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        nonlocal place
-        hidden = inputs[0]
-        array[place : place + len(hidden)] = hidden.numpy()
-        place += len(hidden)
+    def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.states = inputs[0]
 
-    hook = keys.register_forward_pre_hook(take)
+    @torch.inference_mode()
+    def forward(run: range) -> int:
+        model.scores(samples[run.start : run.stop], DEFAULT_BATCH_TOKENS)
+        array[starts[run.start] : starts[run.stop]] = seen.states.numpy()
+        return len(seen.states)
+
+    hook = key_layer.register_forward_pre_hook(look)
     try:
-        with tqdm(total=shape[0], desc="frozen layers", unit="token", disable=None, leave=False) as bar:
-            for run in consecutive(lengths, BATCH_TOKENS):
-                model.scores(samples[run.start : run.stop])
-                bar.update(sum(lengths[run.start : run.stop]))
+        with (
+            tqdm(total=shape[0], desc="frozen layers", unit="token", disable=None, leave=False) as bar,
+            ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
+            # a run is one forward, so that the hook is called once for it
+            for tokens in pool.map(forward, consecutive(lengths, DEFAULT_BATCH_TOKENS)):
+                bar.update(tokens)
     finally:
         hook.remove()
     array.flush()

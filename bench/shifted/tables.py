@@ -12,7 +12,7 @@ from bench.shifted.data import HELD_OUT, TESTS
 from bench.shifted.evaluation import POOLED
 from bench.shifted.experiment import Row
 from bench.shifted.measures import Measure
-from bench.shifted.variants import AVERAGE, CONTROLS, FIRST, LONGER, RATES, TRAINED, VANILLA
+from bench.shifted.variants import AVERAGE, CONTROLS, FIRST, LONGER, TRAINED, VANILLA
 
 Estimates = Mapping[Row, Mapping[Cell, Estimate]]
 
@@ -65,7 +65,7 @@ def record(estimates: Estimates) -> list[dict[str, Any]]:
         {
             "meta": meta,
             "variant": name,
-            "rate": RATES[TRAINED[name].ascent] if name in TRAINED else None,
+            "rate": TRAINED[name].rate if name in TRAINED else None,
             "figures": _by_set(cells),
         }
         for (meta, name), cells in estimates.items()
@@ -80,14 +80,14 @@ def _by_set(cells: Mapping[Cell, Estimate]) -> dict[str, dict[str, dict[str, flo
 
 
 def _table(estimates: Estimates, rows: list[Row], columns: tuple[Column, ...], heading: str) -> str:
-    cells = [(heading, *(column.title for column in columns))]
+    cells = [("variant", *(column.title for column in columns))]
     for row in rows:
         found = estimates[row]
         figures = [
             _cell(found[column.of, column.measure], column, row == (None, VANILLA)) for column in columns
         ]
         cells.append((_name(row[1]), *figures))
-    return aligned(cells, left=(0,))
+    return heading + "\n" + aligned(cells, left=(0,))
 
 
 def _name(name: str) -> str:

@@ -9,13 +9,13 @@ import pytest
 
 from bench.shifted import __main__ as shift
 from bench.shifted import experiment
-from bench.shifted.variants import FIRST, LONGER, NAMES, VANILLA
+from bench.shifted.variants import FIRST, LONGER, NAMES, TRAINED, VANILLA
+from tests.bench.sharp_bert import sharp_backbone
 from tests.bench.shift_files import make_files
-from tests.tiny import make_checkpoint
 
 
 def _run(tmp_path: Path, scope: shift.Scope) -> dict[str, object]:
-    backbone = make_checkpoint(tmp_path / "bert", "bert-backbone")
+    backbone = sharp_backbone(tmp_path / "bert")
     files = make_files(tmp_path / "shift")
     shift.run(files, scope, str(backbone), tmp_path / "states", tmp_path / "out.json")
     content: dict[str, object] = orjson.loads((tmp_path / "out.json").read_bytes())
@@ -77,9 +77,15 @@ def test_a_name_that_is_not_known_is_refused(
 
 
 def test_the_environment_decides_nothing_of_how_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    variant = experiment.Variant("sgd", "sgd", 1.0)
-    plain = experiment.options(variant, 1, 1e-4, 0)
+    plain = experiment.first_options(0)
     monkeypatch.setenv("METARM_LABEL_SMOOTHING", "0.3")
     monkeypatch.setenv("METARM_WEIGHT_DECAY", "1.0")
-    assert experiment.options(variant, 1, 1e-4, 0) == plain
+    assert experiment.first_options(0) == plain
     assert plain.label_smoothing == 0.0
+
+
+def test_every_variant_of_a_seed_sees_the_same_pairs_and_another_seed_others() -> None:
+    runs = [experiment.next_options(variant, seed) for seed in (0, 1) for variant in TRAINED.values()]
+    draws = [(run.seed, run.batch_size, run.steps) for run in runs]
+    assert len(set(draws)) == 2
+    assert len({experiment.first_options(seed).seed for seed in (0, 1)} | {run.seed for run in runs}) == 4

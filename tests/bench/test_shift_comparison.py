@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.shifted.comparison import Bootstrap, Floats, Gaps, PairSet
+from bench.shifted.comparison import Bootstrap, Gaps, PairSet
 
 PROMPTS, PAIRS, SEEDS = 30, 120, 3
 STRATA = np.zeros(PROMPTS, dtype=bool)
 
 
-def _sets(prompts: Floats | None = None) -> dict[str, PairSet]:
-    belonging = np.arange(PAIRS) % PROMPTS if prompts is None else prompts.astype(int)
+def _sets() -> dict[str, PairSet]:
+    belonging = np.arange(PAIRS) % PROMPTS
     return {"id": PairSet(belonging, np.arange(PAIRS) % 2 == 0), "groups": PairSet(belonging, None)}
 
 

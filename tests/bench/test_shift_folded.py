@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -9,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from bench.shifted.experiment import options
+from bench.shifted.experiment import next_options
 from bench.shifted.folded import FoldedModel, average, check
-from bench.shifted.states import freeze, states_of
+from bench.shifted.states import FrozenStates, freeze, states_of
 from bench.shifted.variants import RATES, Variant
 from metarm.encoding import Encoded
 from metarm.errors import ConfigurationError
 from metarm.model import RewardModel, load_model
 from metarm.records import Ascent
+from tests.bench.sharp_bert import sharp_bert
 from tests.tiny import CORPUS, make_checkpoint
 from trainer.batches import EncodedGroup, EncodedPair, backward_preference
 from trainer.training import train
@@ -26,13 +28,7 @@ RESPONSES = [text[:cut] for text in CORPUS for cut in (9, 24, 60)]
 
 @pytest.fixture
 def model(tmp_path: Path) -> RewardModel:
-    """Its attention picks tokens, and its scores differ by much: what is folded decides them."""
-    model = load_model(make_checkpoint(tmp_path / "bert", "bert"), 128)
-    with torch.no_grad():
-        for name, factor in (("self.query", 8.0), ("self.key", 8.0), ("self.value", 8.0)):
-            model.network.get_parameter(f"bert.encoder.layer.1.attention.{name}.weight").mul_(factor)
-        model.network.get_parameter("classifier.weight").mul_(8.0)
-    return model
+    return sharp_bert(tmp_path / "bert")
 
 
 @pytest.fixture
@@ -42,7 +38,7 @@ def texts(model: RewardModel) -> list[Encoded]:
 
 @pytest.fixture
 def folded(model: RewardModel, texts: list[Encoded], tmp_path: Path) -> FoldedModel:
-    return FoldedModel(model, states_of(model, texts, tmp_path / "states", np.float32))
+    return FoldedModel(model, FrozenStates(states_of(model, texts, tmp_path / "states", np.float32)))
 
 
 def _pairs(texts: list[Encoded]) -> list[EncodedPair]:
@@ -79,7 +75,8 @@ def test_folded_gradients_are_the_networks_own(
 def test_the_trainers_own_loop_moves_what_learns_as_it_does_through_the_networks_forward(
     ascent: Ascent, folded: FoldedModel, model: RewardModel, texts: list[Encoded]
 ) -> None:
-    chosen = options(Variant(ascent, ascent, RATES[ascent], 2), 3, 1e-3, seed=0)
+    variant = Variant(ascent, ascent, RATES[ascent], meta_batch_size=2)
+    chosen = replace(next_options(variant, seed=0), steps=3, learning_rate=1e-3)
     groups = [EncodedGroup(str(start), texts[start : start + 5]) for start in (0, 5, 10)]
     before, start = model.network.state_dict(), folded.weights()
     before = {name: tensor.clone() for name, tensor in before.items()}
@@ -88,10 +85,12 @@ def test_the_trainers_own_loop_moves_what_learns_as_it_does_through_the_networks
         folded.take(start)
         train(one, _pairs(texts), groups, chosen, lambda *_: None)
         moved.append(folded.weights())
-    for name, weight in moved[0].items():
-        if name != "classifier.bias":  # L and J know differences of scores alone
-            assert not torch.equal(weight, start[name]), name
-        torch.testing.assert_close(weight, moved[1][name], rtol=1e-2, atol=2e-4)
+    learning = [name for name in start if name != "classifier.bias"]  # L and J know differences of scores alone
+    ours, theirs = ({name: weights[name] - start[name] for name in learning} for weights in moved)
+    assert all(change.any() for change in ours.values())
+    apart = torch.cat([(ours[name] - theirs[name]).flatten() for name in learning]).norm()
+    # AdamW makes full steps of gradients that are nothing but rounding: not each weight can agree
+    assert apart < 0.05 * torch.cat([change.flatten() for change in theirs.values()]).norm()
     frozen = set(before) - set(start)
     assert all(torch.equal(model.network.state_dict()[name], before[name]) for name in frozen)
     assert any("layer.0" in name for name in frozen)
@@ -104,7 +103,8 @@ def test_states_are_computed_once_and_read_from_disk_after_that(
     content = np.load(file)
     np.save(file, np.zeros_like(content))
     again = states_of(model, [*reversed(texts), texts[0]], tmp_path / "states", np.float32)
-    assert not again.first(texts).any()
+    assert not any(states.any() for states in again.values())
+    assert set(again) == {text.key for text in texts}
 
 
 def test_other_texts_or_other_frozen_weights_get_states_of_their_own(
