@@ -18,9 +18,9 @@ import orjson
 import torch
 from tqdm import tqdm
 
+from bench.machine import machine
 from bench.models import packaged_encoder
 from bench.places import THREADS, WORK
-from bench.report import machine
 from bench.shifted import experiment
 from bench.shifted.comparison import Bootstrap, Gaps
 from bench.shifted.data import GROUP_SIZE, META_SETS, Responses, ShiftData, load

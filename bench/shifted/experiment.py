@@ -78,7 +78,7 @@ def first_options(seed: int) -> TrainOptions:
 
 
 def next_options(variant: Variant, seed: int) -> TrainOptions:
-    """A variant's run from version 1; every variant of a seed sees the same pairs, others than version 1's."""
+    """A variant's run from version 1; every variant of a seed draws the same pairs, anew after version 1."""
     return _options(variant, STEPS, LEARNING_RATE, 2 * seed + 1)
 
 

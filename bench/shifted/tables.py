@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from bench.report import aligned
 from bench.shifted.comparison import Cell, Estimate
 from bench.shifted.data import HELD_OUT, TESTS
 from bench.shifted.evaluation import POOLED
 from bench.shifted.experiment import Row
 from bench.shifted.measures import Measure
 from bench.shifted.variants import AVERAGE, CONTROLS, FIRST, LONGER, TRAINED, VANILLA
+from bench.table import aligned
 
 Estimates = Mapping[Row, Mapping[Cell, Estimate]]
 

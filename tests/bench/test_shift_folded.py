@@ -23,6 +23,7 @@ from tests.tiny import CORPUS, make_checkpoint
 from trainer.batches import EncodedGroup, EncodedPair, backward_preference
 from trainer.training import train
 
+GENTLE = 0.02  # an η that does not carry a sharp model off, which would make much of rounding
 RESPONSES = [text[:cut] for text in CORPUS for cut in (9, 24, 60)]
 
 
@@ -67,15 +68,16 @@ def test_folded_gradients_are_the_networks_own(
             {n: p.grad for n, p in folded.network.named_parameters() if p.requires_grad and p.grad is not None}
         )
     assert gradients[0].keys() == gradients[1].keys() == folded.weights().keys()
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-3, atol=1e-6)
+    largest = max(gradient.norm() for gradient in gradients[1].values())
+    for name, gradient in gradients[1].items():
+        assert (gradients[0][name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-5 * largest, name
 
 
 @pytest.mark.parametrize("ascent", get_args(Ascent))
 def test_the_trainers_own_loop_moves_what_learns_as_it_does_through_the_networks_forward(
     ascent: Ascent, folded: FoldedModel, model: RewardModel, texts: list[Encoded]
 ) -> None:
-    variant = Variant(ascent, ascent, RATES[ascent], meta_batch_size=2)
+    variant = Variant(ascent, ascent, min(RATES[ascent], GENTLE), meta_batch_size=2)
     chosen = replace(next_options(variant, seed=0), steps=3, learning_rate=1e-3)
     groups = [EncodedGroup(str(start), texts[start : start + 5]) for start in (0, 5, 10)]
     before, start = model.network.state_dict(), folded.weights()
