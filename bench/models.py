@@ -74,11 +74,15 @@ def publish(made: Checkpoint, data_dir: Path) -> str:
     return name
 
 
-def _encoder() -> RewardModel:
+def packaged_encoder() -> str:
+    """Where MiniLM lies, a bare backbone. Raises ConfigurationError where it is not installed."""
     if find_spec(DEMO_PACKAGE) is None:
         raise ConfigurationError("the packaged encoder is missing: run `make run` or `make test` once")
-    source = str(import_module(DEMO_PACKAGE).get_model_path())
-    model, _ = import_model(source, MAX_TOKENS["encoder"], init_head=True, seed=0)
+    return str(import_module(DEMO_PACKAGE).get_model_path())
+
+
+def _encoder() -> RewardModel:
+    model, _ = import_model(packaged_encoder(), MAX_TOKENS["encoder"], init_head=True, seed=0)
     segments: torch.Tensor = model.network.get_submodule("bert.embeddings.token_type_embeddings").weight
     with torch.no_grad():
         segments[1] = segments[0]

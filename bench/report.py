@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
 import statistics
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +11,10 @@ from typing import Any
 import orjson
 
 from bench.arms import Measurement
-from bench.places import ROOT, THREADS
+from bench.machine import machine
 from bench.results import Aim, LoadResult, Results, quantile
 from bench.roster import OURS
+from bench.table import aligned
 
 COLUMNS = (
     *("arm", "texts/s [min-max]", "tokens/s", "ours ÷ arm", "of limit"),
@@ -36,7 +33,7 @@ def aims_table(aims: Sequence[Aim]) -> str:
         verdict = {True: "met", False: "missed", None: "not measured"}[aim.met]
         bound = f"{'≤' if aim.at_most else '≥'} {aim.bound:g} {aim.unit}".strip()
         rows.append((aim.what, _number(aim.figure, 2), bound, verdict, aim.where))
-    return _aligned(rows, left=(0, 3, 4))
+    return aligned(rows, left=(0, 3, 4))
 
 
 def write(file: Path, results: Results, aims: Sequence[Aim], settings: dict[str, Any]) -> None:
@@ -50,27 +47,6 @@ def write(file: Path, results: Results, aims: Sequence[Aim], settings: dict[str,
         "aims": [{**asdict(aim), "met": aim.met} for aim in aims],
     }
     file.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    names = [line.split(":", 1)[1].strip() for line in _cpu_info() if line.startswith("model name")]
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],  # noqa: S607 (the user's git)
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    packages = ("torch", "transformers", "tokenizers", "fastapi", "uvicorn")
-    return {
-        "cpu": names[0] if names else platform.machine(),
-        "cores": THREADS,
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-        "commit": commit.stdout.strip() or None,
-    }
 
 
 def _table(result: LoadResult) -> str:
@@ -88,7 +64,7 @@ def _table(result: LoadResult) -> str:
         f"({load.requests} requests, {tokens:,} tokens a round){limit}"
     )
     arms = sorted(result.cells, key=lambda arm: (arm != OURS, -statistics.median(_texts_per_s(result, arm))))
-    return heading + "\n" + _aligned([COLUMNS, *(_row(result, arm) for arm in arms)], left=(0,))
+    return heading + "\n" + aligned([COLUMNS, *(_row(result, arm) for arm in arms)], left=(0,))
 
 
 def _row(result: LoadResult, arm: str) -> tuple[str, ...]:
@@ -152,19 +128,3 @@ def _round(measurement: Measurement) -> dict[str, Any]:
 
 def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def _aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-
-
-def _cpu_info() -> list[str]:
-    file = Path("/proc/cpuinfo")
-    return file.read_text().splitlines() if file.exists() else []

@@ -1,0 +1,76 @@
+"""What is compared: each ascent at one rate, its controls, and what needs no training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from metarm.records import Ascent
+from trainer.batches import EncodedGroup
+
+VANILLA: Final = "none"  # what all others are compared with
+FIRST = "version 1"  # what all continue from
+LONGER = "the longer wins"
+AVERAGE = "average"  # of the weights of VANILLA and AVERAGED
+AVERAGED = "joint"
+
+# η of each: the scales are not comparable (docs/metarm.md)
+RATES: dict[Ascent, float] = {
+    "none": 0.0,
+    "sgd": 1.0,
+    "adam": 1e-3,
+    "shared_adam": 1e-4,
+    "joint": 2.0,
+    "second_order": 1.0,
+}
+META_BATCH_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A way to continue from version 1. `across_prompts`: the control whose groups are none."""
+
+    name: str
+    ascent: Ascent
+    rate: float
+    meta_batch_size: int = META_BATCH_SIZE
+    across_prompts: bool = False
+
+
+TRAINED = {
+    variant.name: variant
+    for variant in (
+        *(Variant(ascent, ascent, rate) for ascent, rate in RATES.items() if ascent != VANILLA),
+        Variant("sgd_descent", "sgd", -RATES["sgd"]),
+        Variant("joint_m4", "joint", RATES["joint"], meta_batch_size=4),
+        Variant("joint_across_prompts", "joint", RATES["joint"], across_prompts=True),
+    )
+}
+NAMES = (VANILLA, *TRAINED, AVERAGE)
+
+CONTROLS = {
+    "sgd_descent": "sgd at -η",
+    "joint_m4": "joint with 4 groups an update",
+    "joint_across_prompts": "joint, the responses of a group taken from different prompts",
+    AVERAGE: f"mean of the weights of {VANILLA} and {AVERAGED}",
+}
+
+
+def trained(names: Sequence[str]) -> list[Variant]:
+    """The runs that the rows `names` need, beside VANILLA."""
+    wanted = {*names, AVERAGED} if AVERAGE in names else {*names}
+    return [variant for name, variant in TRAINED.items() if name in wanted]
+
+
+def across_prompts(groups: Sequence[EncodedGroup]) -> list[EncodedGroup]:
+    """As many groups of the same responses, of which no two in a group answer one prompt, where `groups`
+    of one prompt stand at least a group's size apart."""
+    count = len(groups)
+    return [
+        EncodedGroup(
+            group.id,
+            [groups[(place + column) % count].responses[column] for column in range(len(group.responses))],
+        )
+        for place, group in enumerate(groups)
+    ]
