@@ -176,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Path(set_by_environment) if set_by_environment else None,
         help=f"folder of the preference files (default: ${DATA_VARIABLE})",
     )
-    parser.add_argument("--quick", action="store_true", help="under a quarter of an hour on two cores")
+    parser.add_argument("--quick", action="store_true", help="256 tokens, 2,000 pairs, 3 seeds, two meta-sets")
     parser.add_argument("--seeds", type=_positive)
     parser.add_argument("--variants", type=_listed(NAMES), help=f"of {','.join(NAMES)}")
     parser.add_argument("--meta", dest="meta_sets", type=_listed(META_SETS), help=f"of {','.join(META_SETS)}")
