@@ -67,9 +67,11 @@ class TrainOptions:
         """The settings, changed by what a job asks for. What settings of another kind do not know, and
         their runs do not use, stands as in the trainer's."""
         defaults = {field.name: TrainerSettings.model_fields[field.name].default for field in fields(cls)}
-        chosen = {name: getattr(settings, name, default) for name, default in defaults.items()} | dict(changes)
-        if chosen["ascent_rate"] is None or ("ascent" in changes and "ascent_rate" not in changes):
-            chosen["ascent_rate"] = ASCENT_RATES[chosen["ascent"]]  # its unit is the ascent's own
+        set_ = {name: getattr(settings, name, default) for name, default in defaults.items()}
+        chosen = set_ | dict(changes)
+        another = chosen["ascent"] != set_["ascent"] and "ascent_rate" not in changes
+        if chosen["ascent_rate"] is None or another:  # a rate's unit is the ascent's own
+            chosen["ascent_rate"] = ASCENT_RATES[chosen["ascent"]]
         return cls(**chosen)
 
     def record(self) -> dict[str, Any]:

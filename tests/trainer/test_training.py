@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metarm.errors import JobCancelledError, TrainingError
 from metarm.model import RewardModel, load_model
-from metarm.records import Ascent, Preference, SampleGroup, Trainable
+from metarm.records import ASCENT_RATES, Ascent, Preference, SampleGroup, Trainable
 from tests.tiny import Kind
 from trainer.batches import backward_preference, encode_groups, encode_pairs
 from trainer.meta_update import StepReport
@@ -84,6 +84,31 @@ def test_the_same_seed_gives_the_same_parameters(checkpoint: Kinds, kind: Kind, 
     assert report.curve == same.curve
     assert not torch.equal(parameters(first), parameters(other))
     assert not torch.equal(parameters(first), parameters(load_model(checkpoint(kind), 128)))
+
+
+def test_a_rate_that_is_not_asked_for_is_the_ascents_own() -> None:
+    def rate(changes: Mapping[str, Any], **settings: Any) -> float:
+        return TrainOptions.of(TrainerSettings(_env_file=None, **settings), changes).ascent_rate
+
+    assert rate({}) == ASCENT_RATES[TrainerSettings(_env_file=None).ascent]
+    for ascent, own in ASCENT_RATES.items():
+        assert rate({"ascent": ascent}) == own
+        assert rate({"ascent": ascent, "ascent_rate": 0.7}) == 0.7
+    assert rate({"ascent": "sgd"}, ascent="sgd", ascent_rate=3.0) == 3.0
+    assert rate({"ascent": "joint"}, ascent="sgd", ascent_rate=3.0) == ASCENT_RATES["joint"]
+
+
+def test_samples_that_outscore_what_was_chosen_are_lowered(checkpoint: Kinds) -> None:
+    @torch.inference_mode()
+    def gap(model: RewardModel) -> float:
+        chosen = [pair.chosen for pair in encode_pairs(model.encoder, PREFERENCES)]
+        samples = [response for group in encode_groups(model.encoder, GROUPS) for response in group.responses]
+        return float(model.scores(samples).mean() - model.scores(chosen).mean())
+
+    options: Mapping[str, Any] = {"steps": 20, "ascent_rate": 5.0}
+    conservative, _ = run(checkpoint("bert"), ascent="conservative", **options)
+    vanilla, _ = run(checkpoint("bert"), ascent="none", steps=20)
+    assert gap(conservative) < gap(vanilla) - 0.1
 
 
 def test_metarm_without_ascent_is_vanilla_bit_for_bit(checkpoint: Kinds) -> None:
