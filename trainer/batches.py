@@ -169,6 +169,8 @@ class GroupContrast(MetaObjective):
         for part in _micro_batches(self._matches, self._micro_tokens):
             scores = self._model.scores([s for match in part for s in (match.reference, match.sample)])
             _refuse_non_finite(scores.view(-1, 2), [match.group for match in part])
+            if not math.isfinite(self._margin):
+                raise TrainingError("the model to adapt answers preferences with scores that are not finite")
             yield contrast(scores[0::2], scores[1::2], self._margin).sum() / len(self._matches)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -213,8 +212,6 @@ class _Support:
         rng = random.Random(f"references {options.seed}")
         measured = rng.sample(pairs, min(SUPPORT_PAIRS, len(pairs)))
         margin = torch.tensor(score_pairs(model, measured).all).std().item()
-        if not math.isfinite(margin):
-            raise TrainingError("the model to adapt answers scores that are not finite numbers")
         return cls((pair.chosen for (pair,) in draw(pairs, 1, rng)), margin)
 
 

@@ -246,6 +246,15 @@ def test_a_loss_that_is_not_finite_is_a_training_error_that_says_which(checkpoin
     assert all(p.grad is None for p in model.network.parameters())
 
 
+def test_a_margin_that_is_not_finite_is_a_training_error_and_no_gradient(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    references = cycle(pair.chosen for pair in encode_pairs(model.encoder, PREFERENCES))
+    groups = encode_groups(model.encoder, GROUPS)
+    with pytest.raises(TrainingError, match="not finite"):
+        GroupContrast(model, groups, references, float("nan"), 5, ALL_AT_ONCE).backward()
+    assert all(p.grad is None for p in model.network.parameters())
+
+
 @given(st.integers(1, 20), st.integers(1, 25), st.integers(0, 5))
 def test_every_item_is_drawn_once_before_any_comes_again(items: int, size: int, seed: int) -> None:
     batches = list(islice(draw(range(items), size, random.Random(seed)), 30))
