@@ -53,9 +53,8 @@ def _measure(changes: dict[str, Any]) -> tuple[int, int]:
     model = load_model(made.path, made.max_tokens)
     preferences = load_preferences(None, settings.held_out_share, settings.max_held_out)
     pairs = encode_pairs(model.encoder, preferences.train)
-    pairs = sorted(pairs, key=lambda pair: pair.tokens)[
-        -settings.batch_size :
-    ]  # a full batch, whatever is drawn
+    # no more than one batch: whatever is drawn, it is this one
+    pairs = sorted(pairs, key=lambda pair: pair.tokens)[-settings.batch_size :]
     options = TrainOptions.of(settings, {"ascent": "none", "steps": 1, **changes})
     with trainable(model.network, options.trainable, rank=options.lora_rank, alpha=1, seed=0):
         pass  # what this imports is not what an update holds

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import log
 
 from simulation.closed_loop import comparisons as c
@@ -140,12 +141,7 @@ def _beats(name: str, arm: str, runs: Runs, fixed: Runs, vanilla: Runs, prompts:
     peaks = c.peak_rounds(runs, prompts)
     parts = []
     for other, theirs in (("the fixed RM's policy", fixed), ("the vanilla-retrained RM's policy", vanilla)):
-        margin = over_seeds(
-            [
-                c.against(runs[seed], theirs[seed], peaks[seed], prompts).margin
-                for seed in sorted(runs.keys() & theirs.keys())
-            ]
-        )
+        margin = c.by_seed(runs, theirs, partial(_margin, runs, theirs, peaks, prompts))
         says = f"wins less losses against {other}, best round ({_rounds(peaks)})"
         parts.append(Part(says, margin, above(margin)))
     where = "out-of-distribution prompts" if prompts == "out" else "held-out prompts"
@@ -161,14 +157,17 @@ def _flat(sweep: Mapping[float, Runs]) -> Claim:
     for factor, runs in sweep.items():
         if factor == 1.0:
             continue
-        change = over_seeds(
-            [
-                c.against_initial(runs[seed], peaks[seed]).win - c.against_initial(own[seed], peaks[seed]).win
-                for seed in sorted(runs.keys() & own.keys())
-            ]
-        )
+        change = c.by_seed(runs, own, partial(_more_wins, runs, own, peaks))
         parts.append(Part(f"win rate at η × {factor:g} less that at η", change, within(change, RATE_MARGIN)))
     return _claim("C8", "flat over η × {.2, 1, 2}: wins move by at most 2 points", SWEPT, *parts)
+
+
+def _margin(runs: Runs, theirs: Runs, rounds: Mapping[int, int], prompts: PromptSet, seed: int) -> float:
+    return c.against(runs[seed], theirs[seed], rounds[seed], prompts).margin
+
+
+def _more_wins(runs: Runs, own: Runs, rounds: Mapping[int, int], seed: int) -> float:
+    return c.against_initial(runs[seed], rounds[seed]).win - c.against_initial(own[seed], rounds[seed]).win
 
 
 def _rounds(peaks: Mapping[int, int]) -> str:

@@ -114,13 +114,18 @@ def rejected(run: ArmRun) -> int:
     return sum(r.retrain is not None and not r.retrain.accepted for r in run.rounds)
 
 
+def by_seed(
+    ours: Mapping[int, ArmRun], theirs: Mapping[int, ArmRun], figure: Callable[[int], float]
+) -> Interval:
+    """A figure of each seed that both have."""
+    return over_seeds([figure(seed) for seed in sorted(ours.keys() & theirs.keys())])
+
+
 def paired(
     ours: Mapping[int, ArmRun], theirs: Mapping[int, ArmRun], figure: Callable[[ArmRun], float]
 ) -> Interval:
     """Our figure less theirs, seed by seed, over the seeds both have."""
-    return over_seeds(
-        [figure(ours[seed]) - figure(theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
-    )
+    return by_seed(ours, theirs, lambda seed: figure(ours[seed]) - figure(theirs[seed]))
 
 
 def paired_log(

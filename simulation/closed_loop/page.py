@@ -11,7 +11,7 @@ from simulation.closed_loop.comparisons import TIE_BAND
 from simulation.closed_loop.intervals import FEWEST_SEEDS
 from simulation.closed_loop.pictures import Picture
 from simulation.closed_loop.records import Study
-from simulation.closed_loop.tables import arm_rows, percent, win_rows
+from simulation.closed_loop.tables import OPPONENTS, arm_rows, percent, win_rows
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fdfdfb; --line: #d5d5d0; --soft: #666;
@@ -93,12 +93,11 @@ def _claims_table(found: Sequence[Claim]) -> str:
 
 
 def _wins_table(study: Study) -> str:
-    opponents = ("initial", "fixed", "vanilla", "best of n")
     rows = [
-        [arm, str(round_), *(percent(outcomes.get(name)) for name in opponents)]
+        [arm, str(round_), *(percent(outcomes.get(name)) for name in OPPONENTS)]
         for arm, round_, outcomes in win_rows(study)
     ]
-    return _table(["arm", "round", *(f"vs {name}" for name in opponents)], rows)
+    return _table(["arm", "round", *(f"vs {name}" for name in OPPONENTS)], rows)
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

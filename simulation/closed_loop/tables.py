@@ -9,9 +9,11 @@ import numpy as np
 
 from simulation.closed_loop import comparisons as c
 from simulation.closed_loop.claims import claims
-from simulation.closed_loop.intervals import FEWEST_SEEDS, Interval, over_seeds
+from simulation.closed_loop.intervals import FEWEST_SEEDS, Interval
 from simulation.closed_loop.plan import FIXED, VANILLA
 from simulation.closed_loop.records import ArmRun, Study
+
+OPPONENTS = ("initial", "fixed", "vanilla", "best of n")  # of the table of wins, in its order
 
 
 def summary(study: Study) -> str:
@@ -102,8 +104,9 @@ def arm_rows(study: Study) -> tuple[list[str], list[list[str]]]:
 def best_gold(runs: dict[int, ArmRun], vanilla: dict[int, ArmRun]) -> Interval:
     """Gold at each arm's own best round (chosen on the other seeds), less vanilla's at its own."""
     ours, theirs = c.peak_rounds(runs), c.peak_rounds(vanilla)
-    both = sorted(runs.keys() & vanilla.keys())
-    return over_seeds([c.gold_mean(runs[s], ours[s]) - c.gold_mean(vanilla[s], theirs[s]) for s in both])
+    return c.by_seed(
+        runs, vanilla, lambda s: c.gold_mean(runs[s], ours[s]) - c.gold_mean(vanilla[s], theirs[s])
+    )
 
 
 def win_rows(study: Study) -> list[tuple[str, int, dict[str, c.Outcome]]]:
@@ -130,14 +133,13 @@ def win_rows(study: Study) -> list[tuple[str, int, dict[str, c.Outcome]]]:
 def wins_table(study: Study) -> str:
     """Win/tie/lose in percent, by round and opponent."""
     n = study.plan["best_of"]
-    opponents = ("initial", "fixed", "vanilla", "best of n")
     lines = [
         f"win/tie/lose % by gold on the same held-out prompts; a tie is within {c.TIE_BAND} points; "
         f"best of n: of {n} initial responses, by the first version",
-        f"{'arm':<20}{'round':>5}" + "".join(f"{'vs ' + name:>14}" for name in opponents),
+        f"{'arm':<20}{'round':>5}" + "".join(f"{'vs ' + name:>14}" for name in OPPONENTS),
     ]
     for arm, round_, outcomes in win_rows(study):
-        cells = "".join(f"{percent(outcomes.get(name)):>14}" for name in opponents)
+        cells = "".join(f"{percent(outcomes.get(name)):>14}" for name in OPPONENTS)
         lines.append(f"{arm:<20}{round_:>5}{cells}")
     return "\n".join(lines)
 
@@ -156,5 +158,4 @@ def percent(outcome: c.Outcome | None) -> str:
 
 def _margin(study: Study, arm: str, round_: int) -> Interval:
     runs, vanilla = study.of(arm), study.of(VANILLA)
-    both = sorted(runs.keys() & vanilla.keys())
-    return over_seeds([c.against(runs[seed], vanilla[seed], round_).margin for seed in both])
+    return c.by_seed(runs, vanilla, lambda seed: c.against(runs[seed], vanilla[seed], round_).margin)
