@@ -1,8 +1,9 @@
 """The version store: reward-model checkpoints on disk, and the one pointer that says which is current.
 
-    {root}/v000004/          a plain Hugging Face checkpoint + manifest.json (SHA-256 of every file)
+    {root}/v000004/          a plain Hugging Face checkpoint + manifest.json: SHA-256 of all, and of itself
     {root}/v000001/curve.json  how a first version was trained, step by step
     {root}/current           a symbolic link to one version; moves by one atomic rename
+    {root}/labels.json       other names for versions: stable, canary, …; replaced by a rename
     {root}/rejected/v000005.json   what became of a candidate that was not published
     {root}/.staging/v000006/ a candidate being written
     {root}/.last             the highest number ever given out; names are never reused
@@ -21,6 +22,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +33,18 @@ from metarm.errors import InvalidVersionError, ReadOnlyStoreError, UnknownVersio
 MANIFEST = "manifest.json"
 CURVE = "curve.json"
 NAME = re.compile(r"v\d{6,}")
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
+LABELS = "labels.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a label names. Of `canary` besides: the share of prompts it concerns, and whether it answers
+    them or is only recorded beside the current version's answer (shadow)."""
+
+    version: str
+    share: float = 0.0
+    shadow: bool = False
 
 
 class VersionStore:
@@ -92,6 +105,16 @@ class VersionStore:
         file = self.path(name) / CURVE
         return _read_json(file) if file.is_file() else None
 
+    def labels(self) -> dict[str, Label]:
+        """Every label and what it names."""
+        file = self.root / LABELS
+        if not file.is_file():
+            return {}
+        try:
+            return {label: Label(**fields) for label, fields in _read_json(file).items()}
+        except TypeError as error:
+            raise InvalidVersionError(f"{LABELS} is not readable: {error}") from error
+
     def rejected(self) -> list[str]:
         if not self._rejected.is_dir():
             return []
@@ -105,6 +128,8 @@ class VersionStore:
         folder, manifest = self.path(name), self.manifest(name)
         if manifest.get("format") != MANIFEST_FORMAT or manifest.get("name") != name:
             raise InvalidVersionError(f"{name}: its manifest is of another format or another version")
+        if _sealed(manifest) != (folder / MANIFEST).read_bytes():
+            raise InvalidVersionError(f"{name}: its {MANIFEST} is not as it was written")
         digests = cast("dict[str, str]", manifest.get("digests", {}))
         present = {
             p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()
@@ -136,8 +161,8 @@ class VersionStore:
         """Put a training curve into a staged folder."""
         (self._staging / name / CURVE).write_bytes(_pretty(curve))
 
-    def publish(self, name: str, manifest: Mapping[str, Any]) -> None:
-        """Turn a staged folder into a published version and make it current.
+    def publish(self, name: str, manifest: Mapping[str, Any], *, activate: bool = True) -> None:
+        """Turn a staged folder into a published version and, unless told otherwise, make it current.
 
         Files, digests and manifest are on disk before the version appears, and the version is on
         disk before the pointer moves: at no moment is anything half published.
@@ -146,13 +171,14 @@ class VersionStore:
         digests = {
             p.relative_to(folder).as_posix(): _sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()
         }
-        sealed = {"format": MANIFEST_FORMAT, "name": name, "created": _now(), **manifest, "digests": digests}
-        (folder / MANIFEST).write_bytes(_pretty(sealed))
+        record = {"format": MANIFEST_FORMAT, "name": name, "created": _now(), **manifest, "digests": digests}
+        (folder / MANIFEST).write_bytes(_sealed(record))
         for path in [*folder.rglob("*"), folder]:
             _sync(path)
         folder.rename(self.root / name)
         _sync(self.root)
-        self.activate(name)
+        if activate:
+            self.activate(name)
 
     def reject(self, name: str, manifest: Mapping[str, Any]) -> None:
         """Keep a candidate's manifest, drop its weights."""
@@ -176,6 +202,25 @@ class VersionStore:
             link.symlink_to(name)
             link.rename(self.root / "current")
             _sync(self.root)
+
+    def set_label(self, label: str, target: Label) -> None:
+        """Move or make a label. Raises UnknownVersionError, or ReadOnlyStoreError."""
+        self.path(target.version)
+        with self._locked():
+            self._write_labels({**self.labels(), label: target})
+
+    def remove_label(self, label: str) -> None:
+        """Raises UnknownVersionError where there is none, or ReadOnlyStoreError."""
+        with self._locked():
+            labels = self.labels()
+            if label not in labels:
+                raise UnknownVersionError(f"there is no label {label!r}", known=sorted(labels))
+            del labels[label]
+            self._write_labels(labels)
+
+    def _write_labels(self, labels: Mapping[str, Label]) -> None:
+        record = {name: asdict(target) for name, target in labels.items()}
+        _write_durably(self.root / LABELS, _pretty(record))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -224,6 +269,12 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
+    """The bytes of a manifest whose last field is the digest of all before it."""
+    content = {key: value for key, value in manifest.items() if key != "seal"}
+    return _pretty({**content, "seal": hashlib.sha256(_pretty(content)).hexdigest()})
 
 
 def _pretty(record: Mapping[str, Any]) -> bytes:

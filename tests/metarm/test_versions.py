@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from metarm.errors import InvalidVersionError, ReadOnlyStoreError, UnknownVersionError
 from metarm.model import load_model
-from metarm.versions import MANIFEST, VersionStore, version_number
+from metarm.versions import MANIFEST, Label, VersionStore, version_number
 from tests.tiny import Kind
 
 FILES = {"config.json": b'{"a": 1}', "model.safetensors": bytes(range(256)), "nested/vocab.txt": b"x\ny\n"}
@@ -159,7 +159,7 @@ def test_the_manifest_of_another_version_is_refused(store: VersionStore) -> None
 def test_the_manifest_of_another_format_is_refused(store: VersionStore) -> None:
     name = publish(store)
     path = store.path(name) / MANIFEST
-    path.write_bytes(orjson.dumps(orjson.loads(path.read_bytes()) | {"format": 2}))
+    path.write_bytes(orjson.dumps(orjson.loads(path.read_bytes()) | {"format": 1}))
     with pytest.raises(InvalidVersionError, match="format"):
         store.verify(name)
 
@@ -312,3 +312,50 @@ def test_transformers_loads_the_current_version_by_its_path_alone(
     assert all(torch.equal(value, ours[key]) for key, value in network.state_dict().items())
     text = "What is seventeen plus twenty five?"
     assert AutoTokenizer.from_pretrained(current)(text).input_ids == model.encoder.tokenizer(text).input_ids
+
+
+def test_a_flipped_bit_anywhere_in_the_manifest_is_found(store: VersionStore) -> None:
+    name = publish(store)
+    file = store.path(name) / MANIFEST
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(InvalidVersionError):
+            store.verify(name)
+    file.write_bytes(whole)
+    store.verify(name)
+
+
+def test_a_version_can_be_published_without_becoming_current(store: VersionStore) -> None:
+    first = publish(store)
+    name, folder = store.stage()
+    write(folder)
+    store.publish(name, {}, activate=False)
+    assert store.names() == [first, name]
+    assert store.current() == first
+
+
+def test_labels_name_versions_and_move(store: VersionStore) -> None:
+    first, second = publish(store), publish(store)
+    assert store.labels() == {}
+    store.set_label("stable", Label(first))
+    store.set_label("canary", Label(second, share=0.1, shadow=True))
+    assert store.labels() == {"stable": Label(first), "canary": Label(second, 0.1, True)}
+    store.set_label("stable", Label(second))
+    store.remove_label("canary")
+    assert VersionStore(store.root).labels() == {"stable": Label(second)}
+
+
+def test_a_label_of_no_version_and_a_label_that_is_not_there_are_refused(store: VersionStore) -> None:
+    publish(store)
+    with pytest.raises(UnknownVersionError, match="v000009"):
+        store.set_label("stable", Label("v000009"))
+    with pytest.raises(UnknownVersionError, match="there is no label 'stable'"):
+        store.remove_label("stable")
+
+
+def test_labels_that_cannot_be_read_are_an_error_and_not_none(store: VersionStore) -> None:
+    publish(store)
+    (store.root / "labels.json").write_bytes(b'{"stable": {"name": "v000001"}}')
+    with pytest.raises(InvalidVersionError, match=r"labels\.json"):
+        store.labels()

@@ -1,0 +1,59 @@
+"""The line from a version's raw rewards to the scores it serves, so that a swap moves no scale. No torch."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from metarm.errors import InvalidVersionError
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """score = scale · raw + shift. `scale` is above 0, so that scores rank as raw rewards do."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> Self:
+        """That of a version; the identity where its manifest has none. Raises InvalidVersionError."""
+        try:
+            found = cls(**(manifest.get("calibration") or {}))
+            usable = 0 < found.scale < math.inf and math.isfinite(found.shift)
+        except TypeError:
+            usable = False
+        if not usable:
+            raise InvalidVersionError(f"{manifest.get('name')}: its calibration is no rising line")
+        return found
+
+    def scores(self, raw: Sequence[float]) -> list[float]:
+        return [self.scale * reward + self.shift for reward in raw]
+
+    def record(self) -> dict[str, float]:
+        """For a manifest."""
+        return asdict(self)
+
+
+IDENTITY = Calibration()
+
+
+def fit(raw: Sequence[float], like: Sequence[float]) -> Calibration:
+    """The line that gives `raw`, a candidate's rewards of some texts, the median and the interquartile range
+    of `like`, the scores that its parent serves for the same texts.
+
+    Robust: a quarter of the rewards may lie anywhere. Where either range is 0 there is no scale to
+    keep: only the median is moved. Both must be finite; at least two.
+    """
+    (low, middle, high), (like_low, like_middle, like_high) = (_quartiles(values) for values in (raw, like))
+    spread, like_spread = high - low, like_high - like_low
+    scale = like_spread / spread if spread > 0 and like_spread > 0 else 1.0
+    return Calibration(scale, like_middle - scale * middle)
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
