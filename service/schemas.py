@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from metarm.records import Ascent, Trainable
+from metarm.records import Ascent, Precision, Trainable
 
 
 def _encodable(text: str) -> str:
@@ -115,6 +115,9 @@ class RetrainRequest(Body):
     steps: int | None = Field(None, ge=1, le=100_000)
     batch_size: int | None = Field(None, ge=1, le=4096, description="n, preference pairs in an update.")
     meta_batch_size: int | None = Field(None, ge=1, le=4096, description="m, groups in an update.")
+    meta_every: int | None = Field(
+        None, ge=1, le=100_000, description="Updates from one computation of the meta gradient to the next."
+    )
     responses_per_prompt: int | None = Field(None, ge=2, le=256, description="k, responses used of each group.")
     learning_rate: float | None = Field(None, gt=0, le=1, description="α")
     ascent_rate: float | None = Field(None, ge=0, le=1000, description="η; each ascent has its own.")
@@ -123,6 +126,10 @@ class RetrainRequest(Body):
         None, ge=0, le=1000, description="Weight of mean (r_chosen + r_rejected)²."
     )
     trainable: Trainable | None = Field(None, description="Which parameters the run changes.")
+    lora_rank: int | None = Field(None, ge=1, le=4096)
+    lora_alpha: int | None = Field(None, ge=1, le=65_536)
+    gradient_checkpointing: bool | None = Field(None, description="Less memory, more time.")
+    train_precision: Precision | None = Field(None, description="What the run multiplies in.")
     seed: int | None = Field(None, ge=0, le=LARGEST_INTEGER)
 
 

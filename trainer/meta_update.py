@@ -37,7 +37,8 @@ class Difference(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one update saw: the loss, J (or C) before the step (None without groups), ‖g‖ before clipping."""
+    """What one update saw: the loss, J (or C) before the step (None where it was not computed), ‖g‖ before
+    clipping."""
 
     loss: float
     difference: float | None
@@ -104,7 +105,7 @@ class MetaUpdate:
     | second_order | θ + η ∇J(θ)                               | (I + η H_J(θ)) ∇L(θ') = ∇_θ L(θ')    |
 
     Memory beyond a vanilla step's: a copy of θ, none where θ' is θ; `adam` keeps two more, its moments, and
-    `second_order` takes one more, of ∇L(θ'), and the graph of ∇J.
+    `second_order` takes one more, of ∇L(θ'), and the graph of ∇J; `reuse` takes one more, of ∇J.
     """
 
     def __init__(
@@ -115,36 +116,52 @@ class MetaUpdate:
         rate: float,
         *,
         max_grad_norm: float,
+        reuse: bool = False,
     ) -> None:
         """`rate` is η: the ascent's learning rate, or the weight of J or C where θ' is θ. The gradient of each
-        step is clipped to `max_grad_norm`; the ascent's is not."""
+        step is clipped to `max_grad_norm`; the ascent's is not. `reuse`: remember ∇J, for steps that are given
+        no difference. `second_order` cannot: H_J needs its graph at θ."""
         self._parameters = list(parameters)
         self._optimizer = optimizer
         self._ascent = ascent
         self._rate = rate
         self._max_grad_norm = max_grad_norm
         self._own = torch.optim.Adam(self._parameters, lr=rate) if ascent == "adam" else None
+        self._reuse = reuse
+        self._remembered: list[Tensor] | None = None  # ∇J at an earlier θ
 
     def step(self, preference: BackwardLoss, difference: Difference | None) -> StepReport:
-        """One update: θ changes, by `optimizer`. `difference` is not asked for where `ascent` is none."""
+        """One update: θ changes, by `optimizer`. `difference` is not asked for where `ascent` is none; where it
+        is None, the remembered ∇J stands in for it, and a vanilla step is made where there is none."""
         self._optimizer.zero_grad(set_to_none=True)
         value = None
-        if self._ascent == "none" or difference is None:
+        if self._ascent == "none" or (difference is None and self._remembered is None):
             loss = preference()
         elif self._ascent in ("joint", "conservative"):
-            value = difference.backward()
+            value = self._meta_gradient(difference)
             self._scale_gradients(-self._rate)
             loss = preference()
         else:
-            value = difference.backward()
+            value = self._meta_gradient(difference)
             with self._ascended():
                 loss = preference()
-            if self._ascent == "second_order":
+            if self._ascent == "second_order" and difference is not None:
                 vectors = [_gradient(parameter).clone() for parameter in self._parameters]
                 difference.hessian_product(self._parameters, vectors, self._rate)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
         self._optimizer.step()
         return StepReport(loss, value, float(norm))
+
+    def _meta_gradient(self, difference: Difference | None) -> float | None:
+        """Leave ∇J in `.grad`, this step's or the remembered one; returns J where it was computed."""
+        if difference is None:
+            for parameter, gradient in zip(self._parameters, self._remembered or [], strict=True):
+                parameter.grad = gradient.clone()
+            return None
+        value = difference.backward()
+        if self._reuse:
+            self._remembered = [_gradient(parameter).clone() for parameter in self._parameters]
+        return value
 
     @contextmanager
     def _ascended(self) -> Iterator[None]:

@@ -92,6 +92,12 @@ class TrainerSettings(LearningSettings):
     )
     steps: int = Field(40, ge=1, description="T, updates in a run.")
     meta_batch_size: int = Field(8, ge=1, description="m, sample groups in an update.")
+    meta_every: int = Field(
+        1,
+        ge=1,
+        description="Updates from one computation of the meta gradient to the next. Between them the last is "
+        "used again: that saves its time, and takes a copy of it. Not with second_order.",
+    )
     responses_per_prompt: int = Field(5, ge=2, description="k, responses used of each group, at most.")
     ascent_rate: float | None = Field(
         None,

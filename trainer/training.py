@@ -14,7 +14,7 @@ import torch
 from torch.nn import Parameter
 
 from metarm.encoding import Encoded
-from metarm.errors import TrainingError
+from metarm.errors import ConfigurationError, TrainingError
 from metarm.model import RewardModel
 from metarm.records import ASCENT_RATES, Ascent, Precision, Trainable
 from trainer.batches import (
@@ -44,6 +44,7 @@ class TrainOptions:
     steps: int
     batch_size: int
     meta_batch_size: int
+    meta_every: int
     responses_per_prompt: int
     learning_rate: float
     ascent_rate: float
@@ -112,8 +113,10 @@ def train(
     """Change `model` in place by up to `options.steps` updates; `on_step` may raise to stop the run.
 
     Raises TrainingError where a loss is not finite, ConfigurationError where the network has not the parts
-    that `options.trainable` asks for.
+    that `options.trainable` asks for, or `second_order` is to reuse a meta gradient.
     """
+    if options.ascent == "second_order" and options.meta_every > 1:
+        raise ConfigurationError("second_order needs a meta gradient in every update: meta_every must be 1")
     recomputing = model.recomputing() if options.gradient_checkpointing else nullcontext()
     chosen = trainable(
         model.network,
@@ -145,7 +148,12 @@ def _run(
         fused=True,
     )
     update = MetaUpdate(
-        parameters, optimizer, options.ascent, options.ascent_rate, max_grad_norm=options.max_grad_norm
+        parameters,
+        optimizer,
+        options.ascent,
+        options.ascent_rate,
+        max_grad_norm=options.max_grad_norm,
+        reuse=options.meta_every > 1,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, options))
     # separate streams: with and without groups, a run sees the same pairs in the same order
@@ -154,7 +162,8 @@ def _run(
     support = _Support.of(model, pairs, options) if options.ascent == "conservative" else None
     curve: list[StepReport] = []
     for step in range(1, options.steps + 1):
-        batch, meta = next(pair_batches), next(group_batches)
+        batch = next(pair_batches)
+        meta = next(group_batches) if (step - 1) % options.meta_every == 0 else None
         try:
             report = update.step(
                 _preference(model, batch, options),

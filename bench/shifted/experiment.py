@@ -88,6 +88,7 @@ def _options(variant: Variant, steps: int, learning_rate: float, seed: int) -> T
         "ascent": variant.ascent,
         "ascent_rate": variant.rate,
         "meta_batch_size": variant.meta_batch_size,
+        "meta_every": variant.meta_every,
         "responses_per_prompt": GROUP_SIZE,
         "steps": steps,
         "batch_size": BATCH_SIZE,

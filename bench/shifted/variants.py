@@ -28,6 +28,7 @@ class Variant:
     ascent: Ascent
     rate: float
     meta_batch_size: int = META_BATCH_SIZE
+    meta_every: int = 1
     across_prompts: bool = False
 
 
@@ -37,7 +38,10 @@ TRAINED = {
         *(Variant(ascent, ascent, rate) for ascent, rate in RATES.items() if ascent != VANILLA),
         Variant("sgd_descent", "sgd", -RATES["sgd"]),
         Variant("joint_m4", "joint", RATES["joint"], meta_batch_size=4),
+        Variant("joint_stale", "joint", RATES["joint"], meta_every=4),
         Variant("joint_across_prompts", "joint", RATES["joint"], across_prompts=True),
+        Variant("conservative_m4", "conservative", RATES["conservative"], meta_batch_size=4),
+        Variant("conservative_stale", "conservative", RATES["conservative"], meta_every=4),
     )
 }
 NAMES = (VANILLA, *TRAINED, AVERAGE)
@@ -45,7 +49,10 @@ NAMES = (VANILLA, *TRAINED, AVERAGE)
 CONTROLS = {
     "sgd_descent": "sgd at -η",
     "joint_m4": "joint with 4 groups an update",
+    "joint_stale": "joint with a meta gradient every fourth update, used again in the three after it",
     "joint_across_prompts": "joint, the responses of a group taken from different prompts",
+    "conservative_m4": "conservative with 4 groups an update",
+    "conservative_stale": "conservative with a meta gradient every fourth update",
     AVERAGE: f"mean of the weights of {VANILLA} and {AVERAGED}",
 }
 

@@ -86,7 +86,7 @@ FIXED, VANILLA = "fixed", "none"
 SWEPT: Ascent = "sgd"  # the variant whose rate is varied: the paper's letter
 CONTROLLED: Ascent = "conservative"  # the one that also gets a meta-set of the initial policy
 RATE_FACTORS: Sequence[float] = (0.2, 1.0, 2.0)
-CONTROLS = ("negative", "in-distribution", "ascent-only")
+CONTROLS = ("negative", "in-distribution", "ascent-only", "small meta", "stale meta")
 
 
 def swept_name(factor: float) -> str:
@@ -109,6 +109,9 @@ def all_arms() -> dict[str, Arm]:
         Arm("in-distribution", {"ascent": CONTROLLED, "ascent_rate": rates[CONTROLLED]}, samples="initial"),
         # the joint form at a weight that leaves nothing of L: the gradient is clipped, Adam knows no scale
         Arm("ascent-only", {"ascent": "joint", "ascent_rate": 1000.0}),
+        # a cheaper meta gradient: of fewer groups (five in the plan), or computed in every fourth update
+        Arm("small meta", {"ascent": CONTROLLED, "ascent_rate": rates[CONTROLLED], "meta_batch_size": 1}),
+        Arm("stale meta", {"ascent": CONTROLLED, "ascent_rate": rates[CONTROLLED], "meta_every": 4}),
     ]
     return {arm.name: arm for arm in arms}
 

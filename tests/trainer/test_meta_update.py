@@ -584,3 +584,38 @@ def test_none_asks_for_no_difference() -> None:
         raise AssertionError("asked")
 
     assert variant.steps.step(backward(variant.setting.preference), Known(never)).difference is None
+
+
+@pytest.mark.parametrize("ascent", ["sgd", "adam", "shared_adam", "joint", "conservative"])
+def test_a_remembered_gradient_stands_in_for_the_difference_that_is_not_given(ascent: Ascent) -> None:
+    moved = []
+    for told in (True, False):
+        setting = Setting()
+        optimizer = torch.optim.SGD(setting.parameters, lr=0.1, momentum=0.5)
+        steps = MetaUpdate(setting.parameters, optimizer, ascent, 0.3, max_grad_norm=NO_CLIPPING, reuse=True)
+        gradient = torch.autograd.grad(setting.difference(), setting.parameters)
+
+        def leave(setting: Setting = setting, gradient: Sequence[Tensor] = gradient) -> float:
+            for parameter, value in zip(setting.parameters, gradient, strict=True):
+                parameter.grad = value.clone()
+            return 0.5
+
+        first = steps.step(backward(setting.preference), Known(leave))
+        second = steps.step(backward(setting.preference), Known(leave) if told else None)
+        assert first.difference == 0.5
+        assert second.difference == (0.5 if told else None)
+        moved.append([parameter.detach().clone() for parameter in setting.parameters])
+    for stale, fresh in zip(*moved, strict=True):
+        assert torch.equal(stale, fresh)
+
+
+def test_nothing_is_remembered_unless_it_is_to_be_used_again() -> None:
+    moved = []
+    for ascent in ("sgd", "none"):
+        setting = Setting()
+        optimizer = torch.optim.SGD(setting.parameters, lr=0.1)
+        steps = MetaUpdate(setting.parameters, optimizer, ascent, 0.0, max_grad_norm=NO_CLIPPING)
+        steps.step(backward(setting.preference), Known(backward(setting.difference)))
+        assert steps.step(backward(setting.preference), None).difference is None
+        moved.append([parameter.detach().clone() for parameter in setting.parameters])
+    assert all(torch.equal(one, other) for one, other in zip(*moved, strict=True))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarm.errors import JobCancelledError, TrainingError
+from metarm.errors import ConfigurationError, JobCancelledError, TrainingError
 from metarm.model import RewardModel, load_model
 from metarm.records import ASCENT_RATES, Ascent, Preference, SampleGroup, Trainable
 from tests.tiny import Kind
@@ -288,3 +288,17 @@ def test_the_summary_averages_the_first_and_last_tenth() -> None:
         "difference_first": None,
         "difference_last": None,
     }
+
+
+def test_a_meta_gradient_every_third_update_is_computed_as_often_and_used_in_between(checkpoint: Kinds) -> None:
+    model, report = run(checkpoint("bert"), ascent="joint", ascent_rate=2.0, meta_every=3)
+    assert [step.difference is not None for step in report.curve] == [True, False, False, True, False]
+    vanilla, _ = run(checkpoint("bert"), ascent="none")
+    every, _ = run(checkpoint("bert"), ascent="joint", ascent_rate=2.0)
+    assert not torch.equal(parameters(model), parameters(vanilla))
+    assert not torch.equal(parameters(model), parameters(every))
+
+
+def test_second_order_takes_no_old_meta_gradient(checkpoint: Kinds) -> None:
+    with pytest.raises(ConfigurationError, match="meta_every must be 1"):
+        run(checkpoint("bert"), ascent="second_order", meta_every=2)
