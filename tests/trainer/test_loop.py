@@ -17,6 +17,8 @@ from metarm.errors import ConfigurationError
 from metarm.jobs import Job, JobBoard
 from metarm.model import load_model
 from metarm.records import PolicyStamp, Preference, SampleGroup
+
+from metarm.retention import Retention
 from metarm.sample_log import LoggedRequest, SampleLog
 from metarm.versions import VersionStore
 from tests.demo_groups import demo_groups
@@ -88,7 +90,10 @@ def make_bench(
         heartbeat = Heartbeat(jobs)
         assert heartbeat.take_place({}, threading.Event())
         preferences = load_or_refuse(settings)
-        trainer = Trainer(settings, settings.store, jobs, log, preferences, heartbeat)
+        retention = Retention(
+            settings.store, redis_client, settings.keep_versions, settings.retention_grace_s
+        )
+        trainer = Trainer(settings, settings.store, jobs, log, preferences, heartbeat, retention)
         made.append(Bench(trainer, settings.store, jobs, log, heartbeat))
         return made[-1]
 
