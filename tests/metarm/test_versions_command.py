@@ -120,7 +120,11 @@ def test_diff_compares_manifests_field_by_field_and_says_which_files_differ(
         "verdict.reasons": [None, []],
         "verdict.figures.held_out_accuracy": [None, 0.625],
     }
-    assert found["files"] == {"that differ": ["model.safetensors"], "of v000001 alone": [], "of v000002 alone": []}
+    assert found["files"] == {
+        "that differ": ["model.safetensors"],
+        "of v000001 alone": [],
+        "of v000002 alone": [],
+    }
     shown = run("diff", "v000001", "v000002")
     assert "settings.steps" in shown
     assert "files that differ: model.safetensors" in shown

@@ -50,7 +50,7 @@ def test_the_paired_difference_is_that_of_the_accuracies_pair_by_pair(seed: int)
     assert found.mean == pytest.approx(accuracy(after) - accuracy(before))
 
     def won(scores: PairScores, i: int) -> float:
-        return (np.sign(scores.chosen[i] - scores.rejected[i]) + 1) / 2
+        return float(np.sign(scores.chosen[i] - scores.rejected[i]) + 1) / 2
 
     changes = [won(after, i) - won(before, i) for i in range(30)]
     half = 1.959964 * statistics.pstdev(changes) / math.sqrt(30)
