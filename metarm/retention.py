@@ -27,23 +27,24 @@ def reasons_to_keep(
     the best on its held-out pairs, what is younger than `grace_s`, and what cannot be read.
     """
     names = store.names()
-    manifests: dict[str, dict[str, Any]] = {}
+    parents: dict[str, str | None] = {}
+    measured: dict[str, float | None] = {}
     kept: dict[str, str | None] = {}
     for name in names:
         try:
-            manifests[name] = store.manifest(name)
-            kept[name] = "young" if _age_s(manifests[name]) < grace_s else None
-        except (InvalidVersionError, KeyError, ValueError, TypeError):
+            manifest = store.manifest(name)
+            kept[name] = "young" if _age_s(manifest) < grace_s else None
+            parents[name], measured[name] = manifest.get("parent"), held_out_accuracy(manifest)
+        except (InvalidVersionError, KeyError, ValueError, TypeError, AttributeError):
             kept[name] = "its manifest cannot be read"
     current = store.current()
     reasons = dict.fromkeys(names[max(0, len(names) - keep_versions) :], f"one of the newest {keep_versions}")
-    best = _best(manifests)
+    best = _best(measured)
     if best is not None:
         reasons[best] = "the best on its held-out pairs"
-    if current is not None:
-        parent = manifests.get(current, {}).get("parent")
-        if parent is not None:
-            reasons[parent] = "the parent of the current version"
+    parent = parents.get(current) if current is not None else None
+    if parent is not None:
+        reasons[parent] = "the parent of the current version"
     reasons |= dict.fromkeys(leased, "leased")
     reasons |= {label.version: f"labelled {word}" for word, label in store.labels().items()}
     if current is not None:
@@ -101,9 +102,8 @@ class Retention:
         return gone
 
 
-def _best(manifests: Mapping[str, Mapping[str, Any]]) -> str | None:
+def _best(measured: Mapping[str, float | None]) -> str | None:
     """The version of the highest held-out accuracy; of equal ones the newest."""
-    measured = {name: held_out_accuracy(manifest) for name, manifest in manifests.items()}
     rows = [(value, place, name) for place, (name, value) in enumerate(measured.items()) if value is not None]
     return max(rows)[2] if rows else None
 

@@ -165,18 +165,19 @@ def _rows(store: VersionStore) -> Iterator[dict[str, Any]]:
             "labels": sorted(word for word, label in labels.items() if label.version == name),
         }
         try:
-            manifest = store.manifest(name)
-        except InvalidVersionError as error:
-            yield {**row, "status": "unreadable", "reasons": [error.message]}
-            continue
-        verdict = manifest.get("verdict") or {}
-        yield {
-            **row,
-            **{key: manifest.get(key) for key in ("parent", "job", "method", "created", "code_version")},
-            "held_out_accuracy": held_out_accuracy(manifest),
-            "forced": bool(verdict.get("forced")),
-            "reasons": verdict.get("reasons", []),
-        }
+            yield {**row, **_of_manifest(store.manifest(name))}
+        except (InvalidVersionError, AttributeError, TypeError, ValueError) as error:
+            yield {**row, "status": "unreadable", "reasons": [str(error)]}
+
+
+def _of_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    verdict = manifest.get("verdict") or {}
+    return {
+        **{key: manifest.get(key) for key in ("parent", "job", "method", "created", "code_version")},
+        "held_out_accuracy": held_out_accuracy(manifest),
+        "forced": bool(verdict.get("forced")),
+        "reasons": verdict.get("reasons", []),
+    }
 
 
 def _shown(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -109,6 +109,7 @@ class Trainer:
         parent = self._store.current()
         if parent is None:
             raise NotReadyError("there is no version to adapt yet")
+        of_parent = Calibration.of(self._store.manifest(parent))
         changes = dict(job.options)
         force = bool(changes.pop("force", False))
         options = TrainOptions.of(self._settings, changes)
@@ -139,7 +140,6 @@ class Trainer:
             }
             self._heartbeat.check()
             if verdict.publishes:
-                of_parent = Calibration.of(self._store.manifest(parent))
                 calibration = calibrated_like(after.held_out, before.held_out, of_parent)
                 of_model = described(saved, after.held_out, calibration, preferences.held_out)
                 self._store.publish(name, {**manifest, **of_model})

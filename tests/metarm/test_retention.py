@@ -82,9 +82,10 @@ def test_a_young_version_stays_whatever_its_number(store: VersionStore) -> None:
 
 
 def test_what_cannot_be_read_stays(store: VersionStore) -> None:
-    names = [publish(store) for _ in range(4)]
+    names = [publish(store) for _ in range(5)]
     (store.path(names[0]) / MANIFEST).write_bytes(b"{")
     (store.path(names[1]) / MANIFEST).write_bytes(b'{"created": 5}')
+    (store.path(names[2]) / MANIFEST).write_bytes(b'{"created": "2020-01-01T00:00:00Z", "verdict": "x"}')
     assert gone(store, 1) == []
 
 

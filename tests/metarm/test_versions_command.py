@@ -75,8 +75,9 @@ def test_list_shows_every_version_and_fits_eighty_columns(filled: VersionStore, 
     assert rows[3]["reasons"] == ["far worse"]
 
 
-def test_list_names_what_cannot_be_read(filled: VersionStore, run: Any) -> None:
-    (filled.path("v000003") / "manifest.json").write_bytes(b"{")
+@pytest.mark.parametrize("broken", [b"{", b'{"verdict": "x"}'])
+def test_list_names_what_cannot_be_read(filled: VersionStore, run: Any, broken: bytes) -> None:
+    (filled.path("v000003") / "manifest.json").write_bytes(broken)
     rows = json.loads(run("list", "--json"))
     assert rows[2]["status"] == "unreadable"
     assert "unreadable" in run("list")

@@ -73,12 +73,16 @@ def test_every_version_tells_what_it_was_made_from_and_what_became_of_it(
         assert server.http.post("/score", json=score).status_code == 409
 
 
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [(b"{", "manifest.json"), (b'{"calibration": "x", "parent": 5}', "parent, calibration")],
+)
 def test_a_version_whose_manifest_is_broken_is_listed_as_unreadable(
-    store: VersionStore, server: HttpProcess
+    store: VersionStore, server: HttpProcess, broken: bytes, named: str
 ) -> None:
-    (store.path("v000002") / "manifest.json").write_bytes(b"{")
+    (store.path("v000002") / "manifest.json").write_bytes(broken)
     with server:
         server.wait_ready()
         entry = server.http.get("/versions").json()["versions"][1]
     assert (entry["name"], entry["status"]) == ("v000002", "unreadable")
-    assert "manifest.json" in entry["reasons"][0]
+    assert named in entry["reasons"][0]
