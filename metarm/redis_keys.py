@@ -9,8 +9,8 @@
 | metarm:jobs              | zset   | job ids by creation time                                    |
 | metarm:jobs:active       | string | id of the one job that is queued or running                 |
 | metarm:job:{id}:cancel   | string | someone asked this job to stop (expires)                    |
-| metarm:lease:{id}        | string | a lease as JSON: `version` must stay loaded (expires)       |
 | metarm:trainer           | string | the live trainer's status as JSON (expires without renewal) |
+| metarm:leases            | hash   | leases by id: expiry and version (expires with the last)    |
 """
 
 SAMPLES = "metarm:samples"
@@ -20,7 +20,7 @@ SAMPLES_TRIMMED = "metarm:samples:trimmed"
 JOBS = "metarm:jobs"
 ACTIVE_JOB = "metarm:jobs:active"
 TRAINER = "metarm:trainer"
-LEASE_PREFIX = "metarm:lease:"
+LEASES = "metarm:leases"
 
 
 def request_key(request_id: str) -> str:
@@ -33,7 +33,3 @@ def job_key(job_id: str) -> str:
 
 def cancel_key(job_id: str) -> str:
     return f"metarm:job:{job_id}:cancel"
-
-
-def lease_key(lease_id: str) -> str:
-    return f"{LEASE_PREFIX}{lease_id}"

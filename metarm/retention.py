@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from calendar import timegm
 from collections.abc import Mapping
 from typing import Any, cast
 
-import orjson
 import redis
 
 from metarm.errors import InvalidVersionError
-from metarm.redis_keys import LEASE_PREFIX
+from metarm.redis_keys import LEASES
 from metarm.versions import VersionStore
 
 log = logging.getLogger(__name__)
+LEASE = re.compile(r"(\d+) (\S+)")  # expiry in ms of Redis' clock, version
+GIVEN_BACK = "-"  # in the version's place
 
 
 def reasons_to_keep(
@@ -55,16 +57,16 @@ def reasons_to_keep(
 def leased_versions(client: redis.Redis) -> dict[str, int]:
     """How many leases name each version now. Raises redis.RedisError, and InvalidVersionError for a lease
     that cannot be read: what it protects is not known."""
+    seconds, micros = client.time()
+    now_ms = 1000 * seconds + micros // 1000
     counts: dict[str, int] = {}
-    for key in client.scan_iter(f"{LEASE_PREFIX}*", count=500):
-        value = cast("bytes | None", client.get(key))
-        if value is None:  # it ended meanwhile
-            continue
-        try:
-            version = orjson.loads(value)["version"]
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise InvalidVersionError(f"the lease {key.decode()} cannot be read: {error}") from error
-        counts[version] = counts.get(version, 0) + 1
+    for lease, field in cast("dict[bytes, bytes]", client.hgetall(LEASES)).items():
+        found = LEASE.fullmatch(field.decode(errors="replace"))
+        if found is None:
+            raise InvalidVersionError(f"the lease {lease.decode(errors='replace')} cannot be read: {field!r}")
+        expiry_ms, version = int(found[1]), found[2]
+        if version != GIVEN_BACK and expiry_ms > now_ms:
+            counts[version] = counts.get(version, 0) + 1
     return counts
 
 

@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 import redis
 
 from metarm.errors import InvalidVersionError, UnknownVersionError
-from metarm.redis_keys import lease_key
+from metarm.redis_keys import LEASES
 from metarm.retention import Retention, leased_versions, reasons_to_keep
 from metarm.versions import MANIFEST, Label, VersionStore
 
@@ -40,6 +39,11 @@ def publish(store: VersionStore, accuracy: float | None = None, **manifest: Any)
 def gone(store: VersionStore, keep: int, leased: dict[str, int] | None = None, grace_s: float = 0) -> list[str]:
     reasons = reasons_to_keep(store, leased or {}, keep, grace_s)
     return [name for name, reason in reasons.items() if reason is None]
+
+
+def lease(client: redis.Redis, lease_id: str, version: str, lasts_s: float = 60) -> None:
+    """As the service writes one."""
+    client.hset(LEASES, lease_id, f"{int(1000 * (time.time() + lasts_s))} {version}")
 
 
 def test_the_newest_versions_stay_and_older_ones_go(store: VersionStore) -> None:
@@ -156,9 +160,10 @@ def test_retention_asks_for_the_leases_that_are_there_now(
     store: VersionStore, redis_client: redis.Redis
 ) -> None:
     names = [publish(store) for _ in range(5)]
-    redis_client.set(lease_key("a"), orjson.dumps({"version": names[0], "ttl_s": 60}), px=400)
-    redis_client.set(lease_key("b"), orjson.dumps({"version": names[1]}))
-    redis_client.set(lease_key("c"), orjson.dumps({"version": names[1]}))
+    lease(redis_client, "a", names[0], 0.4)
+    lease(redis_client, "b", names[1])
+    lease(redis_client, "c", names[1])
+    lease(redis_client, "d", "-")  # given back
     assert leased_versions(redis_client) == {names[0]: 1, names[1]: 2}
     retention = Retention(store, redis_client, 1, 0)
     assert retention.prune() == [names[2]]
@@ -171,7 +176,7 @@ def test_nothing_goes_where_a_lease_cannot_be_read_or_redis_does_not_answer(
     store: VersionStore, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
     names = [publish(store) for _ in range(5)]
-    redis_client.set(lease_key("odd"), b"[]")
+    redis_client.hset(LEASES, "odd", "for ever")
     with pytest.raises(InvalidVersionError, match="odd"):
         Retention(store, redis_client, 1, 0).prune()
     with redis.Redis.from_url(f"unix://{tmp_path}/nobody.sock") as nobody, pytest.raises(redis.RedisError):

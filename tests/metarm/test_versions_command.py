@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 import redis
 
-from metarm.redis_keys import lease_key
+from metarm.redis_keys import LEASES
 from metarm.versions import Label, VersionStore
 from metarm.versions_command import main
 from tests.processes import RedisProcess
@@ -153,7 +153,7 @@ def test_prune_says_what_it_would_delete_and_then_deletes_it(
 ) -> None:
     old = "2020-01-01T00:00:00Z"
     names = [publish(store, created=old) for _ in range(6)]
-    redis_client.set(lease_key("a"), orjson.dumps({"version": names[1]}))
+    redis_client.hset(LEASES, "a", f"{int(1000 * (time.time() + 60))} {names[1]}")
     arguments = ("prune", "--keep-versions", "2", "--redis-url", redis_process.url)
     shown = run(*arguments, "--dry-run")
     assert store.names() == names

@@ -22,7 +22,7 @@ from metarm.errors import ConfigurationError
 from metarm.jobs import Job, JobBoard
 from metarm.model import RewardModel, load_model
 from metarm.records import PolicyStamp, Preference, SampleGroup
-from metarm.redis_keys import lease_key
+from metarm.redis_keys import LEASES
 from metarm.retention import Retention, held_out_accuracy
 from metarm.sample_log import LoggedRequest, SampleLog
 from metarm.versions import Label, VersionStore, version_number
@@ -263,7 +263,7 @@ def test_versions_that_need_not_stay_are_let_go_of_after_a_publish(
 ) -> None:
     bench = make_bench(gate_tolerance=1.0, gate_significance=0.0, keep_versions=1, retention_grace_s=0, steps=1)
     bench.store.set_label("stable", Label("v000001"))
-    redis_client.set(lease_key("a"), json.dumps({"version": "v000002"}))
+    redis_client.hset(LEASES, "a", f"{int(1000 * (time.time() + 600))} v000002")
     for _ in range(5):
         log_samples(bench.log)
         assert bench.run(ascent="none").status == "published"
@@ -280,7 +280,7 @@ def test_a_job_ends_well_though_nothing_could_be_let_go_of(
     make_bench: Callable[..., Bench], redis_client: redis.Redis
 ) -> None:
     bench = make_bench(gate_tolerance=1.0, gate_significance=0.0, keep_versions=1, retention_grace_s=0, steps=1)
-    redis_client.set(lease_key("odd"), b"{")
+    redis_client.hset(LEASES, "odd", "for ever")
     for _ in range(3):
         log_samples(bench.log)
         assert bench.run(ascent="none").status == "published"
