@@ -203,7 +203,10 @@ def _named(store: VersionStore, word: str) -> str:
 
 
 def _settings(options: argparse.Namespace) -> RetentionSettings:
-    given = {name: getattr(options, name, None) for name in ("data_dir", "redis_url", "keep_versions")}
+    given = {
+        name: getattr(options, name, None)
+        for name in ("data_dir", "redis_url", "keep_versions", "retention_grace_s")
+    }
     settings = RetentionSettings(**{name: value for name, value in given.items() if value is not None})
     if not settings.store.root.is_dir():
         raise ConfigurationError(f"there are no versions in {settings.store.root}: set --data-dir")
@@ -275,6 +278,9 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     prune.add_argument(
         "--keep-versions", type=int, help="newest ones that stay (METARM_KEEP_VERSIONS, else 10)"
+    )
+    prune.add_argument(
+        "--retention-grace-s", type=float, help="age below which all stay (METARM_RETENTION_GRACE_S, else 3600)"
     )
     prune.add_argument("--redis-url", help="where leases are (REDIS_URL, else the Redis of `metarm up`)")
     prune.add_argument("--without-leases", action="store_true", help="nobody leases anything: ask no Redis")

@@ -24,7 +24,7 @@ from trainer.gate import Answers
 from trainer.training import score_pairs
 
 RECENT_GROUPS = 128  # the newest, at most
-RECENT_RESPONSES = 8  # of each, at most
+RECENT_RESPONSES = 4  # of each, at most: more would cost more than they tell
 PERCENT = 100
 
 
@@ -60,8 +60,9 @@ class Yardstick:
 
 def calibrated_like(raw: PairScores, parent_raw: PairScores, parent: Calibration) -> Calibration:
     """The line that continues, from a candidate's raw rewards, the scores its parent serves for the same
-    held-out texts."""
-    return fit(raw.all, parent.scores(parent_raw.all))
+    held-out texts. Raises InvalidVersionError where there is none: a parent whose scores are no numbers."""
+    fitted = fit(raw.all, parent.scores(parent_raw.all))
+    return Calibration.of({"name": "the candidate", "calibration": fitted.record()})
 
 
 def described(

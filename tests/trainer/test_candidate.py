@@ -14,7 +14,7 @@ from torch import Tensor
 from metarm import probe
 from metarm.calibration import IDENTITY, Calibration
 from metarm.encoding import Encoded
-from metarm.errors import TrainingError
+from metarm.errors import InvalidVersionError, TrainingError
 from metarm.model import RewardModel, load_model
 from metarm.records import Preference, SampleGroup
 from tests.demo_groups import demo_groups
@@ -27,6 +27,7 @@ from trainer.candidate import (
     described,
     described_first,
 )
+from trainer.figures import PairScores
 from trainer.gate import Thresholds, Verdict, judge
 from trainer.settings import TrainerSettings
 from trainer.training import score_pairs
@@ -203,6 +204,13 @@ def test_a_candidates_calibrated_scores_are_where_its_parents_were(parent: Rewar
     assert reference["spread"] == pytest.approx(statistics.pstdev(margins))
     assert calibration.scale > 0
     probe.check(parent, {"name": "v000002", **fields})
+
+
+def test_a_parent_without_numbers_gives_no_calibration(parent: RewardModel) -> None:
+    raw = score_pairs(parent, Yardstick.of(parent.encoder, preferences(4), []).held_out)
+    nothing = PairScores([math.nan] * 4, [math.nan] * 4)
+    with pytest.raises(InvalidVersionError, match="no rising line"):
+        calibrated_like(raw, nothing, IDENTITY)
 
 
 def test_a_first_version_serves_its_raw_rewards(parent: RewardModel) -> None:
