@@ -69,6 +69,20 @@ class ProcessSettings(BaseSettings):
             sys.exit(f"{command}: {_plain(error)}")
 
 
+class RetentionSettings(ProcessSettings):
+    """How many versions a store keeps: for the trainer and for `metarm versions prune`."""
+
+    keep_versions: int = Field(
+        10,
+        ge=1,
+        description="Versions kept on disk: the newest. The current one and its parent, labelled and leased "
+        "ones and the best stay beyond that; of the others the manifest alone stays.",
+    )
+    retention_grace_s: float = Field(
+        3600, ge=0, description="A version younger than this stays on disk whatever its number."
+    )
+
+
 def _plain(error: ValidationError | SettingsError) -> str:
     if isinstance(error, SettingsError):
         return str(error)

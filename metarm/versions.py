@@ -5,7 +5,8 @@
     {root}/current           a symbolic link to one version; moves by one atomic rename
     {root}/labels.json       other names for versions: stable, canary, …; replaced by a rename
     {root}/rejected/v000005.json   what became of a candidate that was not published
-    {root}/.staging/v000006/ a candidate being written
+    {root}/pruned/v000002.json     the manifest of a version whose weights were let go of
+    {root}/.staging/v000006/ a candidate being written; .staging/.trash what is being deleted
     {root}/.last             the highest number ever given out; names are never reused
     {root}/.lock             held while a number is taken or the pointer moves
 
@@ -24,7 +25,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import orjson
 
@@ -35,6 +36,7 @@ CURVE = "curve.json"
 NAME = re.compile(r"v\d{6,}")
 MANIFEST_FORMAT = 2
 LABELS = "labels.json"
+Status = Literal["published", "rejected", "pruned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class VersionStore:
         self.root = root
         self._staging = root / ".staging"
         self._rejected = root / "rejected"
+        self._pruned = root / "pruned"
 
     def prepare(self) -> None:
         """Create the folders; drop what a crashed writer left unfinished."""
@@ -91,14 +94,19 @@ class VersionStore:
         return folder
 
     def manifest(self, name: str) -> dict[str, Any]:
-        """The manifest of a published or rejected version. Raises UnknownVersionError."""
-        rejected = self._rejected / f"{name}.json"
-        if NAME.fullmatch(name) and rejected.is_file():
-            return _read_json(rejected)
-        file = self.path(name) / MANIFEST
-        if not file.is_file():
-            raise InvalidVersionError(f"{name} has no {MANIFEST}")
-        return _read_json(file)
+        """The manifest of a published, rejected or pruned version. Raises UnknownVersionError."""
+        if NAME.fullmatch(name):
+            # in the order in which a version moves: one that is pruned meanwhile is found all the same
+            places = (
+                self._rejected / f"{name}.json",
+                self.root / name / MANIFEST,
+                self._pruned / f"{name}.json",
+            )
+            for file in places:
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    return _read_json(file)
+        self.path(name)
+        raise InvalidVersionError(f"{name} has no {MANIFEST}")
 
     def curve(self, name: str) -> dict[str, Any] | None:
         """The training curve of a published version; None where it has none. Raises UnknownVersionError."""
@@ -116,9 +124,19 @@ class VersionStore:
             raise InvalidVersionError(f"{LABELS} is not readable: {error}") from error
 
     def rejected(self) -> list[str]:
-        if not self._rejected.is_dir():
-            return []
-        return sorted((p.stem for p in self._rejected.glob("v*.json")), key=version_number)
+        return _stems(self._rejected)
+
+    def pruned(self) -> list[str]:
+        """Versions that were published and whose manifests alone are left."""
+        published = set(self.names())
+        return [name for name in _stems(self._pruned) if name not in published]
+
+    def statuses(self) -> dict[str, Status]:
+        """Every version there was and what became of it, oldest first."""
+        found: dict[str, Status] = dict.fromkeys(self.pruned(), "pruned")
+        found |= dict.fromkeys(self.rejected(), "rejected")
+        found |= dict.fromkeys(self.names(), "published")
+        return {name: found[name] for name in sorted(found, key=version_number)}
 
     def verify(self, name: str) -> dict[str, Any]:
         """The manifest, once every file it lists has the digest it lists, and no other file is there.
@@ -139,7 +157,7 @@ class VersionStore:
             raise InvalidVersionError(f"{name}: its files are not those its manifest lists: {odd}")
         for file, digest in sorted(digests.items()):
             path = folder / file
-            if path.is_symlink() or _sha256(path) != digest:
+            if path.is_symlink() or not path.is_file() or _sha256(path) != digest:
                 raise InvalidVersionError(f"{name}: {file} does not have the digest its manifest lists")
         return manifest
 
@@ -149,7 +167,7 @@ class VersionStore:
         """A new name, never used before, and the empty folder to save its checkpoint in."""
         with self._locked():
             counter = self.root / ".last"
-            given_out = [version_number(n) for n in (*self.names(), *self.rejected())]
+            given_out = [version_number(n) for n in (*self.names(), *self.rejected(), *self.pruned())]
             number = 1 + max([int(counter.read_text()) if counter.exists() else 0, *given_out])
             _write_durably(counter, str(number).encode())
             name = f"v{number:06d}"
@@ -195,18 +213,38 @@ class VersionStore:
 
         Raises UnknownVersionError, or ReadOnlyStoreError where this process may not write.
         """
-        self.path(name)
         with self._locked():
+            self.path(name)
             link = self.root / f".current-{os.getpid()}"
             link.unlink(missing_ok=True)
             link.symlink_to(name)
             link.rename(self.root / "current")
             _sync(self.root)
 
+    def prune(self, name: str) -> bool:
+        """Let go of a published version's files and keep its manifest; False where it has meanwhile become
+        current or got a label, and stays.
+
+        Readers see the whole version or none: it leaves its place by one rename, and is deleted elsewhere.
+        """
+        with self._locked():
+            if name == self.current() or name in {label.version for label in self.labels().values()}:
+                return False
+            folder = self.path(name)
+            self._pruned.mkdir(exist_ok=True)
+            _write_durably(self._pruned / f"{name}.json", (folder / MANIFEST).read_bytes())
+            trash = self._staging / ".trash"
+            trash.mkdir(parents=True, exist_ok=True)
+            away = trash / f"{name}-{os.getpid()}"
+            folder.rename(away)
+            _sync(self.root)
+        shutil.rmtree(away, ignore_errors=True)
+        return True
+
     def set_label(self, label: str, target: Label) -> None:
         """Move or make a label. Raises UnknownVersionError, or ReadOnlyStoreError."""
-        self.path(target.version)
         with self._locked():
+            self.path(target.version)
             self._write_labels({**self.labels(), label: target})
 
     def remove_label(self, label: str) -> None:
@@ -233,6 +271,12 @@ class VersionStore:
         with handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+
+def _stems(folder: Path) -> list[str]:
+    """The versions whose manifests `folder` keeps, oldest first."""
+    found = [path.stem for path in folder.glob("v*.json") if NAME.fullmatch(path.stem)]
+    return sorted(found, key=version_number)
 
 
 def version_number(name: str) -> int:

@@ -131,6 +131,11 @@ class RetrainRequest(Body):
     gradient_checkpointing: bool | None = Field(None, description="Less memory, more time.")
     train_precision: Precision | None = Field(None, description="What the run multiplies in.")
     seed: int | None = Field(None, ge=0, le=LARGEST_INTEGER)
+    force: bool | None = Field(
+        None,
+        description="Publish the candidate in spite of the gate; its manifest and the job record the reasons "
+        "against it. Scores that are not finite are never forced.",
+    )
 
 
 class Progress(BaseModel):
@@ -149,7 +154,9 @@ class JobState(BaseModel):
     options: dict[str, Any]
     progress: Progress
     candidate: str | None = Field(description="The version it made, published or rejected.")
-    verdict: dict[str, Any] | None = Field(description="accepted, reasons and figures of the gate.")
+    verdict: dict[str, Any] | None = Field(
+        description="accepted, forced, reasons, figures and thresholds of the gate."
+    )
     samples: dict[str, int] | None = Field(description="Logged groups by what became of them.")
     error: dict[str, Any] | None
 
@@ -162,7 +169,7 @@ class JobAccepted(BaseModel):
 
 class VersionEntry(BaseModel):
     name: str
-    status: Literal["published", "rejected", "unreadable"]
+    status: Literal["published", "rejected", "pruned", "unreadable"]
     current: bool = Field(description="The store's pointer names it.")
     serving: bool = Field(description="This server scores with it now.")
     loaded: bool = Field(description="This server holds it in memory.")
@@ -170,7 +177,21 @@ class VersionEntry(BaseModel):
     job: str | None = None
     method: str | None = None
     created: str | None = None
-    reasons: list[str] = Field(default=[], description="Why it was rejected or cannot be read.")
+    source: str | None = Field(None, description="The checkpoint that its first ancestor was made from.")
+    samples: dict[str, Any] | None = Field(
+        None, description="The range of the sample log it was adapted to, counts, and the policy's steps."
+    )
+    preferences: dict[str, Any] | None = Field(None, description="The file, its SHA-256, and its split.")
+    settings: dict[str, Any] | None = Field(None, description="Of the run that made it.")
+    code_version: str | None = None
+    calibration: dict[str, float] | None = Field(None, description="score = scale · raw + shift.")
+    verdict: dict[str, Any] | None = Field(
+        None, description="accepted, forced, reasons, figures and thresholds of the gate."
+    )
+    reasons: list[str] = Field(
+        default=[],
+        description="Why it was rejected or cannot be read, or what spoke against it where it was forced.",
+    )
 
 
 class VersionList(BaseModel):

@@ -40,6 +40,7 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
         from metarm.cores import usable_cores
         from metarm.jobs import JobBoard
         from metarm.model import quiet_transformers
+        from metarm.retention import Retention
         from metarm.sample_log import SampleLog, connect
         from trainer.bootstrap import ensure_first_version
         from trainer.heartbeat import Heartbeat
@@ -65,7 +66,8 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
         torch.set_num_threads(settings.train_threads or usable_cores())
         if settings.train_priority == "idle":
             _only_what_is_left()
-        Trainer(settings, store, jobs, SampleLog(client), preferences, heartbeat).run(stop)
+        retention = Retention(store, client, settings.keep_versions, settings.retention_grace_s)
+        Trainer(settings, store, jobs, SampleLog(client), preferences, heartbeat, retention).run(stop)
     finally:
         heartbeat.close()
 

@@ -12,10 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import metarm
-from metarm.errors import ConfigurationError, JobCancelledError
-from metarm.model import RewardModel, import_model
+from metarm.code_version import code_version
+from metarm.errors import ConfigurationError, InvalidRequestError, JobCancelledError, TrainingError
+from metarm.model import RewardModel, import_model, load_model
 from metarm.versions import VersionStore
+from trainer.candidate import described_first
+from trainer.figures import accuracy
 from trainer.fine_tuning import Course, fine_tune
 from trainer.learning_curve import LearningCurve
 from trainer.preferences import PreferenceSet
@@ -63,7 +65,7 @@ def ensure_first_version(
             return
         manifest |= {"method": "bootstrap", **tuned.manifest}
         curve = tuned.curve
-    publish_first(store, model, manifest, curve)
+    publish_first(store, model, manifest, curve, preferences)
 
 
 def first_checkpoint(settings: LearningSettings) -> tuple[RewardModel, list[str]]:
@@ -82,22 +84,48 @@ def first_manifest(model: RewardModel, settings: LearningSettings, method: str) 
         "method": method,
         "source": settings.model or DEMO_SOURCE,
         "encoding": model.encoder.describe(),
-        "code_version": metarm.__version__,
+        "code_version": code_version(),
         "metrics": {},
     }
 
 
 def publish_first(
-    store: VersionStore, model: RewardModel, manifest: Mapping[str, Any], curve: LearningCurve | None
+    store: VersionStore,
+    model: RewardModel,
+    manifest: Mapping[str, Any],
+    curve: LearningCurve | None,
+    preferences: PreferenceSet | ConfigurationError,
 ) -> str:
-    """Make `model` the store's current version, and return its name."""
+    """Make `model` the store's current version, and return its name. Raises ConfigurationError where its
+    scores are not finite numbers."""
     name, folder = store.stage()
-    model.save(folder)
-    if curve is not None:
-        store.keep_curve(name, curve.record())
-    store.publish(name, manifest)
+    try:
+        model.save(folder)
+        if curve is not None:
+            store.keep_curve(name, curve.record())
+        saved = load_model(folder, model.encoder.max_tokens)  # what is described is what will be served
+        store.publish(name, {**manifest, **_described(saved, manifest, preferences)})
+    finally:
+        store.discard(name)  # whatever was not published
     log.info("published %s (%s)", name, manifest["method"])
     return name
+
+
+def _described(
+    model: RewardModel, manifest: Mapping[str, Any], preferences: PreferenceSet | ConfigurationError
+) -> dict[str, Any]:
+    """What the manifest says of the model itself, its held-out accuracy included where there are pairs."""
+    held_out = [] if isinstance(preferences, ConfigurationError) else preferences.held_out
+    log.info("scoring %d held-out pairs: what later versions are held against", len(held_out))
+    try:
+        fields, raw = described_first(model, held_out)
+    except InvalidRequestError as error:  # serving does not need preferences
+        log.error("no reference: this model cannot read the preferences: %s", error.message)
+        held_out, (fields, raw) = [], described_first(model, [])
+    except TrainingError as error:
+        raise ConfigurationError(f"{manifest['source']}: {error.message}") from error
+    measured = {"held_out_accuracy": accuracy(raw)} if held_out else {}
+    return {**fields, "metrics": {**manifest["metrics"], **measured}}
 
 
 def _check_origin(store: VersionStore, settings: TrainerSettings) -> None:

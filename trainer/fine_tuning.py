@@ -13,7 +13,7 @@ from metarm.errors import ConfigurationError, JobCancelledError
 from metarm.model import RewardModel
 from metarm.records import Preference, Trainable
 from trainer.batches import EncodedPair, encode_pairs
-from trainer.gate import accuracy
+from trainer.figures import accuracy
 from trainer.learning_curve import LearningCurve
 from trainer.meta_update import StepReport
 from trainer.preferences import PreferenceSet

@@ -74,7 +74,7 @@ def run(settings: FirstModelSettings, stop: threading.Event) -> None:
         raise JobCancelledError("told to stop before the first version was published")
     _refuse_versions(store)  # another process may have been faster
     manifest = first_manifest(model, settings, "train") | tuned.manifest
-    name = publish_first(store, model, manifest, tuned.curve)
+    name = publish_first(store, model, manifest, tuned.curve, preferences)
     if settings.curve is not None:
         tuned.curve.draw(settings.curve)
     print(tuned.curve.table())

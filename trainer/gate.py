@@ -1,75 +1,191 @@
-"""Held-out scores → a verdict on a candidate. Pure; no torch."""
+"""What a candidate and its parent answer → a verdict on the candidate. Pure; no torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Self
+
+from trainer.figures import (
+    PairScores,
+    Rows,
+    accuracy,
+    agreement,
+    deviation,
+    group_spread,
+    mean,
+    paired_difference,
+    ratio,
+    within_group_correlation,
+)
+from trainer.settings import TrainerSettings
 
 ROUNDING = 1e-9  # a loss of exactly the tolerance is allowed, whatever the float sum says
+CONSTANT = 1e-6  # a standard deviation below this tells nothing apart
+Figures = Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
-class PairScores:
-    """Rewards of held-out pairs: `chosen[i]` and `rejected[i]` answer the same prompt."""
+class Answers:
+    """One version's raw rewards: of the held-out pairs, and of recent sample groups, a row each."""
 
-    chosen: Sequence[float]
-    rejected: Sequence[float]
+    held_out: PairScores
+    recent: Rows
 
     @property
     def all(self) -> list[float]:
-        return [*self.chosen, *self.rejected]
+        return [*self.held_out.all, *(reward for row in self.recent for reward in row)]
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The trainer's settings of the same names."""
+
+    gate_tolerance: float
+    gate_significance: float
+    gate_min_groups: int
+    gate_min_spread_ratio: float
+    gate_min_agreement: float
+    gate_max_scale: float
+    gate_max_length_correlation: float
+    gate_max_length_rise: float
+
+    @classmethod
+    def of(cls, settings: TrainerSettings) -> Self:
+        return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a candidate may serve, every reason against it, and the figures behind it."""
+    """Whether a candidate may serve, every reason against it, the figures behind it, and what they were held
+    against. `finite`: all its scores are numbers. `forced`: an admin had it published in spite of the reasons.
+    """
 
     accepted: bool
     reasons: list[str]
-    figures: Mapping[str, float | None]
+    figures: Figures
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    finite: bool = True
+    forced: bool = False
+
+    @property
+    def publishes(self) -> bool:
+        return self.accepted or self.forced
+
+    def despite(self, force: bool) -> Verdict:
+        """The verdict where an admin asked for `force`: scores that are not finite are never forced."""
+        return replace(self, forced=force and self.finite and not self.accepted)
 
 
-def judge(parent: PairScores, candidate: PairScores, tolerance: float) -> Verdict:
-    """Accept a candidate whose held-out accuracy is at most `tolerance` below its parent's, and whose
-    scores are finite and not constant."""
-    if not all(math.isfinite(score) for score in candidate.all):
-        return Verdict(False, ["the candidate answers scores that are not finite numbers"], {})
-    before, after = accuracy(parent), accuracy(candidate)
+def judge(parent: Answers, candidate: Answers, lengths: Rows, thresholds: Thresholds) -> Verdict:
+    """Judge a candidate by what it makes of texts that its parent answered too, at least one pair of them.
+
+    `lengths` are the tokens of the recent responses. Without recent groups, or where a figure is not defined
+    (nothing varies), it is None, and no reason.
+    """
+    limits = asdict(thresholds)
+    if not all(math.isfinite(reward) for reward in candidate.all):
+        reason = "the candidate answers scores that are not finite numbers"
+        return Verdict(False, [reason], {}, limits, finite=False)
     figures = {
-        "held_out_pairs": float(len(candidate.chosen)),
-        "held_out_accuracy": after,
-        "parent_accuracy": before,
-        "tolerance": tolerance,
-        "mean_margin": _mean_margin(candidate),
-        "parent_mean_margin": _mean_margin(parent),
-        "score_std": _std(candidate.all),
-        "parent_score_std": _std(parent.all),
+        **_held_out_figures(parent.held_out, candidate.held_out),
+        **_recent_figures(parent, candidate, lengths),
     }
-    reasons = []
-    if after < before - tolerance - ROUNDING:
-        reasons.append(
-            f"held-out accuracy fell from {before:.3f} to {after:.3f}, more than the tolerance of {tolerance:g}"
+    reasons = [*_against_held_out(figures, thresholds)]
+    if len(lengths) >= thresholds.gate_min_groups:
+        reasons += _against_recent(figures, thresholds)
+    return Verdict(not reasons, reasons, figures, limits)
+
+
+def _held_out_figures(parent: PairScores, candidate: PairScores) -> dict[str, float | None]:
+    change = paired_difference(parent, candidate)
+    std, parent_std = deviation(candidate.all), deviation(parent.all)
+    return {
+        "held_out_pairs": float(len(candidate.chosen)),
+        "held_out_accuracy": accuracy(candidate),
+        "parent_accuracy": accuracy(parent),
+        "accuracy_change": change.mean,
+        "accuracy_change_low": change.low,
+        "accuracy_change_high": change.high,
+        "pairs_lost": float(change.lost),
+        "pairs_won": float(change.won),
+        "loss_by_chance": change.chance,
+        "mean_margin": mean(candidate.margins),
+        "parent_mean_margin": mean(parent.margins),
+        "score_std": std,
+        "parent_score_std": parent_std,
+        "scale": ratio(std, parent_std),
+    }
+
+
+def _recent_figures(parent: Answers, candidate: Answers, lengths: Rows) -> dict[str, float | None]:
+    shifted, parent_shifted = _shifted_spread(candidate), _shifted_spread(parent)
+    return {
+        "recent_groups": float(len(lengths)),
+        "shifted_spread": shifted,
+        "parent_shifted_spread": parent_shifted,
+        "spread_ratio": None if shifted is None or parent_shifted is None else ratio(shifted, parent_shifted),
+        "agreement": agreement(parent.recent, candidate.recent),
+        "length_correlation": within_group_correlation(candidate.recent, lengths),
+        "parent_length_correlation": within_group_correlation(parent.recent, lengths),
+    }
+
+
+def _shifted_spread(answers: Answers) -> float | None:
+    """Spread of reward differences within recent groups, over their spread on held-out pairs."""
+    if not answers.recent:
+        return None
+    return ratio(group_spread(answers.recent), deviation(answers.held_out.margins))
+
+
+def _against_held_out(figures: Figures, thresholds: Thresholds) -> Iterator[str]:
+    before, after = _known(figures, "parent_accuracy"), _known(figures, "held_out_accuracy")
+    lost, won = _known(figures, "pairs_lost"), _known(figures, "pairs_won")
+    fell = f"held-out accuracy fell from {before:.3f} to {after:.3f}"
+    if after < before - thresholds.gate_tolerance - ROUNDING:
+        yield f"{fell}, more than the tolerance of {thresholds.gate_tolerance:g}"
+    chance = _known(figures, "loss_by_chance")
+    if chance < thresholds.gate_significance:
+        yield (
+            f"{fell}, which is beyond chance: {lost:.0f} pairs lost and {won:.0f} won (p = {chance:.2g}, below "
+            f"{thresholds.gate_significance:g})"
         )
-    if _std(candidate.all) < 1e-6:
-        reasons.append("the candidate gives every response the same score")
-    return Verdict(not reasons, reasons, figures)
+    if _known(figures, "score_std") < CONSTANT:
+        yield "the candidate gives every response the same score"
+        return
+    scale, most = figures["scale"], thresholds.gate_max_scale
+    if scale is not None and not 1 / most - ROUNDING <= scale <= most + ROUNDING:
+        yield (
+            f"its rewards spread {scale:.3g} times as wide as the current version's: not within 1/{most:g} and "
+            f"{most:g}"
+        )
 
 
-def accuracy(scores: PairScores) -> float:
-    """The share of pairs whose chosen response scores higher; a tie counts half."""
-    wins = [
-        1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0
-        for chosen, rejected in zip(scores.chosen, scores.rejected, strict=True)
-    ]
-    return sum(wins) / len(wins)
+def _against_recent(figures: Figures, thresholds: Thresholds) -> Iterator[str]:
+    spread, least = figures["spread_ratio"], thresholds.gate_min_spread_ratio
+    if spread is not None and spread < least - ROUNDING:
+        yield (
+            f"its spread on recent samples, over that on held-out pairs, is {spread:.3f} of the current "
+            f"version's: below {least:g}"
+        )
+    alike, least = figures["agreement"], thresholds.gate_min_agreement
+    if alike is not None and alike < least - ROUNDING:
+        yield f"it orders {alike:.3f} of recent pairs as the current version does: below {least:g}"
+    length, parent_length = figures["length_correlation"], figures["parent_length_correlation"]
+    if length is None:
+        return
+    before, most = abs(parent_length or 0.0), thresholds.gate_max_length_correlation
+    if abs(length) > max(most, before) + ROUNDING:
+        yield f"its rewards correlate {length:+.3f} with length on recent samples: beyond {most:g}"
+    if abs(length) - before > thresholds.gate_max_length_rise + ROUNDING:
+        yield (
+            f"the correlation of reward and length on recent samples rose from {before:.3f} to "
+            f"{abs(length):.3f}: by more than {thresholds.gate_max_length_rise:g}"
+        )
 
 
-def _mean_margin(scores: PairScores) -> float:
-    gaps = [chosen - rejected for chosen, rejected in zip(scores.chosen, scores.rejected, strict=True)]
-    return sum(gaps) / len(gaps)
-
-
-def _std(values: Sequence[float]) -> float:
-    mean = sum(values) / len(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+def _known(figures: Figures, name: str) -> float:
+    value = figures[name]
+    assert value is not None, name  # noqa: S101 (of held-out pairs these always are)
+    return value

@@ -8,7 +8,8 @@ from dataclasses import asdict
 
 import redis
 
-import metarm
+from metarm.calibration import Calibration
+from metarm.code_version import code_version
 from metarm.errors import (
     ConfigurationError,
     InvalidVersionError,
@@ -20,17 +21,19 @@ from metarm.errors import (
 from metarm.jobs import Job, JobBoard
 from metarm.model import RewardModel, load_model
 from metarm.records import JobStatus
+from metarm.retention import Retention
 from metarm.sample_log import SampleLog
 from metarm.versions import VersionStore
 from trainer.batches import encode_groups, encode_pairs
-from trainer.gate import judge
+from trainer.candidate import Yardstick, calibrated_like, described
+from trainer.gate import Thresholds, judge
 from trainer.heartbeat import Heartbeat, TrainerReplacedError
 from trainer.meta_set import MetaSet, read_meta_set
 from trainer.meta_update import StepReport
 from trainer.preferences import PreferenceSet
 from trainer.progress import Progress
 from trainer.settings import TrainerSettings
-from trainer.training import TrainOptions, TrainReport, score_pairs, train
+from trainer.training import TrainOptions, TrainReport, train
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2
@@ -52,6 +55,7 @@ class Trainer:
         sample_log: SampleLog,
         preferences: PreferenceSet | ConfigurationError,
         heartbeat: Heartbeat,
+        retention: Retention,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -59,6 +63,7 @@ class Trainer:
         self._sample_log = sample_log
         self._preferences = preferences
         self._heartbeat = heartbeat
+        self._retention = retention
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop; a run that is under way then is left for the next trainer."""
@@ -104,17 +109,22 @@ class Trainer:
         parent = self._store.current()
         if parent is None:
             raise NotReadyError("there is no version to adapt yet")
-        options = TrainOptions.of(self._settings, job.options)
+        of_parent = Calibration.of(self._store.manifest(parent))
+        changes = dict(job.options)
+        force = bool(changes.pop("force", False))
+        options = TrainOptions.of(self._settings, changes)
         model = load_model(self._store.path(parent), self._settings.max_tokens)
-        held_out = encode_pairs(model.encoder, preferences.held_out)
-        parent_scores = score_pairs(model, held_out)
+        yardstick = Yardstick.of(model.encoder, preferences.held_out, meta_set.groups)
+        before = yardstick.answers(model)
         report = self._train(job, model, preferences, meta_set, options, stop)
 
         name, folder = self._store.stage()
         try:
             model.save(folder)
             saved = load_model(folder, self._settings.max_tokens)  # what would be served is what is judged
-            verdict = judge(parent_scores, score_pairs(saved, held_out), self._settings.gate_tolerance)
+            after = yardstick.answers(saved)
+            thresholds = Thresholds.of(self._settings)
+            verdict = judge(before, after, yardstick.lengths, thresholds).despite(force)
             manifest = {
                 "parent": parent,
                 "job": job.id,
@@ -126,16 +136,19 @@ class Trainer:
                 "samples": meta_set.record(),
                 "metrics": report.summary(),
                 "verdict": asdict(verdict),
-                "code_version": metarm.__version__,
+                "code_version": code_version(),
             }
             self._heartbeat.check()
-            if verdict.accepted:
-                self._store.publish(name, manifest)
+            if verdict.publishes:
+                calibration = calibrated_like(after.held_out, before.held_out, of_parent)
+                of_model = described(saved, after.held_out, calibration, preferences.held_out)
+                self._store.publish(name, {**manifest, **of_model})
             else:
                 self._store.reject(name, manifest)
         finally:
             self._store.discard(name)  # whatever of it was not published
         self._finish(job, name)
+        self._let_go()
 
     def _train(
         self,
@@ -185,7 +198,7 @@ class Trainer:
         """The outcome is durable in the store: let go of its samples, then say how the job ended."""
         manifest = self._store.manifest(name)
         verdict, samples = manifest["verdict"], manifest["samples"]
-        status: JobStatus = "published" if verdict["accepted"] else "rejected"
+        status: JobStatus = "published" if verdict["accepted"] or verdict.get("forced") else "rejected"
         self._sample_log.acknowledge_through(samples["last_entry"])
         progress = {"step": manifest["metrics"]["steps"], "steps": manifest["settings"]["steps"]}
         self._jobs.finish(
@@ -196,7 +209,15 @@ class Trainer:
             verdict=verdict,
             samples=samples["counts"],
         )
-        log.info("%s: %s %s %s", job.id, status, name, "; ".join(verdict["reasons"]))
+        how = " by force, in spite of:" if verdict.get("forced") else ""
+        log.info("%s: %s %s%s %s", job.id, status, name, how, "; ".join(verdict["reasons"]))
+
+    def _let_go(self) -> None:
+        """Delete versions that need not stay. What keeps from it does not touch the job: the next one tries."""
+        try:
+            self._retention.prune()
+        except (redis.RedisError, MetaRMError, OSError) as error:
+            log.warning("no version was let go of: %s", error)
 
     def _fail(self, job: Job, code: str, message: str) -> None:
         log.error("%s failed: %s", job.id, message)

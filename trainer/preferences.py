@@ -27,16 +27,24 @@ PACKAGED = Path(str(files("metarm") / "data" / "demo_preferences.jsonl.gz"))
 
 @dataclass(frozen=True, slots=True)
 class PreferenceSet:
-    """Training pairs, held-out pairs of other prompts, and the digest of the file they came from."""
+    """Training pairs, held-out pairs of other prompts, the digest of the file they came from, and the share
+    of prompts that was held out."""
 
     source: str
     sha256: str
     train: list[Preference]
     held_out: list[Preference]
+    held_out_share: float
 
     def record(self) -> dict[str, Any]:
-        """What a version's manifest says of its preferences."""
-        return {"source": self.source, "sha256": self.sha256, "pairs": len(self.train)}
+        """What a version's manifest says of its preferences: enough to make the same split again."""
+        return {
+            "source": self.source,
+            "sha256": self.sha256,
+            "pairs": len(self.train),
+            "held_out_pairs": len(self.held_out),
+            "held_out_share": self.held_out_share,
+        }
 
 
 def load_preferences(path: Path | None, held_out_share: float, max_held_out: int) -> PreferenceSet:
@@ -60,7 +68,7 @@ def load_preferences(path: Path | None, held_out_share: float, max_held_out: int
         side.append(preference)
     held_out.sort(key=lambda p: hashlib.sha256(repr(p).encode()).digest())
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return PreferenceSet(str(file), digest, train, held_out[:max_held_out])
+    return PreferenceSet(str(file), digest, train, held_out[:max_held_out], held_out_share)
 
 
 def load_or_refuse(settings: LearningSettings) -> PreferenceSet | ConfigurationError:

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import AliasChoices, Field, model_validator
 
 from metarm.records import Ascent, Precision, Trainable
-from metarm.settings import ProcessSettings
+from metarm.settings import ProcessSettings, RetentionSettings
 
 PACKAGED_PREFERENCES = "packaged demo preferences"
 
@@ -69,7 +69,7 @@ class LearningSettings(ProcessSettings):
     seed: int = Field(0, ge=0, description="Seed of the batches and of a new head.")
 
 
-class TrainerSettings(LearningSettings):
+class TrainerSettings(LearningSettings, RetentionSettings):
     """The background trainer: preferences and logged samples in, a gated new version out."""
 
     bootstrap_pairs: int = Field(1600, ge=2, description="Preference pairs the first version is fine-tuned on.")
@@ -108,6 +108,49 @@ class TrainerSettings(LearningSettings):
     time_limit_s: float = Field(420, gt=0, description="A run stops stepping after this, and goes to the gate.")
     gate_tolerance: float = Field(
         0.02, ge=0, le=1, description="Held-out accuracy a candidate may lose against the current version."
+    )
+    gate_significance: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="A loss of held-out accuracy rejects, however small, where chance makes one as large less "
+        "often than this (one-sided sign test over the pairs on which the two differ). 0: never.",
+    )
+    gate_min_groups: int = Field(
+        32,
+        ge=1,
+        description="Recent sample groups below which what they say is reported, and does not reject.",
+    )
+    gate_min_spread_ratio: float = Field(
+        0.5,
+        ge=0,
+        description="Spread of the candidate's rewards within recent groups over that on held-out pairs, as a "
+        "share of the same ratio of the current version: at least this.",
+    )
+    gate_min_agreement: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        description="Share of the pairs within recent groups that the candidate orders as the current version "
+        "does: at least this.",
+    )
+    gate_max_scale: float = Field(
+        4.0,
+        ge=1,
+        description="How many times the current version's standard deviation of raw rewards on held-out pairs "
+        "the candidate's may be, or the other way round.",
+    )
+    gate_max_length_correlation: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="Correlation of reward and tokens within recent groups, in absolute value: at most this, "
+        "or the current version's where that is higher.",
+    )
+    gate_max_length_rise: float = Field(
+        0.3,
+        ge=0,
+        description="How much higher than the current version's that correlation may be.",
     )
 
 

@@ -26,7 +26,7 @@ from trainer.batches import (
     backward_preference,
     draw,
 )
-from trainer.gate import PairScores
+from trainer.figures import PairScores
 from trainer.meta_update import BackwardLoss, MetaUpdate, StepReport
 from trainer.settings import LearningSettings, TrainerSettings
 from trainer.trainable import trainable

@@ -5,28 +5,41 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Depends
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from metarm.errors import InvalidVersionError
-from metarm.versions import version_number
+from metarm.versions import Status
 from service.access import require_admin, require_key
 from service.parts import Parts, Wired
-from service.schemas import Activated, VersionList
+from service.schemas import Activated, VersionEntry, VersionList
 
 router = APIRouter(prefix="/versions", tags=["versions"])
+LINEAGE = (  # what a version was made from, by what, and how: with the files it names, enough to make it again
+    "parent",
+    "job",
+    "method",
+    "created",
+    "source",
+    "samples",
+    "preferences",
+    "settings",
+    "code_version",
+    "calibration",
+    "verdict",
+)
 
 
 @router.get("", response_model=VersionList, dependencies=[Depends(require_key)])
 def versions(parts: Wired) -> dict[str, Any]:
-    """Every version that was published or rejected, which is current, and which this server serves."""
-    current, rejected = parts.store.current(), set(parts.store.rejected())
-    names = sorted([*parts.store.names(), *rejected], key=version_number)
+    """Every version there was with its lineage, which is current, and which this server serves."""
+    current = parts.store.current()
     refused = parts.swapper.refused
     return {
         "current": current,
         "serving": parts.live.current_name,
         "refused": {"name": refused.name, "reason": refused.reason} if refused else None,
-        "versions": [_entry(name, name == current, name in rejected, parts) for name in names],
+        "versions": [_entry(n, n == current, status, parts) for n, status in parts.store.statuses().items()],
     }
 
 
@@ -45,7 +58,7 @@ async def activate(version: str, parts: Wired) -> dict[str, Any]:
     return {"current": version, "serving": parts.live.current_name}
 
 
-def _entry(name: str, current: bool, rejected: bool, parts: Parts) -> dict[str, Any]:
+def _entry(name: str, current: bool, status: Status, parts: Parts) -> VersionEntry:
     entry: dict[str, Any] = {
         "name": name,
         "current": current,
@@ -53,13 +66,12 @@ def _entry(name: str, current: bool, rejected: bool, parts: Parts) -> dict[str, 
         "loaded": name in parts.live.loaded_names,
     }
     try:
-        manifest = parts.store.manifest(name)
+        made_from = {key: parts.store.manifest(name).get(key) for key in LINEAGE}
+        found = VersionEntry(**entry, status=status, **made_from)
     except InvalidVersionError as error:
-        return {**entry, "status": "unreadable", "reasons": [error.message]}
-    verdict = manifest.get("verdict") or {}
-    return {
-        **entry,
-        "status": "rejected" if rejected else "published",
-        **{key: manifest.get(key) for key in ("parent", "job", "method", "created")},
-        "reasons": verdict.get("reasons", []) if rejected else [],
-    }
+        return VersionEntry(**entry, status="unreadable", reasons=[error.message])
+    except ValidationError as error:
+        odd = ", ".join(str(each["loc"][0]) for each in error.errors())
+        return VersionEntry(**entry, status="unreadable", reasons=[f"its manifest makes no sense of {odd}"])
+    found.reasons = (found.verdict or {}).get("reasons", [])
+    return found

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from metarm.calibration import IDENTITY, Calibration
 from metarm.errors import TrainingError
 from metarm.model import DEFAULT_BATCH_TOKENS, RewardModel, load_model
 from metarm.records import SampleGroup
@@ -20,7 +21,9 @@ from simulation.closed_loop.reward_models import failed_retrain, in_requests, re
 from simulation.optimise import Groups
 from trainer.batches import encode_groups, encode_pairs
 from trainer.bootstrap import ensure_first_version
-from trainer.gate import PairScores, accuracy, judge
+from trainer.candidate import Yardstick, calibrated_like, described
+from trainer.figures import PairScores, accuracy
+from trainer.gate import Thresholds, judge
 from trainer.meta_update import StepReport
 from trainer.preferences import load_preferences
 from trainer.training import TrainOptions, score_pairs, train
@@ -42,11 +45,11 @@ class InProcess:
         )
         ensure_first_version(self._store, self._settings, preferences, threading.Event())
         self._samples: list[SampleGroup] = []
-        self.version = ""
+        self._preferences = preferences
+        self.version, self.calibration = "", IDENTITY
         self._model = self._load_current()
         # every version has the first one's tokenizer
         self._train_pairs = encode_pairs(self._model.encoder, preferences.train)
-        self._held_out = encode_pairs(self._model.encoder, preferences.held_out)
 
     def score(self, groups: Groups) -> list[list[float]]:
         return list(in_requests(groups, self._request))
@@ -63,13 +66,14 @@ class InProcess:
 
     def retrain(self, options: Mapping[str, Any]) -> RetrainRecord:
         chosen = TrainOptions.of(self._settings, options)
-        model, held_out = self._model, self._held_out
-        parent_scores = score_pairs(model, held_out)
-        curve = [(0, _accuracy(parent_scores))]
+        model = self._model
+        yardstick = Yardstick.of(model.encoder, self._preferences.held_out, self._samples)
+        before = yardstick.answers(model)
+        curve = [(0, _accuracy(before.held_out))]
 
         def on_step(step: int, _report: StepReport) -> None:
             if step % self._curve_every == 0 and step < chosen.steps:
-                curve.append((step, _accuracy(score_pairs(model, held_out))))
+                curve.append((step, _accuracy(score_pairs(model, yardstick.held_out))))
 
         groups = encode_groups(model.encoder, self._samples) if chosen.ascent != "none" else []
         try:
@@ -81,12 +85,14 @@ class InProcess:
         name, folder = self._store.stage()
         model.save(folder)
         saved = load_model(folder, self._settings.max_tokens)  # as a server judges: what would be served
-        candidate_scores = score_pairs(saved, held_out)
-        verdict = judge(parent_scores, candidate_scores, self._settings.gate_tolerance)
-        curve.append((chosen.steps, _accuracy(candidate_scores)))
+        after = yardstick.answers(saved)
+        verdict = judge(before, after, yardstick.lengths, Thresholds.of(self._settings))
+        curve.append((chosen.steps, _accuracy(after.held_out)))
         manifest = {"parent": self.version, "settings": chosen.record(), "verdict": asdict(verdict)}
         if verdict.accepted:
-            self._store.publish(name, manifest)
+            calibration = calibrated_like(after.held_out, before.held_out, self.calibration)
+            of_model = described(saved, after.held_out, calibration, self._preferences.held_out)
+            self._store.publish(name, {**manifest, **of_model})
         else:
             self._store.reject(name, manifest)
         self._samples = []
@@ -96,16 +102,17 @@ class InProcess:
     def _load_current(self) -> RewardModel:
         """The current version as loaded from disk, as a server has it."""
         self.version = str(self._store.current())
+        self.calibration = Calibration.of(self._store.manifest(self.version))
         return load_model(self._store.path(self.version), self._settings.max_tokens)
 
     @torch.inference_mode()
     def _request(self, groups: Groups) -> list[list[float]]:
-        """Scores as one request to a server gets them: each sequence once, in the order asked for."""
+        """Calibrated scores, as one request to a server gets them: each sequence once, in the order asked."""
         texts = [(group[0].task.prompt, [response.text for response in group]) for group in groups]
         encoded = self._model.encoder.encode(texts)
         distinct = {sample.key: sample for group in encoded for sample in group}
         scores = self._model.scores(list(distinct.values()), DEFAULT_BATCH_TOKENS).tolist()
-        by_key = dict(zip(distinct, scores, strict=True))
+        by_key = dict(zip(distinct, self.calibration.scores(scores), strict=True))
         return [[by_key[sample.key] for sample in group] for group in encoded]
 
 

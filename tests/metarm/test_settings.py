@@ -29,6 +29,10 @@ WITHOUT_TORCH = [
     "service.settings",
     "trainer.settings",
     "trainer.gate",
+    "trainer.figures",
+    "metarm.retention",
+    "metarm.code_version",
+    "metarm.versions_command",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import threading
@@ -13,8 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from metarm import probe
+from metarm.code_version import code_version
 from metarm.errors import ConfigurationError, JobCancelledError
 from metarm.model import load_model
+from metarm.records import Preference, Prompt
 from metarm.versions import VersionStore
 from tests.demo_groups import demo_groups
 from tests.processes import Process, RedisProcess, service
@@ -22,6 +26,7 @@ from tests.store import publish
 from tests.tiny import Kind
 from trainer.bootstrap import ensure_first_version
 from trainer.first_model import run
+from trainer.preferences import PreferenceSet, load_preferences
 from trainer.settings import FirstModelSettings, TrainerSettings
 
 Checkpoint = Callable[[Kind], Path]
@@ -118,6 +123,61 @@ def test_the_server_then_starts_from_that_version_and_makes_no_other(
     serving = TrainerSettings(data_dir=tmp_path, model=str(checkpoint("bert")))
     ensure_first_version(store, serving, ConfigurationError("not needed"), threading.Event())
     assert store.names() == ["v000001"]
+
+
+def test_the_manifest_says_how_it_scores_the_pairs_it_did_not_train_on(
+    checkpoint: Checkpoint, preferences: Path, tmp_path: Path
+) -> None:
+    run(settings(preferences, checkpoint("bert"), tmp_path, steps=3), threading.Event())
+    store = VersionStore(tmp_path / "versions")
+    manifest = store.verify("v000001")
+    probe.check(load_model(store.path("v000001"), 64), manifest)
+    assert manifest["calibration"] == {"scale": 1.0, "shift": 0.0}
+    record = manifest["preferences"]
+    assert record["pairs"] + record["held_out_pairs"] == 140
+    assert manifest["reference"]["texts"] == 2 * record["held_out_pairs"]
+    assert manifest["reference"]["spread"] > 0
+    assert manifest["code_version"] == code_version()
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_an_imported_checkpoint_is_measured_where_there_are_preferences_and_serves_without(
+    checkpoint: Checkpoint, preferences: Path, tmp_path: Path, measured: bool
+) -> None:
+    found = load_preferences(preferences, 0.3, 10) if measured else ConfigurationError("there are none")
+    serving = TrainerSettings(data_dir=tmp_path, model=str(checkpoint("bert")), max_tokens=64)
+    serving.store.prepare()
+    ensure_first_version(serving.store, serving, found, threading.Event())
+    manifest = serving.store.verify("v000001")
+    probe.check(load_model(serving.store.path("v000001"), 64), manifest)
+    assert (manifest["reference"] is not None) == ("held_out_accuracy" in manifest["metrics"]) == measured
+
+
+def test_preferences_that_the_model_cannot_read_do_not_keep_it_from_serving(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    odd: Prompt = [{"role": "oracle", "content": "What?"}]  # the chat template refuses it
+    pair = Preference(odd, "This.", "That.")
+    serving = TrainerSettings(data_dir=tmp_path, model=str(checkpoint("llama-chat")), max_tokens=64)
+    serving.store.prepare()
+    found = PreferenceSet("pairs", "0" * 64, [pair], [pair], 0.15)
+    ensure_first_version(serving.store, serving, found, threading.Event())
+    assert serving.store.verify("v000001")["reference"] is None
+
+
+def test_a_checkpoint_whose_scores_are_no_numbers_is_refused_and_nothing_is_published(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    broken = load_model(checkpoint("bert"), 64)
+    with torch.no_grad():
+        next(broken.network.classifier.parameters()).fill_(math.nan)
+    broken.save(tmp_path / "broken")
+    serving = TrainerSettings(data_dir=tmp_path, model=str(tmp_path / "broken"), max_tokens=64)
+    serving.store.prepare()
+    with pytest.raises(ConfigurationError, match="not finite"):
+        ensure_first_version(serving.store, serving, ConfigurationError("none"), threading.Event())
+    assert serving.store.names() == []
+    assert list((serving.store.root / ".staging").iterdir()) == []
 
 
 def test_adapters_train_a_first_model_and_the_manifest_says_so(

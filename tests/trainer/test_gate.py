@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
-from trainer.gate import PairScores, accuracy, judge
+from trainer.figures import PairScores
+from trainer.gate import Answers, Thresholds, Verdict, judge
+from trainer.settings import TrainerSettings
+
+DEFAULTS = Thresholds.of(TrainerSettings())
+LOOSE = replace(DEFAULTS, gate_significance=0.0)
 
 
 def scores(right: int, wrong: int, tied: int = 0, scale: float = 1.0) -> PairScores:
@@ -14,23 +22,184 @@ def scores(right: int, wrong: int, tied: int = 0, scale: float = 1.0) -> PairSco
     return PairScores([scale * s for s in chosen], [scale * s for s in rejected])
 
 
+def on_pairs(parent: PairScores, candidate: PairScores, tolerance: float = 0.02) -> Verdict:
+    """The verdict where no samples are known, and losses within the tolerance are let pass."""
+    limits = replace(LOOSE, gate_tolerance=tolerance)
+    return judge(Answers(parent, []), Answers(candidate, []), [], limits)
+
+
+class World:
+    """A parent that ranks held-out pairs right three times of four, and recent groups it tells apart by what
+    it likes and, a little, by length; candidates are made from it."""
+
+    def __init__(self, seed: int, pairs: int = 300, groups: int = 40) -> None:
+        self.rng = random.Random(seed)
+        normal = self.rng.gauss
+        self.lengths = [[self.rng.randint(20, 120) for _ in range(5)] for _ in range(groups)]
+        rejected = [normal(0, 1) for _ in range(pairs)]
+        chosen = [low + normal(0.8, 1.2) for low in rejected]
+        recent = [[normal(0, 0.5) + 0.004 * tokens for tokens in row] for row in self.lengths]
+        self.parent = Answers(PairScores(chosen, rejected), recent)
+
+    def changed(
+        self, pair: Callable[[float], float], recent: Callable[[float, int], float] | None = None
+    ) -> Answers:
+        """The parent with every reward changed; of recent ones `recent` sees the length too."""
+        of_recent = recent or (lambda reward, _: pair(reward))
+        old = self.parent
+        rows = [
+            [of_recent(r, n) for r, n in zip(row, tokens, strict=True)]
+            for row, tokens in zip(old.recent, self.lengths, strict=True)
+        ]
+        held_out = PairScores([pair(r) for r in old.held_out.chosen], [pair(r) for r in old.held_out.rejected])
+        return Answers(held_out, rows)
+
+    def judged(self, candidate: Answers, thresholds: Thresholds = DEFAULTS) -> Verdict:
+        return judge(self.parent, candidate, self.lengths, thresholds)
+
+
+def only_reason(verdict: Verdict) -> str:
+    assert not verdict.accepted
+    (reason,) = verdict.reasons
+    return reason
+
+
+# --- a candidate that is as good -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 5, 20, 300])
+def test_an_equal_candidate_passes_whatever_the_seed_and_however_few_the_pairs(pairs: int) -> None:
+    for seed in range(60):
+        world = World(seed, pairs)
+        noise = random.Random(f"noise {seed}")
+        # what another machine, or a line through all scores, would change
+        candidate = world.changed(lambda r, noise=noise: 1.3 * r - 2 + noise.gauss(0, 1e-6))  # type: ignore[misc]
+        verdict = world.judged(candidate)
+        assert verdict.accepted, (seed, verdict.reasons)
+        assert verdict.figures["agreement"] == 1.0
+        assert verdict.figures["accuracy_change"] == 0.0
+
+
+def test_a_candidate_that_differs_by_a_little_honest_noise_passes() -> None:
+    for seed in range(60):
+        world = World(seed)
+        noise = random.Random(f"noise {seed}")
+        verdict = world.judged(world.changed(lambda r, noise=noise: r + noise.gauss(0, 0.02)))  # type: ignore[misc]
+        assert verdict.accepted, (seed, verdict.reasons)
+
+
 def test_a_candidate_as_good_as_its_parent_is_accepted() -> None:
-    verdict = judge(scores(70, 30), scores(70, 30), 0.02)
+    verdict = on_pairs(scores(70, 30), scores(70, 30))
     assert verdict.accepted
+    assert verdict.publishes
     assert verdict.reasons == []
     assert verdict.figures["held_out_accuracy"] == verdict.figures["parent_accuracy"] == 0.7
     assert verdict.figures["held_out_pairs"] == 100
+    assert verdict.figures["agreement"] is verdict.figures["spread_ratio"] is None
 
 
 @pytest.mark.parametrize("right", [69, 80, 100])
 def test_a_candidate_within_the_tolerance_or_better_is_accepted(right: int) -> None:
-    assert judge(scores(70, 30), scores(right, 100 - right), 0.02).accepted
+    assert on_pairs(scores(70, 30), scores(right, 100 - right)).accepted
+
+
+# --- sabotaged candidates, each for its own reason ---------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_flipped_labels_are_rejected_for_the_accuracy_and_for_the_order(seed: int) -> None:
+    verdict = World(seed).judged(World(seed).changed(lambda r: -r))
+    assert not verdict.accepted
+    text = " | ".join(verdict.reasons)
+    assert "more than the tolerance" in text
+    assert "beyond chance" in text
+    assert "orders 0.000 of recent pairs" in text
+
+
+@pytest.mark.parametrize("factor", [10.0, 0.1])
+@pytest.mark.parametrize("seed", range(5))
+def test_rewards_ten_times_as_large_or_small_are_rejected_for_their_scale_alone(
+    seed: int, factor: float
+) -> None:
+    reason = only_reason(World(seed).judged(World(seed).changed(lambda r: factor * r)))
+    assert f"spread {factor:.3g} times" in reason
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_candidate_that_went_by_length_on_samples_is_rejected_for_its_length(sign: float) -> None:
+    world = World(0)
+    verdict = world.judged(world.changed(lambda r: r, lambda _, tokens: sign * 0.02 * tokens))
+    text = " | ".join(verdict.reasons)
+    assert f"correlate {sign:+.3f} with length" in text
+    assert "rose from" in text
+    assert "accuracy" not in text
+
+
+def test_a_rise_of_the_length_correlation_is_a_reason_of_its_own() -> None:
+    world = World(0)
+    reason = only_reason(world.judged(world.changed(lambda r: r, lambda r, tokens: r + 0.012 * tokens)))
+    assert "rose from" in reason
+
+
+def test_a_candidate_no_more_bound_to_length_than_its_parent_passes_however_bound_that_is() -> None:
+    world = World(0)
+    bound = world.changed(lambda r: r, lambda r, tokens: 0.01 * r + 0.02 * tokens)
+    verdict = judge(bound, bound, world.lengths, DEFAULTS)
+    assert verdict.accepted
+    correlation = verdict.figures["length_correlation"]
+    assert correlation is not None
+    assert correlation > DEFAULTS.gate_max_length_correlation
+
+
+def test_a_candidate_that_tells_samples_apart_no_more_is_rejected_for_its_spread_alone() -> None:
+    world = World(0)
+    reason = only_reason(world.judged(world.changed(lambda r: r, lambda r, _: 0.3 * r)))
+    assert reason.startswith("its spread on recent samples")
+    assert "0.300" in reason
+
+
+def test_a_larger_scale_does_not_hide_a_spread_that_shrank() -> None:
+    world = World(0)
+    reason = only_reason(world.judged(world.changed(lambda r: 3 * r, lambda r, _: 0.9 * r)))
+    assert reason.startswith("its spread on recent samples")
+
+
+def test_a_candidate_that_orders_samples_at_random_is_rejected_for_its_order_alone() -> None:
+    world = World(0)
+    rng = random.Random("order")
+    reason = only_reason(world.judged(world.changed(lambda r: r, lambda _r, _n: rng.gauss(0, 0.6))))
+    assert "recent pairs as the current version does" in reason
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", ["chosen", "rejected", "recent"])
+def test_one_score_that_is_not_finite_rejects_a_candidate(bad: float, place: str) -> None:
+    world = World(0)
+    old = world.parent
+    chosen, rejected = [*old.held_out.chosen], [*old.held_out.rejected]
+    recent = [[*row] for row in old.recent]
+    row: list[float] = {"chosen": chosen, "rejected": rejected, "recent": recent[-1]}[place]
+    row[-1] = bad
+    verdict = world.judged(Answers(PairScores(chosen, rejected), recent))
+    assert "finite" in only_reason(verdict)
+    assert not verdict.finite
+
+
+def test_a_candidate_that_gives_every_response_one_score_is_rejected_whatever_the_tolerance() -> None:
+    verdict = on_pairs(scores(70, 30), scores(0, 0, tied=100), 1.0)
+    assert "same score" in only_reason(verdict)
+
+
+def test_every_reason_against_a_candidate_is_given() -> None:
+    assert len(on_pairs(scores(90, 10), scores(0, 0, tied=100)).reasons) == 2
+
+
+# --- held-out accuracy -------------------------------------------------------------------------------
 
 
 def test_a_candidate_worse_by_more_than_the_tolerance_is_rejected_with_both_figures() -> None:
-    verdict = judge(scores(70, 30), scores(67, 33), 0.02)
-    assert not verdict.accepted
-    (reason,) = verdict.reasons
+    verdict = on_pairs(scores(70, 30), scores(67, 33))
+    reason = only_reason(verdict)
     assert "0.700" in reason
     assert "0.670" in reason
     assert "0.02" in reason
@@ -38,49 +207,8 @@ def test_a_candidate_worse_by_more_than_the_tolerance_is_rejected_with_both_figu
 
 
 def test_without_tolerance_one_pair_less_is_too_much() -> None:
-    assert judge(scores(70, 30), scores(70, 30), 0.0).accepted
-    assert not judge(scores(70, 30), scores(69, 31), 0.0).accepted
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("side", ["chosen", "rejected"])
-def test_one_score_that_is_not_finite_rejects_a_candidate(bad: float, side: str) -> None:
-    good = scores(70, 30)
-    worse = [*good.chosen[:-1], bad]
-    candidate = PairScores(worse, good.rejected) if side == "chosen" else PairScores(good.chosen, worse)
-    verdict = judge(good, candidate, 1.0)
-    assert not verdict.accepted
-    assert "finite" in verdict.reasons[0]
-
-
-def test_a_candidate_that_gives_every_response_one_score_is_rejected_whatever_the_tolerance() -> None:
-    verdict = judge(scores(70, 30), scores(0, 0, tied=100), 1.0)
-    assert not verdict.accepted
-    assert "same score" in verdict.reasons[0]
-
-
-def test_every_reason_against_a_candidate_is_given() -> None:
-    assert len(judge(scores(90, 10), scores(0, 0, tied=100), 0.02).reasons) == 2
-
-
-def test_a_tie_counts_half() -> None:
-    assert accuracy(scores(1, 0)) == 1.0
-    assert accuracy(scores(0, 0, tied=3)) == 0.5
-    assert accuracy(scores(1, 1, tied=2)) == 0.5
-    assert accuracy(scores(2, 1, tied=1)) == 0.625
-
-
-def test_the_scale_of_the_scores_does_not_matter_to_the_verdict() -> None:
-    assert judge(scores(70, 30), scores(70, 30, scale=100.0), 0.0).accepted
-
-
-def test_the_figures_show_margins_and_spread_of_both() -> None:
-    figures = judge(scores(3, 1), scores(3, 1, scale=2.0), 0.0).figures
-    assert figures["parent_mean_margin"] == pytest.approx((3 * 2.0 - 1.0) / 4)
-    assert figures["mean_margin"] == pytest.approx((3 * 4.0 - 2.0) / 4)
-    parent, candidate = figures["parent_score_std"], figures["score_std"]
-    assert parent is not None
-    assert candidate == pytest.approx(2 * parent)
+    assert on_pairs(scores(70, 30), scores(70, 30), 0.0).accepted
+    assert not on_pairs(scores(70, 30), scores(69, 31), 0.0).accepted
 
 
 @pytest.mark.parametrize("pairs", [50, 100, 200, 350])
@@ -89,4 +217,81 @@ def test_a_loss_of_exactly_the_tolerance_is_allowed_for_every_number_of_pairs(pa
     for right in range(allowed, pairs + 1):
         before = PairScores([1.0] * right + [0.0] * (pairs - right), [0.5] * pairs)
         after = PairScores([1.0] * (right - allowed) + [0.0] * (pairs - right + allowed), [0.5] * pairs)
-        assert "accuracy" not in " ".join(judge(before, after, 0.02).reasons)
+        assert "accuracy" not in " ".join(on_pairs(before, after).reasons)
+
+
+def test_a_loss_within_the_tolerance_is_rejected_where_chance_does_not_explain_it() -> None:
+    """Of 1000 pairs 7 are lost and none won (p = 1/128), or 14 lost and 7 won (p = .095)."""
+    parent = scores(700, 300)
+
+    def lost_and_won(lost: int, won: int) -> Verdict:
+        after = PairScores(
+            [*[-1.0] * lost, *parent.chosen[lost:700], *[1.0] * won, *parent.chosen[700 + won :]],
+            [*[1.0] * lost, *parent.rejected[lost:700], *[-1.0] * won, *parent.rejected[700 + won :]],
+        )
+        return judge(Answers(parent, []), Answers(after, []), [], DEFAULTS)
+
+    clear = lost_and_won(7, 0)
+    reason = only_reason(clear)
+    assert "beyond chance: 7 pairs lost and 0 won (p = 0.0078" in reason
+    assert clear.figures["accuracy_change"] == pytest.approx(-0.007)
+    assert lost_and_won(14, 7).accepted
+    assert lost_and_won(14, 7).figures["loss_by_chance"] == pytest.approx(0.0946, abs=1e-4)
+
+
+def test_the_figures_show_margins_and_spread_of_both() -> None:
+    figures = on_pairs(scores(3, 1), scores(3, 1, scale=2.0)).figures
+    assert figures["parent_mean_margin"] == pytest.approx((3 * 2.0 - 1.0) / 4)
+    assert figures["mean_margin"] == pytest.approx((3 * 4.0 - 2.0) / 4)
+    parent, candidate = figures["parent_score_std"], figures["score_std"]
+    assert parent is not None
+    assert candidate == pytest.approx(2 * parent)
+    assert figures["scale"] == pytest.approx(2.0)
+
+
+# --- what does not decide ----------------------------------------------------------------------------
+
+
+def test_few_recent_groups_are_reported_and_do_not_reject() -> None:
+    world = World(0, groups=DEFAULTS.gate_min_groups - 1)
+    verdict = world.judged(world.changed(lambda r: r, lambda r, _: -0.01 * r))
+    assert verdict.accepted
+    assert verdict.figures["agreement"] == 0.0
+    assert verdict.figures["recent_groups"] == DEFAULTS.gate_min_groups - 1
+
+
+def test_a_parent_that_tells_nothing_apart_stands_in_no_candidates_way() -> None:
+    world = World(0)
+    constant: Sequence[Sequence[float]] = [[0.0] * len(row) for row in world.lengths]
+    parent = Answers(PairScores([0.0] * 300, [0.0] * 300), constant)
+    verdict = judge(parent, world.parent, world.lengths, DEFAULTS)
+    assert verdict.figures["scale"] is verdict.figures["spread_ratio"] is None
+    assert verdict.accepted, verdict.reasons
+
+
+def test_every_threshold_is_a_setting_and_is_in_the_verdict() -> None:
+    settings = TrainerSettings(gate_min_agreement=0.7)
+    world = World(0)
+    verdict = world.judged(world.parent, Thresholds.of(settings))
+    assert verdict.thresholds["gate_min_agreement"] == 0.7
+    named = {name for name in TrainerSettings.model_fields if name.startswith("gate_")}
+    assert set(verdict.thresholds) == named
+
+
+# --- force -------------------------------------------------------------------------------------------
+
+
+def test_force_publishes_a_rejected_candidate_and_keeps_the_reasons() -> None:
+    verdict = on_pairs(scores(70, 30), scores(30, 70)).despite(force=True)
+    assert (verdict.accepted, verdict.forced, verdict.publishes) == (False, True, True)
+    assert verdict.reasons
+
+
+def test_force_says_nothing_of_a_candidate_that_is_accepted_anyway() -> None:
+    verdict = on_pairs(scores(70, 30), scores(70, 30)).despite(force=True)
+    assert (verdict.accepted, verdict.forced) == (True, False)
+
+
+def test_scores_that_are_not_finite_are_never_forced() -> None:
+    broken = PairScores([math.nan] * 100, [0.0] * 100)
+    assert not on_pairs(scores(70, 30), broken).despite(force=True).publishes

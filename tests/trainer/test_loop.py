@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,13 +13,19 @@ from typing import Any
 
 import pytest
 import redis
+import torch
 
+from metarm import probe
+from metarm.calibration import IDENTITY, Calibration
+from metarm.code_version import code_version
 from metarm.errors import ConfigurationError
 from metarm.jobs import Job, JobBoard
-from metarm.model import load_model
+from metarm.model import RewardModel, load_model
 from metarm.records import PolicyStamp, Preference, SampleGroup
+from metarm.redis_keys import LEASES
+from metarm.retention import Retention, held_out_accuracy
 from metarm.sample_log import LoggedRequest, SampleLog
-from metarm.versions import VersionStore
+from metarm.versions import Label, VersionStore, version_number
 from tests.demo_groups import demo_groups
 from tests.store import publish
 from tests.tiny import Kind
@@ -26,6 +33,7 @@ from trainer.heartbeat import Heartbeat, TrainerReplacedError
 from trainer.loop import MAX_ATTEMPTS, Trainer
 from trainer.preferences import load_or_refuse
 from trainer.settings import TrainerSettings
+from trainer.training import TrainReport
 
 GROUPS = 6
 
@@ -88,7 +96,8 @@ def make_bench(
         heartbeat = Heartbeat(jobs)
         assert heartbeat.take_place({}, threading.Event())
         preferences = load_or_refuse(settings)
-        trainer = Trainer(settings, settings.store, jobs, log, preferences, heartbeat)
+        retention = Retention(settings.store, redis_client, settings.keep_versions, settings.retention_grace_s)
+        trainer = Trainer(settings, settings.store, jobs, log, preferences, heartbeat, retention)
         made.append(Bench(trainer, settings.store, jobs, log, heartbeat))
         return made[-1]
 
@@ -158,7 +167,7 @@ def test_a_run_of_fewer_parameters_publishes_a_whole_version_that_says_how_it_wa
 def test_a_candidate_that_unlearned_the_preferences_is_rejected_and_its_reasons_kept(
     make_bench: Callable[..., Bench],
 ) -> None:
-    bench = make_bench()
+    bench = make_bench(gate_max_scale=1000)  # at first it tells next to nothing apart
     log_samples(bench.log)
     learned = bench.run(steps=40, learning_rate=3e-3)
     assert learned.status == "published"
@@ -177,6 +186,105 @@ def test_a_candidate_that_unlearned_the_preferences_is_rejected_and_its_reasons_
     assert bench.store.manifest("v000003")["verdict"]["accepted"] is False
     assert bench.store.names() == ["v000001", "v000002"]
     assert bench.log.count_unused(100) == 0  # a rejection is an outcome too
+
+
+@pytest.fixture
+def unlearning(make_bench: Callable[..., Bench]) -> Bench:
+    """A trainer whose version has learned the preferences; from now on its training pairs lie."""
+    bench = make_bench(gate_max_scale=1000, steps=40, learning_rate=3e-3)
+    log_samples(bench.log)
+    assert bench.run().status == "published"
+    preferences = bench.trainer._preferences
+    assert not isinstance(preferences, ConfigurationError)
+    preferences.train[:] = [Preference(p.prompt, p.rejected, p.chosen) for p in preferences.train]
+    log_samples(bench.log)
+    return bench
+
+
+def test_a_forced_candidate_is_published_and_says_why_it_would_have_been_refused(unlearning: Bench) -> None:
+    job = unlearning.run(force=True)
+    assert (job.status, job.candidate) == ("published", "v000003")
+    assert job.verdict is not None
+    manifest = unlearning.store.verify("v000003")
+    for verdict in (job.verdict, manifest["verdict"]):
+        assert (verdict["accepted"], verdict["forced"]) == (False, True)
+        assert "held-out accuracy fell" in verdict["reasons"][0]
+    assert "force" not in manifest["settings"]
+    assert unlearning.store.current() == "v000003"
+
+
+def test_a_candidate_of_scores_that_are_not_finite_is_not_published_by_force(
+    unlearning: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = Trainer._train
+
+    def broken(trainer: Trainer, job: Job, model: RewardModel, *rest: Any) -> TrainReport:
+        report = train(trainer, job, model, *rest)
+        with torch.no_grad():
+            next(model.network.classifier.parameters())[0, 0] = math.nan
+        return report
+
+    monkeypatch.setattr(Trainer, "_train", broken)
+    job = unlearning.run(force=True)
+    assert job.status == "rejected"
+    assert job.verdict is not None
+    assert job.verdict["forced"] is False
+    assert job.verdict["reasons"] == ["the candidate answers scores that are not finite numbers"]
+    assert unlearning.store.current() == "v000002"
+
+
+def test_a_published_version_continues_its_parents_scores_and_says_what_it_was_made_from(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench(gate_tolerance=1.0, gate_significance=0.0, gate_max_scale=1000)
+    log_samples(bench.log)
+    assert bench.run(ascent="none", learning_rate=1e-3).status == "published"
+    log_samples(bench.log)
+    assert bench.run(ascent="none", learning_rate=1e-3).status == "published"
+    second, third = bench.store.verify("v000002"), bench.store.verify("v000003")
+    for manifest in (second, third):
+        probe.check(load_model(bench.store.path(manifest["name"]), 512), manifest)
+        assert Calibration.of(manifest) != IDENTITY
+        assert manifest["code_version"] == code_version()
+        assert manifest["verdict"]["thresholds"]["gate_tolerance"] == 1.0
+        assert manifest["verdict"]["figures"]["recent_groups"] == GROUPS
+        record = manifest["preferences"]
+        assert (record["pairs"] + record["held_out_pairs"], record["held_out_share"]) == (120, 0.15)
+        assert len(record["sha256"]) == 64
+    assert third["samples"]["policy_steps"] == [0, GROUPS - 1]
+    assert third["samples"]["first_entry"] > second["samples"]["last_entry"]
+    for figure in ("median", "iqr"):
+        assert third["reference"][figure] == pytest.approx(second["reference"][figure])
+    assert third["reference"]["digest"] == second["reference"]["digest"]
+
+
+def test_versions_that_need_not_stay_are_let_go_of_after_a_publish(
+    make_bench: Callable[..., Bench], redis_client: redis.Redis
+) -> None:
+    bench = make_bench(gate_tolerance=1.0, gate_significance=0.0, keep_versions=1, retention_grace_s=0, steps=1)
+    bench.store.set_label("stable", Label("v000001"))
+    redis_client.hset(LEASES, "a", f"{int(1000 * (time.time() + 600))} v000002")
+    for _ in range(5):
+        log_samples(bench.log)
+        assert bench.run(ascent="none").status == "published"
+    manifests = {name: bench.store.manifest(name) for name in bench.store.statuses()}
+    best = max(
+        (held_out_accuracy(manifest) or 0.0, version_number(name)) for name, manifest in manifests.items()
+    )[1]
+    stay = {"v000001", "v000002", "v000005", "v000006", f"v{best:06d}"}
+    assert set(bench.store.names()) == stay
+    assert [manifest["parent"] for manifest in manifests.values()][1:] == list(manifests)[:-1]
+
+
+def test_a_job_ends_well_though_nothing_could_be_let_go_of(
+    make_bench: Callable[..., Bench], redis_client: redis.Redis
+) -> None:
+    bench = make_bench(gate_tolerance=1.0, gate_significance=0.0, keep_versions=1, retention_grace_s=0, steps=1)
+    redis_client.hset(LEASES, "odd", "for ever")
+    for _ in range(3):
+        log_samples(bench.log)
+        assert bench.run(ascent="none").status == "published"
+    assert len(bench.store.names()) == 4
 
 
 def test_too_few_samples_fail_the_job_with_both_figures(make_bench: Callable[..., Bench]) -> None:

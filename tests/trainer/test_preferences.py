@@ -216,13 +216,15 @@ def test_the_held_out_pairs_do_not_depend_on_the_order_of_the_file(tmp_path: Pat
     assert first.held_out == second.held_out
 
 
-def test_the_record_names_file_digest_and_training_pairs(tmp_path: Path) -> None:
+def test_the_record_names_file_digest_and_split(tmp_path: Path) -> None:
     file = write(tmp_path, "pairs.jsonl", many(30))
     loaded = load_preferences(file, 0.2, 100)
     assert loaded.record() == {
         "source": str(file),
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "pairs": len(loaded.train),
+        "held_out_pairs": len(loaded.held_out),
+        "held_out_share": 0.2,
     }
 
 

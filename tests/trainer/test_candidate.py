@@ -1,0 +1,246 @@
+"""Real tiny models: what is said of a model, and sabotaged ones before the gate."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from metarm import probe
+from metarm.calibration import IDENTITY, Calibration
+from metarm.encoding import Encoded
+from metarm.errors import InvalidVersionError, TrainingError
+from metarm.model import RewardModel, load_model
+from metarm.records import Preference, SampleGroup
+from tests.demo_groups import demo_groups
+from tests.tiny import CORPUS, Kind
+from trainer.candidate import (
+    RECENT_GROUPS,
+    RECENT_RESPONSES,
+    Yardstick,
+    calibrated_like,
+    described,
+    described_first,
+)
+from trainer.figures import PairScores
+from trainer.gate import Thresholds, Verdict, judge
+from trainer.settings import TrainerSettings
+from trainer.training import score_pairs
+
+WORDS = " ".join(CORPUS).split()
+Change = Callable[[RewardModel], None]
+
+
+def preferences(count: int = 60) -> list[Preference]:
+    return [
+        Preference(g["prompt"][:40], " ".join(WORDS[i % 20 :][: 3 + i % 9]), g["responses"][1][:30])
+        for i, g in enumerate(demo_groups(count))
+    ]
+
+
+def groups(count: int = 40) -> list[SampleGroup]:
+    made = []
+    for place, row in enumerate(demo_groups(count)):
+        texts = tuple(" ".join(WORDS[(place + 5 * j) % 30 :][: 2 + (3 * j + place) % 11]) for j in range(4))
+        made.append(SampleGroup(f"{place}", f"{place}", row["prompt"][:40], texts, (0.0,) * 4, "v000001", 0.0))
+    return made
+
+
+@pytest.fixture
+def parent(checkpoint: Callable[[Kind], Path]) -> RewardModel:
+    model = load_model(checkpoint("bert"), 128)
+    for weight in model.network.parameters():
+        weight.requires_grad_(False)
+    return model
+
+
+@pytest.fixture
+def judged(
+    parent: RewardModel, checkpoint: Callable[[Kind], Path], tmp_path: Path
+) -> Callable[[Change], Verdict]:
+    """The verdict on the parent with a change, saved and loaded as a candidate is."""
+
+    def judged(change: Change) -> Verdict:
+        yardstick = Yardstick.of(parent.encoder, labelled_by(parent), groups())
+        before = yardstick.answers(parent)
+        candidate = load_model(checkpoint("bert"), 128)
+        with torch.no_grad():
+            change(candidate)
+        candidate.save(tmp_path / "candidate")
+        after = yardstick.answers(load_model(tmp_path / "candidate", 128))
+        return judge(before, after, yardstick.lengths, Thresholds.of(TrainerSettings()))
+
+    return judged
+
+
+def labelled_by(model: RewardModel) -> list[Preference]:
+    """Preferences turned so that `model` ranks them right."""
+    given = preferences()
+    scores = score_pairs(model, Yardstick.of(model.encoder, given, []).held_out)
+    return [
+        pair if margin > 0 else Preference(pair.prompt, pair.rejected, pair.chosen)
+        for pair, margin in zip(given, scores.margins, strict=True)
+    ]
+
+
+def scale_head(factor: float) -> Change:
+    def change(model: RewardModel) -> None:
+        for weight in model.network.classifier.parameters():
+            weight.mul_(factor)
+
+    return change
+
+
+def test_an_unchanged_model_passes(judged: Callable[[Change], Verdict]) -> None:
+    verdict = judged(lambda _: None)
+    assert verdict.accepted, verdict.reasons
+    assert verdict.figures["agreement"] == 1.0
+    assert verdict.figures["recent_groups"] == 40
+
+
+def test_a_model_whose_head_is_turned_round_is_rejected_for_accuracy_and_order(
+    judged: Callable[[Change], Verdict],
+) -> None:
+    text = " | ".join(judged(scale_head(-1.0)).reasons)
+    assert "held-out accuracy fell from 1.000 to 0.000" in text
+    assert "beyond chance" in text
+    assert "orders 0.000" in text
+
+
+def test_a_model_whose_head_is_ten_times_as_large_is_rejected_for_its_scale_alone(
+    judged: Callable[[Change], Verdict],
+) -> None:
+    (reason,) = judged(scale_head(10.0)).reasons
+    assert "spread 10 times as wide" in reason
+
+
+def test_a_model_that_says_one_thing_of_everything_is_rejected_for_it(
+    judged: Callable[[Change], Verdict],
+) -> None:
+    assert "the candidate gives every response the same score" in judged(scale_head(0.0)).reasons
+
+
+def test_a_model_with_one_weight_that_is_no_number_is_rejected_for_it(
+    judged: Callable[[Change], Verdict],
+) -> None:
+    def change(model: RewardModel) -> None:
+        model.network.classifier.weight[0, 0] = math.nan
+
+    verdict = judged(change)
+    assert verdict.reasons == ["the candidate answers scores that are not finite numbers"]
+    assert not verdict.despite(force=True).publishes
+
+
+def test_a_model_that_counts_tokens_is_rejected_for_its_length(
+    parent: RewardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yardstick = Yardstick.of(parent.encoder, labelled_by(parent), groups())
+    before = yardstick.answers(parent)
+
+    def by_length(samples: list[Encoded]) -> Tensor:
+        return torch.tensor([0.01 * len(sample.ids) for sample in samples])
+
+    monkeypatch.setattr(parent, "scores", by_length)
+    verdict = judge(before, yardstick.answers(parent), yardstick.lengths, Thresholds.of(TrainerSettings()))
+    assert any("correlate +1.000 with length" in reason for reason in verdict.reasons)
+
+
+# --- the yardstick -----------------------------------------------------------------------------------
+
+
+def test_recent_groups_are_the_newest_with_something_to_compare(parent: RewardModel) -> None:
+    many = groups(RECENT_GROUPS + 30)
+    yardstick = Yardstick.of(parent.encoder, [], many)
+    assert len(yardstick.recent) == RECENT_GROUPS
+    newest = parent.encoder.encode([(many[-1].prompt, many[-1].responses)])[0]
+    assert yardstick.recent[-1] == newest
+    assert yardstick.lengths[-1] == [len(response.ids) for response in newest]
+
+
+def test_the_same_response_twice_is_one_and_a_group_of_one_is_none(parent: RewardModel) -> None:
+    repeated = SampleGroup(
+        "a", "a", "What?", ("The first.", "The second.", "The first."), (0, 0, 0), "v000001", 0
+    )
+    same = SampleGroup("b", "b", "What?", ("The first.",) * 5, (0,) * 5, "v000001", 0)
+    long = SampleGroup("c", "c", "What?", tuple(WORDS[:20]), (0,) * 20, "v000001", 0)
+    yardstick = Yardstick.of(parent.encoder, [], [repeated, same, long])
+    assert [len(group) for group in yardstick.recent] == [2, RECENT_RESPONSES]
+
+
+def test_without_recent_groups_the_held_out_pairs_are_answered(parent: RewardModel) -> None:
+    yardstick = Yardstick.of(parent.encoder, preferences(3), [])
+    answers = yardstick.answers(parent)
+    assert answers.recent == yardstick.lengths == []
+    assert len(answers.held_out.all) == 6
+
+
+# --- what a manifest says ----------------------------------------------------------------------------
+
+
+def test_a_candidates_calibrated_scores_are_where_its_parents_were(parent: RewardModel) -> None:
+    given = preferences()
+    pairs = Yardstick.of(parent.encoder, given, []).held_out
+    before = score_pairs(parent, pairs)
+    of_parent = Calibration(2.0, -1.0)
+    with torch.no_grad():
+        scale_head(-3.0)(parent)
+    after = score_pairs(parent, pairs)
+    calibration = calibrated_like(after, before, of_parent)
+    fields = described(parent, after, calibration, given)
+    assert fields["calibration"] == calibration.record()
+    served = calibration.scores(after.all)
+    first, middle, third = statistics.quantiles(of_parent.scores(before.all), n=4, method="inclusive")
+    reference = fields["reference"]
+    assert statistics.median(served) == reference["median"] == pytest.approx(middle)
+    assert reference["iqr"] == pytest.approx(third - first)
+    assert reference["texts"] == len(served) == 120
+    assert min(served) <= reference["low"] < reference["median"] < reference["high"] <= max(served)
+    margins = [c - r for c, r in zip(served[:60], served[60:], strict=True)]
+    assert reference["spread"] == pytest.approx(statistics.pstdev(margins))
+    assert calibration.scale > 0
+    probe.check(parent, {"name": "v000002", **fields})
+
+
+def test_a_parent_without_numbers_gives_no_calibration(parent: RewardModel) -> None:
+    raw = score_pairs(parent, Yardstick.of(parent.encoder, preferences(4), []).held_out)
+    nothing = PairScores([math.nan] * 4, [math.nan] * 4)
+    with pytest.raises(InvalidVersionError, match="no rising line"):
+        calibrated_like(raw, nothing, IDENTITY)
+
+
+def test_a_first_version_serves_its_raw_rewards(parent: RewardModel) -> None:
+    fields, raw = described_first(parent, preferences())
+    assert fields["calibration"] == IDENTITY.record()
+    assert fields["reference"]["median"] == pytest.approx(statistics.median(raw.all))
+
+
+def test_the_reference_names_its_texts(parent: RewardModel) -> None:
+    digests = {
+        described_first(parent, given)[0]["reference"]["digest"] for given in (preferences(5), preferences(6))
+    }
+    again = described_first(parent, preferences(5))[0]["reference"]["digest"]
+    assert len(digests) == 2
+    assert again in digests
+
+
+def test_without_preferences_there_is_no_reference(parent: RewardModel) -> None:
+    fields, raw = described_first(parent, [])
+    assert fields["reference"] is None
+    assert fields["calibration"] == IDENTITY.record()
+    assert raw.all == []
+    probe.check(parent, fields)
+
+
+@pytest.mark.parametrize("given", [preferences(4), []])
+def test_nothing_is_said_of_a_model_whose_scores_are_no_numbers(
+    parent: RewardModel, given: list[Preference]
+) -> None:
+    with torch.no_grad():
+        scale_head(math.nan)(parent)
+    with pytest.raises(TrainingError, match="not finite"):
+        described_first(parent, given)
