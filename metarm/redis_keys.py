@@ -10,6 +10,7 @@
 | metarm:jobs:active       | string | id of the one job that is queued or running                 |
 | metarm:job:{id}:cancel   | string | someone asked this job to stop (expires)                    |
 | metarm:trainer           | string | the live trainer's status as JSON (expires without renewal) |
+| metarm:leases            | hash   | leases by id: expiry and version (expires with the last)    |
 """
 
 SAMPLES = "metarm:samples"
@@ -19,6 +20,7 @@ SAMPLES_TRIMMED = "metarm:samples:trimmed"
 JOBS = "metarm:jobs"
 ACTIVE_JOB = "metarm:jobs:active"
 TRAINER = "metarm:trainer"
+LEASES = "metarm:leases"
 
 
 def request_key(request_id: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Depends
@@ -26,6 +27,7 @@ def versions(parts: Wired) -> dict[str, Any]:
         "current": current,
         "serving": parts.live.current_name,
         "refused": {"name": refused.name, "reason": refused.reason} if refused else None,
+        "refusals": [asdict(refusal) for refusal in parts.refusals.all()],
         "versions": [_entry(name, name == current, name in rejected, parts) for name in names],
     }
 

@@ -18,7 +18,15 @@ from tests.processes import free_port
 GROUPS = [{"prompt": "One?", "responses": ["Yes.", "No."]}]
 SCORED = {
     "version": "v000003",
-    "groups": [{"id": "0", "scores": [0.5, -1.0], "tokens": [4, 5], "truncated": [False, True]}],
+    "groups": [
+        {
+            "id": "0",
+            "version": "v000003",
+            "scores": [0.5, -1.0],
+            "tokens": [4, 5],
+            "truncated": [False, True],
+        }
+    ],
 }
 
 
@@ -99,7 +107,7 @@ def job(status: str) -> Answer:
 def test_scores_come_back_as_records_with_the_version_that_made_them() -> None:
     with answering(Answer(200, SCORED)) as server, RewardClient(server.url) as client:
         result = client.score(GROUPS)
-    assert result == ScoreResult("v000003", (ScoredGroup("0", (0.5, -1.0), (4, 5), (False, True)),))
+    assert result == ScoreResult("v000003", (ScoredGroup("0", (0.5, -1.0), (4, 5), (False, True), "v000003"),))
     (received,) = server.received
     assert (received.method, received.path) == ("POST", "/score")
     assert received.body["groups"] == GROUPS
