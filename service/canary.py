@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import orjson
@@ -25,16 +25,24 @@ def place(key: bytes) -> float:
     return int.from_bytes(key[:8], "big") / 2**64
 
 
-def share_out(
-    prompts: Sequence[Prompt], current: LoadedVersion, live: LiveModel, min_version: str | None
-) -> list[LoadedVersion]:
-    """The version that scores each prompt's group, of a request that pins none.
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A version that scores the `share` of the prompts."""
 
-    A canary that is a shadow, is not in memory here, or is older than `min_version`, scores nothing.
-    """
+    version: LoadedVersion
+    share: float
+
+    def scores(self, prompt: Prompt) -> bool:
+        return place(prompt_key(prompt)) < self.share
+
+
+def canary_beside(current: LoadedVersion, live: LiveModel, min_version: str | None) -> Canary | None:
+    """The canary of a request that pins no version; None where the label is not set, is a shadow, or names
+    a version that is not in memory here or is older than `min_version`."""
     label = live.labels.get(CANARY)
-    canary = live.loaded(label.version) if label and label.share > 0 and not label.shadow else None
-    too_old = canary and min_version and version_number(canary.name) < version_number(min_version)
-    if label is None or canary is None or too_old or current.name != live.current_name:
-        return [current] * len(prompts)
-    return [canary if place(prompt_key(prompt)) < label.share else current for prompt in prompts]
+    if label is None or label.shadow or label.share == 0 or current.name != live.current_name:
+        return None
+    version = live.loaded(label.version)
+    if version is None or (min_version and version_number(version.name) < version_number(min_version)):
+        return None
+    return Canary(version, label.share)

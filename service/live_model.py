@@ -124,6 +124,7 @@ class LiveModel:
                 await self._brought(name)
             finally:
                 self._users -= Counter([name])
+                self._evict_soon()
         self._loaded.move_to_end(name)
         return self._loaded[name]
 

@@ -64,8 +64,12 @@ class VersionLoader:
     def _load(self, name: str) -> LoadedVersion:
         try:
             version = self._checked(name)
-        except (UnknownVersionError, InvalidVersionError):
+        except UnknownVersionError:
             raise
+        except InvalidVersionError as error:
+            if name in error.message:
+                raise
+            raise InvalidVersionError(f"{name}: {error.message}") from error
         except Exception as error:  # a file can make a library raise anything, and must not end who follows
             raise InvalidVersionError(f"{name} does not load: {type(error).__name__}: {error}") from error
         if torch.get_num_threads() > 1:  # of this thread: from now on another version serves

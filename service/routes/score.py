@@ -18,7 +18,7 @@ from metarm.model import all_finite
 from metarm.records import Message, PolicyStamp, Prompt, SampleGroup
 from metarm.sample_log import LoggedRequest
 from service.access import require_key
-from service.canary import share_out
+from service.canary import canary_beside
 from service.live_model import LoadedVersion
 from service.parts import Parts, Wired
 from service.pinning import HEADER, Pin, PinOfHeaders
@@ -103,9 +103,10 @@ def _check_limits(groups: Sequence[Group], parts: Parts) -> None:
 
 def _share_out(body: ScoreRequest, pin: Pin, version: LoadedVersion, parts: Parts) -> list[LoadedVersion]:
     """The version that scores each group: `version`, but for the canary's prompts where none is pinned."""
-    if pin.version is not None:
+    canary = None if pin.version else canary_beside(version, parts.live, pin.min_version)
+    if canary is None:
         return [version] * len(body.groups)
-    return share_out([_prompt(group) for group in body.groups], version, parts.live, pin.min_version)
+    return [canary.version if canary.scores(_prompt(group)) else version for group in body.groups]
 
 
 async def _score_groups(
