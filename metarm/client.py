@@ -194,9 +194,13 @@ class Lease:
         self._client._leased.append(self.version)
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
         self._client._leased.remove(self.version)
-        self.release()
+        try:
+            self.release()
+        except ClientError:
+            if kind is None:  # else the block's own error says more, and the lease ends by itself
+                raise
 
 
 def _given(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -115,9 +115,13 @@ class VersionStore:
         if not file.is_file():
             return {}
         try:
-            return {label: Label(**fields) for label, fields in _read_json(file).items()}
+            found = {label: Label(**fields) for label, fields in _read_json(file).items()}
+            usable = all(NAME.fullmatch(to.version) and 0 <= to.share <= 1 for to in found.values())
         except TypeError as error:
             raise InvalidVersionError(f"{LABELS} is not readable: {error}") from error
+        if not usable:
+            raise InvalidVersionError(f"{LABELS} names what is no version, or a share that is none")
+        return found
 
     def withdrawn(self) -> list[str]:
         """Versions that were current until an older one was made current, oldest first; one that is

@@ -89,6 +89,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.parts = parts
     parts.writer.start()
     await parts.swapper.follow()
+    parts.labels.follow()
     background = [
         asyncio.create_task(parts.swapper.run(), name="swapper"),
         asyncio.create_task(parts.labels.run(), name="labels"),

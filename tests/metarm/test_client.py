@@ -16,18 +16,8 @@ from metarm.records import ScoredGroup, ScoreResult
 from tests.processes import free_port
 
 GROUPS = [{"prompt": "One?", "responses": ["Yes.", "No."]}]
-SCORED = {
-    "version": "v000003",
-    "groups": [
-        {
-            "id": "0",
-            "version": "v000003",
-            "scores": [0.5, -1.0],
-            "tokens": [4, 5],
-            "truncated": [False, True],
-        }
-    ],
-}
+GROUP = {"id": "0", "version": "v000003", "scores": [0.5, -1.0], "tokens": [4, 5], "truncated": [False, True]}
+SCORED = {"version": "v000003", "groups": [GROUP]}
 
 
 @dataclass
@@ -291,7 +281,7 @@ LEASED = Answer(201, {"lease": "lease-1", "version": "v000002", "expires": 100.0
 
 
 def test_raw_rewards_are_asked_for_and_come_back_beside_the_scores_of_each_groups_version() -> None:
-    group = {**SCORED["groups"][0], "version": "v000004", "raw": [1.5, -3.0]}  # type: ignore[index]
+    group = {**GROUP, "version": "v000004", "raw": [1.5, -3.0]}
     with answering(Answer(200, {**SCORED, "groups": [group]})) as server, RewardClient(server.url) as client:
         result = client.score(GROUPS, raw=True)
     assert server.received[0].body["raw"] is True
@@ -318,19 +308,24 @@ def test_inside_a_lease_requests_are_pinned_to_it_unless_they_say_otherwise() ->
 def test_of_leases_inside_one_another_the_inner_one_pins() -> None:
     inner = Answer(201, {"lease": "lease-2", "version": "v000001", "expires": 100.0})
     fine = Answer(200, SCORED)
-    with answering(LEASED, inner, fine, fine, fine, fine) as server, RewardClient(server.url) as client:
+    answers = (LEASED, inner, fine, fine, fine, LEASED, fine)
+    with answering(*answers) as server, RewardClient(server.url) as client:
+        with client.lease(version="v000002"), client.lease(version="v000001"):
+            client.score(GROUPS)
         with client.lease(version="v000002"):
-            with client.lease(version="v000001"):
-                client.score(GROUPS)
             client.score(GROUPS)
     assert [r.body["version"] for r in server.received if r.path == "/score"] == ["v000001", "v000002"]
 
 
 def test_a_lease_is_given_back_when_its_block_fails_and_the_blocks_own_error_is_raised() -> None:
-    unknown = error(404, "unknown_lease", "it is over")
-    with answering(LEASED, unknown) as server, RewardClient(server.url) as client:
-        with pytest.raises(ZeroDivisionError), client.lease(version="v000002"):
-            raise ZeroDivisionError
+    forbidden = error(403, "forbidden", "no")
+    with (
+        answering(LEASED, forbidden) as server,
+        RewardClient(server.url) as client,
+        pytest.raises(ZeroDivisionError),
+        client.lease(version="v000002"),
+    ):
+        raise ZeroDivisionError
     assert server.received[-1].method == "DELETE"
 
 

@@ -403,8 +403,20 @@ def test_a_label_of_no_version_and_a_label_that_is_not_there_are_refused(store: 
         store.remove_label("stable")
 
 
-def test_labels_that_cannot_be_read_are_an_error_and_not_none(store: VersionStore) -> None:
+@pytest.mark.parametrize(
+    "labels",
+    [
+        b'{"stable": {"name": "v000001"}}',
+        b'{"stable": {"version": "../v000001"}}',
+        b'{"stable": {"version": 1}}',
+        b'{"canary": {"version": "v000001", "share": "much"}}',
+        b'{"canary": {"version": "v000001", "share": 2}}',
+        b'["v000001"]',
+        b'{"stable": null}',
+    ],
+)
+def test_labels_that_cannot_be_read_are_an_error_and_not_none(store: VersionStore, labels: bytes) -> None:
     publish(store)
-    (store.root / "labels.json").write_bytes(b'{"stable": {"name": "v000001"}}')
+    (store.root / "labels.json").write_bytes(labels)
     with pytest.raises(InvalidVersionError, match=r"labels\.json"):
         store.labels()
