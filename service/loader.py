@@ -11,6 +11,7 @@ import torch
 
 from metarm import probe
 from metarm.calibration import IDENTITY, Calibration
+from metarm.cores import usable_cores
 from metarm.encoding import Encoded
 from metarm.errors import InvalidVersionError, UnknownVersionError
 from metarm.model import RewardModel, all_finite, load_model
@@ -48,6 +49,7 @@ class VersionLoader:
         self._calibrated = calibrated
         self._prepare = prepare
         self._refused = refused
+        self._first = True  # until one has been loaded
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
     async def load(self, name: str) -> LoadedVersion:
@@ -62,6 +64,7 @@ class VersionLoader:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, name: str) -> LoadedVersion:
+        torch.set_num_threads(usable_cores() if self._first else 1)  # this thread's own
         try:
             version = self._checked(name)
         except UnknownVersionError:
@@ -72,8 +75,7 @@ class VersionLoader:
             raise InvalidVersionError(f"{name}: {error.message}") from error
         except Exception as error:  # a file can make a library raise anything, and must not end who follows
             raise InvalidVersionError(f"{name} does not load: {type(error).__name__}: {error}") from error
-        if torch.get_num_threads() > 1:  # of this thread: from now on another version serves
-            torch.set_num_threads(1)
+        self._first = False
         return version
 
     @torch.inference_mode()

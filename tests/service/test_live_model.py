@@ -13,6 +13,7 @@ import pytest
 from metarm.errors import InvalidVersionError, NotReadyError, UnknownVersionError, VersionUnavailableError
 from metarm.model import RewardModel, load_model
 from metarm.versions import Label, VersionStore
+from service.holding import Holding
 from service.live_model import LiveModel, LoadedVersion
 from tests.tiny import Kind
 
@@ -342,5 +343,46 @@ def test_an_old_request_keeps_its_version_while_the_current_one_moves_on(
         await live.load(FIRST)
         await settle()
         assert live.loaded_names == [FIRST, FIFTH]
+
+    run(main())
+
+
+def test_what_a_source_wants_is_loaded_behind_it_and_what_will_not_load_is_tried_again_later(
+    slow: Slow, store: VersionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        holding = Holding(live, "leases")
+        slow.shut[THIRD], slow.broken = asyncio.Event(), {FOURTH}
+        for _ in range(3):
+            holding.want({FIRST, THIRD, FOURTH})
+            await settle()
+        assert live.loaded_names == [FIRST, SECOND]
+        slow.shut[THIRD].set()
+        await settle()
+        assert live.loaded_names == [FIRST, SECOND, THIRD]
+        assert slow.loads == {FIRST: 1, SECOND: 1, THIRD: 1, FOURTH: 1}
+        monkeypatch.setattr("service.holding.RETRY_AFTER_S", 0.0)
+        slow.broken = set()
+        holding.want({FIRST, FOURTH})
+        await settle()
+        assert live.loaded_names == [FIRST, SECOND, FOURTH]
+        holding.want(set())
+        await settle()
+        assert live.loaded_names == [SECOND, FOURTH]
+        await holding.close()
+
+    run(main())
+
+
+def test_a_source_that_closes_leaves_no_load_behind(slow: Slow, store: VersionStore) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        holding = Holding(live, "labels")
+        slow.shut[THIRD] = asyncio.Event()
+        holding.want({THIRD})
+        await settle()
+        await holding.close()
+        assert {task.get_name() for task in asyncio.all_tasks()} & {f"labels-{THIRD}"} == set()
 
     run(main())
