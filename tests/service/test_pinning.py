@@ -148,7 +148,7 @@ def test_a_version_rolled_back_from_meets_no_min_version_also_after_a_restart(
         assert send(process, "/score", {"min_version": "v000002"}).json()["version"] == "v000002"
 
 
-def test_an_old_request_finishes_on_the_old_version_while_newer_ones_come_and_go(
+def test_an_old_request_finishes_on_the_old_version_though_newer_ones_were_swapped_to(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     words = " ".join(CORPUS).split()
@@ -162,20 +162,18 @@ def test_an_old_request_finishes_on_the_old_version_while_newer_ones_come_and_go
         answers.append(httpx.post(f"{url}/score", json=body, timeout=120).json())
 
     slowly = {"METARM_SCORE_WORKERS": "1", "METARM_BATCH_TOKENS": "8"}
-    settings = {"METARM_POLL_MS": "20", "METARM_KEEP_LOADED": "2", **slowly}
-    with service(tmp_path, redis_process.url, **settings) as process:
+    with service(tmp_path, redis_process.url, **slowly) as process:
         process.wait_ready()
+        for name in ("v000002", "v000003"):  # in memory before, so that the swaps take no time
+            assert send(process, "/score", {"version": name}).status_code == 200
         asking = threading.Thread(target=ask, args=(process.url,))
         asking.start()
         process.wait_until(lambda: "rm_queue_tokens 0.0" not in process.http.get("/metrics").text)
         for name in ("v000002", "v000003"):
             assert process.http.post(f"/versions/{name}/activate").json()["serving"] == name
-        metrics = process.http.get("/metrics").text
-        assert not answers, "the request was to outlast two swaps"
-        assert "rm_versions_loaded 2.0" in metrics  # the second one went: the first is in use
+        assert send(process, "/score", {}).json()["version"] == "v000003"
+        assert not answers, "the request was to outlast two swaps and a newer request"
         asking.join()
-        loaded = [v["name"] for v in process.http.get("/versions").json()["versions"] if v["loaded"]]
-        assert loaded == ["v000001", "v000003"]
     (answer,) = answers
     assert answer["version"] == "v000001"
     offline = OfflineModel(tmp_path / "m0")
