@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2b
 
-import orjson
-
+from metarm.prompt_share import share_of
 from metarm.records import Prompt
 from metarm.versions import version_number
 from service.live_model import LiveModel, LoadedVersion
 
 CANARY = "canary"
-
-
-def prompt_key(prompt: Prompt) -> bytes:
-    """A digest of a prompt, the same in every process; a string is one message of the user."""
-    turns = [("user", prompt)] if isinstance(prompt, str) else [(m["role"], m["content"]) for m in prompt]
-    return blake2b(orjson.dumps(turns), digest_size=16).digest()
-
-
-def place(key: bytes) -> float:
-    """Where a prompt lies between 0 and 1: those below a share are the share."""
-    return int.from_bytes(key[:8], "big") / 2**64
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +20,7 @@ class Canary:
     share: float
 
     def scores(self, prompt: Prompt) -> bool:
-        return place(prompt_key(prompt)) < self.share
+        return share_of(prompt) < self.share
 
 
 def canary_beside(current: LoadedVersion, live: LiveModel, min_version: str | None) -> Canary | None:
