@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import httpx
 
@@ -33,6 +33,7 @@ class RewardClient:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.Client(base_url=base_url, timeout=timeout_s, headers=headers)
         self._retries = retries
+        self._leased: list[str] = []  # the versions of the leases that were entered, the innermost last
 
     def __enter__(self) -> Self:
         return self
@@ -49,27 +50,62 @@ class RewardClient:
         *,
         version: str | None = None,
         min_version: str | None = None,
+        raw: bool = False,
         log: bool = True,
         policy: Mapping[str, Any] | None = None,
         request_id: str | None = None,
     ) -> ScoreResult:
-        """Score groups `{"id"?, "prompt", "responses"}`; one version scores the whole request."""
+        """Score groups `{"id"?, "prompt", "responses"}`.
+
+        One version scores them all: `version`, a name or a label, or that of the lease whose block this
+        is in; unpinned, groups of a canary's prompts are scored by the version they name. `raw` asks
+        for the model's own rewards beside the calibrated scores.
+        """
         body: dict[str, Any] = {
             "groups": list(groups),
             "log": log,
             "request_id": request_id or uuid.uuid4().hex,
-            "version": version,
+            "version": version or (self._leased[-1] if self._leased else None),
             "min_version": min_version,
+            "raw": raw or None,
             "policy": policy,
         }
-        answer = self._send("POST", "/score", {k: v for k, v in body.items() if v is not None})
-        return ScoreResult(
-            version=answer["version"],
-            groups=tuple(
-                ScoredGroup(g["id"], tuple(g["scores"]), tuple(g["tokens"]), tuple(g["truncated"]))
-                for g in answer["groups"]
-            ),
+        answer = self._send("POST", "/score", _given(body))
+        return ScoreResult(answer["version"], tuple(_scored(g) for g in answer["groups"]))
+
+    def lease(self, *, version: str | None = None, label: str | None = None, ttl_s: float = 3600.0) -> Lease:
+        """Keep a version, or what a label names now, in memory for `ttl_s`, on every server of the Redis.
+
+        With `with client.lease(label="stable") as lease:`, what this client scores inside the block is
+        pinned to it, and the lease is given back at the end. Renew it before `ttl_s` have passed.
+        """
+        body = {"version": version, "label": label, "ttl_s": ttl_s}
+        state = self._send("POST", "/leases", _given(body))
+        return Lease(self, state["lease"], state["version"], state["expires"])
+
+    def leases(self) -> list[dict[str, Any]]:
+        return cast("list[dict[str, Any]]", self._send("GET", "/leases"))
+
+    def renew(self, lease: str, ttl_s: float = 3600.0) -> dict[str, Any]:
+        """Let a lease last `ttl_s` from now; ClientError with code `unknown_lease` once it is over."""
+        return self._send("POST", f"/leases/{lease}/renew", {"ttl_s": ttl_s})
+
+    def release(self, lease: str) -> None:
+        self._send("DELETE", f"/leases/{lease}")
+
+    def labels(self) -> list[dict[str, Any]]:
+        return cast("list[dict[str, Any]]", self._send("GET", "/labels"))
+
+    def set_label(
+        self, label: str, version: str, *, share: float | None = None, shadow: bool | None = None
+    ) -> dict[str, Any]:
+        """Move a label; `share` and `shadow` are for `canary` alone."""
+        return self._send(
+            "PUT", f"/labels/{label}", _given({"version": version, "share": share, "shadow": shadow})
         )
+
+    def remove_label(self, label: str) -> None:
+        self._send("DELETE", f"/labels/{label}")
 
     def ready(self) -> dict[str, Any]:
         """What /ready says; raises ClientError while no model is loaded."""
@@ -131,6 +167,55 @@ class RewardClient:
                 continue
             return _answer(method, path, response)
         raise AssertionError("unreachable: the last try returns or raises")
+
+
+class Lease:
+    """A version that the servers keep in memory until `expires` (Unix seconds). As a context, it pins what
+    its client scores, and is given back at the end."""
+
+    def __init__(self, client: RewardClient, id: str, version: str, expires: float) -> None:  # noqa: A002
+        self._client = client
+        self.id = id
+        self.version = version
+        self.expires = expires
+
+    def renew(self, ttl_s: float = 3600.0) -> None:
+        self.expires = self._client.renew(self.id, ttl_s)["expires"]
+
+    def release(self) -> None:
+        """Give it back; nothing where it is over already."""
+        try:
+            self._client.release(self.id)
+        except ClientError as error:
+            if error.error_code != "unknown_lease":
+                raise
+
+    def __enter__(self) -> Self:
+        self._client._leased.append(self.version)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
+        self._client._leased.remove(self.version)
+        try:
+            self.release()
+        except ClientError:
+            if kind is None:  # else the block's own error says more, and the lease ends by itself
+                raise
+
+
+def _given(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _scored(group: Mapping[str, Any]) -> ScoredGroup:
+    return ScoredGroup(
+        group["id"],
+        tuple(group["scores"]),
+        tuple(group["tokens"]),
+        tuple(group["truncated"]),
+        group["version"],
+        tuple(group["raw"]) if group.get("raw") is not None else None,
+    )
 
 
 def _pause_s(attempt: int) -> float:

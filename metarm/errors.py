@@ -6,10 +6,13 @@
     ├── PayloadTooLargeError       over a size limit                        413
     ├── UnknownVersionError        no such version                          404
     ├── UnknownJobError            no such retrain job                      404
+    ├── UnknownLabelError          no such label                            404
+    ├── UnknownLeaseError          no such lease, or no longer              404
     ├── UnauthorizedError          no key, or one that is not known         401
     ├── ForbiddenError             the key has no right to do this          403
     ├── VersionUnavailableError    the pinned version cannot be served      409
     ├── JobConflictError           another retrain is running               409
+    ├── TooManyLeasesError         the leases allowed are all taken         409
     ├── OverloadedError            the queue is full; come back later       503
     ├── NotReadyError              no model is loaded yet                   503
     ├── TrainerUnavailableError    no trainer is running                    503
@@ -70,6 +73,16 @@ class UnknownJobError(MetaRMError):
     code = "unknown_job"
 
 
+class UnknownLabelError(MetaRMError):
+    status = 404
+    code = "unknown_label"
+
+
+class UnknownLeaseError(MetaRMError):
+    status = 404
+    code = "unknown_lease"
+
+
 class UnauthorizedError(MetaRMError):
     status = 401
     code = "unauthorized"
@@ -88,6 +101,11 @@ class VersionUnavailableError(MetaRMError):
 class JobConflictError(MetaRMError):
     status = 409
     code = "job_running"
+
+
+class TooManyLeasesError(MetaRMError):
+    status = 409
+    code = "too_many_leases"
 
 
 class OverloadedError(MetaRMError):

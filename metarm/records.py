@@ -87,17 +87,21 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """Scores of one group's k responses, in request order."""
+    """Scores of one group's k responses, in request order, by the one reward model `version`. `raw`: the
+    model's rewards before calibration, where they were asked for."""
 
     id: str
     scores: tuple[float, ...]
     tokens: tuple[int, ...]
     truncated: tuple[bool, ...]
+    version: str
+    raw: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
-    """All groups of one request, scored by the one reward model `version`."""
+    """All groups of one request, scored by the reward model `version`; those of a canary's prompts by the
+    version that they name."""
 
     version: str
     groups: tuple[ScoredGroup, ...]

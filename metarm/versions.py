@@ -3,6 +3,7 @@
     {root}/v000004/          a plain Hugging Face checkpoint + manifest.json: SHA-256 of all, and of itself
     {root}/v000001/curve.json  how a first version was trained, step by step
     {root}/current           a symbolic link to one version; moves by one atomic rename
+    {root}/.withdrawn        versions that the pointer left for an older one, as JSON
     {root}/labels.json       other names for versions: stable, canary, …; replaced by a rename
     {root}/rejected/v000005.json   what became of a candidate that was not published
     {root}/pruned/v000002.json     the manifest of a version whose weights were let go of
@@ -37,6 +38,7 @@ NAME = re.compile(r"v\d{6,}")
 MANIFEST_FORMAT = 2
 LABELS = "labels.json"
 Status = Literal["published", "rejected", "pruned"]
+WITHDRAWN = ".withdrawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,9 @@ class VersionStore:
     def path(self, name: str) -> Path:
         """The folder of a published version. Raises UnknownVersionError."""
         folder = self.root / name
-        if not NAME.fullmatch(name) or folder.is_symlink() or not folder.is_dir():
+        if NAME.fullmatch(name) and folder.is_symlink():
+            raise UnknownVersionError(f"{name} is a symbolic link, which is no version", known=self.names())
+        if not NAME.fullmatch(name) or not folder.is_dir():
             raise UnknownVersionError(f"there is no version {name!r}", known=self.names())
         return folder
 
@@ -119,9 +123,24 @@ class VersionStore:
         if not file.is_file():
             return {}
         try:
-            return {label: Label(**fields) for label, fields in _read_json(file).items()}
+            found = {label: Label(**fields) for label, fields in _read_json(file).items()}
+            usable = all(NAME.fullmatch(to.version) and 0 <= to.share <= 1 for to in found.values())
         except TypeError as error:
             raise InvalidVersionError(f"{LABELS} is not readable: {error}") from error
+        if not usable:
+            raise InvalidVersionError(f"{LABELS} names what is no version, or a share that is none")
+        return found
+
+    def withdrawn(self) -> list[str]:
+        """Versions that were current until an older one was made current, oldest first; one that is
+        made current again is no longer among them."""
+        file = self.root / WITHDRAWN
+        if not file.is_file():
+            return []
+        names = _read_json(file).get("versions")
+        if not isinstance(names, list) or not all(NAME.fullmatch(str(name)) for name in names):
+            raise InvalidVersionError(f"{WITHDRAWN} is not a list of versions")
+        return sorted(names, key=version_number)
 
     def rejected(self) -> list[str]:
         return _stems(self._rejected)
@@ -146,6 +165,8 @@ class VersionStore:
         folder, manifest = self.path(name), self.manifest(name)
         if manifest.get("format") != MANIFEST_FORMAT or manifest.get("name") != name:
             raise InvalidVersionError(f"{name}: its manifest is of another format or another version")
+        if (folder / MANIFEST).is_symlink():
+            raise InvalidVersionError(f"{name}: its {MANIFEST} is a symbolic link")
         if _sealed(manifest) != (folder / MANIFEST).read_bytes():
             raise InvalidVersionError(f"{name}: its {MANIFEST} is not as it was written")
         digests = cast("dict[str, str]", manifest.get("digests", {}))
@@ -215,6 +236,7 @@ class VersionStore:
         """
         with self._locked():
             self.path(name)
+            self._withdraw_for(name)
             link = self.root / f".current-{os.getpid()}"
             link.unlink(missing_ok=True)
             link.symlink_to(name)
@@ -240,6 +262,18 @@ class VersionStore:
             _sync(self.root)
         shutil.rmtree(away, ignore_errors=True)
         return True
+
+    def _withdraw_for(self, name: str) -> None:
+        """Note that the pointer is about to leave a version for `name`, an older one; or comes back to it."""
+        try:
+            before, known = self.current(), self.withdrawn()
+        except InvalidVersionError:
+            return  # activating repairs a broken pointer: what it left cannot be known
+        goes_back = before is not None and version_number(name) < version_number(before)
+        now = {*known, *([before] if before and goes_back else [])} - {name}
+        if now != set(known):
+            record = {"versions": sorted(now, key=version_number)}
+            _write_durably(self.root / WITHDRAWN, _pretty(record))
 
     def set_label(self, label: str, target: Label) -> None:
         """Move or make a label. Raises UnknownVersionError, or ReadOnlyStoreError."""

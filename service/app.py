@@ -25,17 +25,22 @@ from metarm.sample_log import SampleLog, connect
 from service.batcher import Batcher
 from service.engine import Engine
 from service.idle_memory import give_back_when_idle
+from service.labels import LabelWatch
+from service.lease_board import LeaseBoard
+from service.leases import Leases
 from service.live_model import LiveModel
+from service.loader import VersionLoader
 from service.metrics import Metrics
 from service.middleware import BodyLimit, Measure
 from service.parts import Parts
-from service.routes import health, retrain, score, versions
+from service.refusals import Refusals
+from service.routes import health, labels, leases, retrain, score, versions
 from service.sample_writer import SampleWriter
 from service.schemas import ErrorBody
 from service.score_cache import ScoreCache
 from service.scorer import Scorer
 from service.settings import ServiceSettings
-from service.swapper import Swapper, VersionLoader
+from service.swapper import Swapper
 from service.tuning import choose_plan
 
 TOKENIZER_THREADS = 2
@@ -65,7 +70,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.metrics = Metrics()
     patch_fastapi(app, redirect_from_root_to_docs=False)
-    for module in (score, retrain, versions, health):
+    for module in (score, retrain, versions, labels, leases, health):
         app.include_router(module.router)
     app.add_exception_handler(MetaRMError, _on_known_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
@@ -84,8 +89,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.parts = parts
     parts.writer.start()
     await parts.swapper.follow()
+    parts.labels.follow()
     background = [
         asyncio.create_task(parts.swapper.run(), name="swapper"),
+        asyncio.create_task(parts.labels.run(), name="labels"),
+        asyncio.create_task(parts.leases.run(), name="leases"),
         asyncio.create_task(give_back_when_idle(), name="idle-memory"),
     ]
     try:
@@ -114,19 +122,22 @@ def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionL
         metrics,
         lambda model: choose_plan(model, settings),
     )
+    refusals = Refusals(metrics.swaps.labels("refused").inc)
     loader = VersionLoader(
         store,
         settings.max_tokens,
         share_prompts=settings.prefix_sharing,
         reduced=settings.score_dtype == "bfloat16",
+        calibrated=settings.calibration,
         prepare=scorer.prepare,
+        refused=refusals,
     )
-    live = LiveModel(loader.load, settings.keep_loaded)
+    live = LiveModel(loader.load, settings.keep_loaded, store, metrics.versions_loaded.set)
+    board = LeaseBoard(client, most_leases=settings.max_leases, most_versions=settings.max_leased_versions)
 
-    def swapped(name: str, done: bool) -> None:
-        metrics.swaps.labels("swapped" if done else "refused").inc()
-        if done:
-            metrics.serving(name)
+    def swapped(name: str) -> None:
+        metrics.swaps.labels("swapped").inc()
+        metrics.serving(name)
 
     parts = Parts(
         settings=settings,
@@ -134,7 +145,12 @@ def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionL
         live=live,
         batcher=batcher,
         scorer=scorer,
-        swapper=Swapper(store, live.make_current, poll_ms=settings.poll_ms, swapped=swapped),
+        swapper=Swapper(
+            store, live.make_current, poll_ms=settings.poll_ms, swapped=swapped, unreachable=refusals
+        ),
+        refusals=refusals,
+        labels=LabelWatch(store, live, poll_ms=settings.poll_ms),
+        leases=Leases(board, live, metrics.leases.set),
         tokenizer_threads=ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer"),
         writer=SampleWriter(
             sample_log,

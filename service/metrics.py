@@ -37,7 +37,11 @@ class Metrics:
         self.prefix_cache = counter(
             "rm_prefix_cache_total", "Prompts looked up for sharing, by result: hit or miss.", ("result",)
         )
-        self.swaps = counter("rm_swap_total", "Version swaps, by result: swapped or refused.", ("result",))
+        self.swaps = counter(
+            "rm_swap_total", "Version swaps, and versions that would not load: swapped or refused.", ("result",)
+        )
+        self.versions_loaded = gauge("rm_versions_loaded", "Versions in memory.")
+        self.leases = gauge("rm_leases", "Leases that keep versions in memory.")
         self.version_info = gauge("rm_version_info", "1 for the version that serves now.", ("version",))
         self.samples_logged = counter("rm_samples_logged_total", "Sample groups written to the log.")
         self.samples_dropped = counter(

@@ -13,8 +13,11 @@ from metarm.jobs import JobBoard
 from metarm.sample_log import SampleLog
 from metarm.versions import VersionStore
 from service.batcher import Batcher
+from service.labels import LabelWatch
+from service.leases import Leases
 from service.live_model import LiveModel, LoadedVersion
 from service.metrics import Metrics
+from service.refusals import Refusals
 from service.sample_writer import SampleWriter
 from service.scorer import Scorer
 from service.settings import ServiceSettings
@@ -29,6 +32,9 @@ class Parts:
     batcher: Batcher[LoadedVersion, Encoded]
     scorer: Scorer
     swapper: Swapper
+    refusals: Refusals
+    labels: LabelWatch
+    leases: Leases
     tokenizer_threads: ThreadPoolExecutor
     writer: SampleWriter
     sample_log: SampleLog

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from metarm.records import Ascent, Precision, Trainable
+from metarm.versions import NAME as VERSION
 
 
 def _encodable(text: str) -> str:
@@ -18,7 +20,24 @@ def _encodable(text: str) -> str:
     return text
 
 
+def _no_half_version(name: str) -> str:
+    """v12 is a version misspelt, not a label."""
+    if re.fullmatch(r"v\d+", name) and not VERSION.fullmatch(name):
+        raise ValueError(f"{name} is not a version name, such as v000003")
+    return name
+
+
+def _no_version(name: str) -> str:
+    if re.fullmatch(r"v\d+", name) or name == "current":
+        raise ValueError(f"a label cannot be called {name}")
+    return name
+
+
 VersionName = Annotated[str, StringConstraints(pattern=r"^v\d{6,}$")]
+VersionOrLabel = Annotated[
+    str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), AfterValidator(_no_half_version)
+]
+LabelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), AfterValidator(_no_version)]
 LARGEST_INTEGER = 2**63 - 1  # what the log's codec can hold
 Text = Annotated[str, AfterValidator(_encodable)]
 Name = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
@@ -67,8 +86,11 @@ class ScoreRequest(Body):
     )
 
     groups: list[Group] = Field(min_length=1)
-    version: VersionName | None = Field(None, description="Score with this version, or 409.")
+    version: VersionOrLabel | None = Field(
+        None, description="Score with this version, or the one this label names, or 409."
+    )
     min_version: VersionName | None = Field(None, description="Score with this version or a later one, or 409.")
+    raw: bool = Field(False, description="Answer the model's own rewards beside the calibrated scores.")
     log: bool = Field(True, description="Log the groups as samples of the policy.")
     policy: Policy | None = None
     request_id: Name | None = Field(None, description="A repeated request with the same id is logged once.")
@@ -76,19 +98,22 @@ class ScoreRequest(Body):
 
 class GroupScores(BaseModel):
     id: str
-    scores: list[float] = Field(description="One finite reward per response, in order.")
+    version: str = Field(description="The one version that scored this group: the request's, or the canary.")
+    scores: list[float] = Field(description="One finite reward per response, in order, calibrated.")
+    raw: list[float] | None = Field(None, description="Before calibration; where it was asked for.")
     tokens: list[int] = Field(description="Tokens of prompt and response, after truncation.")
     truncated: list[bool] = Field(description="Whether tokens were dropped from the left to fit.")
 
 
 class ScoreResponse(BaseModel):
-    version: str = Field(description="The one version that scored the whole request.")
+    version: str = Field(description="The one version that scored the request, but for a canary's groups.")
     groups: list[GroupScores]
 
 
 class TokenizeRequest(Body):
     groups: list[Group] = Field(min_length=1)
-    version: VersionName | None = None
+    version: VersionOrLabel | None = None
+    min_version: VersionName | None = None
 
 
 class GroupTokens(BaseModel):
@@ -194,16 +219,82 @@ class VersionEntry(BaseModel):
     )
 
 
+class RefusedEntry(BaseModel):
+    name: str
+    reason: str = Field(description="Of the last time.")
+    times: int
+    first: float = Field(description="Unix time in seconds.")
+    last: float
+
+
 class VersionList(BaseModel):
     current: str | None
     serving: str | None
-    refused: dict[str, str] | None = Field(description="A version this server would not load, and why.")
+    refused: dict[str, str] | None = Field(
+        description="Where this server cannot follow the pointer: the version it would not load, and why."
+    )
+    refusals: list[RefusedEntry] = Field(
+        description="Every version this server would not load since it started, latest last."
+    )
     versions: list[VersionEntry]
 
 
 class Activated(BaseModel):
     current: str
     serving: str | None
+
+
+class LabelRequest(Body):
+    version: VersionName
+    share: float | None = Field(
+        None, ge=0, le=1, description="Of canary only: the share of prompts it concerns."
+    )
+    shadow: bool | None = Field(
+        None, description="Of canary only: its scores are recorded beside the answer, not answered."
+    )
+
+
+class LabelEntry(BaseModel):
+    label: str
+    version: str
+    share: float
+    shadow: bool
+    loaded: bool = Field(description="This server holds the version in memory.")
+
+
+class LabelRemoved(BaseModel):
+    label: str
+
+
+class LeaseRequest(Body):
+    version: VersionName | None = None
+    label: LabelName | None = Field(None, description="The version this label names now, instead of a version.")
+    ttl_s: float = Field(ge=1, description="How long it lasts, unless it is renewed.")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> LeaseRequest:
+        if (self.version is None) == (self.label is None):
+            raise ValueError("a lease is of a version or of a label: name one of the two")
+        return self
+
+    @property
+    def named(self) -> str:
+        """The one of the two that was sent."""
+        return f"{self.version or self.label}"
+
+
+class LeaseRenewal(Body):
+    ttl_s: float = Field(ge=1, description="From now; a lease that lasts longer stays as it is.")
+
+
+class LeaseState(BaseModel):
+    lease: str
+    version: str
+    expires: float = Field(description="Unix time in seconds.")
+
+
+class LeaseReleased(BaseModel):
+    lease: str
 
 
 class Degraded(BaseModel):

@@ -36,15 +36,16 @@ class Scorer:
         self._choose_plan = choose_plan
         self._plan: ForwardPlan | None = None
 
-    def prepare(self, model: RewardModel) -> None:
-        """Fix how the forward uses this machine, by the first model loaded. Off the event loop: it may
-        take seconds."""
+    def prepare(self, model: RewardModel) -> ForwardPlan:
+        """How the forward uses this machine: fixed by the first model loaded, for all. Off the event loop:
+        it may take seconds."""
         if self._plan is None:
             self._plan = self._choose_plan(model)
             log.info("forward: %s, %s", model.route.name, self._plan)
+        return self._plan
 
     async def score(self, version: LoadedVersion, groups: Sequence[Sequence[Encoded]]) -> list[list[float]]:
-        """One finite reward per response, group by group.
+        """One finite raw reward per response, group by group: not yet calibrated.
 
         Raises NonFiniteScoreError, and what `Batcher.score` raises.
         """

@@ -58,7 +58,20 @@ class ServiceSettings(ProcessSettings):
     queue_tokens: int = Field(
         262_144, ge=1, description="Tokens that may wait; beyond that a request gets 503 with Retry-After."
     )
-    keep_loaded: int = Field(3, ge=2, description="Versions held in memory: current, previous, pinned ones.")
+    keep_loaded: int = Field(
+        3,
+        ge=2,
+        description="Versions kept in memory: current, previous, pinned ones. Labels, leases and requests in "
+        "flight may hold more, until they end.",
+    )
+    calibration: bool = Field(
+        True, description="Serve calibrated scores, continuous over a swap; false: the model's own rewards."
+    )
+    max_leases: int = Field(100, ge=0, description="Leases that may be held at once, on one Redis.")
+    max_leased_versions: int = Field(
+        4, ge=0, description="Different versions that leases may keep in memory at once."
+    )
+    max_lease_s: float = Field(86_400, ge=1, description="Longest time a lease lasts without being renewed.")
     poll_ms: int = Field(500, ge=10, description="How often to look for a newly published version.")
     max_body_bytes: int = Field(32 * 2**20, ge=1, description="Largest request body.")
     max_responses: int = Field(4096, ge=1, description="Most responses in one request, over all its groups.")

@@ -1,4 +1,4 @@
-"""Watches the store for a newly current version; has it loaded, checked and warmed off the hot path."""
+"""Watches the store for a newly current version, and has it served."""
 
 from __future__ import annotations
 
@@ -6,21 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import torch
-
 from metarm.errors import InvalidVersionError, MetaRMError
-from metarm.model import RewardModel, all_finite, load_model
 from metarm.versions import VersionStore
-from service.live_model import LoadedVersion
+from service.refusals import RETRY_AFTER_S
 
 log = logging.getLogger(__name__)
-
-RETRY_AFTER_S = 30.0
-WARM_PROMPT = "Which of the two trains is faster?"
-WARM_RESPONSES = ("The first.", "The second one, by about ten kilometres an hour. " * 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,52 +22,6 @@ class RefusedVersion:
     name: str
     reason: str
     tried: float
-
-
-class VersionLoader:
-    """Brings versions from disk in a thread of its own: verify digests, load, warm."""
-
-    def __init__(
-        self,
-        store: VersionStore,
-        max_tokens: int,
-        *,
-        share_prompts: bool,
-        reduced: bool,
-        prepare: Callable[[RewardModel], None],
-    ) -> None:
-        """`reduced`: score in bfloat16. `prepare` is called, in that thread, with every model before it
-        may serve."""
-        self._store = store
-        self._max_tokens = max_tokens
-        self._share_prompts = share_prompts
-        self._reduced = reduced
-        self._prepare = prepare
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
-
-    async def load(self, name: str) -> LoadedVersion:
-        """Raises UnknownVersionError or InvalidVersionError."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._load, name)
-
-    def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _load(self, name: str) -> LoadedVersion:
-        try:
-            manifest = self._store.verify(name)
-            limit = manifest.get("encoding", {}).get("max_tokens", self._max_tokens)
-            model = load_model(self._store.path(name), min(limit, self._max_tokens), self._share_prompts)
-            if self._reduced:
-                model.reduce_precision()
-        except OSError as error:
-            raise InvalidVersionError(f"{name} cannot be read: {error}") from error
-        samples = model.encoder.encode([(WARM_PROMPT, WARM_RESPONSES)])[0]
-        with torch.inference_mode():
-            scores = model.scores(samples).tolist()
-        if not all_finite(scores):
-            raise InvalidVersionError(f"{name} answers scores that are not finite numbers")
-        self._prepare(model)
-        return LoadedVersion(name, model)
 
 
 class Swapper:
@@ -88,12 +34,16 @@ class Swapper:
         make_current: Callable[[str], Awaitable[None]],
         *,
         poll_ms: int,
-        swapped: Callable[[str, bool], None],
+        swapped: Callable[[str], None],
+        unreachable: Callable[[str, str], None],
     ) -> None:
+        """`swapped` is told each version that serves from now on. `unreachable` is told of a pointer that
+        cannot be followed, and why, unless what it names was loaded and refused: who loads tells that."""
         self._store = store
         self._make_current = make_current
         self._poll_s = poll_ms / 1000
         self._swapped = swapped
+        self._unreachable = unreachable
         self._serving: str | None = None
         self.refused: RefusedVersion | None = None
 
@@ -105,18 +55,27 @@ class Swapper:
 
     async def follow(self) -> None:
         """Look at the pointer once; swap if it names another version than the one served."""
-        wanted: str | None = "current"  # what a refusal names until the pointer has been read
         try:
             wanted = self._store.current()
-            if wanted is None or wanted == self._serving or self._tried_lately(wanted):
-                return
+        except MetaRMError as error:
+            self._refuse("current", error)
+            self._unreachable("current", error.message)
+            return
+        if wanted is None or wanted == self._serving:
+            self.refused = None
+            return
+        if self._tried_lately(wanted):
+            return
+        try:
             await self._make_current(wanted)
         except MetaRMError as error:
-            self._refuse(wanted or "current", error)
+            self._refuse(wanted, error)
+            if not isinstance(error, InvalidVersionError):
+                self._unreachable(wanted, error.message)
         else:
             log.info("serving %s (before: %s)", wanted, self._serving)
             self._serving, self.refused = wanted, None
-            self._swapped(wanted, True)
+            self._swapped(wanted)
 
     def _tried_lately(self, name: str) -> bool:
         refused = self.refused
@@ -124,6 +83,5 @@ class Swapper:
 
     def _refuse(self, name: str, error: MetaRMError) -> None:
         if self.refused is None or (self.refused.name, self.refused.reason) != (name, error.message):
-            log.error("refused %s, still serving %s: %s", name, self._serving, error.message)
+            log.error("cannot follow the pointer to %s, still serving %s", name, self._serving)
         self.refused = RefusedVersion(name, error.message, time.monotonic())
-        self._swapped(name, False)

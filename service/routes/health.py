@@ -44,4 +44,6 @@ def _ailments(parts: Parts) -> list[tuple[str, str]]:
         found.append(("redis", f"{error}: scoring works, samples are buffered, retraining does not work"))
     if parts.swapper.refused:
         found.append(("version", f"{parts.swapper.refused.name} was refused: {parts.swapper.refused.reason}"))
+    if parts.labels.error:
+        found.append(("version", f"the labels stay as they were: {parts.labels.error}"))
     return found

@@ -6,51 +6,71 @@ import asyncio
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import orjson
 from fastapi import APIRouter, Depends, Response
 
 from metarm.encoding import Encoded
-from metarm.errors import PayloadTooLargeError
+from metarm.errors import NonFiniteScoreError, PayloadTooLargeError
+from metarm.model import all_finite
 from metarm.records import Message, PolicyStamp, Prompt, SampleGroup
 from metarm.sample_log import LoggedRequest
 from service.access import require_key
+from service.canary import canary_beside
 from service.live_model import LoadedVersion
 from service.parts import Parts, Wired
+from service.pinning import HEADER, Pin, PinOfHeaders
 from service.schemas import Group, ScoreRequest, ScoreResponse, TokenizeRequest, TokenizeResponse
 
 router = APIRouter(tags=["scoring"], dependencies=[Depends(require_key)])
 OWN_RETRIES_S = 600  # a made-up request id only has to outlive our own retries of one write
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A group as one version scored it: its k sequences, the model's rewards, and what is served."""
+
+    version: LoadedVersion
+    encoded: Sequence[Encoded]
+    raw: Sequence[float]
+    scores: Sequence[float]
+
+
 @router.post("/score", response_model=ScoreResponse)
-async def score(body: ScoreRequest, parts: Wired) -> Response:
+async def score(body: ScoreRequest, parts: Wired, of_headers: PinOfHeaders) -> Response:
     """Score every response of every group with one reward model, and say which one it was."""
     _check_limits(body.groups, parts)
-    version = await parts.live.get(body.version, body.min_version)
-    encoded = await _encode(version, body.groups, parts)
-    scores = await parts.scorer.score(version, encoded)
+    pin = of_headers.beside(body.version, body.min_version)
+    version = await parts.live.get(pin.version, pin.min_version)
+    versions = _share_out(body, pin, version, parts)
+    with parts.live.using(version, *versions):
+        scored = await _score_groups(body.groups, versions, parts)
     if body.log:
-        parts.writer.offer(_sample(body, version.name, scores, parts))
+        parts.writer.offer(_sample(body, scored, parts))
     groups = [
         {
             "id": _group_id(group, place),
-            "scores": scores[place],
-            "tokens": [len(sample.ids) for sample in encoded[place]],
-            "truncated": [sample.truncated for sample in encoded[place]],
+            "version": one.version.name,
+            "scores": one.scores,
+            **({"raw": one.raw} if body.raw else {}),
+            "tokens": [len(sample.ids) for sample in one.encoded],
+            "truncated": [sample.truncated for sample in one.encoded],
         }
-        for place, group in enumerate(body.groups)
+        for place, (group, one) in enumerate(zip(body.groups, scored, strict=True))
     ]
     return _json({"version": version.name, "groups": groups})
 
 
 @router.post("/tokenize", response_model=TokenizeResponse)
-async def tokenize(body: TokenizeRequest, parts: Wired) -> Response:
+async def tokenize(body: TokenizeRequest, parts: Wired, of_headers: PinOfHeaders) -> Response:
     """The token ids /score would feed the model: compare them with your training engine's."""
     _check_limits(body.groups, parts)
-    version = await parts.live.get(body.version, None)
-    encoded = await _encode(version, body.groups, parts)
+    pin = of_headers.beside(body.version, body.min_version)
+    version = await parts.live.get(pin.version, pin.min_version)
+    with parts.live.using(version):
+        encoded = await _encode(version, body.groups, parts)
     groups = [
         {
             "id": _group_id(group, place),
@@ -81,13 +101,50 @@ def _check_limits(groups: Sequence[Group], parts: Parts) -> None:
             )
 
 
+def _share_out(body: ScoreRequest, pin: Pin, version: LoadedVersion, parts: Parts) -> list[LoadedVersion]:
+    """The version that scores each group: `version`, but for the canary's prompts where none is pinned."""
+    canary = None if pin.version else canary_beside(version, parts.live, pin.min_version)
+    if canary is None:
+        return [version] * len(body.groups)
+    return [canary.version if canary.scores(_prompt(group)) else version for group in body.groups]
+
+
+async def _score_groups(
+    groups: Sequence[Group], versions: Sequence[LoadedVersion], parts: Parts
+) -> list[Scored]:
+    """Each group by its version, in order; the versions side by side."""
+    places = {
+        one: [n for n, version in enumerate(versions) if version is one] for one in dict.fromkeys(versions)
+    }
+    tasks = [_score_by(one, [groups[n] for n in places[one]], parts) for one in places]
+    # each to its end, so that none is still at work when its version may leave memory
+    results = await asyncio.gather(*tasks, return_exceptions=True) if len(tasks) > 1 else [await tasks[0]]
+    scored: dict[int, Scored] = {}
+    for one, result in zip(places, results, strict=True):
+        if isinstance(result, BaseException):
+            raise result
+        scored.update(zip(places[one], result, strict=True))
+    return [scored[n] for n in range(len(groups))]
+
+
+async def _score_by(version: LoadedVersion, groups: Sequence[Group], parts: Parts) -> list[Scored]:
+    encoded = await _encode(version, groups, parts)
+    raw = await parts.scorer.score(version, encoded)
+    scores = [version.calibration.scores(rewards) for rewards in raw]
+    if not all(all_finite(group) for group in scores):
+        raise NonFiniteScoreError(
+            f"{version.name}: a calibrated score is not a finite number", version=version.name
+        )
+    return [Scored(version, *group) for group in zip(encoded, raw, scores, strict=True)]
+
+
 async def _encode(version: LoadedVersion, groups: Sequence[Group], parts: Parts) -> list[list[Encoded]]:
     pairs = [(_prompt(group), group.responses) for group in groups]
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(parts.tokenizer_threads, version.model.encoder.encode, pairs)
 
 
-def _sample(body: ScoreRequest, version: str, scores: list[list[float]], parts: Parts) -> LoggedRequest:
+def _sample(body: ScoreRequest, scored: Sequence[Scored], parts: Parts) -> LoggedRequest:
     request_id = body.request_id or uuid.uuid4().hex
     policy = PolicyStamp(body.policy.name, body.policy.step) if body.policy else None
     groups = tuple(
@@ -96,12 +153,12 @@ def _sample(body: ScoreRequest, version: str, scores: list[list[float]], parts: 
             request_id=request_id,
             prompt=_prompt(group),
             responses=tuple(group.responses),
-            scores=tuple(scores[place]),
-            version=version,
+            scores=tuple(one.scores),
+            version=one.version.name,
             scored_at=time.time(),
             policy=policy,
         )
-        for place, group in enumerate(body.groups)
+        for place, (group, one) in enumerate(zip(body.groups, scored, strict=True))
     )
     remember_s = parts.settings.request_id_memory_s if body.request_id else OWN_RETRIES_S
     return LoggedRequest(request_id, groups, remember_s)
@@ -118,4 +175,4 @@ def _prompt(group: Group) -> Prompt:
 
 
 def _json(body: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(body), media_type="application/json")
+    return Response(orjson.dumps(body), media_type="application/json", headers={HEADER: body["version"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Depends
@@ -39,6 +40,7 @@ def versions(parts: Wired) -> dict[str, Any]:
         "current": current,
         "serving": parts.live.current_name,
         "refused": {"name": refused.name, "reason": refused.reason} if refused else None,
+        "refusals": [asdict(refusal) for refusal in parts.refusals.all()],
         "versions": [_entry(n, n == current, status, parts) for n, status in parts.store.statuses().items()],
     }
 

@@ -16,10 +16,8 @@ from metarm.records import ScoredGroup, ScoreResult
 from tests.processes import free_port
 
 GROUPS = [{"prompt": "One?", "responses": ["Yes.", "No."]}]
-SCORED = {
-    "version": "v000003",
-    "groups": [{"id": "0", "scores": [0.5, -1.0], "tokens": [4, 5], "truncated": [False, True]}],
-}
+GROUP = {"id": "0", "version": "v000003", "scores": [0.5, -1.0], "tokens": [4, 5], "truncated": [False, True]}
+SCORED = {"version": "v000003", "groups": [GROUP]}
 
 
 @dataclass
@@ -69,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_POST = do_DELETE = _answer  # noqa: N815 (the names http.server looks for)
+    do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815 (the names http.server looks for)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name it has in http.server)
         pass
@@ -99,7 +97,7 @@ def job(status: str) -> Answer:
 def test_scores_come_back_as_records_with_the_version_that_made_them() -> None:
     with answering(Answer(200, SCORED)) as server, RewardClient(server.url) as client:
         result = client.score(GROUPS)
-    assert result == ScoreResult("v000003", (ScoredGroup("0", (0.5, -1.0), (4, 5), (False, True)),))
+    assert result == ScoreResult("v000003", (ScoredGroup("0", (0.5, -1.0), (4, 5), (False, True), "v000003"),))
     (received,) = server.received
     assert (received.method, received.path) == ("POST", "/score")
     assert received.body["groups"] == GROUPS
@@ -276,4 +274,90 @@ def test_every_other_call_goes_where_the_api_has_it() -> None:
         ("POST", "/retrain", {"steps": 3}),
         ("GET", "/retrain/job-1", None),
         ("DELETE", "/retrain/job-1", None),
+    ]
+
+
+LEASED = Answer(201, {"lease": "lease-1", "version": "v000002", "expires": 100.0})
+
+
+def test_raw_rewards_are_asked_for_and_come_back_beside_the_scores_of_each_groups_version() -> None:
+    group = {**GROUP, "version": "v000004", "raw": [1.5, -3.0]}
+    with answering(Answer(200, {**SCORED, "groups": [group]})) as server, RewardClient(server.url) as client:
+        result = client.score(GROUPS, raw=True)
+    assert server.received[0].body["raw"] is True
+    assert result.version == "v000003"
+    assert (result.groups[0].version, result.groups[0].raw) == ("v000004", (1.5, -3.0))
+
+
+def test_inside_a_lease_requests_are_pinned_to_it_unless_they_say_otherwise() -> None:
+    answers = [LEASED, *[Answer(200, SCORED)] * 3, Answer(200, {"lease": "lease-1"}), Answer(200, SCORED)]
+    with answering(*answers) as server, RewardClient(server.url) as client:
+        with client.lease(label="stable", ttl_s=60) as lease:
+            assert (lease.id, lease.version, lease.expires) == ("lease-1", "v000002", 100.0)
+            client.score(GROUPS)
+            client.score(GROUPS, version="canary")
+            client.score(GROUPS, min_version="v000001")
+        client.score(GROUPS)
+    first, *scored, released, last = server.received
+    assert (first.method, first.path, first.body) == ("POST", "/leases", {"label": "stable", "ttl_s": 60})
+    assert [request.body.get("version") for request in scored] == ["v000002", "canary", "v000002"]
+    assert (released.method, released.path) == ("DELETE", "/leases/lease-1")
+    assert "version" not in last.body
+
+
+def test_of_leases_inside_one_another_the_inner_one_pins() -> None:
+    inner = Answer(201, {"lease": "lease-2", "version": "v000001", "expires": 100.0})
+    fine = Answer(200, SCORED)
+    answers = (LEASED, inner, fine, fine, fine, LEASED, fine)
+    with answering(*answers) as server, RewardClient(server.url) as client:
+        with client.lease(version="v000002"), client.lease(version="v000001"):
+            client.score(GROUPS)
+        with client.lease(version="v000002"):
+            client.score(GROUPS)
+    assert [r.body["version"] for r in server.received if r.path == "/score"] == ["v000001", "v000002"]
+
+
+def test_a_lease_is_given_back_when_its_block_fails_and_the_blocks_own_error_is_raised() -> None:
+    forbidden = error(403, "forbidden", "no")
+    with (
+        answering(LEASED, forbidden) as server,
+        RewardClient(server.url) as client,
+        pytest.raises(ZeroDivisionError),
+        client.lease(version="v000002"),
+    ):
+        raise ZeroDivisionError
+    assert server.received[-1].method == "DELETE"
+
+
+def test_a_lease_that_cannot_be_given_back_for_another_reason_says_so() -> None:
+    forbidden = error(403, "forbidden", "no")
+    with answering(LEASED, forbidden) as server, RewardClient(server.url) as client:
+        lease = client.lease(version="v000002")
+        with pytest.raises(ClientError) as refused:
+            lease.release()
+    assert refused.value.error_code == "forbidden"
+
+
+def test_a_renewed_lease_knows_its_new_end() -> None:
+    renewed = Answer(200, {"lease": "lease-1", "version": "v000002", "expires": 200.0})
+    with answering(LEASED, renewed) as server, RewardClient(server.url) as client:
+        lease = client.lease(version="v000002")
+        lease.renew(30)
+    assert lease.expires == 200.0
+    assert (server.received[-1].path, server.received[-1].body) == ("/leases/lease-1/renew", {"ttl_s": 30})
+
+
+def test_labels_go_where_the_api_has_them() -> None:
+    with answering(Answer(200, {"label": "canary"})) as server, RewardClient(server.url) as client:
+        client.set_label("canary", "v000003", share=0.1)
+        client.set_label("stable", "v000003")
+        client.remove_label("stable")
+        client.labels()
+        client.leases()
+    assert [(r.method, r.path, r.body) for r in server.received] == [
+        ("PUT", "/labels/canary", {"version": "v000003", "share": 0.1}),
+        ("PUT", "/labels/stable", {"version": "v000003"}),
+        ("DELETE", "/labels/stable", None),
+        ("GET", "/labels", None),
+        ("GET", "/leases", None),
     ]

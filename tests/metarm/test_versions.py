@@ -149,6 +149,25 @@ def test_a_folder_replaced_by_a_link_to_its_own_content_is_refused(store: Versio
         store.verify(name)
 
 
+def test_a_manifest_replaced_by_a_link_to_its_own_content_is_refused(
+    store: VersionStore, tmp_path: Path
+) -> None:
+    path = store.path(publish(store)) / MANIFEST
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InvalidVersionError, match="symbolic link"):
+        store.verify("v000001")
+
+
+def test_a_version_replaced_by_a_link_to_its_own_content_is_none(store: VersionStore, tmp_path: Path) -> None:
+    first, second = publish(store), publish(store)
+    store.path(first).rename(tmp_path / "elsewhere")
+    (store.root / first).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UnknownVersionError, match="symbolic link"):
+        store.verify(first)
+    assert store.names() == [second]
+
+
 def test_the_manifest_of_another_version_is_refused(store: VersionStore) -> None:
     first, second = publish(store), publish(store)
     shutil.copy(store.path(first) / MANIFEST, store.path(second) / MANIFEST)
@@ -231,6 +250,36 @@ def test_activation_rolls_back_and_forward(store: VersionStore) -> None:
     store.activate(second)
     assert store.current() == second
     assert store.names() == [first, second]
+
+
+def test_what_the_pointer_left_for_an_older_version_is_withdrawn_until_it_comes_back(
+    store: VersionStore,
+) -> None:
+    first, second, third = (publish(store) for _ in range(3))
+    assert store.withdrawn() == []
+    store.activate(first)
+    assert store.withdrawn() == [third]
+    store.activate(second)  # forward, and not to what was withdrawn
+    assert store.withdrawn() == [third]
+    store.activate(second)
+    store.activate(first)
+    assert store.withdrawn() == [second, third]
+    store.activate(third)
+    assert store.withdrawn() == [second]
+    fourth = publish(store)
+    assert store.withdrawn() == [second]
+    assert store.current() == fourth
+
+
+def test_a_list_of_withdrawn_versions_that_cannot_be_read_is_an_error_and_not_empty(
+    store: VersionStore,
+) -> None:
+    first, second = publish(store), publish(store)
+    (store.root / ".withdrawn").write_bytes(b'{"versions": ["../x"]}')
+    with pytest.raises(InvalidVersionError, match="withdrawn"):
+        store.withdrawn()
+    store.activate(first)  # the pointer moves all the same
+    assert store.current() == first != second
 
 
 @pytest.mark.parametrize("name", ["v000009", "v1", "current", "..", "", "v000001/../v000001", "rejected"])
@@ -354,8 +403,20 @@ def test_a_label_of_no_version_and_a_label_that_is_not_there_are_refused(store: 
         store.remove_label("stable")
 
 
-def test_labels_that_cannot_be_read_are_an_error_and_not_none(store: VersionStore) -> None:
+@pytest.mark.parametrize(
+    "labels",
+    [
+        b'{"stable": {"name": "v000001"}}',
+        b'{"stable": {"version": "../v000001"}}',
+        b'{"stable": {"version": 1}}',
+        b'{"canary": {"version": "v000001", "share": "much"}}',
+        b'{"canary": {"version": "v000001", "share": 2}}',
+        b'["v000001"]',
+        b'{"stable": null}',
+    ],
+)
+def test_labels_that_cannot_be_read_are_an_error_and_not_none(store: VersionStore, labels: bytes) -> None:
     publish(store)
-    (store.root / "labels.json").write_bytes(b'{"stable": {"name": "v000001"}}')
+    (store.root / "labels.json").write_bytes(labels)
     with pytest.raises(InvalidVersionError, match=r"labels\.json"):
         store.labels()

@@ -126,7 +126,7 @@ def test_tokenize_shows_what_is_scored(server: HttpProcess, checkpoint: Checkpoi
         ({"groups": [{"prompt": "x", "responses": []}]}, 422, "invalid_request", "responses"),
         ({"groups": [GROUP], "verison": "v000001"}, 422, "invalid_request", "verison"),
         ({"groups": [{**GROUP, "respones": []}]}, 422, "invalid_request", "respones"),
-        ({"groups": [GROUP], "version": "latest"}, 422, "invalid_request", "version"),
+        ({"groups": [GROUP], "version": "v12"}, 422, "invalid_request", "version"),
         ({"groups": [GROUP], "version": "v000099"}, 409, "version_unavailable", "v000001"),
         ({"groups": [GROUP], "min_version": "v000002"}, 409, "version_unavailable", "v000001"),
         ({"groups": [GROUP], "policy": {"name": "a", "step": 2**70}}, 422, "invalid_request", "step"),
@@ -205,9 +205,9 @@ def test_a_non_finite_score_fails_its_request_alone(tmp_path: Path, redis_proces
 
     folder = make_checkpoint(tmp_path / "broken", "bert")
     model = load_model(folder, 512)
-    poison = model.encoder.tokenizer.convert_tokens_to_ids("!")
-    with torch.no_grad():
-        model.network.base_model.embeddings.word_embeddings.weight[poison] = float("nan")
+    poison = model.encoder.tokenizer.convert_tokens_to_ids("coins")
+    with torch.no_grad():  # finite, or the version would be refused; its layer norm is not
+        model.network.base_model.embeddings.word_embeddings.weight[poison] = 3e38
     store = VersionStore(tmp_path / "versions")
     store.prepare()
     name, staged = store.stage()
@@ -220,10 +220,10 @@ def test_a_non_finite_score_fails_its_request_alone(tmp_path: Path, redis_proces
             groups = [{"prompt": "What is it?", "responses": [response]}]
             return process.http.post("/score", json={"groups": groups}).status_code
 
-        texts = ["It is forty two.", "better words!"] * 20
+        texts = ["It is forty two.", "seven coins"] * 20
         with concurrent.futures.ThreadPoolExecutor(16) as clients:
             statuses = list(clients.map(send, texts))
-        answer = process.http.post("/score", json={"groups": [{"prompt": "x", "responses": ["!"]}]})
+        answer = process.http.post("/score", json={"groups": [{"prompt": "x", "responses": ["coins"]}]})
     assert statuses == [200, 500] * 20
     assert answer.json()["error"]["code"] == "non_finite_score"
 

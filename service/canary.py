@@ -1,0 +1,35 @@
+"""Which version scores a group: the current one, or for a share of the prompts the canary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metarm.prompt_share import share_of
+from metarm.records import Prompt
+from metarm.versions import version_number
+from service.live_model import LiveModel, LoadedVersion
+
+CANARY = "canary"
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A version that scores the `share` of the prompts."""
+
+    version: LoadedVersion
+    share: float
+
+    def scores(self, prompt: Prompt) -> bool:
+        return share_of(prompt) < self.share
+
+
+def canary_beside(current: LoadedVersion, live: LiveModel, min_version: str | None) -> Canary | None:
+    """The canary of a request that pins no version; None where the label is not set, is a shadow, or names
+    a version that is not in memory here or is older than `min_version`."""
+    label = live.labels.get(CANARY)
+    if label is None or label.shadow or label.share == 0 or current.name != live.current_name:
+        return None
+    version = live.loaded(label.version)
+    if version is None or (min_version and version_number(version.name) < version_number(min_version)):
+        return None
+    return Canary(version, label.share)

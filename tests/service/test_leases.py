@@ -1,0 +1,234 @@
+"""Leases over HTTP: two servers on one Redis and one store."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metarm import ClientError, RewardClient
+from tests.processes import HttpProcess, RedisProcess, service
+from tests.store import publish
+from tests.tiny import make_checkpoint
+
+GROUP = {"prompt": "What is seventeen plus twenty five?", "responses": ["It is forty two.", "The first train."]}
+SETTINGS = {
+    "METARM_POLL_MS": "50",
+    "METARM_KEEP_LOADED": "2",
+    "METARM_MAX_LEASES": "4",
+    "METARM_MAX_LEASED_VERSIONS": "2",
+    "METARM_MAX_LEASE_S": "600",
+}
+
+
+@pytest.fixture(scope="module")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    with RedisProcess(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five versions, the last one current."""
+    folder = tmp_path_factory.mktemp("data")
+    for seed in range(5):
+        publish(folder, make_checkpoint(folder / f"m{seed}", "bert", seed=seed))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def servers(data_dir: Path, shared_redis: RedisProcess) -> Iterator[tuple[HttpProcess, HttpProcess]]:
+    with (
+        service(data_dir, shared_redis.url, **SETTINGS) as one,
+        service(data_dir, shared_redis.url, **SETTINGS) as other,
+    ):
+        one.wait_ready()
+        other.wait_ready()
+        yield one, other
+
+
+@pytest.fixture(autouse=True)
+def _none_left(servers: tuple[HttpProcess, HttpProcess]) -> Iterator[None]:
+    yield
+    for lease in servers[0].http.get("/leases").json():
+        servers[0].http.delete(f"/leases/{lease['lease']}")
+    assert servers[1].http.get("/leases").json() == []
+
+
+def loaded(process: HttpProcess) -> set[str]:
+    entries = process.http.get("/versions").json()["versions"]
+    return {entry["name"] for entry in entries if entry["loaded"]}
+
+
+def crowd(process: HttpProcess, *versions: str) -> None:
+    """Bring other versions to memory, more than it keeps."""
+    for version in versions:
+        body = {"groups": [GROUP], "version": version, "log": False}
+        assert process.http.post("/score", json=body).status_code == 200
+
+
+def lease(process: HttpProcess, ttl_s: float = 60.0, **named: str) -> dict[str, Any]:
+    answer = process.http.post("/leases", json={"ttl_s": ttl_s, **named})
+    assert answer.status_code == 201, answer.text
+    state: dict[str, Any] = answer.json()
+    return state
+
+
+def test_a_leased_version_stays_in_memory_on_every_server_of_one_redis(
+    servers: tuple[HttpProcess, HttpProcess],
+) -> None:
+    one, other = servers
+    before = time.time()
+    made = lease(one, version="v000001")
+    assert made["version"] == "v000001"
+    assert before + 59 < made["expires"] < time.time() + 60.5
+    assert "v000001" in loaded(one)  # when it is answered it is loaded
+    other.wait_until(lambda: "v000001" in loaded(other))
+    for process in servers:
+        crowd(process, "v000002", "v000003", "v000004")
+        assert loaded(process) == {"v000001", "v000005"}  # the others made way for it
+        listed = process.http.get("/leases").json()
+        assert [entry["lease"] for entry in listed] == [made["lease"]]
+        assert "rm_leases 1.0" in process.http.get("/metrics").text
+        assert "rm_versions_loaded 2.0" in process.http.get("/metrics").text
+
+
+def test_a_lease_given_back_on_one_server_is_over_on_the_other(
+    servers: tuple[HttpProcess, HttpProcess],
+) -> None:
+    one, other = servers
+    made = lease(one, version="v000001")
+    other.wait_until(lambda: "v000001" in loaded(other))
+    assert other.http.delete(f"/leases/{made['lease']}").json() == {"lease": made["lease"]}
+    one.wait_until(lambda: "rm_leases 0.0" in one.http.get("/metrics").text)
+    for process in servers:
+        crowd(process, "v000002", "v000003")
+        assert "v000001" not in loaded(process)
+        again = process.http.delete(f"/leases/{made['lease']}")
+        assert (again.status_code, again.json()["error"]["code"]) == (404, "unknown_lease")
+
+
+def test_a_lease_that_is_over_is_unknown_and_its_version_may_leave(
+    servers: tuple[HttpProcess, HttpProcess],
+) -> None:
+    made = lease(servers[0], 1.0, version="v000002")
+    time.sleep(1.1)
+    for process in servers:
+        assert process.http.get("/leases").json() == []
+        renewed = process.http.post(f"/leases/{made['lease']}/renew", json={"ttl_s": 60})
+        assert (renewed.status_code, renewed.json()["error"]["code"]) == (404, "unknown_lease")
+        crowd(process, "v000003", "v000004")
+        assert "v000002" not in loaded(process)
+
+
+def test_a_lease_is_renewed_on_any_server(servers: tuple[HttpProcess, HttpProcess]) -> None:
+    one, other = servers
+    made = lease(one, 1.5, version="v000001")
+    renewed = other.http.post(f"/leases/{made['lease']}/renew", json={"ttl_s": 60})
+    assert renewed.status_code == 200
+    assert renewed.json()["version"] == "v000001"
+    assert renewed.json()["expires"] > made["expires"] + 50
+    time.sleep(1.6)
+    crowd(one, "v000002", "v000003")
+    assert "v000001" in loaded(one)
+
+
+def test_a_lease_of_a_label_keeps_what_the_label_named_when_it_was_made(
+    servers: tuple[HttpProcess, HttpProcess],
+) -> None:
+    one, _ = servers
+    for target in ("v000001", "v000002"):
+        assert one.http.put("/labels/trusted", json={"version": target}).status_code == 200
+        if target == "v000001":
+            made = lease(one, label="trusted")
+    assert made["version"] == "v000001"
+    assert one.http.delete("/labels/trusted").status_code == 200
+    crowd(one, "v000003", "v000004")
+    assert "v000001" in loaded(one)
+    assert "v000002" not in loaded(one)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"ttl_s": 60}, 422, "invalid_request"),
+        ({"ttl_s": 60, "version": "v000001", "label": "stable"}, 422, "invalid_request"),
+        ({"version": "v000001"}, 422, "invalid_request"),
+        ({"version": "v000001", "ttl_s": 0}, 422, "invalid_request"),
+        ({"version": "v000001", "ttl_s": 601}, 422, "invalid_request"),
+        ({"version": "v000009", "ttl_s": 60}, 409, "version_unavailable"),
+        ({"label": "nothing", "ttl_s": 60}, 409, "version_unavailable"),
+    ],
+)
+def test_a_lease_that_makes_no_sense_is_refused(
+    servers: tuple[HttpProcess, HttpProcess], body: dict[str, Any], status: int, code: str
+) -> None:
+    answer = servers[0].http.post("/leases", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert servers[0].http.get("/leases").json() == []
+
+
+def test_leases_are_bounded_over_all_servers(servers: tuple[HttpProcess, HttpProcess]) -> None:
+    one, other = servers
+    lease(one, version="v000001")
+    lease(other, version="v000002")
+    third = one.http.post("/leases", json={"version": "v000003", "ttl_s": 60})
+    assert (third.status_code, third.json()["error"]["code"]) == (409, "too_many_leases")
+    lease(one, version="v000002")
+    lease(other, version="v000001")
+    fifth = one.http.post("/leases", json={"version": "v000001", "ttl_s": 60})
+    assert (fifth.status_code, fifth.json()["error"]["code"]) == (409, "too_many_leases")
+
+
+def test_the_client_pins_what_it_scores_inside_a_lease_and_gives_it_back(
+    servers: tuple[HttpProcess, HttpProcess],
+) -> None:
+    one, _ = servers
+    with RewardClient(one.url) as client:
+        with client.lease(version="v000001", ttl_s=5) as held:
+            assert client.score([GROUP]).version == held.version == "v000001"
+            assert client.score([GROUP], version="v000003").version == "v000003"
+            before = held.expires
+            held.renew(60)
+            assert held.expires > before + 50
+            assert [entry["lease"] for entry in client.leases()] == [held.id]
+        assert client.score([GROUP]).version == "v000005"
+        assert client.leases() == []
+        held.release()  # over already: nothing to do
+        with pytest.raises(ClientError) as refused:
+            held.renew(60)
+        assert refused.value.error_code == "unknown_lease"
+
+
+def test_a_lease_outlives_redis_and_is_there_again_after_redis_lost_it(data_dir: Path, tmp_path: Path) -> None:
+    with RedisProcess(tmp_path / "redis") as log, service(data_dir, log.url, **SETTINGS) as process:
+        process.wait_ready()
+        made = lease(process, 30.0, version="v000001")
+        log.kill(signal.SIGKILL)
+        log.wait()
+        time.sleep(1.2)
+        crowd(process, "v000002", "v000003", "v000004")
+        assert "v000001" in loaded(process)
+        assert [entry["lease"] for entry in process.http.get("/leases").json()] == [made["lease"]]
+        refused = process.http.post("/leases", json={"version": "v000002", "ttl_s": 60})
+        assert refused.status_code == 503
+        shutil.rmtree(tmp_path / "redis" / "appendonlydir")
+        log.start()
+        with log.client() as client:
+            process.wait_until(lambda: bool(client.exists("metarm:leases")))
+        renewed = process.http.post(f"/leases/{made['lease']}/renew", json={"ttl_s": 60})
+        assert renewed.status_code == 200
+
+
+def test_a_restarted_server_holds_what_is_leased(data_dir: Path, shared_redis: RedisProcess) -> None:
+    with service(data_dir, shared_redis.url, **SETTINGS) as process:
+        process.wait_ready()
+        lease(process, version="v000002")
+    with service(data_dir, shared_redis.url, **SETTINGS) as process:
+        process.wait_ready()
+        process.wait_until(lambda: "v000002" in loaded(process))
