@@ -10,6 +10,8 @@
 | metarm:jobs:active       | string | id of the one job that is queued or running                 |
 | metarm:job:{id}:cancel   | string | someone asked this job to stop (expires)                    |
 | metarm:trainer           | string | the live trainer's status as JSON (expires without renewal) |
+| metarm:watches           | hash   | what became of each watched version, as JSON                |
+| metarm:retrain:cooldown  | string | the version whose drift asked for a retrain last (expires)  |
 """
 
 SAMPLES = "metarm:samples"
@@ -19,6 +21,8 @@ SAMPLES_TRIMMED = "metarm:samples:trimmed"
 JOBS = "metarm:jobs"
 ACTIVE_JOB = "metarm:jobs:active"
 TRAINER = "metarm:trainer"
+WATCHES = "metarm:watches"
+RETRAIN_COOLDOWN = "metarm:retrain:cooldown"
 
 
 def request_key(request_id: str) -> str:

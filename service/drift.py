@@ -232,9 +232,10 @@ class VersionDrift:
             _, oldest = self.steps.popitem(last=False)
             self.older, self.older_steps = self.older.plus(oldest), self.older_steps + 1
 
-    def compare(self, other: str, reference: Reference, group: Comparison) -> None:
+    def compare(self, other: str, manifest: Mapping[str, Any], group: Comparison) -> None:
+        """Add a group that the version `other`, of `manifest`, scored as well."""
         if other not in self.compared:
-            self.compared[other] = Compared(reference, self._window_groups)
+            self.compared[other] = Compared(Reference.of(manifest), self._window_groups)
         self.compared[other].add(group)
 
     def window(self) -> Figures:
@@ -257,6 +258,10 @@ class Drift:
                 self._versions.popitem(last=False)
         self._versions.move_to_end(version)
         return self._versions[version]
+
+    def failed(self, version: str, manifest: Mapping[str, Any]) -> None:
+        """Take note of a request that failed because a score was no number."""
+        self.of(version, manifest).non_finite += 1
 
     def versions(self) -> Mapping[str, VersionDrift]:
         return self._versions

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from metarm.calibration import IDENTITY, Calibration
 from metarm.errors import InvalidRequestError, NotReadyError, UnknownVersionError, VersionUnavailableError
 from metarm.model import RewardModel
 from metarm.versions import NAME, version_number
@@ -18,6 +20,8 @@ class LoadedVersion:
 
     name: str
     model: RewardModel
+    calibration: Calibration = IDENTITY
+    manifest: Mapping[str, Any] = field(default_factory=dict)
 
 
 class LiveModel:
@@ -29,6 +33,7 @@ class LiveModel:
         self._load = load
         self._keep_loaded = keep_loaded
         self._loaded: OrderedDict[str, LoadedVersion] = OrderedDict()
+        self._held: dict[str, frozenset[str]] = {}
         self._loading = asyncio.Lock()
         self._current: LoadedVersion | None = None
 
@@ -71,12 +76,18 @@ class LiveModel:
         self._loaded.move_to_end(name)
         return self._loaded[name]
 
+    async def hold(self, source: str, names: Collection[str]) -> None:
+        """The versions that `source` wants kept in memory from now on, in place of what it held before."""
+        for name in names:
+            await self.load(name)
+        self._held[source] = frozenset(names)
+
     async def _bring(self, name: str) -> None:
         try:
             self._loaded[name] = await self._load(name)
         except UnknownVersionError as error:
             raise self._unavailable(f"{name} is not in the store") from error
-        idle = [old for old in self._loaded if old not in (self.current_name, name)]
+        idle = [old for old in self._loaded if old not in {self.current_name, name}.union(*self._held.values())]
         for old in idle[: max(0, len(self._loaded) - self._keep_loaded)]:
             del self._loaded[old]
 

@@ -145,6 +145,7 @@ class JobState(BaseModel):
     verdict: dict[str, Any] | None = Field(description="accepted, reasons and figures of the gate.")
     samples: dict[str, int] | None = Field(description="Logged groups by what became of them.")
     error: dict[str, Any] | None
+    trigger: dict[str, Any] | None = Field(description="The drift that started it, where nobody asked for it.")
 
 
 class JobAccepted(BaseModel):
@@ -170,6 +171,9 @@ class VersionList(BaseModel):
     current: str | None
     serving: str | None
     refused: dict[str, str] | None = Field(description="A version this server would not load, and why.")
+    rollbacks: list[dict[str, Any]] = Field(
+        description="Versions that a watch took back: version, parent, reason, figures, at (Unix time)."
+    )
     versions: list[VersionEntry]
 
 

@@ -75,7 +75,7 @@ class VersionLoader:
         if not all_finite(scores):
             raise InvalidVersionError(f"{name} answers scores that are not finite numbers")
         self._prepare(model)
-        return LoadedVersion(name, model)
+        return LoadedVersion(name, model, manifest=manifest)
 
 
 class Swapper:

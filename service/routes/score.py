@@ -19,6 +19,7 @@ from service.access import require_key
 from service.live_model import LoadedVersion
 from service.parts import Parts, Wired
 from service.schemas import Group, ScoreRequest, ScoreResponse, TokenizeRequest, TokenizeResponse
+from service.traffic import ScoredTraffic
 
 router = APIRouter(tags=["scoring"], dependencies=[Depends(require_key)])
 OWN_RETRIES_S = 600  # a made-up request id only has to outlive our own retries of one write
@@ -31,6 +32,7 @@ async def score(body: ScoreRequest, parts: Wired) -> Response:
     version = await parts.live.get(body.version, body.min_version)
     encoded = await _encode(version, body.groups, parts)
     scores = await parts.scorer.score(version, encoded)
+    parts.traffic.scored(version, _traffic(body, encoded, scores))
     if body.log:
         parts.writer.offer(_sample(body, version.name, scores, parts))
     groups = [
@@ -85,6 +87,16 @@ async def _encode(version: LoadedVersion, groups: Sequence[Group], parts: Parts)
     pairs = [(_prompt(group), group.responses) for group in groups]
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(parts.tokenizer_threads, version.model.encoder.encode, pairs)
+
+
+def _traffic(
+    body: ScoreRequest, encoded: list[list[Encoded]], scores: list[list[float]]
+) -> list[ScoredTraffic]:
+    policy = PolicyStamp(body.policy.name, body.policy.step) if body.policy else None
+    return [
+        ScoredTraffic(_prompt(group), group.responses, encoded[place], scores[place], policy)
+        for place, group in enumerate(body.groups)
+    ]
 
 
 def _sample(body: ScoreRequest, version: str, scores: list[list[float]], parts: Parts) -> LoggedRequest:

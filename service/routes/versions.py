@@ -26,6 +26,7 @@ def versions(parts: Wired) -> dict[str, Any]:
         "current": current,
         "serving": parts.live.current_name,
         "refused": {"name": refused.name, "reason": refused.reason} if refused else None,
+        "rollbacks": parts.oversight.watch.rollbacks(),
         "versions": [_entry(name, name == current, name in rejected, parts) for name in names],
     }
 

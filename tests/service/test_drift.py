@@ -164,7 +164,7 @@ def test_the_window_is_of_the_newest_groups_alone() -> None:
         )
     for group in groups:
         if len(group[0]) > 1:
-            version.compare("v000002", NOTHING, Comparison.of_group(group[0], group[0]))
+            version.compare("v000002", {}, Comparison.of_group(group[0], group[0]))
     assert version.compared["v000002"].window().groups == 10
     assert version.compared["v000002"].total.groups == sum(len(scores) > 1 for scores, _, _ in groups)
 
