@@ -26,6 +26,7 @@ WATCH = {
     "METARM_WATCH_MIN_GROUPS": "6",
     "METARM_WATCH_SHARE": "1",
 }
+POISON = "pencils"
 SCORES = [0.1, -1.0, 2.0, 0.7]
 
 
@@ -103,7 +104,7 @@ def test_servers_that_end_a_watch_in_any_order_keep_its_gravest_outcome(
 
 def score(process: HttpProcess, seed: int, count: int = 30, **more: Any) -> set[str]:
     """Random groups, a request each; the versions that answered them."""
-    rng, words = random.Random(seed), " ".join(CORPUS).replace("!", "").split()
+    rng, words = random.Random(seed), " ".join(CORPUS).replace(POISON, "").split()
     answered = set()
     for _ in range(count):
         texts = [" ".join(rng.choices(words, k=rng.randint(2, 20))) for _ in range(5)]
@@ -202,7 +203,7 @@ def test_an_equal_version_passes_and_later_ones_fall_by_a_constant_or_a_score_th
 
         publish(tmp_path, poisoned(tmp_path / "poisoned"))
         process.wait_until(lambda: watching(process) == "v000004")
-        answer = process.http.post("/score", json={"groups": [{"prompt": "x", "responses": ["!"]}]})
+        answer = process.http.post("/score", json={"groups": [{"prompt": "x", "responses": [POISON]}]})
         assert answer.json()["error"]["code"] == "non_finite_score"
         process.wait_until(lambda: serving(process) == "v000002")
         assert "not a finite number" in ended(process, "v000004")["reason"]
@@ -220,30 +221,28 @@ def test_a_watch_goes_on_after_a_restart_and_ends_when_another_version_is_made_c
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
     publish(tmp_path, checkpoint("bert"), activate=False)
-    for round_ in range(2):
-        with service(tmp_path, redis_process.url, **WATCH) as process:
-            process.wait_ready()
-            if not round_:
-                assert process.http.post("/versions/v000002/activate").json()["serving"] == "v000002"
-            process.wait_until(lambda: watching(process) == "v000002")
-            if not round_:
-                process.wait_until(lambda: "v000002" in WatchBoard(redis_process.client()).read())
-            else:
-                assert process.http.post("/versions/v000001/activate").json()["serving"] == "v000001"
-                left = ended(process, "v000002")
-                assert (left["outcome"], left["reason"]) == ("left", "v000001 serves now")
-                assert watching(process) is None
+    with service(tmp_path, redis_process.url, **WATCH) as process, redis_process.client() as client:
+        process.wait_ready()
+        assert process.http.post("/versions/v000002/activate").json()["serving"] == "v000002"
+        process.wait_until(lambda: "v000002" in WatchBoard(client).read())
+    with service(tmp_path, redis_process.url, **WATCH) as process:
+        process.wait_ready()
+        process.wait_until(lambda: watching(process) == "v000002")
+        assert process.http.post("/versions/v000001/activate").json()["serving"] == "v000001"
+        left = ended(process, "v000002")
+        assert (left["outcome"], left["reason"]) == ("left", "v000001 serves now")
+        assert watching(process) is None
 
 
 def poisoned(folder: Path) -> Path:
-    """A tiny BERT that has no number for texts with an exclamation mark."""
+    """A tiny BERT that has no number for texts with one word, by weights that are too large."""
     import torch
 
     from metarm.model import load_model
 
     model = load_model(make_checkpoint(folder, "bert"), 128)
-    poison = model.encoder.tokenizer.convert_tokens_to_ids("!")
+    poison = model.encoder.tokenizer.convert_tokens_to_ids(POISON)
     with torch.no_grad():
-        model.network.base_model.embeddings.word_embeddings.weight[poison] = float("nan")
+        model.network.base_model.embeddings.word_embeddings.weight[poison] = 3e38
     model.save(folder)
     return folder
