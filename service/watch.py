@@ -29,6 +29,7 @@ from service.watch_board import Outcome, WatchBoard, WatchRecord
 log = logging.getLogger(__name__)
 
 READ_EVERY_S = 2.0
+SHOWN = 20  # records
 RETRY_S = 10.0  # after a rollback that failed
 PATIENCE = 10  # windows, after which a version that cannot be compared goes unjudged
 
@@ -113,6 +114,7 @@ class Watch:
         self._unsaved: dict[str, WatchRecord] = {}
         self._next_read = 0.0  # monotonic seconds
         self._was_read = False
+        self._alone = False  # Redis did not answer when it was last asked
         self._serving: str | None = None
         self._watched: Watched | None = None
 
@@ -138,14 +140,13 @@ class Watch:
             watched.compared = watched.compared.plus(group)
 
     def rollbacks(self) -> list[dict[str, Any]]:
-        """Every rollback that is known, by whichever server; the newest first."""
-        found = [record for record in self._records.values() if record.outcome == "rolled_back"]
-        return [_public(record) for record in sorted(found, key=lambda record: -record.at)]
+        """The last rollbacks, by whichever server; the newest first."""
+        return [asdict(record) for record in self._newest() if record.outcome == "rolled_back"][:SHOWN]
 
     def view(self) -> dict[str, Any]:
         """For GET /drift: the watch under way, if any, and how the last ones ended."""
         watched = self._watched
-        ended = sorted((r for r in self._records.values() if r.outcome != "watching"), key=lambda r: -r.at)
+        ended = [asdict(record) for record in self._newest() if record.outcome != "watching"][:SHOWN]
         under_way = watched and {
             "version": watched.version,
             "parent": watched.parent,
@@ -153,7 +154,10 @@ class Watch:
             **watched.figures(),
             "rollback_failed": watched.failed,
         }
-        return {"watching": under_way, "ended": [_public(record) for record in ended[:10]]}
+        return {"watching": under_way, "ended": ended}
+
+    def _newest(self) -> list[WatchRecord]:
+        return sorted(self._records.values(), key=lambda record: record.at, reverse=True)
 
     async def _moved(self, before: str | None) -> None:
         """The version that serves is another one than at the last look."""
@@ -242,8 +246,11 @@ class Watch:
         try:
             records = await asyncio.to_thread(self._exchange, unsaved)
         except redis.RedisError as error:
-            log.warning("what became of watched versions cannot be shared: %s", error)
+            if not self._alone:
+                log.warning("what became of watched versions cannot be shared: %s", error)
+            self._alone = True
         else:
+            self._alone = False
             for record in unsaved:
                 if self._unsaved.get(record.version) is record:
                     del self._unsaved[record.version]
@@ -254,7 +261,3 @@ class Watch:
         for record in unsaved:
             self._board.save(record)
         return self._board.read()
-
-
-def _public(record: WatchRecord) -> dict[str, Any]:
-    return asdict(record)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+import torch
 
-from service.drift import Comparison, Figures, Reference, VersionDrift
+from metarm.errors import ReadOnlyStoreError
+from metarm.model import load_model
+from metarm.sample_log import connect
+from metarm.versions import VersionStore
+from service.drift import Comparison, Drift, Figures, Reference, VersionDrift
+from service.live_model import LiveModel, LoadedVersion
+from service.metrics import Metrics
 from service.settings import ServiceSettings
-from service.watch import Watched, breaches
+from service.watch import Watch, Watched, breaches
 from service.watch_board import Outcome, WatchBoard, WatchRecord
 from tests.processes import HttpProcess, RedisProcess, service
 from tests.store import publish
@@ -100,6 +109,70 @@ def test_servers_that_end_a_watch_in_any_order_keep_its_gravest_outcome(
     for outcome in (first, then):
         board.save(WatchRecord("v000002", "v000001", outcome, 1.5, "why", {"groups": 3}))
     assert board.read() == {"v000002": WatchRecord("v000002", "v000001", kept, 1.5, "why", {"groups": 3})}
+
+
+def test_a_rollback_that_fails_is_said_and_tried_again_and_one_without_redis_is_saved_later(
+    tmp_path: Path,
+    redis_process: RedisProcess,
+    checkpoint: Callable[[Kind], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [publish(tmp_path, checkpoint("bert"), reference=WIDE) for _ in range(2)]
+    store = VersionStore(tmp_path / "versions")
+    store.activate(names[0])
+    monkeypatch.setattr("service.watch.RETRY_S", 0.0)
+    monkeypatch.setattr("service.watch.READ_EVERY_S", 0.0)
+    refusals = [ReadOnlyStoreError("the store cannot be written from here")]
+
+    async def load(name: str) -> LoadedVersion:
+        model = load_model(store.path(name), 128)
+        return LoadedVersion(name, model, manifest=store.manifest(name))
+
+    async def main() -> None:
+        live, metrics, drift = LiveModel(load, 2), Metrics(), Drift(50)
+
+        async def activate(name: str, reason: str) -> None:
+            assert "spread ratio is 0.100" in reason
+            if refusals:
+                raise refusals.pop()
+            store.activate(name)
+            await live.make_current(name)
+
+        async def promote() -> Watch:
+            watch = Watch(RULES, store, live, drift, WatchBoard(client), activate, metrics)
+            for name in names:
+                store.activate(name)
+                await live.make_current(name)
+                await watch.look()
+            assert watch.view()["watching"]["version"] == names[1]
+            parent, child = [await live.load(name) for name in names]
+            for _ in range(3):
+                watch.compared(parent, child, Comparison.of_group(SCORES, SCORES))  # not this way round
+                watch.compared(child, parent, Comparison.of_group(scaled(0.1), SCORES))
+            return watch
+
+        watch = await promote()
+        await watch.look()
+        assert "cannot be written" in watch.view()["watching"]["rollback_failed"]
+        assert live.current_name == names[1]
+        redis_process.kill(signal.SIGKILL)
+        redis_process.wait()
+        await watch.look()
+        assert live.current_name == store.current() == names[0]
+        assert [record["version"] for record in watch.rollbacks()] == [names[1]]
+        redis_process.start()
+        await watch.look()
+        assert WatchBoard(client).read()[names[1]].outcome == "rolled_back"
+
+        again = Watch(RULES, store, live, drift, WatchBoard(client), activate, metrics)
+        for name in names:  # by hand, on a server that starts anew
+            await live.make_current(name)
+            await again.look()
+        assert again.view()["watching"] is None
+        assert again.rollbacks() == watch.rollbacks()
+
+    with connect(redis_process.url, timeout_s=1.0) as client:
+        asyncio.run(main())
 
 
 def score(process: HttpProcess, seed: int, count: int = 30, **more: Any) -> set[str]:
@@ -236,10 +309,6 @@ def test_a_watch_goes_on_after_a_restart_and_ends_when_another_version_is_made_c
 
 def poisoned(folder: Path) -> Path:
     """A tiny BERT that has no number for texts with one word, by weights that are too large."""
-    import torch
-
-    from metarm.model import load_model
-
     model = load_model(make_checkpoint(folder, "bert"), 128)
     poison = model.encoder.tokenizer.convert_tokens_to_ids(POISON)
     with torch.no_grad():
