@@ -86,7 +86,7 @@ def test_a_canary_in_the_shadow_is_recorded_for_its_share_of_prompts_and_answers
         (shadow,) = seen["shadow"]
         assert shadow["other"] == "v000002"
         assert (shadow["total"]["groups"], shadow["total"]["disagreement"]) == (chosen, 1.0)
-        assert shadow["total"]["other_spread"] == pytest.approx(shadow["total"]["spread"], abs=1e-3)
+        assert shadow["total"]["other_spread"] == pytest.approx(shadow["total"]["spread"], rel=1e-3)
 
         store.set_label("canary", Label("v000003", share=1.0, shadow=True))
         process.wait_until(lambda: "v000003, share 1.0" in process.output)

@@ -89,7 +89,7 @@ def test_a_group_is_compared_with_what_the_other_version_would_have_served(check
             expected = Comparison.of_group([0.0, 1.0, 2.0, 3.0], served)
             ((version, other, group),) = bench.seen
             assert (version, other) == ("v000002", "v000001")
-            assert group == pytest.approx(expected, abs=1e-4)
+            assert group == pytest.approx(expected, rel=1e-3)
 
     asyncio.run(main())
 

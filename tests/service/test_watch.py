@@ -254,39 +254,41 @@ def test_a_version_that_reverses_its_parent_is_rolled_back_and_a_restart_and_a_p
 def test_an_equal_version_passes_and_later_ones_fall_by_a_constant_or_a_score_that_is_no_number(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
-    publish(tmp_path, checkpoint("bert"))  # no reference: what spread alone says is still seen
+    for _ in range(2):
+        publish(tmp_path, checkpoint("bert"))  # no reference: what spread alone says is still seen
     with service(tmp_path, redis_process.url, **WATCH) as process:
         process.wait_ready()
         score(process, 1, count=3)
         publish(tmp_path, checkpoint("bert"))
-        process.wait_until(lambda: watching(process) == "v000002")
+        process.wait_until(lambda: watching(process) == "v000003")
         under_way = drift(process)["watch"]["watching"]
         assert "no reference" in under_way["spread_not_compared"]
         score(process, 2)
-        passed = ended(process, "v000002")
+        passed = ended(process, "v000003")
         assert passed["outcome"] == "passed"
         assert passed["figures"]["compared"]["disagreement"] == 0
         assert passed["figures"]["answered_groups"] >= 12
 
         publish(tmp_path, with_head(tmp_path / "constant", checkpoint("bert"), 0))
-        process.wait_until(lambda: watching(process) == "v000003")
+        process.wait_until(lambda: watching(process) == "v000004")
         score(process, 3)
-        assert ended(process, "v000003")["outcome"] == "rolled_back"
-        process.wait_until(lambda: serving(process) == "v000002")
+        assert ended(process, "v000004")["outcome"] == "rolled_back"
+        process.wait_until(lambda: serving(process) == "v000003")
 
         publish(tmp_path, poisoned(tmp_path / "poisoned"))
-        process.wait_until(lambda: watching(process) == "v000004")
+        process.wait_until(lambda: watching(process) == "v000005")
         answer = process.http.post("/score", json={"groups": [{"prompt": "x", "responses": [POISON]}]})
         assert answer.json()["error"]["code"] == "non_finite_score"
-        process.wait_until(lambda: serving(process) == "v000002")
-        assert "not a finite number" in ended(process, "v000004")["reason"]
-        assert 'rm_non_finite_scores_total{version="v000004"} 1.0' in process.http.get("/metrics").text
+        process.wait_until(lambda: serving(process) == "v000003")
+        assert "not a finite number" in ended(process, "v000005")["reason"]
+        assert 'rm_non_finite_scores_total{version="v000005"} 1.0' in process.http.get("/metrics").text
 
-        assert process.http.post("/versions/v000001/activate").json()["serving"] == "v000001"
-        score(process, 5, count=3)
+        assert process.http.post("/versions/v000002/activate").json()["serving"] == "v000002"
+        score(process, 5)
         assert watching(process) is None  # an older version is no promotion
+        assert "watching v000002" not in process.output  # nor was it one at the start
         taken_back = process.http.get("/versions").json()["rollbacks"]
-    assert [record["version"] for record in taken_back] == ["v000004", "v000003"]
+    assert [record["version"] for record in taken_back] == ["v000005", "v000004"]
 
 
 def test_a_watch_goes_on_after_a_restart_and_ends_when_another_version_is_made_current(
