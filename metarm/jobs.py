@@ -57,7 +57,8 @@ return 1
 @dataclass(frozen=True, slots=True)
 class Job:
     """One retrain. `options` are what the caller asked for, over the trainer's defaults; `attempts`
-    counts how often a trainer has started it; `created` is Unix time in seconds."""
+    counts how often a trainer has started it; `created` is Unix time in seconds; `trigger` holds the figures
+    that asked for it where nobody did."""
 
     id: str
     status: JobStatus
@@ -70,6 +71,7 @@ class Job:
     error: Mapping[str, Any] | None = None
     samples: Mapping[str, int] | None = None
     finished: float | None = None
+    trigger: Mapping[str, Any] | None = None
 
     def with_changes(self, **changes: Any) -> Job:
         return replace(self, **changes)
@@ -81,9 +83,10 @@ class JobBoard:
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
 
-    def create(self, options: Mapping[str, Any]) -> Job:
+    def create(self, options: Mapping[str, Any], trigger: Mapping[str, Any] | None = None) -> Job:
         """Queue a job; JobConflictError names the one that is queued or running already."""
-        job = Job(id=f"job-{uuid.uuid4().hex[:12]}", status="queued", created=time.time(), options=options)
+        id_ = f"job-{uuid.uuid4().hex[:12]}"
+        job = Job(id=id_, status="queued", created=time.time(), options=options, trigger=trigger)
         keys = [ACTIVE_JOB, job_key(job.id), JOBS]
         running = cast("bytes | None", self._redis.eval(CREATE, 3, *keys, job.id, _dump(job), job.created))
         if running is not None:

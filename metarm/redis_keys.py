@@ -11,6 +11,8 @@
 | metarm:job:{id}:cancel   | string | someone asked this job to stop (expires)                    |
 | metarm:trainer           | string | the live trainer's status as JSON (expires without renewal) |
 | metarm:leases            | hash   | leases by id: expiry and version (expires with the last)    |
+| metarm:watches           | hash   | what became of each watched version, as JSON                |
+| metarm:retrain:cooldown  | string | the version whose drift asked for a retrain last (expires)  |
 """
 
 SAMPLES = "metarm:samples"
@@ -21,6 +23,8 @@ JOBS = "metarm:jobs"
 ACTIVE_JOB = "metarm:jobs:active"
 TRAINER = "metarm:trainer"
 LEASES = "metarm:leases"
+WATCHES = "metarm:watches"
+RETRAIN_COOLDOWN = "metarm:retrain:cooldown"
 
 
 def request_key(request_id: str) -> str:

@@ -23,6 +23,7 @@ from metarm.forward import PrefixCache
 from metarm.jobs import JobBoard
 from metarm.sample_log import SampleLog, connect
 from service.batcher import Batcher
+from service.drift import Drift
 from service.engine import Engine
 from service.idle_memory import give_back_when_idle
 from service.labels import LabelWatch
@@ -32,9 +33,11 @@ from service.live_model import LiveModel
 from service.loader import VersionLoader
 from service.metrics import Metrics
 from service.middleware import BodyLimit, Measure
+from service.oversight import oversee
 from service.parts import Parts
 from service.refusals import Refusals
-from service.routes import health, labels, leases, retrain, score, versions
+from service.retraining import Retraining
+from service.routes import drift, health, labels, leases, retrain, score, versions
 from service.sample_writer import SampleWriter
 from service.schemas import ErrorBody
 from service.score_cache import ScoreCache
@@ -70,7 +73,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.metrics = Metrics()
     patch_fastapi(app, redirect_from_root_to_docs=False)
-    for module in (score, retrain, versions, labels, leases, health):
+    for module in (score, retrain, versions, labels, leases, drift, health):
         app.include_router(module.router)
     app.add_exception_handler(MetaRMError, _on_known_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
@@ -95,6 +98,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         asyncio.create_task(parts.labels.run(), name="labels"),
         asyncio.create_task(parts.leases.run(), name="leases"),
         asyncio.create_task(give_back_when_idle(), name="idle-memory"),
+        *parts.oversight.start(),
     ]
     try:
         yield
@@ -115,12 +119,14 @@ def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionL
     prefixes = PrefixCache(settings.prefix_cache_mb * 2**20, metrics.looked_up_prefix)
     engine = Engine(prefixes if settings.prefix_cache_mb else None)
     batcher = Batcher(engine.score_slice, queue_tokens=settings.queue_tokens)
+    drift = Drift(settings.retrain_over_groups)
     scorer = Scorer(
         engine,
         batcher,
         ScoreCache(settings.score_cache_entries),
         metrics,
         lambda model: choose_plan(model, settings),
+        lambda version: drift.failed(version.name, version.manifest),
     )
     refusals = Refusals(metrics.swaps.labels("refused").inc)
     loader = VersionLoader(
@@ -139,29 +145,53 @@ def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionL
         metrics.swaps.labels("swapped").inc()
         metrics.serving(name)
 
+    swapper = Swapper(store, live.make_current, poll_ms=settings.poll_ms, swapped=swapped, unreachable=refusals)
+
+    async def activate(name: str, _reason: str) -> None:
+        await asyncio.to_thread(store.activate, name)
+        await swapper.follow()
+
+    tokenizer_threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
+    jobs = JobBoard(client)
+    writer = SampleWriter(
+        sample_log,
+        metrics,
+        buffer_groups=settings.log_buffer_groups,
+        max_groups=settings.log_max_groups,
+        max_age_s=settings.log_max_age_s,
+    )
+    retraining = Retraining(jobs, writer, sample_log)
+    oversight = oversee(
+        settings,
+        client=client,
+        store=store,
+        live=live,
+        drift=drift,
+        scorer=scorer,
+        batcher=batcher,
+        tokenizer_threads=tokenizer_threads,
+        retraining=retraining,
+        activate=activate,
+        metrics=metrics,
+    )
     parts = Parts(
         settings=settings,
         store=store,
         live=live,
         batcher=batcher,
         scorer=scorer,
-        swapper=Swapper(
-            store, live.make_current, poll_ms=settings.poll_ms, swapped=swapped, unreachable=refusals
-        ),
+        swapper=swapper,
         refusals=refusals,
         labels=LabelWatch(store, live, poll_ms=settings.poll_ms),
         leases=Leases(board, live, metrics.leases.set),
-        tokenizer_threads=ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer"),
-        writer=SampleWriter(
-            sample_log,
-            metrics,
-            buffer_groups=settings.log_buffer_groups,
-            max_groups=settings.log_max_groups,
-            max_age_s=settings.log_max_age_s,
-        ),
+        tokenizer_threads=tokenizer_threads,
+        writer=writer,
         sample_log=sample_log,
-        jobs=JobBoard(client),
+        jobs=jobs,
         metrics=metrics,
+        retraining=retraining,
+        traffic=oversight.traffic,
+        oversight=oversight,
     )
     return parts, loader
 

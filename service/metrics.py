@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+SCORE_BUCKETS = (-20, -10, -5, -3, -2, -1, -0.5, -0.2, 0, 0.2, 0.5, 1, 2, 3, 5, 10, 20)
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -52,6 +55,7 @@ class Metrics:
         )
         self.samples_buffered = gauge("rm_samples_buffered", "Sample groups waiting for Redis.")
         self.redis_up = gauge("rm_redis_up", "1 while the sample log answers.")
+        self.drift = DriftMetrics(self.registry)
 
     def looked_up_prefix(self, found: bool) -> None:
         self.prefix_cache.labels("hit" if found else "miss").inc()
@@ -63,3 +67,74 @@ class Metrics:
     def render(self) -> bytes:
         """The Prometheus text format."""
         return generate_latest(self.registry)
+
+
+class DriftMetrics:
+    """What served scores say of a version, and what came of it. The gauges are over the newest groups."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, doc: str, labels: tuple[str, ...] = ()) -> Counter:
+            return Counter(name, doc, labels, registry=registry)
+
+        def gauge(name: str, doc: str, labels: tuple[str, ...]) -> Gauge:
+            return Gauge(name, doc, labels, registry=registry)
+
+        of_version = ("version",)
+        self.score = Histogram(
+            "rm_score", "Scores served.", of_version, buckets=SCORE_BUCKETS, registry=registry
+        )
+        # by the names of the figures (service/drift.py)
+        self._gauges = {
+            "spread": gauge(
+                "rm_reward_spread", "Spread of scores within groups, over the newest groups.", of_version
+            ),
+            "spread_ratio": gauge(
+                "rm_reward_spread_ratio", "That spread by the one in distribution.", of_version
+            ),
+            "length_correlation": gauge(
+                "rm_length_correlation", "Correlation of score and tokens within groups.", of_version
+            ),
+            "truncation_rate": gauge("rm_truncation_ratio", "Share of responses cut to fit.", of_version),
+            "saturated_share": gauge(
+                "rm_saturated_ratio", "Share of scores outside the reference's 1% to 99%.", of_version
+            ),
+        }
+        self._disagreement = gauge(
+            "rm_disagreement", "Share of pairs that another version orders otherwise.", ("version", "other")
+        )
+        self.non_finite = counter(
+            "rm_non_finite_scores_total", "Requests failed by a score that is no number.", of_version
+        )
+        self.traffic_dropped = counter(
+            "rm_traffic_dropped_total", "Answered groups left out of the drift figures: too many waited."
+        )
+        self.shadow_scored = counter(
+            "rm_shadow_scored_total", "Groups scored a second time, by the version that did.", of_version
+        )
+        self.shadow_dropped = counter(
+            "rm_shadow_dropped_total",
+            "Groups that were to be scored a second time and were not: queue_full, no_longer_wanted, "
+            "overloaded, non_finite or failed.",
+            ("reason",),
+        )
+        self.watches = counter("rm_watches_total", "Watch windows ended, by outcome.", ("outcome",))
+        self.rollbacks = counter("rm_rollbacks_total", "Versions rolled back by their watch.", of_version)
+        self.auto_retrains = counter("rm_auto_retrain_triggers_total", "Runs that drift has started.")
+
+    def show(
+        self,
+        figures: Mapping[str, Mapping[str, float | None]],
+        disagreement: Mapping[tuple[str, str], float | None],
+    ) -> None:
+        """Set every gauge anew: figures by version, disagreement by version and other. One that is None is
+        not shown, and neither are versions that are gone."""
+        for gauge in (*self._gauges.values(), self._disagreement):
+            gauge.clear()
+        for version, of_version in figures.items():
+            for name, gauge in self._gauges.items():
+                figure = of_version[name]
+                if figure is not None:
+                    gauge.labels(version).set(figure)
+        for pair, share in disagreement.items():
+            if share is not None:
+                self._disagreement.labels(*pair).set(share)

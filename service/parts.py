@@ -17,11 +17,14 @@ from service.labels import LabelWatch
 from service.leases import Leases
 from service.live_model import LiveModel, LoadedVersion
 from service.metrics import Metrics
+from service.oversight import Oversight
 from service.refusals import Refusals
+from service.retraining import Retraining
 from service.sample_writer import SampleWriter
 from service.scorer import Scorer
 from service.settings import ServiceSettings
 from service.swapper import Swapper
+from service.traffic import Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,9 @@ class Parts:
     sample_log: SampleLog
     jobs: JobBoard
     metrics: Metrics
+    retraining: Retraining
+    traffic: Traffic
+    oversight: Oversight
 
 
 async def _parts(request: Request) -> Parts:  # on the event loop: a thread a request would cost more

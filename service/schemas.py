@@ -184,6 +184,7 @@ class JobState(BaseModel):
     )
     samples: dict[str, int] | None = Field(description="Logged groups by what became of them.")
     error: dict[str, Any] | None
+    trigger: dict[str, Any] | None = Field(description="The drift that started it, where nobody asked for it.")
 
 
 class JobAccepted(BaseModel):
@@ -235,6 +236,9 @@ class VersionList(BaseModel):
     )
     refusals: list[RefusedEntry] = Field(
         description="Every version this server would not load since it started, latest last."
+    )
+    rollbacks: list[dict[str, Any]] = Field(
+        description="Versions that a watch took back: version, parent, reason, figures, at (Unix time)."
     )
     versions: list[VersionEntry]
 

@@ -28,12 +28,15 @@ class Scorer:
         cache: ScoreCache,
         metrics: Metrics,
         choose_plan: Callable[[RewardModel], ForwardPlan],
+        not_finite: Callable[[LoadedVersion], None] | None = None,
     ) -> None:
+        """`not_finite` is told of a version that answered a score which is no number."""
         self._engine = engine
         self._batcher = batcher
         self._cache = cache
         self._metrics = metrics
         self._choose_plan = choose_plan
+        self._not_finite = not_finite
         self._plan: ForwardPlan | None = None
 
     def prepare(self, model: RewardModel) -> ForwardPlan:
@@ -98,6 +101,9 @@ class Scorer:
         costs = [max(1, len(sample.ids) - tokens) for sample, tokens in zip(samples, shared, strict=True)]
         scores = await self._batcher.score(version, samples, costs, shared)
         if not all_finite(scores):
+            self._metrics.drift.non_finite.labels(version.name).inc()
+            if self._not_finite:
+                self._not_finite(version)
             raise NonFiniteScoreError(
                 f"{version.name} answered a score that is not a finite number", version=version.name
             )

@@ -85,6 +85,33 @@ class ServiceSettings(ProcessSettings):
         3600, ge=1, description="How long a request_id is remembered, so that a retry is logged once."
     )
 
+    watch_groups: int = Field(
+        200, ge=0, description="Groups a promoted version answers while it is watched. 0: it is not."
+    )
+    watch_min_groups: int = Field(
+        20, ge=1, description="Groups of two or more responses its parent must have scored before it is judged."
+    )
+    watch_share: float = Field(
+        0.1, gt=0, le=1, description="Share of prompts whose groups the parent scores as well meanwhile."
+    )
+    watch_min_spread_ratio: float = Field(
+        0.5, ge=0, description="Roll back where its spread ratio is below this part of the parent's."
+    )
+    watch_max_disagreement: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        description="Roll back where it orders a larger share of pairs otherwise than its parent.",
+    )
+    retrain: Literal["manual", "auto"] = Field(
+        "manual", description="auto: a run starts by itself when the spread ratio stays low."
+    )
+    retrain_below: float = Field(0.5, gt=0, description="The spread ratio under which it does.")
+    retrain_over_groups: int = Field(
+        500, ge=2, description="Newest groups of a version that this and GET /drift's windows are over."
+    )
+    retrain_cooldown_s: int = Field(3600, ge=1, description="Least time between two such runs.")
+
     @model_validator(mode="after")
     def _not_open_to_the_world(self) -> ServiceSettings:
         if self.host not in LOOPBACK and not (self.score_keys or self.admin_keys or self.allow_open):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
@@ -48,6 +50,15 @@ def make_checkpoint(folder: Path, kind: Kind, *, seed: int = 0, max_tokens: int 
             parameter.mul_(3.0)
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def with_head(folder: Path, tiny: Path, factor: float) -> Path:
+    """A copy of a tiny BERT whose head is multiplied: by -1 it prefers what the other rejects, by 0 nothing."""
+    shutil.copytree(tiny, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.weight"] = weights["classifier.weight"] * factor
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

@@ -32,6 +32,15 @@ def ready(parts: Wired) -> dict[str, Any]:
 async def metrics(parts: Wired) -> Response:
     """Prometheus text format."""
     parts.metrics.queue_tokens.set(parts.batcher.queued_tokens)
+    seen = parts.oversight.drift.versions()
+    parts.metrics.drift.show(
+        {name: version.window().view(version.reference) for name, version in seen.items()},
+        {
+            (name, other): compared.window().mean_disagreement
+            for name, version in seen.items()
+            for other, compared in version.compared.items()
+        },
+    )
     return Response(parts.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -23,6 +23,7 @@ from service.live_model import LoadedVersion
 from service.parts import Parts, Wired
 from service.pinning import HEADER, Pin, PinOfHeaders
 from service.schemas import Group, ScoreRequest, ScoreResponse, TokenizeRequest, TokenizeResponse
+from service.traffic import ScoredTraffic
 
 router = APIRouter(tags=["scoring"], dependencies=[Depends(require_key)])
 OWN_RETRIES_S = 600  # a made-up request id only has to outlive our own retries of one write
@@ -47,6 +48,7 @@ async def score(body: ScoreRequest, parts: Wired, of_headers: PinOfHeaders) -> R
     versions = _share_out(body, pin, version, parts)
     with parts.live.using(version, *versions):
         scored = await _score_groups(body.groups, versions, parts)
+    _show_traffic(body, scored, parts)
     if body.log:
         parts.writer.offer(_sample(body, scored, parts))
     groups = [
@@ -144,9 +146,24 @@ async def _encode(version: LoadedVersion, groups: Sequence[Group], parts: Parts)
     return await loop.run_in_executor(parts.tokenizer_threads, version.model.encoder.encode, pairs)
 
 
+def _show_traffic(body: ScoreRequest, scored: Sequence[Scored], parts: Parts) -> None:
+    policy = _policy(body)
+    for version in dict.fromkeys(one.version for one in scored):
+        answered = [
+            ScoredTraffic(_prompt(group), group.responses, one.encoded, one.scores, policy)
+            for group, one in zip(body.groups, scored, strict=True)
+            if one.version is version
+        ]
+        parts.traffic.scored(version, answered)
+
+
+def _policy(body: ScoreRequest) -> PolicyStamp | None:
+    return PolicyStamp(body.policy.name, body.policy.step) if body.policy else None
+
+
 def _sample(body: ScoreRequest, scored: Sequence[Scored], parts: Parts) -> LoggedRequest:
     request_id = body.request_id or uuid.uuid4().hex
-    policy = PolicyStamp(body.policy.name, body.policy.step) if body.policy else None
+    policy = _policy(body)
     groups = tuple(
         SampleGroup(
             id=f"{request_id}/{_group_id(group, place)}",

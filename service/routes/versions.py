@@ -41,6 +41,7 @@ def versions(parts: Wired) -> dict[str, Any]:
         "serving": parts.live.current_name,
         "refused": {"name": refused.name, "reason": refused.reason} if refused else None,
         "refusals": [asdict(refusal) for refusal in parts.refusals.all()],
+        "rollbacks": parts.oversight.watch.rollbacks(),
         "versions": [_entry(n, n == current, status, parts) for n, status in parts.store.statuses().items()],
     }
 

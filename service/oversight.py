@@ -1,0 +1,102 @@
+"""All that looks at what was answered, wired: drift figures, shadow scores, the watch, automatic runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import redis
+
+from metarm.encoding import Encoded
+from metarm.versions import VersionStore
+from service.auto_retrain import AutoRetrain, Cooldown
+from service.background import again_and_again
+from service.batcher import Batcher
+from service.drift import Comparison, Drift
+from service.live_model import LiveModel, LoadedVersion
+from service.metrics import Metrics
+from service.retraining import Retraining
+from service.scorer import Scorer
+from service.settings import ServiceSettings
+from service.shadow import CanaryShadow, Shadow
+from service.traffic import ShadowPlan, Traffic
+from service.watch import Watch
+from service.watch_board import WatchBoard
+
+CANARY_LOOK_S = 1.0
+RETRAIN_LOOK_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Oversight:
+    drift: Drift
+    traffic: Traffic
+    shadow: Shadow
+    canary: CanaryShadow
+    watch: Watch
+    auto_retrain: AutoRetrain
+    watch_every_s: float
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Look from now on, until the tasks are cancelled."""
+        looks = {
+            "traffic": (self.traffic.look, 0.0),
+            "shadow": (self.shadow.look, 0.0),
+            "canary-shadow": (self.canary.look, CANARY_LOOK_S),
+            "watch": (self.watch.look, self.watch_every_s),
+            "auto-retrain": (self.auto_retrain.look, RETRAIN_LOOK_S),
+        }
+        return [
+            asyncio.create_task(again_and_again(look, every_s), name=name)
+            for name, (look, every_s) in looks.items()
+        ]
+
+
+def oversee(
+    settings: ServiceSettings,
+    *,
+    client: redis.Redis,
+    store: VersionStore,
+    live: LiveModel,
+    drift: Drift,
+    scorer: Scorer,
+    batcher: Batcher[LoadedVersion, Encoded],
+    tokenizer_threads: Executor,
+    retraining: Retraining,
+    activate: Callable[[str, str], Awaitable[object]],
+    metrics: Metrics,
+) -> Oversight:
+    """`activate` makes a version current, for a reason."""
+    watch = Watch(settings, store, live, drift, WatchBoard(client), activate, metrics)
+    canary = CanaryShadow(store, live)
+
+    def plans() -> list[ShadowPlan]:
+        return [plan for plan in (watch.plan(), canary.plan()) if plan]
+
+    def compared(version: LoadedVersion, other: LoadedVersion, group: Comparison) -> None:
+        drift.of(version.name, version.manifest).compare(other.name, other.manifest, group)
+        watch.compared(version, other, group)
+
+    shadow = Shadow(
+        live,
+        scorer,
+        tokenizer_threads,
+        metrics,
+        plans=plans,
+        queued_tokens=lambda: batcher.queued_tokens,
+        queue_tokens=settings.queue_tokens,
+        compared=compared,
+    )
+    return Oversight(
+        drift=drift,
+        traffic=Traffic(drift, metrics, plans, shadow.offer),
+        shadow=shadow,
+        canary=canary,
+        watch=watch,
+        auto_retrain=AutoRetrain(
+            settings, live, drift, retraining, Cooldown(client, settings.retrain_cooldown_s), metrics
+        ),
+        watch_every_s=settings.poll_ms / 1000,
+    )

@@ -1,0 +1,56 @@
+"""GET /drift: what the served scores say of each version, and what is done about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Depends
+
+from service.access import require_key
+from service.drift import VersionDrift
+from service.drift_schemas import DriftReport
+from service.parts import Wired
+
+router = APIRouter(tags=["drift"], dependencies=[Depends(require_key)])
+
+
+@router.get("/drift", response_model=DriftReport)
+async def drift(parts: Wired) -> dict[str, Any]:
+    """Figures by version and policy step, the watch after a promotion, and the runs that drift started."""
+    oversight = parts.oversight
+    versions = list(oversight.drift.versions().items())[::-1]
+    return {
+        "serving": parts.live.current_name,
+        "versions": [_version(name, seen) for name, seen in versions],
+        "watch": oversight.watch.view(),
+        "auto_retrain": oversight.auto_retrain.view(),
+    }
+
+
+def _version(name: str, seen: VersionDrift) -> dict[str, Any]:
+    reference = seen.reference
+    older = seen.older.view(reference) if seen.older_steps else None
+    return {
+        "version": name,
+        "no_ratio": reference.missing,
+        "non_finite": seen.non_finite,
+        "total": seen.total.view(reference),
+        "window": seen.window().view(reference),
+        "steps": [
+            {
+                "policy": policy.name if policy else None,
+                "step": policy.step if policy else None,
+                **figures.view(reference),
+            }
+            for policy, figures in reversed(seen.steps.items())
+        ],
+        "older_steps": older and {"steps": seen.older_steps, **older},
+        "shadow": [
+            {
+                "other": other,
+                "total": compared.total.view(reference, compared.other),
+                "window": compared.window().view(reference, compared.other),
+            }
+            for other, compared in seen.compared.items()
+        ],
+    }

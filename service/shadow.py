@@ -1,0 +1,148 @@
+"""Answered groups scored a second time, by another version: recorded, never answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from metarm.encoding import Encoded
+from metarm.errors import NonFiniteScoreError, OverloadedError
+from metarm.versions import VersionStore
+from service.drift import Comparison
+from service.live_model import LiveModel, LoadedVersion
+from service.metrics import Metrics
+from service.scorer import Scorer
+from service.traffic import ScoredTraffic, ShadowPlan
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING = 1000  # groups: what a burst of rollouts brings is scored in the pause after it
+PIECE_TOKENS = 4096  # scored at once: what a request that comes meanwhile may have to wait for
+LOOK_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    version: LoadedVersion
+    group: ScoredTraffic
+    plan: ShadowPlan
+
+
+class Shadow:
+    """Scores what it is offered while nothing waits in front of the forward threads, in small pieces."""
+
+    def __init__(
+        self,
+        live: LiveModel,
+        scorer: Scorer,
+        tokenizer_threads: Executor,
+        metrics: Metrics,
+        *,
+        plans: Callable[[], Sequence[ShadowPlan]],
+        queued_tokens: Callable[[], int],
+        queue_tokens: int,
+        compared: Callable[[LoadedVersion, LoadedVersion, Comparison], None],
+    ) -> None:
+        """`queue_tokens` may wait in the queue, and `queued_tokens` do; `compared` is told, for each
+        group, who answered it, who scored it as well, and how they compare."""
+        self._live = live
+        self._scorer = scorer
+        self._tokenizer_threads = tokenizer_threads
+        self._metrics = metrics.drift
+        self._plans = plans
+        self._queued_tokens = queued_tokens
+        self._piece_tokens = min(PIECE_TOKENS, queue_tokens // 8)  # never what a request is refused for
+        self._compared = compared
+        self._waiting: deque[Waiting] = deque()
+        self._came = asyncio.Event()
+
+    def offer(self, version: LoadedVersion, group: ScoredTraffic, plan: ShadowPlan) -> None:
+        """Take a group of two or more that `version` answered, or drop and count it; returns at once."""
+        if len(self._waiting) >= MOST_WAITING:
+            self._drop("queue_full")
+            return
+        self._waiting.append(Waiting(version, group, plan))
+        self._came.set()
+
+    async def look(self) -> None:
+        """Wait for what is offered, then score all that waits."""
+        await self._came.wait()
+        self._came.clear()
+        while self._waiting:
+            await self._work_off(self._waiting.popleft())
+
+    async def _work_off(self, waiting: Waiting) -> None:
+        if waiting.plan not in self._plans():
+            self._drop("no_longer_wanted")
+            return
+        try:
+            other = await self._live.load(waiting.plan.other)
+            scores = await self._score(other, waiting.group)
+        except OverloadedError:
+            self._drop("overloaded")
+        except NonFiniteScoreError:
+            self._drop("non_finite")
+        except Exception as error:  # noqa: BLE001 (whatever the forward raised must not end the others)
+            log.warning("%s could not score a group in the shadow: %s", waiting.plan.other, error)
+            self._drop("failed")
+        else:
+            self._metrics.shadow_scored.labels(other.name).inc()
+            self._compared(waiting.version, other, Comparison.of_group(waiting.group.scores, scores))
+
+    async def _score(self, version: LoadedVersion, group: ScoredTraffic) -> list[float]:
+        """What `version` would have served: its own tokens, its own scale."""
+        pairs = [(group.prompt, group.responses)]
+        loop = asyncio.get_running_loop()
+        encode = version.model.encoder.encode
+        (encoded,) = await loop.run_in_executor(self._tokenizer_threads, encode, pairs)
+        raw: list[float] = []
+        for piece in self._pieces(encoded):
+            while self._queued_tokens():  # noqa: ASYNC110 (the forward threads empty the queue)
+                await asyncio.sleep(LOOK_S)
+            (scores,) = await self._scorer.score(version, [piece])
+            raw += scores
+        return version.calibration.scores(raw)
+
+    def _pieces(self, encoded: Sequence[Encoded]) -> Iterator[list[Encoded]]:
+        piece: list[Encoded] = []
+        tokens = 0
+        for sample in encoded:
+            if piece and tokens + len(sample.ids) > self._piece_tokens:
+                yield piece
+                piece, tokens = [], 0
+            piece.append(sample)
+            tokens += len(sample.ids)
+        yield piece
+
+    def _drop(self, reason: str) -> None:
+        self._metrics.shadow_dropped.labels(reason).inc()
+
+
+class CanaryShadow:
+    """Follows the label `canary` while it asks for a shadow: its version is kept in memory, and scores
+    its share of what the current version answers."""
+
+    def __init__(self, store: VersionStore, live: LiveModel) -> None:
+        self._store = store
+        self._live = live
+        self._canary: tuple[str, float] | None = None
+
+    async def look(self) -> None:
+        label = (await asyncio.to_thread(self._store.labels)).get("canary")
+        wanted = label is not None and label.shadow and label.share > 0
+        canary = (label.version, label.share) if label is not None and wanted else None
+        if canary != self._canary:
+            self._canary = None  # until it is in memory
+            await self._live.hold("shadow", [canary[0]] if canary else [])
+            self._canary = canary
+            log.info("shadow scores by the canary: %s", f"{canary[0]}, share {canary[1]}" if canary else "none")
+
+    def plan(self) -> ShadowPlan | None:
+        current = self._live.current_name
+        if self._canary is None or current is None or current == self._canary[0]:
+            return None
+        return ShadowPlan(current, *self._canary)
