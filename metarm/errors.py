@@ -10,6 +10,7 @@
     ├── ForbiddenError             the key has no right to do this          403
     ├── VersionUnavailableError    the pinned version cannot be served      409
     ├── JobConflictError           another retrain is running               409
+    ├── CutOverAbortedError        not every server could take a version    409
     ├── OverloadedError            the queue is full; come back later       503
     ├── NotReadyError              no model is loaded yet                   503
     ├── TrainerUnavailableError    no trainer is running                    503
@@ -88,6 +89,18 @@ class VersionUnavailableError(MetaRMError):
 class JobConflictError(MetaRMError):
     status = 409
     code = "job_running"
+
+
+class CutOverAbortedError(MetaRMError):
+    """All servers stay on the version they had. `retry_after_s` is set where nobody refused the new one:
+    some server was too slow, or another cut-over was under way."""
+
+    status = 409
+    code = "cut_over_aborted"
+
+    def __init__(self, message: str, retry_after_s: int | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.retry_after_s = retry_after_s
 
 
 class OverloadedError(MetaRMError):

@@ -10,6 +10,13 @@
 | metarm:jobs:active       | string | id of the one job that is queued or running                 |
 | metarm:job:{id}:cancel   | string | someone asked this job to stop (expires)                    |
 | metarm:trainer           | string | the live trainer's status as JSON (expires without renewal) |
+| metarm:service:{id}      | string | a live service's record as JSON (expires without renewal)   |
+| metarm:services          | set    | ids of services that have been live                         |
+| metarm:cut_over          | hash   | the last cut-over: version, phase, each server's state      |
+| metarm:cut_over:notices  | channel | the cut-over has changed                                   |
+| metarm:commands          | list   | ids of commands to the trainer about the version store      |
+| metarm:command:{id}      | string | one such command as JSON (expires)                          |
+| metarm:command:{id}:answer | list | its answer as JSON (expires)                                |
 """
 
 SAMPLES = "metarm:samples"
@@ -19,6 +26,11 @@ SAMPLES_TRIMMED = "metarm:samples:trimmed"
 JOBS = "metarm:jobs"
 ACTIVE_JOB = "metarm:jobs:active"
 TRAINER = "metarm:trainer"
+SERVICES = "metarm:services"
+SERVICE_PREFIX = "metarm:service:"
+CUT_OVER = "metarm:cut_over"
+CUT_OVER_NOTICES = "metarm:cut_over:notices"
+COMMANDS = "metarm:commands"
 
 
 def request_key(request_id: str) -> str:
@@ -31,3 +43,15 @@ def job_key(job_id: str) -> str:
 
 def cancel_key(job_id: str) -> str:
     return f"metarm:job:{job_id}:cancel"
+
+
+def service_key(service_id: str) -> str:
+    return f"{SERVICE_PREFIX}{service_id}"
+
+
+def command_key(command_id: str) -> str:
+    return f"metarm:command:{command_id}"
+
+
+def answer_key(command_id: str) -> str:
+    return f"metarm:command:{command_id}:answer"

@@ -203,6 +203,11 @@ class VersionStore:
             link.rename(self.root / "current")
             _sync(self.root)
 
+    def check_writable(self) -> None:
+        """Raises ReadOnlyStoreError where this process may not write."""
+        with self._locked():
+            pass
+
     def set_label(self, label: str, target: Label) -> None:
         """Move or make a label. Raises UnknownVersionError, or ReadOnlyStoreError."""
         self.path(target.version)

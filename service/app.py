@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,14 +19,19 @@ from starlette.responses import Response
 
 import metarm
 from metarm import process_environment
+from metarm.cut_over import COMMAND_TIMEOUT_S, Coordinator
 from metarm.errors import MetaRMError, PayloadTooLargeError, SampleLogUnavailableError
+from metarm.fleet import Fleet
 from metarm.forward import PrefixCache
 from metarm.jobs import JobBoard
 from metarm.sample_log import SampleLog, connect
+from metarm.store_commands import StoreCommands
+from service.activation import Activator
 from service.batcher import Batcher
 from service.engine import Engine
 from service.idle_memory import give_back_when_idle
 from service.live_model import LiveModel
+from service.membership import Membership
 from service.metrics import Metrics
 from service.middleware import BodyLimit, Measure
 from service.parts import Parts
@@ -35,6 +41,7 @@ from service.schemas import ErrorBody
 from service.score_cache import ScoreCache
 from service.scorer import Scorer
 from service.settings import ServiceSettings
+from service.store_writes import StoreWrites
 from service.swapper import Swapper, VersionLoader
 from service.tuning import choose_plan
 
@@ -83,7 +90,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     parts, loader = _build(app.state.settings, app.state.metrics)
     app.state.parts = parts
     parts.writer.start()
-    await parts.swapper.follow()
+    await parts.membership.join()
     background = [
         asyncio.create_task(parts.swapper.run(), name="swapper"),
         asyncio.create_task(give_back_when_idle(), name="idle-memory"),
@@ -94,6 +101,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        await asyncio.to_thread(parts.membership.close)
         await parts.batcher.close()
         loader.close()
         parts.tokenizer_threads.shutdown(wait=False)
@@ -128,13 +136,23 @@ def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionL
         if done:
             metrics.serving(name)
 
+    swapper = Swapper(store, live, poll_ms=settings.poll_ms, swapped=swapped)
+    quick = connect(settings.required_redis_url, COMMAND_TIMEOUT_S)
+    membership = Membership(quick, store, live, swapper, url=_url(settings), held=metrics.held)
+    prepare_s = settings.cut_over_prepare_s
+    coordinator = Coordinator(quick, store, name=f"server {membership.id}", prepare_s=prepare_s)
+    writes = StoreWrites(store, coordinator, StoreCommands(client), prepare_s=prepare_s)
     parts = Parts(
         settings=settings,
         store=store,
         live=live,
         batcher=batcher,
         scorer=scorer,
-        swapper=Swapper(store, live.make_current, poll_ms=settings.poll_ms, swapped=swapped),
+        swapper=swapper,
+        fleet=Fleet(client),
+        membership=membership,
+        writes=writes,
+        activator=Activator(live, swapper, writes),
         tokenizer_threads=ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer"),
         writer=SampleWriter(
             sample_log,
@@ -148,6 +166,12 @@ def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionL
         metrics=metrics,
     )
     return parts, loader
+
+
+def _url(settings: ServiceSettings) -> str:
+    """Where others find this server, as far as it can know."""
+    host = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 (no bind)
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def _error(status: int, code: str, message: str, details: Any = None, **headers: str) -> JSONResponse:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 from metarm.errors import InvalidRequestError, NotReadyError, UnknownVersionError, VersionUnavailableError
 from metarm.model import RewardModel
 from metarm.versions import NAME, version_number
+from service.capture_gate import CaptureGate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +32,8 @@ class LiveModel:
         self._loaded: OrderedDict[str, LoadedVersion] = OrderedDict()
         self._loading = asyncio.Lock()
         self._current: LoadedVersion | None = None
+        self._kept: dict[str, frozenset[str]] = {}
+        self.gate = CaptureGate()
 
     @property
     def current_name(self) -> str | None:
@@ -46,11 +49,16 @@ class LiveModel:
         return self._current
 
     async def get(self, version: str | None, min_version: str | None) -> LoadedVersion:
-        """The one version that scores a request: `version` if pinned, else the current one.
+        """The one version that scores a request: `version` if pinned, else the current one, once the gate
+        is open.
 
         Raises VersionUnavailableError (409), naming what is here, where neither pin can be met.
         """
-        chosen = self.current() if version is None else await self.load(version)
+        if version is None:
+            await self.gate.passed()  # and nothing else is awaited between this and the capture
+            chosen = self.current()
+        else:
+            chosen = await self.load(version)
         if min_version is not None and version_number(chosen.name) < version_number(_checked(min_version)):
             raise self._unavailable(f"at least {min_version} is wanted, {chosen.name} would answer")
         return chosen
@@ -71,12 +79,19 @@ class LiveModel:
         self._loaded.move_to_end(name)
         return self._loaded[name]
 
+    async def hold(self, source: str, names: Collection[str]) -> None:
+        """From now on `source` wants these versions kept in memory, and no others: loads what is missing."""
+        self._kept[source] = frozenset(names)
+        for name in names:
+            await self.load(name)
+
     async def _bring(self, name: str) -> None:
         try:
             self._loaded[name] = await self._load(name)
         except UnknownVersionError as error:
             raise self._unavailable(f"{name} is not in the store") from error
-        idle = [old for old in self._loaded if old not in (self.current_name, name)]
+        kept = {self.current_name, name}.union(*self._kept.values())
+        idle = [old for old in self._loaded if old not in kept]
         for old in idle[: max(0, len(self._loaded) - self._keep_loaded)]:
             del self._loaded[old]
 

@@ -9,15 +9,19 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from metarm.encoding import Encoded
+from metarm.fleet import Fleet
 from metarm.jobs import JobBoard
 from metarm.sample_log import SampleLog
 from metarm.versions import VersionStore
+from service.activation import Activator
 from service.batcher import Batcher
 from service.live_model import LiveModel, LoadedVersion
+from service.membership import Membership
 from service.metrics import Metrics
 from service.sample_writer import SampleWriter
 from service.scorer import Scorer
 from service.settings import ServiceSettings
+from service.store_writes import StoreWrites
 from service.swapper import Swapper
 
 
@@ -29,6 +33,10 @@ class Parts:
     batcher: Batcher[LoadedVersion, Encoded]
     scorer: Scorer
     swapper: Swapper
+    fleet: Fleet
+    membership: Membership
+    writes: StoreWrites
+    activator: Activator
     tokenizer_threads: ThreadPoolExecutor
     writer: SampleWriter
     sample_log: SampleLog

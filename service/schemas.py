@@ -166,11 +166,28 @@ class VersionEntry(BaseModel):
     reasons: list[str] = Field(default=[], description="Why it was rejected or cannot be read.")
 
 
+class LiveServer(BaseModel):
+    id: str
+    url: str = Field(description="Where it listens, as it knows.")
+    pid: int
+    serving: str | None
+    loaded: list[str]
+    started: float = Field(description="Unix time in seconds.")
+
+
 class VersionList(BaseModel):
     current: str | None
     serving: str | None
+    servers: list[LiveServer] | None = Field(description="Every live server; null where that is not known.")
+    servers_unknown: str | None = Field(None, description="Why it is not known.")
     refused: dict[str, str] | None = Field(description="A version this server would not load, and why.")
     versions: list[VersionEntry]
+
+
+class ActivateRequest(Body):
+    together: bool = Field(
+        True, description="Wait until every live server has loaded it, and cut over together; or each alone."
+    )
 
 
 class Activated(BaseModel):

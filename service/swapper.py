@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,11 +14,12 @@ import torch
 from metarm.errors import InvalidVersionError, MetaRMError
 from metarm.model import RewardModel, all_finite, load_model
 from metarm.versions import VersionStore
-from service.live_model import LoadedVersion
+from service.live_model import LiveModel, LoadedVersion
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 30.0
+CUT_OVER = "cut-over"  # the source of what is kept in memory for one
 WARM_PROMPT = "Which of the two trains is faster?"
 WARM_RESPONSES = ("The first.", "The second one, by about ten kilometres an hour. " * 8)
 
@@ -79,19 +80,19 @@ class VersionLoader:
 
 
 class Swapper:
-    """Keeps the live model at the store's `current`. A version that cannot be loaded is refused: the
-    running one stays, `refused` says why, and it is tried again after a while."""
+    """Keeps the live model at the store's `current`, and takes part in cut-overs. A version that cannot be
+    loaded is refused: the running one stays, `refused` says why, and it is tried again after a while."""
 
     def __init__(
         self,
         store: VersionStore,
-        make_current: Callable[[str], Awaitable[None]],
+        live: LiveModel,
         *,
         poll_ms: int,
         swapped: Callable[[str, bool], None],
     ) -> None:
         self._store = store
-        self._make_current = make_current
+        self._live = live
         self._poll_s = poll_ms / 1000
         self._swapped = swapped
         self._serving: str | None = None
@@ -110,13 +111,31 @@ class Swapper:
             wanted = self._store.current()
             if wanted is None or wanted == self._serving or self._tried_lately(wanted):
                 return
-            await self._make_current(wanted)
+            await self._live.load(wanted)
+            if self._store.current() == wanted:  # else it moved meanwhile, and the next look follows it
+                await self._take(wanted)
         except MetaRMError as error:
             self._refuse(wanted or "current", error)
-        else:
-            log.info("serving %s (before: %s)", wanted, self._serving)
-            self._serving, self.refused = wanted, None
-            self._swapped(wanted, True)
+
+    async def prepare(self, name: str) -> None:
+        """Have a version in memory that a cut-over is about to take. What it raises is a refusal."""
+        try:
+            await self._live.hold(CUT_OVER, [name])
+        except MetaRMError as error:
+            self._refuse(name, error)
+            raise
+
+    async def end(self, taken: str | None) -> None:
+        """A cut-over has ended: serve the version it took, one assignment away, or the same as before."""
+        if taken is not None and taken != self._serving:
+            await self._take(taken)
+        await self._live.hold(CUT_OVER, [])
+
+    async def _take(self, name: str) -> None:
+        await self._live.make_current(name)
+        log.info("serving %s (before: %s)", name, self._serving)
+        self._serving, self.refused = name, None
+        self._swapped(name, True)
 
     def _tried_lately(self, name: str) -> bool:
         refused = self.refused

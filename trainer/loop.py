@@ -1,9 +1,10 @@
-"""The storyline: wait → read → step → save → gate → publish → acknowledge."""
+"""The storyline: wait → read → step → save → gate → publish → promote → acknowledge."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 
 import redis
@@ -11,6 +12,7 @@ import redis
 import metarm
 from metarm.errors import (
     ConfigurationError,
+    CutOverAbortedError,
     InvalidVersionError,
     JobCancelledError,
     MetaRMError,
@@ -52,13 +54,16 @@ class Trainer:
         sample_log: SampleLog,
         preferences: PreferenceSet | ConfigurationError,
         heartbeat: Heartbeat,
+        promote: Callable[[str], None],
     ) -> None:
+        """`promote` makes a published version current, or raises CutOverAbortedError."""
         self._settings = settings
         self._store = store
         self._jobs = jobs
         self._sample_log = sample_log
         self._preferences = preferences
         self._heartbeat = heartbeat
+        self._promote = promote
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop; a run that is under way then is left for the next trainer."""
@@ -77,7 +82,7 @@ class Trainer:
         """Bring one job to its end, whatever that is; only Redis errors and a lost place come out."""
         decided = self._decided(job) if job.attempts else None
         if decided:  # an earlier trainer published or rejected, and ended before it could say so
-            self._finish(job, decided)
+            self._finish(job, decided, resumed=True)
             return
         if job.attempts >= MAX_ATTEMPTS:
             self._fail(job, "training_failed", f"given up: {job.attempts} trainers ended while on it")
@@ -130,7 +135,7 @@ class Trainer:
             }
             self._heartbeat.check()
             if verdict.accepted:
-                self._store.publish(name, manifest)
+                self._store.publish(name, manifest, activate=False)
             else:
                 self._store.reject(name, manifest)
         finally:
@@ -181,11 +186,19 @@ class Trainer:
                 log.warning("passed over: %s", error.message)
         return None
 
-    def _finish(self, job: Job, name: str) -> None:
-        """The outcome is durable in the store: let go of its samples, then say how the job ended."""
+    def _finish(self, job: Job, name: str, *, resumed: bool = False) -> None:
+        """The outcome is durable in the store: make the version current, let go of its samples, then say how
+        the job ended. `resumed`: by another trainer than the one that wrote it."""
         manifest = self._store.manifest(name)
         verdict, samples = manifest["verdict"], manifest["samples"]
         status: JobStatus = "published" if verdict["accepted"] else "rejected"
+        error = None
+        # where the pointer has left the parent, it was moved already, or somebody wants something else
+        if verdict["accepted"] and (not resumed or self._store.current() == manifest["parent"]):
+            try:
+                self._promote(name)
+            except CutOverAbortedError as aborted:
+                status, error = "failed", {"code": aborted.code, "message": aborted.message}
         self._sample_log.acknowledge_through(samples["last_entry"])
         progress = {"step": manifest["metrics"]["steps"], "steps": manifest["settings"]["steps"]}
         self._jobs.finish(
@@ -195,8 +208,10 @@ class Trainer:
             candidate=name,
             verdict=verdict,
             samples=samples["counts"],
+            error=error,
         )
-        log.info("%s: %s %s %s", job.id, status, name, "; ".join(verdict["reasons"]))
+        reasons = [*verdict["reasons"], *([error["message"]] if error else [])]
+        log.info("%s: %s %s %s", job.id, status, name, "; ".join(reasons))
 
     def _fail(self, job: Job, code: str, message: str) -> None:
         log.error("%s failed: %s", job.id, message)

@@ -103,6 +103,9 @@ class TrainerSettings(LearningSettings):
     gate_tolerance: float = Field(
         0.02, ge=0, le=1, description="Held-out accuracy a candidate may lose against the current version."
     )
+    cut_over_prepare_s: float = Field(
+        60.0, gt=0, description="How long servers may take to load a version they are to cut over to together."
+    )
 
 
 class FirstModelSettings(LearningSettings):

@@ -88,7 +88,8 @@ def make_bench(
         heartbeat = Heartbeat(jobs)
         assert heartbeat.take_place({}, threading.Event())
         preferences = load_or_refuse(settings)
-        trainer = Trainer(settings, settings.store, jobs, log, preferences, heartbeat)
+        promote = settings.store.activate  # what a coordinator does where no service lives
+        trainer = Trainer(settings, settings.store, jobs, log, preferences, heartbeat, promote)
         made.append(Bench(trainer, settings.store, jobs, log, heartbeat))
         return made[-1]
 
