@@ -47,7 +47,7 @@ class StoreCommands:
         id_ = uuid.uuid4().hex
         body = orjson.dumps({"kind": kind, "arguments": arguments})
         with self._redis.pipeline() as pipeline:
-            pipeline.set(command_key(id_), body, px=int(timeout_s * 1000))
+            pipeline.set(command_key(id_), body, px=int((timeout_s + 2 * WAIT_S) * 1000))
             pipeline.lpush(COMMANDS, id_)
             pipeline.execute()
         deadline = time.monotonic() + timeout_s
