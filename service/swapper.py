@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
+from metarm.cores import usable_cores
 from metarm.errors import InvalidVersionError, MetaRMError
 from metarm.model import RewardModel, all_finite, load_model
 from metarm.versions import VersionStore
+from service.background import stand_back
 from service.live_model import LiveModel, LoadedVersion
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class VersionLoader:
         self._share_prompts = share_prompts
         self._reduced = reduced
         self._prepare = prepare
+        self._first = True  # until one has been loaded
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
     async def load(self, name: str) -> LoadedVersion:
@@ -62,6 +65,15 @@ class VersionLoader:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, name: str) -> LoadedVersion:
+        # the first has the machine for itself; the others load beside a version that serves
+        torch.set_num_threads(usable_cores() if self._first else 1)
+        version = self._checked(name)
+        if self._first:
+            stand_back()
+            self._first = False
+        return version
+
+    def _checked(self, name: str) -> LoadedVersion:
         try:
             manifest = self._store.verify(name)
             limit = manifest.get("encoding", {}).get("max_tokens", self._max_tokens)
