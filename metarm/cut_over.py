@@ -36,7 +36,7 @@ HOLD_POLL_S = 0.002
 
 @dataclass(frozen=True, slots=True)
 class _Unheld:
-    """An attempt in which some server did not hold in time: worth another."""
+    """An attempt that never came to its hold, or in which some server did not hold: worth another."""
 
     error: CutOverAbortedError
 
@@ -74,10 +74,14 @@ class Coordinator:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _attempt(self, version: str) -> list[str] | _Unheld:
-        begun = self._begin(version)
+        id_ = uuid.uuid4().hex
+        begun = self._begin(id_, version)
         if begun is None:
             self._store.activate(version)
             return []
+        if begun.id != id_:
+            text = f"a cut-over to {begun.version} is under way ({begun.coordinator})"
+            return _Unheld(CutOverAbortedError(text, 2, version=begun.version))
         ready = self._prepare(begun)
         if len(ready) > 1:
             return self._hold_and_go(begun, ready)
@@ -85,21 +89,15 @@ class Coordinator:
         self._decide_go(begun, "prepare")
         return ready
 
-    def _begin(self, version: str) -> CutOver | None:
-        """None where there is nobody to cut over with."""
-        id_ = uuid.uuid4().hex
+    def _begin(self, id_: str, version: str) -> CutOver | None:
+        """The cut-over under way, ours or another's; None where there is nobody to cut over with."""
         try:
-            begun = _patient(lambda: self._board.begin(id_, version, self._name, LEASE_MS))
+            return _patient(lambda: self._board.begin(id_, version, self._name, LEASE_MS))
         except redis.RedisError as error:
             log.warning(
                 "each server follows the pointer to %s alone: Redis does not answer: %s", version, error
             )
             return None
-        if begun is not None and begun.id != id_:
-            raise CutOverAbortedError(
-                f"a cut-over to {begun.version} is under way ({begun.coordinator})", 2, version=begun.version
-            )
-        return begun
 
     def _prepare(self, begun: CutOver) -> list[str]:
         """Wait until every server that lives has the version; return them."""
@@ -148,6 +146,7 @@ class Coordinator:
                     return _given_up(begun, state)
                 if state.phase == "prepare":
                     state = self._board.move(begun.id, "prepare", "hold", lease_ms=HOLD_LEASE_MS)
+                    time.sleep(HOLD_POLL_S)
                     continue
                 waiting = state.saying("ready", "lost")
                 if not waiting:
@@ -156,6 +155,7 @@ class Coordinator:
                 state = self._board.state()
             except redis.RedisError as error:
                 why = f"could not be asked: Redis does not answer: {error}"
+                time.sleep(HOLD_POLL_S)
         return self._aborted(begun, dict.fromkeys(waiting, why), retry_after_s=5)
 
     def _move_pointer(self, begun: CutOver) -> None:

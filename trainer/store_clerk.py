@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,13 +15,14 @@ from typing import Any
 import redis
 
 from metarm.cut_over import Coordinator
-from metarm.errors import InvalidRequestError
+from metarm.errors import CutOverAbortedError, InvalidRequestError
 from metarm.store_commands import Kind, StoreCommands
 from metarm.versions import Label, VersionStore
 from trainer.heartbeat import Heartbeat, TrainerReplacedError
 
 log = logging.getLogger(__name__)
 PAUSE_S = 1.0
+PROMOTIONS = 2
 
 
 class StoreClerk:
@@ -48,8 +50,17 @@ class StoreClerk:
         self._promoting.shutdown()
 
     def promote(self, version: str) -> None:
-        """Make a published version current, on all live servers together. Raises CutOverAbortedError."""
-        self._promoting.submit(self._coordinator.promote, version).result()
+        """Make a published version current, on all live servers together. A server that was too slow gets
+        another chance: it goes on loading. Raises CutOverAbortedError."""
+        for left in reversed(range(PROMOTIONS)):
+            try:
+                self._promoting.submit(self._coordinator.promote, version).result()
+                return
+            except CutOverAbortedError as error:
+                if error.retry_after_s is None or left == 0:
+                    raise
+                log.warning("trying again: %s", error.message)
+                time.sleep(error.retry_after_s)
 
     def _serve(self) -> None:
         said = ""

@@ -136,6 +136,7 @@ def test_a_server_that_dies_while_others_load_is_left_out(
     assert store.current() == "v000002"
 
 
+@pytest.mark.usefixtures("one_attempt")
 def test_one_cut_over_at_a_time(make_coordinator: Make, quick: redis.Redis, store: VersionStore) -> None:
     with Server("a", quick, store, says=""):
         CutOverBoard(quick).begin("theirs", "v000009", "somebody", 60_000)

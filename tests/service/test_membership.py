@@ -256,3 +256,23 @@ def test_a_server_registers_once_redis_is_there_and_leaves_when_it_ends(
 
     run(test)
     assert fleet.live() == []
+
+
+def test_a_server_takes_part_again_once_a_killed_redis_is_back(
+    store: VersionStore, redis_process: RedisProcess
+) -> None:
+    async def test() -> None:
+        async with member(store, redis_process) as one:
+            redis_process.kill(signal.SIGKILL)
+            redis_process.wait()
+            assert await one.captured() == "v000001"
+            await asyncio.sleep(0.5)
+            redis_process.start()
+            fleet = Fleet(redis.Redis.from_url(redis_process.url))
+            await until(lambda: [record.id for record in fleet.live()] == [one.membership.id])
+            await one.begin_hold("v000002")
+            store.activate("v000002")
+            await one.move("hold", "go")
+            assert await one.captured() == "v000002"
+
+    run(test)
