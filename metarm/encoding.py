@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, cast
+from weakref import WeakValueDictionary
 
 from jinja2 import TemplateError
 from tokenizers import Encoding as TokenizerEncoding
@@ -29,6 +30,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
 from metarm.records import Message, Prompt
+from metarm.versions import CURVE, MANIFEST
 
 Format = Literal["chat", "pair", "concat"]
 UNSET_LENGTH = 10**9  # above this, a tokenizer's model_max_length means "not set"
@@ -182,7 +184,34 @@ def _pair_frame(fast: Tokenizer) -> PairFrame:
 
 
 def load_encoder(path: Path | str, max_tokens: int) -> Encoder:
-    """The encoder of a checkpoint folder (or hub id). Raises InvalidVersionError."""
+    """The encoder of a checkpoint folder (or hub id); that of another folder with the same files where one
+    is still in use. Raises InvalidVersionError."""
+    if not isinstance(path, Path):
+        return _read_encoder(path, max_tokens)
+    key = (_digest_of_encoding(path), max_tokens)
+    encoder = _in_use.get(key)
+    if encoder is None:
+        encoder = _in_use[key] = _read_encoder(path, max_tokens)
+    return encoder
+
+
+# Versions mostly share one tokenizer. Reading it holds the interpreter's lock for some 50 ms at a stretch, in
+# which no request moves.
+_in_use: WeakValueDictionary[tuple[bytes, int], Encoder] = WeakValueDictionary()
+
+
+def _digest_of_encoding(folder: Path) -> bytes:
+    """Of every file that could bear on it: all but the weights and what we add."""
+    digest = blake2b(digest_size=32)
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.suffix != ".safetensors" and file.name not in (MANIFEST, CURVE):
+            content = file.read_bytes()
+            digest.update(f"{file.relative_to(folder)} {len(content)}\n".encode())
+            digest.update(content)
+    return digest.digest()
+
+
+def _read_encoder(path: Path | str, max_tokens: int) -> Encoder:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:

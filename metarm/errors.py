@@ -13,6 +13,7 @@
     ├── VersionUnavailableError    the pinned version cannot be served      409
     ├── JobConflictError           another retrain is running               409
     ├── TooManyLeasesError         the leases allowed are all taken         409
+    ├── CutOverAbortedError        not every server could take a version    409
     ├── OverloadedError            the queue is full; come back later       503
     ├── NotReadyError              no model is loaded yet                   503
     ├── TrainerUnavailableError    no trainer is running                    503
@@ -106,6 +107,18 @@ class JobConflictError(MetaRMError):
 class TooManyLeasesError(MetaRMError):
     status = 409
     code = "too_many_leases"
+
+
+class CutOverAbortedError(MetaRMError):
+    """All servers stay on the version they had. `retry_after_s` is set where nobody refused the new one:
+    some server was too slow, or another cut-over was under way."""
+
+    status = 409
+    code = "cut_over_aborted"
+
+    def __init__(self, message: str, retry_after_s: int | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.retry_after_s = retry_after_s
 
 
 class OverloadedError(MetaRMError):

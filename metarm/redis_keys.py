@@ -13,6 +13,13 @@
 | metarm:leases            | hash   | leases by id: expiry and version (expires with the last)    |
 | metarm:watches           | hash   | what became of each watched version, as JSON                |
 | metarm:retrain:cooldown  | string | the version whose drift asked for a retrain last (expires)  |
+| metarm:service:{id}      | string | a live service's record as JSON (expires without renewal)   |
+| metarm:services          | set    | ids of services that have been live                         |
+| metarm:cut_over          | hash   | the last cut-over: version, phase, each server's state      |
+| metarm:cut_over:notices  | channel | the cut-over has changed                                   |
+| metarm:commands          | list   | ids of commands to the trainer about the version store      |
+| metarm:command:{id}      | string | one such command as JSON (expires)                          |
+| metarm:command:{id}:answer | list | its answer as JSON (expires)                                |
 """
 
 SAMPLES = "metarm:samples"
@@ -25,6 +32,11 @@ TRAINER = "metarm:trainer"
 LEASES = "metarm:leases"
 WATCHES = "metarm:watches"
 RETRAIN_COOLDOWN = "metarm:retrain:cooldown"
+SERVICES = "metarm:services"
+SERVICE_PREFIX = "metarm:service:"
+CUT_OVER = "metarm:cut_over"
+CUT_OVER_NOTICES = "metarm:cut_over:notices"
+COMMANDS = "metarm:commands"
 
 
 def request_key(request_id: str) -> str:
@@ -37,3 +49,15 @@ def job_key(job_id: str) -> str:
 
 def cancel_key(job_id: str) -> str:
     return f"metarm:job:{job_id}:cancel"
+
+
+def service_key(service_id: str) -> str:
+    return f"{SERVICE_PREFIX}{service_id}"
+
+
+def command_key(command_id: str) -> str:
+    return f"metarm:command:{command_id}"
+
+
+def answer_key(command_id: str) -> str:
+    return f"metarm:command:{command_id}:answer"

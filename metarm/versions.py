@@ -243,6 +243,11 @@ class VersionStore:
             link.rename(self.root / "current")
             _sync(self.root)
 
+    def check_writable(self) -> None:
+        """Raises ReadOnlyStoreError where this process may not write."""
+        with self._locked():
+            pass
+
     def prune(self, name: str) -> bool:
         """Let go of a published version's files and keep its manifest; False where it has meanwhile become
         current or got a label, and stays.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,10 +19,14 @@ from starlette.responses import Response
 
 import metarm
 from metarm import process_environment
+from metarm.cut_over import COMMAND_TIMEOUT_S, Coordinator
 from metarm.errors import MetaRMError, PayloadTooLargeError, SampleLogUnavailableError
+from metarm.fleet import Fleet
 from metarm.forward import PrefixCache
 from metarm.jobs import JobBoard
 from metarm.sample_log import SampleLog, connect
+from metarm.store_commands import StoreCommands
+from service.activation import Activator
 from service.batcher import Batcher
 from service.drift import Drift
 from service.engine import Engine
@@ -31,6 +36,7 @@ from service.lease_board import LeaseBoard
 from service.leases import Leases
 from service.live_model import LiveModel
 from service.loader import VersionLoader
+from service.membership import Membership
 from service.metrics import Metrics
 from service.middleware import BodyLimit, Measure
 from service.oversight import oversee
@@ -43,6 +49,7 @@ from service.schemas import ErrorBody
 from service.score_cache import ScoreCache
 from service.scorer import Scorer
 from service.settings import ServiceSettings
+from service.store_writes import StoreWrites
 from service.swapper import Swapper
 from service.tuning import choose_plan
 
@@ -91,7 +98,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     parts, loader = _build(app.state.settings, app.state.metrics)
     app.state.parts = parts
     parts.writer.start()
-    await parts.swapper.follow()
+    await parts.membership.join()
     parts.labels.follow()
     background = [
         asyncio.create_task(parts.swapper.run(), name="swapper"),
@@ -106,6 +113,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        await asyncio.to_thread(parts.membership.close)
         await parts.batcher.close()
         loader.close()
         parts.tokenizer_threads.shutdown(wait=False)
@@ -145,12 +153,13 @@ def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionL
         metrics.swaps.labels("swapped").inc()
         metrics.serving(name)
 
-    swapper = Swapper(store, live.make_current, poll_ms=settings.poll_ms, swapped=swapped, unreachable=refusals)
-
-    async def activate(name: str, _reason: str) -> None:
-        await asyncio.to_thread(store.activate, name)
-        await swapper.follow()
-
+    swapper = Swapper(store, live, poll_ms=settings.poll_ms, swapped=swapped, unreachable=refusals)
+    quick = connect(settings.required_redis_url, COMMAND_TIMEOUT_S)
+    membership = Membership(quick, store, live, swapper, url=_url(settings), held=metrics.held)
+    prepare_s = settings.cut_over_prepare_s
+    coordinator = Coordinator(quick, store, name=f"server {membership.id}", prepare_s=prepare_s)
+    writes = StoreWrites(store, coordinator, StoreCommands(client), prepare_s=prepare_s)
+    activator = Activator(live, swapper, writes)
     tokenizer_threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
     jobs = JobBoard(client)
     writer = SampleWriter(
@@ -171,7 +180,7 @@ def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionL
         batcher=batcher,
         tokenizer_threads=tokenizer_threads,
         retraining=retraining,
-        activate=activate,
+        activate=activator.activate,
         metrics=metrics,
     )
     parts = Parts(
@@ -184,6 +193,10 @@ def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionL
         refusals=refusals,
         labels=LabelWatch(store, live, poll_ms=settings.poll_ms),
         leases=Leases(board, live, metrics.leases.set),
+        fleet=Fleet(client),
+        membership=membership,
+        writes=writes,
+        activator=activator,
         tokenizer_threads=tokenizer_threads,
         writer=writer,
         sample_log=sample_log,
@@ -194,6 +207,12 @@ def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionL
         oversight=oversight,
     )
     return parts, loader
+
+
+def _url(settings: ServiceSettings) -> str:
+    """Where others find this server, as far as it can know."""
+    host = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 (no bind)
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def _error(status: int, code: str, message: str, details: Any = None, **headers: str) -> JSONResponse:

@@ -19,6 +19,7 @@ from metarm.errors import (
 )
 from metarm.model import RewardModel
 from metarm.versions import NAME, Label, VersionStore, version_number
+from service.capture_gate import CaptureGate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +56,7 @@ class LiveModel:
         self._users: Counter[str] = Counter()
         self._held: dict[str, frozenset[str]] = {}
         self._current: LoadedVersion | None = None
+        self.gate = CaptureGate()
         self.labels: Mapping[str, Label] = {}  # as a watch of the store saw them last
 
     @property
@@ -77,8 +79,8 @@ class LiveModel:
     async def get(self, version: str | None, min_version: str | None) -> LoadedVersion:
         """The one version that answers a request; enter `using` before the next await.
 
-        `version`, a name or a label, pins it. Else the current one answers, if it is at least
-        `min_version`; else the one the store's pointer names already, or the oldest that was not
+        `version`, a name or a label, pins it. Else, once the gate is open, the current one answers, if it is
+        at least `min_version`; else the one the store's pointer names already, or the oldest that was not
         rolled back from: of those that are at least that. Raises VersionUnavailableError (409),
         naming what is here, where there is none.
         """
@@ -88,6 +90,7 @@ class LiveModel:
             if version_number(name) < least:
                 raise await self._unavailable(f"at least {min_version} is wanted, {name} would answer")
             return await self.load(name)
+        await self.gate.passed()  # and nothing else is awaited between this and the capture
         current = self.current()
         if version_number(current.name) >= least:
             return current

@@ -17,6 +17,7 @@ from metarm.errors import InvalidVersionError, UnknownVersionError
 from metarm.model import RewardModel, all_finite, load_model
 from metarm.versions import VersionStore
 from service.live_model import LoadedVersion
+from service.priority import stand_back
 from service.tuning import ForwardPlan
 
 WARM_PROMPT = "Which of the two trains is faster?"
@@ -75,7 +76,9 @@ class VersionLoader:
             raise InvalidVersionError(f"{name}: {error.message}") from error
         except Exception as error:  # a file can make a library raise anything, and must not end who follows
             raise InvalidVersionError(f"{name} does not load: {type(error).__name__}: {error}") from error
-        self._first = False
+        if self._first:
+            stand_back()  # what comes now loads beside a version that serves
+            self._first = False
         return version
 
     @torch.inference_mode()

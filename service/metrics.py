@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 SCORE_BUCKETS = (-20, -10, -5, -3, -2, -1, -0.5, -0.2, 0, 0.2, 0.5, 1, 2, 3, 5, 10, 20)
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+HOLD_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
 class Metrics:
@@ -45,6 +46,13 @@ class Metrics:
         )
         self.versions_loaded = gauge("rm_versions_loaded", "Versions in memory.")
         self.leases = gauge("rm_leases", "Leases that keep versions in memory.")
+        self.hold_seconds = Histogram(
+            "rm_cut_over_hold_seconds",
+            "Time that new requests were held for servers to cut over together, by how it ended: go or abort.",
+            ("outcome",),
+            buckets=HOLD_BUCKETS_S,
+            registry=self.registry,
+        )
         self.version_info = gauge("rm_version_info", "1 for the version that serves now.", ("version",))
         self.samples_logged = counter("rm_samples_logged_total", "Sample groups written to the log.")
         self.samples_dropped = counter(
@@ -59,6 +67,9 @@ class Metrics:
 
     def looked_up_prefix(self, found: bool) -> None:
         self.prefix_cache.labels("hit" if found else "miss").inc()
+
+    def held(self, outcome: str, seconds: float) -> None:
+        self.hold_seconds.labels(outcome).observe(seconds)
 
     def serving(self, version: str) -> None:
         self.version_info.clear()

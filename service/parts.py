@@ -9,13 +9,16 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from metarm.encoding import Encoded
+from metarm.fleet import Fleet
 from metarm.jobs import JobBoard
 from metarm.sample_log import SampleLog
 from metarm.versions import VersionStore
+from service.activation import Activator
 from service.batcher import Batcher
 from service.labels import LabelWatch
 from service.leases import Leases
 from service.live_model import LiveModel, LoadedVersion
+from service.membership import Membership
 from service.metrics import Metrics
 from service.oversight import Oversight
 from service.refusals import Refusals
@@ -23,6 +26,7 @@ from service.retraining import Retraining
 from service.sample_writer import SampleWriter
 from service.scorer import Scorer
 from service.settings import ServiceSettings
+from service.store_writes import StoreWrites
 from service.swapper import Swapper
 from service.traffic import Traffic
 
@@ -38,6 +42,10 @@ class Parts:
     refusals: Refusals
     labels: LabelWatch
     leases: Leases
+    fleet: Fleet
+    membership: Membership
+    writes: StoreWrites
+    activator: Activator
     tokenizer_threads: ThreadPoolExecutor
     writer: SampleWriter
     sample_log: SampleLog

@@ -228,9 +228,20 @@ class RefusedEntry(BaseModel):
     last: float
 
 
+class LiveServer(BaseModel):
+    id: str
+    url: str = Field(description="Where it listens, as it knows.")
+    pid: int
+    serving: str | None
+    loaded: list[str]
+    started: float = Field(description="Unix time in seconds.")
+
+
 class VersionList(BaseModel):
     current: str | None
     serving: str | None
+    servers: list[LiveServer] | None = Field(description="Every live server; null where that is not known.")
+    servers_unknown: str | None = Field(None, description="Why it is not known.")
     refused: dict[str, str] | None = Field(
         description="Where this server cannot follow the pointer: the version it would not load, and why."
     )
@@ -241,6 +252,12 @@ class VersionList(BaseModel):
         description="Versions that a watch took back: version, parent, reason, figures, at (Unix time)."
     )
     versions: list[VersionEntry]
+
+
+class ActivateRequest(Body):
+    together: bool = Field(
+        True, description="Wait until every live server has loaded it, and cut over together; or each alone."
+    )
 
 
 class Activated(BaseModel):

@@ -73,6 +73,9 @@ class ServiceSettings(ProcessSettings):
     )
     max_lease_s: float = Field(86_400, ge=1, description="Longest time a lease lasts without being renewed.")
     poll_ms: int = Field(500, ge=10, description="How often to look for a newly published version.")
+    cut_over_prepare_s: float = Field(
+        60.0, gt=0, description="How long servers may take to load a version they are to cut over to together."
+    )
     max_body_bytes: int = Field(32 * 2**20, ge=1, description="Largest request body.")
     max_responses: int = Field(4096, ge=1, description="Most responses in one request, over all its groups.")
     max_text_chars: int = Field(200_000, ge=1, description="Longest prompt or response, in characters.")

@@ -81,7 +81,8 @@ class Shadow:
             return
         try:
             other = await self._live.load(waiting.plan.other)
-            scores = await self._score(other, waiting.group)
+            with self._live.using(other):
+                scores = await self._score(other, waiting.group)
         except OverloadedError:
             self._drop("overloaded")
         except NonFiniteScoreError:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from metarm.errors import InvalidVersionError, MetaRMError
 from metarm.versions import VersionStore
+from service.live_model import LiveModel
 from service.refusals import RETRY_AFTER_S
 
 log = logging.getLogger(__name__)
+
+CUT_OVER = "cut-over"  # the source of what is kept in memory for one
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +28,13 @@ class RefusedVersion:
 
 
 class Swapper:
-    """Keeps the live model at the store's `current`. A version that cannot be loaded is refused: the
-    running one stays, `refused` says why, and it is tried again after a while."""
+    """Keeps the live model at the store's `current`, and takes part in cut-overs. A version that cannot be
+    loaded is refused: the running one stays, `refused` says why, and it is tried again after a while."""
 
     def __init__(
         self,
         store: VersionStore,
-        make_current: Callable[[str], Awaitable[None]],
+        live: LiveModel,
         *,
         poll_ms: int,
         swapped: Callable[[str], None],
@@ -40,7 +43,7 @@ class Swapper:
         """`swapped` is told each version that serves from now on. `unreachable` is told of a pointer that
         cannot be followed, and why, unless what it names was loaded and refused: who loads tells that."""
         self._store = store
-        self._make_current = make_current
+        self._live = live
         self._poll_s = poll_ms / 1000
         self._swapped = swapped
         self._unreachable = unreachable
@@ -67,15 +70,29 @@ class Swapper:
         if self._tried_lately(wanted):
             return
         try:
-            await self._make_current(wanted)
+            await self._live.load(wanted)
+            if self._store.current() == wanted:  # else it moved meanwhile, and the next look follows it
+                await self._take(wanted)
         except MetaRMError as error:
             self._refuse(wanted, error)
             if not isinstance(error, InvalidVersionError):
                 self._unreachable(wanted, error.message)
-        else:
-            log.info("serving %s (before: %s)", wanted, self._serving)
-            self._serving, self.refused = wanted, None
-            self._swapped(wanted)
+
+    async def prepare(self, name: str) -> None:
+        """Have a version in memory that a cut-over is about to take. What it raises is a refusal."""
+        await self._live.hold(CUT_OVER, [name])
+
+    async def end(self, taken: str | None) -> None:
+        """A cut-over has ended: serve the version it took, one assignment away, or the same as before."""
+        if taken is not None and taken != self._serving:
+            await self._take(taken)
+        await self._live.hold(CUT_OVER, [])
+
+    async def _take(self, name: str) -> None:
+        await self._live.make_current(name)
+        log.info("serving %s (before: %s)", name, self._serving)
+        self._serving, self.refused = name, None
+        self._swapped(name)
 
     def _tried_lately(self, name: str) -> bool:
         refused = self.refused

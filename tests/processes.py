@@ -136,16 +136,20 @@ class HttpProcess(Process):
         self.wait_until(lambda: self.answers("/ready"), timeout_s)
 
 
-def service(data_dir: Path, redis_url: str, **settings: str) -> HttpProcess:
+def service(
+    data_dir: Path, redis_url: str, *, name: str = "service", prefix: Sequence[str] = (), **settings: str
+) -> HttpProcess:
     """`python -m service` on a data directory; settings by their environment names, e.g. METARM_POLL_MS.
-    The machine is not measured at its start, which takes seconds, unless METARM_TUNE says so."""
+    The machine is not measured at its start, which takes seconds, unless METARM_TUNE says so. `name` tells
+    several on one directory apart; `prefix` is a command that runs it."""
     environment = {
         "METARM_DATA_DIR": str(data_dir),
         "REDIS_URL": redis_url,
         "METARM_TUNE": "false",
         **settings,
     }
-    return HttpProcess([sys.executable, "-m", "service"], data_dir / "service", environment)
+    command = [*prefix, sys.executable, "-m", "service"]
+    return HttpProcess(command, data_dir / name, environment)
 
 
 def trainer(data_dir: Path, redis_url: str, **settings: str) -> Process:

@@ -38,14 +38,17 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
         import torch  # after the environment is in force
 
         from metarm.cores import usable_cores
+        from metarm.cut_over import COMMAND_TIMEOUT_S, Coordinator
         from metarm.jobs import JobBoard
         from metarm.model import quiet_transformers
         from metarm.retention import Retention
         from metarm.sample_log import SampleLog, connect
+        from metarm.store_commands import StoreCommands
         from trainer.bootstrap import ensure_first_version
         from trainer.heartbeat import Heartbeat
         from trainer.loop import Trainer
         from trainer.preferences import load_or_refuse
+        from trainer.store_clerk import StoreClerk
 
     quiet_transformers()
     client = connect(settings.required_redis_url)
@@ -54,9 +57,14 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
     needs = {"min_groups": settings.min_groups, "min_preferences": settings.min_preferences}
     if not heartbeat.take_place({"state": "starting"}, stop):
         return
+    store = settings.store
+    quick = connect(settings.required_redis_url, COMMAND_TIMEOUT_S)
+    prepare_s = settings.cut_over_prepare_s
+    coordinator = Coordinator(quick, store, name=f"trainer {heartbeat.holder}", prepare_s=prepare_s)
+    clerk = StoreClerk(StoreCommands(client), coordinator, store, heartbeat)
     try:
-        store = settings.store
         store.prepare()
+        clerk.start()
         preferences = load_or_refuse(settings)
         ensure_first_version(store, settings, preferences, stop)
         if isinstance(preferences, ConfigurationError):
@@ -67,8 +75,10 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
         if settings.train_priority == "idle":
             _only_what_is_left()
         retention = Retention(store, client, settings.keep_versions, settings.retention_grace_s)
-        Trainer(settings, store, jobs, SampleLog(client), preferences, heartbeat, retention).run(stop)
+        log = SampleLog(client)
+        Trainer(settings, store, jobs, log, preferences, heartbeat, retention, clerk.promote).run(stop)
     finally:
+        clerk.close()
         heartbeat.close()
 
 

@@ -1,9 +1,10 @@
-"""The storyline: wait → read → step → save → gate → publish → acknowledge."""
+"""The storyline: wait → read → step → save → gate → publish → promote → acknowledge."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 
 import redis
@@ -12,6 +13,7 @@ from metarm.calibration import Calibration
 from metarm.code_version import code_version
 from metarm.errors import (
     ConfigurationError,
+    CutOverAbortedError,
     InvalidVersionError,
     JobCancelledError,
     MetaRMError,
@@ -56,7 +58,9 @@ class Trainer:
         preferences: PreferenceSet | ConfigurationError,
         heartbeat: Heartbeat,
         retention: Retention,
+        promote: Callable[[str], None],
     ) -> None:
+        """`promote` makes a published version current, or raises CutOverAbortedError."""
         self._settings = settings
         self._store = store
         self._jobs = jobs
@@ -64,6 +68,7 @@ class Trainer:
         self._preferences = preferences
         self._heartbeat = heartbeat
         self._retention = retention
+        self._promote = promote
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop; a run that is under way then is left for the next trainer."""
@@ -82,7 +87,7 @@ class Trainer:
         """Bring one job to its end, whatever that is; only Redis errors and a lost place come out."""
         decided = self._decided(job) if job.attempts else None
         if decided:  # an earlier trainer published or rejected, and ended before it could say so
-            self._finish(job, decided)
+            self._finish(job, decided, resumed=True)
             return
         if job.attempts >= MAX_ATTEMPTS:
             self._fail(job, "training_failed", f"given up: {job.attempts} trainers ended while on it")
@@ -142,7 +147,7 @@ class Trainer:
             if verdict.publishes:
                 calibration = calibrated_like(after.held_out, before.held_out, of_parent)
                 of_model = described(saved, after.held_out, calibration, preferences.held_out)
-                self._store.publish(name, {**manifest, **of_model})
+                self._store.publish(name, {**manifest, **of_model}, activate=False)
             else:
                 self._store.reject(name, manifest)
         finally:
@@ -194,11 +199,20 @@ class Trainer:
                 log.warning("passed over: %s", error.message)
         return None
 
-    def _finish(self, job: Job, name: str) -> None:
-        """The outcome is durable in the store: let go of its samples, then say how the job ended."""
+    def _finish(self, job: Job, name: str, *, resumed: bool = False) -> None:
+        """The outcome is durable in the store: make the version current, let go of its samples, then say how
+        the job ended. `resumed`: by another trainer than the one that wrote it."""
         manifest = self._store.manifest(name)
         verdict, samples = manifest["verdict"], manifest["samples"]
-        status: JobStatus = "published" if verdict["accepted"] or verdict.get("forced") else "rejected"
+        publishes = verdict["accepted"] or verdict.get("forced", False)
+        status: JobStatus = "published" if publishes else "rejected"
+        error = None
+        # where the pointer has left the parent, it was moved already, or somebody wants something else
+        if publishes and (not resumed or self._store.current() == manifest["parent"]):
+            try:
+                self._promote(name)
+            except CutOverAbortedError as aborted:
+                status, error = "failed", {"code": aborted.code, "message": aborted.message}
         self._sample_log.acknowledge_through(samples["last_entry"])
         progress = {"step": manifest["metrics"]["steps"], "steps": manifest["settings"]["steps"]}
         self._jobs.finish(
@@ -208,9 +222,11 @@ class Trainer:
             candidate=name,
             verdict=verdict,
             samples=samples["counts"],
+            error=error,
         )
+        reasons = [*verdict["reasons"], *([error["message"]] if error else [])]
         how = " by force, in spite of:" if verdict.get("forced") else ""
-        log.info("%s: %s %s%s %s", job.id, status, name, how, "; ".join(verdict["reasons"]))
+        log.info("%s: %s %s%s %s", job.id, status, name, how, "; ".join(reasons))
 
     def _let_go(self) -> None:
         """Delete versions that need not stay. What keeps from it does not touch the job: the next one tries."""

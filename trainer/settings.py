@@ -152,6 +152,9 @@ class TrainerSettings(LearningSettings, RetentionSettings):
         ge=0,
         description="How much higher than the current version's that correlation may be.",
     )
+    cut_over_prepare_s: float = Field(
+        60.0, gt=0, description="How long servers may take to load a version they are to cut over to together."
+    )
 
 
 class FirstModelSettings(LearningSettings):

@@ -32,7 +32,7 @@ async def move(label: LabelName, body: LabelRequest, parts: Wired) -> dict[str, 
     target = Label(body.version, body.share or 0.0, body.shadow or False)
     version = await parts.live.load(body.version)
     with parts.live.using(version):  # so that it stays until the label holds it
-        await run_in_threadpool(parts.store.set_label, label, target)
+        await run_in_threadpool(parts.writes.set_label, label, target)
         parts.labels.follow()
     return _entry(label, target, parts)
 
@@ -41,7 +41,7 @@ async def move(label: LabelName, body: LabelRequest, parts: Wired) -> dict[str, 
 async def remove(label: LabelName, parts: Wired) -> dict[str, str]:
     """Remove a label; the version it named may leave memory."""
     try:
-        await run_in_threadpool(parts.store.remove_label, label)
+        await run_in_threadpool(parts.writes.remove_label, label)
     except UnknownVersionError as error:
         raise UnknownLabelError(error.message, **error.details) from error
     parts.labels.follow()

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import redis
 from fastapi import APIRouter, Depends
 from pydantic import ValidationError
-from starlette.concurrency import run_in_threadpool
 
 from metarm.errors import InvalidVersionError
 from metarm.versions import Status
 from service.access import require_admin, require_key
 from service.parts import Parts, Wired
-from service.schemas import Activated, VersionEntry, VersionList
+from service.schemas import Activated, ActivateRequest, VersionEntry, VersionList
 
 router = APIRouter(prefix="/versions", tags=["versions"])
 LINEAGE = (  # what a version was made from, by what, and how: with the files it names, enough to make it again
@@ -39,6 +39,7 @@ def versions(parts: Wired) -> dict[str, Any]:
     return {
         "current": current,
         "serving": parts.live.current_name,
+        **_servers(parts),
         "refused": {"name": refused.name, "reason": refused.reason} if refused else None,
         "refusals": [asdict(refusal) for refusal in parts.refusals.all()],
         "rollbacks": parts.oversight.watch.rollbacks(),
@@ -53,12 +54,19 @@ def manifest(version: str, parts: Wired) -> dict[str, Any]:
 
 
 @router.post("/{version}/activate", response_model=Activated, dependencies=[Depends(require_admin)])
-async def activate(version: str, parts: Wired) -> dict[str, Any]:
-    """Make a published version the current one; answers once this server scores with it."""
-    await parts.live.load(version)
-    await run_in_threadpool(parts.store.activate, version)
-    await parts.swapper.follow()
-    return {"current": version, "serving": parts.live.current_name}
+async def activate(version: str, parts: Wired, body: ActivateRequest | None = None) -> dict[str, Any]:
+    """Make a published version the current one, on all live servers together; answers once this one scores
+    with it. 409 names the servers that could not take it: then all stay on the version they had."""
+    together = body.together if body else True
+    done = await parts.activator.activate(version, "asked for over HTTP", together=together)
+    return {"current": done.current, "serving": done.serving}
+
+
+def _servers(parts: Parts) -> dict[str, Any]:
+    try:
+        return {"servers": [asdict(record) for record in parts.fleet.live()]}
+    except redis.RedisError as error:
+        return {"servers": None, "servers_unknown": f"Redis does not answer: {error}"}
 
 
 def _entry(name: str, current: bool, status: Status, parts: Parts) -> VersionEntry:

@@ -401,3 +401,23 @@ def test_keys_tell_order_length_and_segments_apart() -> None:
         Encoded([1, 2, 3, 4], [0, 0, 0, 0], truncated=False),
     ]
     assert len({sequence.key for sequence in sequences}) == len(sequences)
+
+
+def test_folders_with_the_same_tokenizer_share_an_encoder_while_it_is_in_use(
+    checkpoint: Kinds, tmp_path: Path
+) -> None:
+    same, other = tmp_path / "same", tmp_path / "other"
+    shutil.copytree(checkpoint("bert"), same)
+    shutil.copytree(checkpoint("bert"), other)
+    (same / "manifest.json").write_text("{}")  # says nothing of how text becomes tokens
+    config = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 64}))
+    encoder = load_encoder(checkpoint("bert"), 512)
+    assert load_encoder(same, 512) is encoder
+    assert load_encoder(same, 100) is not encoder
+    assert load_encoder(other, 512).max_tokens == 64
+    before = id(encoder.tokenizer)
+    tokenizer = encoder.tokenizer
+    del encoder
+    assert id(load_encoder(same, 512).tokenizer) != before
+    assert tokenizer.model_max_length == 128

@@ -18,7 +18,7 @@ import torch
 from metarm import probe
 from metarm.calibration import IDENTITY, Calibration
 from metarm.code_version import code_version
-from metarm.errors import ConfigurationError
+from metarm.errors import ConfigurationError, CutOverAbortedError
 from metarm.jobs import Job, JobBoard
 from metarm.model import RewardModel, load_model
 from metarm.records import PolicyStamp, Preference, SampleGroup
@@ -97,7 +97,8 @@ def make_bench(
         assert heartbeat.take_place({}, threading.Event())
         preferences = load_or_refuse(settings)
         retention = Retention(settings.store, redis_client, settings.keep_versions, settings.retention_grace_s)
-        trainer = Trainer(settings, settings.store, jobs, log, preferences, heartbeat, retention)
+        promote = settings.store.activate  # what a coordinator does where no service lives
+        trainer = Trainer(settings, settings.store, jobs, log, preferences, heartbeat, retention, promote)
         made.append(Bench(trainer, settings.store, jobs, log, heartbeat))
         return made[-1]
 
@@ -362,3 +363,45 @@ def test_a_replaced_trainer_stops_working(make_bench: Callable[..., Bench], redi
     assert bench.jobs.hold_trainer("another:1", {}, 60_000)
     with pytest.raises(TrainerReplacedError):
         bench.trainer.run(threading.Event())
+
+
+def test_a_version_that_the_servers_do_not_take_stays_on_disk_and_its_job_says_why(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench(gate_tolerance=1.0)
+    log_samples(bench.log)
+
+    def refuse(version: str) -> None:
+        raise CutOverAbortedError(f"server b has no memory for {version}", servers={"b": "no memory"})
+
+    bench.trainer._promote = refuse
+    job = bench.run()
+    assert job.status == "failed"
+    assert job.error == {"code": "cut_over_aborted", "message": "server b has no memory for v000002"}
+    assert job.candidate == "v000002"
+    assert bench.store.names() == ["v000001", "v000002"]
+    assert bench.store.current() == "v000001"
+    assert bench.log.count_unused(100) == 0  # the version that used them is there
+
+
+@pytest.mark.parametrize("moved_by_others", [False, True])
+def test_a_version_whose_trainer_died_before_it_was_current_is_made_so_by_the_next_unless_the_pointer_has_moved(
+    make_bench: Callable[..., Bench], moved_by_others: bool, tmp_path: Path, checkpoint: Callable[[Kind], Path]
+) -> None:
+    bench = make_bench(gate_tolerance=1.0)
+    log_samples(bench.log)
+
+    def die(_version: str) -> None:
+        raise redis.ConnectionError("as if killed")
+
+    promote, bench.trainer._promote = bench.trainer._promote, die
+    job = bench.jobs.create({})
+    with pytest.raises(redis.ConnectionError):
+        bench.trainer._run_job(job, threading.Event())
+    assert (bench.store.names(), bench.store.current()) == (["v000001", "v000002"], "v000001")
+    if moved_by_others:
+        publish(tmp_path, checkpoint("bert"))
+    bench.trainer._promote = promote
+    bench.work_until_idle()
+    assert bench.jobs.get(job.id).status == "published"
+    assert bench.store.current() == ("v000003" if moved_by_others else "v000002")

@@ -1,0 +1,295 @@
+"""Two services on one store and one Redis cut over together, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from metarm.cut_over import COMMAND_TIMEOUT_S, HOLD_S, Coordinator
+from metarm.cut_over_board import CutOver, CutOverBoard
+from metarm.sample_log import connect
+from metarm.versions import VersionStore
+from tests.hammer import Hammer, assert_never_backwards, assert_scored_by_the_version_named
+from tests.processes import HttpProcess, RedisProcess, service, trainer
+from tests.scripted_server import ScriptedServer
+from tests.store import publish
+from tests.tiny import make_checkpoint
+
+VERSIONS = 7
+BUSY_S = 1.0  # that a busy machine may add to a wait
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Versions v000001, the current one, to v000007."""
+    folder = tmp_path_factory.mktemp("published")
+    checkpoints = [make_checkpoint(folder / str(seed), "bert", seed=seed) for seed in range(3)]
+    for number in range(VERSIONS):
+        publish(folder, checkpoints[number % 3], activate=number == 0)
+    return folder / "versions"
+
+
+@pytest.fixture
+def store(tmp_path: Path, published: Path) -> VersionStore:
+    shutil.copytree(published, tmp_path / "versions", symlinks=True)
+    return VersionStore(tmp_path / "versions")
+
+
+@pytest.fixture
+def pair(
+    tmp_path: Path, store: VersionStore, redis_process: RedisProcess
+) -> Iterator[tuple[HttpProcess, HttpProcess]]:
+    """Two services that are ready."""
+    a, b = (service(tmp_path, redis_process.url, name=name) for name in ("a", "b"))
+    with a, b:
+        a.wait_ready()
+        b.wait_ready()
+        yield a, b
+
+
+@pytest.fixture
+def third(redis_process: RedisProcess, store: VersionStore) -> Iterator[ScriptedServer]:
+    """A third server, which says that it is ready when the test says so: until then the others wait."""
+    with redis_process.client() as client, ScriptedServer("third", client, store, says="") as server:
+        server.renews = True
+        yield server
+
+
+@pytest.fixture
+def background() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as threads:
+        yield threads
+
+
+def activate(process: HttpProcess, version: str) -> httpx.Response:
+    with httpx.Client(base_url=process.url, timeout=90) as http:
+        return http.post(f"/versions/{version}/activate")
+
+
+def scored_by(process: HttpProcess) -> str:
+    body = {"groups": [{"prompt": "What is it?", "responses": ["forty two"]}], "log": False}
+    answer = process.http.post("/score", json=body)
+    assert answer.status_code == 200, answer.text
+    version: str = answer.json()["version"]
+    return version
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def wait_for_cut_over(redis_process: RedisProcess, condition: Callable[[CutOver], bool]) -> CutOver:
+    found: list[CutOver] = []
+    with redis_process.client() as client:
+        board = CutOverBoard(client)
+
+        def met() -> bool:
+            state = board.state()
+            if state is not None and condition(state):
+                found.append(state)
+            return bool(found)
+
+        wait_until(met)
+    return found[0]
+
+
+def others(state: CutOver, said: str) -> bool:
+    """Both services say this, whatever the third server says."""
+    return [state.servers[name] for name in state.servers if name != "third"] == [said, said]
+
+
+def test_versions_never_go_backwards_for_anybody_while_two_servers_cut_over(
+    pair: tuple[HttpProcess, HttpProcess], store: VersionStore, redis_process: RedisProcess
+) -> None:
+    a, b = pair
+    servers = a.http.get("/versions").json()["servers"]
+    assert sorted(server["url"] for server in servers) == sorted([a.url, b.url])
+    assert {server["pid"] for server in servers} == {a.pid, b.pid}
+    assert all((server["serving"], server["loaded"]) == ("v000001", ["v000001"]) for server in servers)
+    with Hammer([a.url, b.url], clients=12, pins=["v000001", "v000002"]) as hammer:
+        hammer.wait_for_more(50)
+        for number, by in enumerate([a, b, a, b], start=2):
+            assert activate(by, f"v00000{number}").json()["serving"] == f"v00000{number}"
+            hammer.wait_for_more(50)
+        with contextlib.closing(connect(redis_process.url, COMMAND_TIMEOUT_S)) as quick:
+            trainers = Coordinator(quick, store, name="as the trainer", prepare_s=60)
+            for version in ("v000006", "v000007"):
+                assert len(trainers.promote(version)) == 2
+                hammer.wait_for_more(50)
+    assert hammer.failures == []
+    free = [answer for answer in hammer.answers if answer.pinned is None]
+    assert {answer.version for answer in free} == set(store.names())
+    assert_never_backwards(hammer.answers)
+    assert_scored_by_the_version_named(hammer, store)
+
+
+def test_a_server_killed_while_it_loads_does_not_keep_the_others_from_cutting_over(
+    pair: tuple[HttpProcess, HttpProcess],
+    third: ScriptedServer,
+    redis_process: RedisProcess,
+    background: ThreadPoolExecutor,
+) -> None:
+    a, b = pair
+    asked = background.submit(activate, a, "v000002")
+    wait_for_cut_over(redis_process, lambda state: others(state, "ready"))
+    b.kill(signal.SIGKILL)
+    b.wait()
+    assert scored_by(a) == "v000001"
+    third.says = "ready"
+    assert asked.result().status_code == 200
+    assert scored_by(a) == "v000002"
+    b.start()
+    b.wait_ready()
+    assert scored_by(b) == "v000002"
+
+
+def test_a_server_that_dies_in_the_hold_delays_the_others_by_no_more_than_the_hold(
+    pair: tuple[HttpProcess, HttpProcess],
+    third: ScriptedServer,
+    redis_process: RedisProcess,
+    background: ThreadPoolExecutor,
+) -> None:
+    a, b = pair
+    with Hammer([a.url], clients=4) as hammer:
+        asked = background.submit(activate, a, "v000002")
+        wait_for_cut_over(redis_process, lambda state: others(state, "ready"))
+        b.kill(signal.SIGSTOP)  # it is prepared, and will not hold
+        third.says = "ready"
+        wait_for_cut_over(redis_process, lambda state: state.phase == "abort")
+        b.kill(signal.SIGKILL)
+        assert scored_by(a) == "v000001"
+        assert asked.result().json() == {"current": "v000002", "serving": "v000002"}  # once b is known dead
+        hammer.wait_for_more(20)
+    assert hammer.failures == []
+    assert hammer.longest_s() < HOLD_S + BUSY_S
+    assert_never_backwards(hammer.answers)
+
+
+def test_survivors_of_a_coordinator_killed_in_the_hold_stay_on_the_old_version_and_cut_over_when_asked_again(
+    pair: tuple[HttpProcess, HttpProcess],
+    third: ScriptedServer,
+    redis_process: RedisProcess,
+    background: ThreadPoolExecutor,
+) -> None:
+    a, b = pair
+    third.says, third.holds = "ready", False
+    asked = background.submit(activate, a, "v000002")
+    wait_for_cut_over(redis_process, lambda state: others(state, "held"))
+    waiting = background.submit(scored_by, b)
+    a.kill(signal.SIGKILL)
+    started = time.monotonic()
+    assert waiting.result() == "v000001"
+    assert time.monotonic() - started < HOLD_S + BUSY_S
+    with pytest.raises(httpx.TransportError):
+        asked.result()
+    third.holds = True
+    assert activate(b, "v000002").status_code == 200
+    assert scored_by(b) == "v000002"
+
+
+def test_servers_end_on_one_version_when_redis_stops_in_the_hold(
+    pair: tuple[HttpProcess, HttpProcess],
+    third: ScriptedServer,
+    redis_process: RedisProcess,
+    background: ThreadPoolExecutor,
+) -> None:
+    a, b = pair
+    third.says, third.holds = "ready", False
+    asked = background.submit(activate, a, "v000002")
+    wait_for_cut_over(redis_process, lambda state: others(state, "held"))
+    redis_process.kill(signal.SIGSTOP)
+    started = time.monotonic()
+    assert list(background.map(scored_by, pair)) == ["v000001", "v000001"]
+    assert time.monotonic() - started < HOLD_S + BUSY_S
+    assert asked.result().json() == {"current": "v000002", "serving": "v000002"}  # without Redis: each alone
+    wait_until(lambda: scored_by(b) == "v000002")
+    listed = b.http.get("/versions").json()
+    assert listed["servers"] is None
+    assert "Redis does not answer" in listed["servers_unknown"]
+    assert listed["current"] == "v000002"
+    redis_process.kill(signal.SIGCONT)
+    third.holds = True
+    wait_until(lambda: len(a.http.get("/versions").json()["servers"] or []) == 3)
+    assert activate(b, "v000003").status_code == 200
+    assert [scored_by(process) for process in pair] == ["v000003", "v000003"]
+
+
+def test_a_server_that_starts_in_the_middle_answers_only_after_it_and_with_the_new_version(
+    tmp_path: Path,
+    third: ScriptedServer,
+    redis_process: RedisProcess,
+    background: ThreadPoolExecutor,
+) -> None:
+    with service(tmp_path, redis_process.url, name="a") as a:
+        a.wait_ready()
+        asked = background.submit(activate, a, "v000002")
+        wait_for_cut_over(redis_process, lambda state: state.saying("ready") != [])
+        with service(tmp_path, redis_process.url, name="b") as b:
+            b.wait_until(lambda: "waits for a cut-over to end" in b.output)
+            time.sleep(0.3)
+            assert not b.answers("/health")
+            third.says = "ready"
+            assert asked.result().status_code == 200
+            b.wait_ready()
+            assert scored_by(b) == "v000002"
+
+
+def test_a_version_that_one_server_refuses_stays_away_from_all(
+    pair: tuple[HttpProcess, HttpProcess], third: ScriptedServer
+) -> None:
+    a, b = pair
+    third.says = "refused: v000002: not enough memory"
+    answer = activate(a, "v000002")
+    assert answer.status_code == 409
+    error = answer.json()["error"]
+    assert error["code"] == "cut_over_aborted"
+    assert error["details"]["servers"] == {"third": "v000002: not enough memory"}
+    assert [scored_by(process) for process in pair] == ["v000001", "v000001"]
+    alone = a.http.post("/versions/v000002/activate", json={"together": False})
+    assert alone.json() == {"current": "v000002", "serving": "v000002"}
+    wait_until(lambda: scored_by(b) == "v000002")
+
+
+def read_only(folder: Path) -> list[str]:
+    """A command that runs another one for which `folder` is mounted read-only."""
+    root = [] if os.geteuid() == 0 else ["--map-root-user"]
+    script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    command = ["unshare", "--mount", *root, "sh", "-c", script, str(folder)]
+    if subprocess.run([*command, "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("this machine does not let a test mount anything")
+    return command
+
+
+def test_a_service_that_cannot_write_versions_has_the_trainer_do_it(
+    tmp_path: Path, store: VersionStore, redis_process: RedisProcess
+) -> None:
+    mounted = read_only(store.root)
+    with (
+        service(tmp_path, redis_process.url, name="a", prefix=mounted) as a,
+        service(tmp_path, redis_process.url, name="b", prefix=mounted) as b,
+    ):
+        a.wait_ready()
+        b.wait_ready()
+        refused = activate(a, "v000002")
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "trainer_unavailable"
+        assert [scored_by(process) for process in (a, b)] == ["v000001", "v000001"]
+        with trainer(tmp_path, redis_process.url) as working, redis_process.client() as client:
+            working.wait_until(lambda: client.exists("metarm:trainer") == 1)
+            working.wait_until(lambda: activate(a, "v000002").status_code == 200)
+            assert [scored_by(process) for process in (a, b)] == ["v000002", "v000002"]
+            missing = activate(a, "v000009")
+            assert missing.status_code == 409

@@ -1,0 +1,126 @@
+"""Clients that score without a pause while versions change, and what may be said of their answers."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import httpx
+import pytest
+
+from metarm.versions import VersionStore, version_number
+from tests.offline import TOLERANCE, OfflineModel
+from tests.tiny import CORPUS
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`client` sent the group of this number at `sent`, to be scored by `pinned` or whatever is current."""
+
+    client: int
+    group: int
+    pinned: str | None
+    sent: float
+    received: float
+    version: str
+    scores: Sequence[float]
+
+
+def groups(count: int) -> list[dict[str, Any]]:
+    rng = random.Random(5)
+    words = " ".join(CORPUS).split()
+
+    def text(most: int) -> str:
+        return " ".join(rng.choice(words) for _ in range(rng.randint(1, most)))
+
+    return [{"prompt": text(10), "responses": [text(20) for _ in range(2)]} for _ in range(count)]
+
+
+class Hammer:
+    """`clients` threads while the block runs; each asks the servers in turn, as behind a load balancer, and
+    each third one asks for one of the `pins`."""
+
+    def __init__(self, urls: Sequence[str], clients: int, pins: Sequence[str] = ()) -> None:
+        self._urls = urls
+        self._pins = pins
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(clients)]
+        self.groups = groups(24)
+        self.answers: list[Answer] = []
+        self.failures: list[str] = []
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for_more(self, count: int) -> None:
+        """Until so many more requests are answered."""
+        wanted, deadline = len(self.answers) + count, time.monotonic() + 60
+        while len(self.answers) < wanted:
+            assert time.monotonic() < deadline, self.failures[:3]
+            time.sleep(0.01)
+
+    def _run(self, number: int) -> None:
+        rng = random.Random(number)
+        with httpx.Client(timeout=30) as http:
+            for url in itertools.cycle(self._urls):
+                if self._stop.is_set():
+                    return
+                pinned = rng.choice(self._pins) if self._pins and number % 3 == 0 else None
+                self._ask(http, url, number, rng.randrange(len(self.groups)), pinned)
+
+    def _ask(self, http: httpx.Client, url: str, number: int, group: int, pinned: str | None) -> None:
+        body: dict[str, Any] = {"groups": [self.groups[group]], "log": False}
+        sent = time.monotonic()
+        try:
+            response = http.post(f"{url}/score", json=body if pinned is None else {**body, "version": pinned})
+        except httpx.TransportError as error:
+            self.failures.append(repr(error))
+            return
+        received = time.monotonic()
+        if response.status_code != 200:
+            self.failures.append(response.text)
+            return
+        content = response.json()
+        scores = content["groups"][0]["scores"]
+        self.answers.append(Answer(number, group, pinned, sent, received, content["version"], scores))
+
+    def longest_s(self) -> float:
+        return max(answer.received - answer.sent for answer in self.answers)
+
+
+def assert_never_backwards(answers: Sequence[Answer]) -> None:
+    """No request that was sent after some answer had come was scored by an older version than that answer's,
+    whichever server and client; pinned requests aside. For versions activated in ascending order."""
+    free = [answer for answer in answers if answer.pinned is None]
+    arrivals = sorted(free, key=lambda answer: answer.received)
+    newest, arrived = 0, 0
+    for answer in sorted(free, key=lambda answer: answer.sent):
+        while arrivals[arrived].received < answer.sent:
+            newest = max(newest, version_number(arrivals[arrived].version))
+            arrived += 1
+        assert version_number(answer.version) >= newest, answer
+
+
+def assert_scored_by_the_version_named(hammer: Hammer, store: VersionStore) -> None:
+    """Each score equals that of a plain forward by the version its answer names, and pins are kept."""
+    expected: dict[tuple[str, int], list[float]] = {}
+    offline = {name: OfflineModel(store.path(name)) for name in store.names()}
+    for answer in hammer.answers:
+        assert answer.pinned in (None, answer.version)
+        key = (answer.version, answer.group)
+        if key not in expected:
+            group = hammer.groups[answer.group]
+            expected[key] = [offline[answer.version].score(group["prompt"], r) for r in group["responses"]]
+        assert answer.scores == pytest.approx(expected[key], abs=TOLERANCE)

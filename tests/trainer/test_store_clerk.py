@@ -1,0 +1,97 @@
+"""The trainer writes to the store for a service that may not: real Redis, real store, both ends."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import redis
+
+from metarm.cut_over import COMMAND_TIMEOUT_S, Coordinator
+from metarm.errors import ReadOnlyStoreError, UnknownVersionError
+from metarm.jobs import JobBoard
+from metarm.sample_log import connect
+from metarm.store_commands import StoreCommands
+from metarm.versions import Label, VersionStore
+from service.store_writes import StoreWrites
+from tests.processes import RedisProcess
+from trainer.heartbeat import Heartbeat
+from trainer.store_clerk import StoreClerk
+
+
+class ReadOnlyStore(VersionStore):
+    """As where the folder is mounted read-only."""
+
+    def _locked(self) -> NoReturn:
+        raise ReadOnlyStoreError("cannot be written from here")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> VersionStore:
+    store = VersionStore(tmp_path / "versions")
+    store.prepare()
+    for activate in (True, False):
+        name, folder = store.stage()
+        (folder / "model.safetensors").write_bytes(b"weights")
+        store.publish(name, {}, activate=activate)
+    return store
+
+
+@pytest.fixture
+def quick(redis_process: RedisProcess) -> Iterator[redis.Redis]:
+    with contextlib.closing(connect(redis_process.url, COMMAND_TIMEOUT_S)) as client:
+        yield client
+
+
+@pytest.fixture
+def clerk(store: VersionStore, redis_client: redis.Redis, quick: redis.Redis) -> Iterator[StoreClerk]:
+    heartbeat = Heartbeat(JobBoard(redis_client))
+    assert heartbeat.take_place({"state": "ready"}, threading.Event())
+    coordinator = Coordinator(quick, store, name="trainer", prepare_s=10)
+    clerk = StoreClerk(StoreCommands(redis_client), coordinator, store, heartbeat)
+    clerk.start()
+    yield clerk
+    clerk.close()
+    heartbeat.close()
+
+
+@pytest.fixture
+def writes(store: VersionStore, redis_client: redis.Redis, quick: redis.Redis) -> StoreWrites:
+    """Of a service that may not write."""
+    read_only = ReadOnlyStore(store.root)
+    coordinator = Coordinator(quick, read_only, name="service", prepare_s=10)
+    return StoreWrites(read_only, coordinator, StoreCommands(redis_client), prepare_s=10)
+
+
+@pytest.mark.usefixtures("clerk")
+def test_pointer_and_labels_move_by_the_trainers_hand(writes: StoreWrites, store: VersionStore) -> None:
+    assert writes.activate("v000002", together=True) == []
+    assert store.current() == "v000002"
+    writes.set_label("canary", Label("v000001", share=0.25, shadow=True))
+    assert store.labels() == {"canary": Label("v000001", share=0.25, shadow=True)}
+    writes.remove_label("canary")
+    assert store.labels() == {}
+
+
+@pytest.mark.usefixtures("clerk")
+def test_the_trainers_refusal_is_the_services(writes: StoreWrites) -> None:
+    with pytest.raises(UnknownVersionError, match="no label 'stable'"):
+        writes.remove_label("stable")
+    with pytest.raises(UnknownVersionError, match="v000009"):
+        writes.set_label("stable", Label("v000009"))
+
+
+def test_a_trainer_that_lost_its_place_takes_no_commands(
+    clerk: StoreClerk, writes: StoreWrites, store: VersionStore, redis_client: redis.Redis
+) -> None:
+    JobBoard(redis_client).release_trainer(clerk._heartbeat.holder)
+    assert JobBoard(redis_client).hold_trainer("another:1", {}, 60_000)
+    clerk._heartbeat._renew_once()
+    clerk._thread.join(1.5)  # what it waited for already is over by now
+    with pytest.raises(Exception, match="did not take"):
+        writes._commands.ask("activate", {"version": "v000002", "together": True}, 1.0)
+    assert store.current() == "v000001"
