@@ -141,6 +141,8 @@ class Membership:
         if state.phase == "prepare" and state.running:
             self._prepare(state)
             return True
+        if self._preparing is not None and not self._preparing[1].done():
+            self._preparing[1].cancel()  # nobody waits for it any more
         if state.phase == "hold" and state.running and self._is_prepared(state):
             self._hold(state)
         else:
@@ -162,7 +164,8 @@ class Membership:
     def _is_prepared(self, state: CutOver) -> bool:
         if self._preparing is None or self._preparing[0] != state.id:
             return False
-        return self._preparing[1].done() and self._preparing[1].exception() is None
+        load = self._preparing[1]
+        return load.done() and not load.cancelled() and load.exception() is None
 
     def _hold(self, state: CutOver) -> None:
         """Capture nothing for new requests until the cut-over is decided, and then the version it says."""

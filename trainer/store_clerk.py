@@ -51,7 +51,7 @@ class StoreClerk:
 
     def promote(self, version: str) -> None:
         """Make a published version current, on all live servers together. A server that was too slow gets
-        another chance: it goes on loading. Raises CutOverAbortedError."""
+        another chance. Raises CutOverAbortedError."""
         for left in reversed(range(PROMOTIONS)):
             try:
                 self._promoting.submit(self._coordinator.promote, version).result()
