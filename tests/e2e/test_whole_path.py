@@ -94,12 +94,12 @@ def test_scored_samples_become_a_better_adapted_version_that_serves(
     assert state["samples"] == {"used": 200, "superseded": 0, "single_response": 0, "unreadable": 0}
 
     running.wait_until(lambda: running.http.get("/ready").json()["version"] == "v000002")
-    answer = running.http.post("/score", json={"groups": groups[:4], "log": False}).json()
+    answer = running.http.post("/score", json={"groups": groups[:4], "log": False, "raw": True}).json()
     assert answer["version"] == "v000002"
     offline = OfflineModel(data_dir / "versions" / "v000002")
     for group, scored in zip(groups[:4], answer["groups"], strict=True):
         expected = [offline.score(group["prompt"], response) for response in group["responses"]]
-        assert scored["scores"] == pytest.approx(expected, abs=TOLERANCE)
+        assert scored["raw"] == pytest.approx(expected, abs=TOLERANCE)
     manifest = running.http.get("/versions/v000002").json()
     assert manifest["parent"] == "v000001"
     assert manifest["job"] == job
