@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import string
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,7 +102,7 @@ def _word_pieces(max_tokens: int) -> PreTrainedTokenizerFast:
     split = pre_tokenizers.BertPreTokenizer()
     # every word and, for others, every letter; WordPieceTrainer learns another vocabulary in every process
     words = sorted({word for text in CORPUS for word, _ in split.pre_tokenize_str(text)})
-    letters = sorted({letter for word in words for letter in word})
+    letters = sorted({*"".join(words), *string.ascii_letters, *string.digits})
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters), *words]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
