@@ -138,11 +138,13 @@ class HttpProcess(Process):
 
 def service(data_dir: Path, redis_url: str, **settings: str) -> HttpProcess:
     """`python -m service` on a data directory; settings by their environment names, e.g. METARM_POLL_MS.
-    The machine is not measured at its start, which takes seconds, unless METARM_TUNE says so."""
+    The machine is not measured at its start, which takes seconds, unless METARM_TUNE says so; promoted
+    versions, often random ones, are not watched unless METARM_WATCH_GROUPS says so."""
     environment = {
         "METARM_DATA_DIR": str(data_dir),
         "REDIS_URL": redis_url,
         "METARM_TUNE": "false",
+        "METARM_WATCH_GROUPS": "0",
         **settings,
     }
     return HttpProcess([sys.executable, "-m", "service"], data_dir / "service", environment)
