@@ -127,14 +127,14 @@ def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionL
     prefixes = PrefixCache(settings.prefix_cache_mb * 2**20, metrics.looked_up_prefix)
     engine = Engine(prefixes if settings.prefix_cache_mb else None)
     batcher = Batcher(engine.score_slice, queue_tokens=settings.queue_tokens)
-    drift = Drift(settings.retrain_over_groups)
+    figures = Drift(settings.retrain_over_groups)
     scorer = Scorer(
         engine,
         batcher,
         ScoreCache(settings.score_cache_entries),
         metrics,
         lambda model: choose_plan(model, settings),
-        lambda version: drift.failed(version.name, version.manifest),
+        lambda version: figures.failed(version.name, version.manifest),
     )
     refusals = Refusals(metrics.swaps.labels("refused").inc)
     loader = VersionLoader(
@@ -175,7 +175,7 @@ def _build(settings: ServiceSettings, metrics: Metrics) -> tuple[Parts, VersionL
         client=client,
         store=store,
         live=live,
-        drift=drift,
+        drift=figures,
         scorer=scorer,
         batcher=batcher,
         tokenizer_threads=tokenizer_threads,

@@ -140,12 +140,14 @@ def service(
     data_dir: Path, redis_url: str, *, name: str = "service", prefix: Sequence[str] = (), **settings: str
 ) -> HttpProcess:
     """`python -m service` on a data directory; settings by their environment names, e.g. METARM_POLL_MS.
-    The machine is not measured at its start, which takes seconds, unless METARM_TUNE says so. `name` tells
-    several on one directory apart; `prefix` is a command that runs it."""
+    The machine is not measured at its start, which takes seconds, unless METARM_TUNE says so; promoted
+    versions, often random ones, are not watched unless METARM_WATCH_GROUPS says so. `name` tells several
+    on one directory apart; `prefix` is a command that runs it."""
     environment = {
         "METARM_DATA_DIR": str(data_dir),
         "REDIS_URL": redis_url,
         "METARM_TUNE": "false",
+        "METARM_WATCH_GROUPS": "0",
         **settings,
     }
     command = [*prefix, sys.executable, "-m", "service"]

@@ -34,6 +34,7 @@ SERVICE = {
     "METARM_SLICE_TOKENS": "65536",
     "METARM_SCORE_CACHE_ENTRIES": "0",
     "METARM_POLL_MS": "50",
+    "METARM_WATCH_GROUPS": "0",  # what a variant makes is measured, not taken back
     "METARM_TRAIN_PRIORITY": "low",
     "METARM_LOG_LEVEL": "WARNING",
 }

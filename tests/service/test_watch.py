@@ -309,6 +309,33 @@ def test_a_watch_goes_on_after_a_restart_and_ends_when_another_version_is_made_c
         assert watching(process) is None
 
 
+def test_what_one_of_two_servers_rolls_back_the_other_leaves_and_lists(
+    tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
+) -> None:
+    publish(tmp_path, checkpoint("bert"))
+    with (
+        service(tmp_path, redis_process.url, **WATCH) as one,
+        service(tmp_path, redis_process.url, **WATCH) as other,
+    ):
+        for process in (one, other):
+            process.wait_ready()
+        publish(tmp_path, with_head(tmp_path / "hacked", checkpoint("bert"), -1))
+        for process in (one, other):
+            process.wait_until(lambda process=process: watching(process) == "v000002")  # type: ignore[misc]
+        score(one, 1)
+        for process in (one, other):
+            process.wait_until(lambda process=process: serving(process) == "v000001")  # type: ignore[misc]
+            assert ended(process, "v000002")["outcome"] in ("rolled_back", "left")
+            process.wait_until(lambda process=process: _taken_back(process) == ["v000002"])  # type: ignore[misc]
+            assert watching(process) is None
+        assert _taken_back(one) == ["v000002"]  # still: that the other left it says less
+        assert "rm_rollbacks_total{" not in other.http.get("/metrics").text
+
+
+def _taken_back(process: HttpProcess) -> list[str]:
+    return [record["version"] for record in process.http.get("/versions").json()["rollbacks"]]
+
+
 def poisoned(folder: Path) -> Path:
     """A tiny BERT that has no number for texts with one word, by weights that are too large."""
     model = load_model(make_checkpoint(folder, "bert"), 128)
