@@ -149,14 +149,14 @@ class Coordinator:
                     time.sleep(HOLD_POLL_S)
                     continue
                 waiting = state.saying("ready", "lost")
-                if not waiting:
+                if not waiting and time.monotonic() - started < MOVE_WITHIN_S:
                     return None
                 time.sleep(HOLD_POLL_S)
                 state = self._board.state()
             except redis.RedisError as error:
                 why = f"could not be asked: Redis does not answer: {error}"
                 time.sleep(HOLD_POLL_S)
-        return self._aborted(begun, dict.fromkeys(waiting, why), retry_after_s=5)
+        return self._aborted(begun, dict.fromkeys(waiting or ready, why), retry_after_s=5)
 
     def _move_pointer(self, begun: CutOver) -> None:
         try:
