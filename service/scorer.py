@@ -69,6 +69,12 @@ class Scorer:
         self._count(version.name, groups, len(missing))
         return [[score for score in group if score is not None] for group in known]
 
+    def served(self, version: LoadedVersion, raw: Sequence[float]) -> list[float]:
+        """The scores to answer for rewards of `version`. Raises NonFiniteScoreError where one overflows."""
+        scores = version.calibration.scores(raw)
+        self._require_finite(version, scores, "a calibrated score")
+        return scores
+
     def _start_workers(self) -> None:
         if not self._batcher.started:
             assert self._plan is not None  # noqa: S101 (a version is loaded, so it was prepared)
@@ -100,14 +106,16 @@ class Scorer:
         ]
         costs = [max(1, len(sample.ids) - tokens) for sample, tokens in zip(samples, shared, strict=True)]
         scores = await self._batcher.score(version, samples, costs, shared)
-        if not all_finite(scores):
-            self._metrics.drift.non_finite.labels(version.name).inc()
-            if self._not_finite:
-                self._not_finite(version)
-            raise NonFiniteScoreError(
-                f"{version.name} answered a score that is not a finite number", version=version.name
-            )
+        self._require_finite(version, scores, "a score")
         return scores
+
+    def _require_finite(self, version: LoadedVersion, scores: Sequence[float], what: str) -> None:
+        if all_finite(scores):
+            return
+        self._metrics.drift.non_finite.labels(version.name).inc()
+        if self._not_finite:
+            self._not_finite(version)
+        raise NonFiniteScoreError(f"{version.name}: {what} is not a finite number", version=version.name)
 
     def _count(self, version: str, groups: Sequence[Sequence[Encoded]], computed: int) -> None:
         flat = [sample for group in groups for sample in group]

@@ -13,8 +13,7 @@ import orjson
 from fastapi import APIRouter, Depends, Response
 
 from metarm.encoding import Encoded
-from metarm.errors import NonFiniteScoreError, PayloadTooLargeError
-from metarm.model import all_finite
+from metarm.errors import PayloadTooLargeError
 from metarm.records import Message, PolicyStamp, Prompt, SampleGroup
 from metarm.sample_log import LoggedRequest
 from service.access import require_key
@@ -132,11 +131,7 @@ async def _score_groups(
 async def _score_by(version: LoadedVersion, groups: Sequence[Group], parts: Parts) -> list[Scored]:
     encoded = await _encode(version, groups, parts)
     raw = await parts.scorer.score(version, encoded)
-    scores = [version.calibration.scores(rewards) for rewards in raw]
-    if not all(all_finite(group) for group in scores):
-        raise NonFiniteScoreError(
-            f"{version.name}: a calibrated score is not a finite number", version=version.name
-        )
+    scores = [parts.scorer.served(version, rewards) for rewards in raw]
     return [Scored(version, *group) for group in zip(encoded, raw, scores, strict=True)]
 
 
