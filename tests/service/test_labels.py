@@ -292,7 +292,7 @@ def test_only_an_admin_moves_labels_and_whoever_scores_may_lease(
         assert [status("GET", "/leases", key) for key in everyone] == [401, 200, 200]
 
 
-def test_a_label_cannot_be_moved_on_a_store_that_cannot_be_written(
+def test_a_label_cannot_be_moved_where_neither_this_server_nor_a_trainer_may_write(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, make_checkpoint(tmp_path / "m", "bert"))
@@ -301,5 +301,5 @@ def test_a_label_cannot_be_moved_on_a_store_that_cannot_be_written(
     with service(tmp_path, redis_process.url) as process:
         process.wait_ready()
         answer = process.http.put("/labels/stable", json={"version": "v000001"})
-        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_read_only")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "trainer_unavailable")
         assert labelled(process) == {}
