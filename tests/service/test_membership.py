@@ -186,8 +186,7 @@ def test_a_version_that_does_not_load_is_refused_with_its_reason(
             one.broken.add("v000002")
             await one.begin("v000002")
             await one.until_phase_said("c1", "refused: v000002: its weights are NaN")
-            assert one.swapper.refused is not None
-            assert one.swapper.refused.name == "v000002"
+            assert one.swapper.refused is None  # the pointer has not moved: who loads records the refusal
             assert await one.captured() == "v000001"
 
     run(test)
