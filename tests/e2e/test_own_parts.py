@@ -11,7 +11,9 @@ import psutil
 import pytest
 
 from metarm import RewardClient
+from metarm.calibration import Calibration
 from metarm.sample_log import SampleLog
+from metarm.versions import VersionStore
 from tests.demo_groups import demo_groups
 from tests.offline import TOLERANCE, OfflineModel
 from tests.processes import RedisProcess, system
@@ -49,18 +51,21 @@ def test_a_users_own_decoder_redis_and_preferences_go_the_whole_way(
         names = {child.name() for child in psutil.Process(process.pid).children()}
         assert "valkey-server" not in names  # the user's own Redis is used, none is started
         with RewardClient(process.url) as client:
-            before = client.score(GROUPS)
+            before = client.score(GROUPS, raw=True)
             job = client.wait_for_job(client.retrain(steps=4, learning_rate=1e-3)["job"], timeout_s=120)
             assert job["status"] == "published", job
             process.wait_until(lambda: client.ready()["version"] == "v000002")
-            after = client.score(GROUPS, log=False)
+            after = client.score(GROUPS, log=False, raw=True)
         assert before.version == "v000001"
         assert after.version == "v000002"
         for result in (before, after):
-            offline = OfflineModel(tmp_path / "data" / "versions" / result.version)
+            store = VersionStore(tmp_path / "data" / "versions")
+            line = Calibration.of(store.manifest(result.version))
+            offline = OfflineModel(store.path(result.version))
             for group, scored in zip(GROUPS, result.groups, strict=True):
                 expected = [offline.score(str(group["prompt"]), r) for r in group["responses"]]
-                assert scored.scores == pytest.approx(expected, abs=TOLERANCE)
+                assert scored.raw == pytest.approx(expected, abs=TOLERANCE)
+                assert scored.scores == pytest.approx(line.scores(expected), abs=TOLERANCE)
         process.kill(signal.SIGTERM)
         assert process.wait() == 0
     with redis_process.client() as client_:
