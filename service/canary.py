@@ -1,4 +1,4 @@
-"""Which version scores a group: the current one, or for a share of the prompts the canary."""
+"""The label `canary`: it answers a share of the prompts, or scores them in the current version's shadow."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from metarm.prompt_share import share_of
 from metarm.records import Prompt
 from metarm.versions import version_number
 from service.live_model import LiveModel, LoadedVersion
+from service.traffic import ShadowPlan
 
 CANARY = "canary"
 
@@ -33,3 +34,11 @@ def canary_beside(current: LoadedVersion, live: LiveModel, min_version: str | No
     if version is None or (min_version and version_number(version.name) < version_number(min_version)):
         return None
     return Canary(version, label.share)
+
+
+def canary_in_the_shadow(live: LiveModel) -> ShadowPlan | None:
+    """What the canary scores beside the current version, answering nobody; None where no label asks."""
+    label, current = live.labels.get(CANARY), live.current_name
+    if label is None or not label.shadow or label.share == 0 or current in (None, label.version):
+        return None
+    return ShadowPlan(str(current), label.version, label.share)

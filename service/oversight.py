@@ -14,18 +14,18 @@ from metarm.versions import VersionStore
 from service.auto_retrain import AutoRetrain, Cooldown
 from service.background import again_and_again
 from service.batcher import Batcher
+from service.canary import canary_in_the_shadow
 from service.drift import Comparison, Drift
 from service.live_model import LiveModel, LoadedVersion
 from service.metrics import Metrics
 from service.retraining import Retraining
 from service.scorer import Scorer
 from service.settings import ServiceSettings
-from service.shadow import CanaryShadow, Shadow
+from service.shadow import Shadow
 from service.traffic import ShadowPlan, Traffic
 from service.watch import Watch
 from service.watch_board import WatchBoard
 
-CANARY_LOOK_S = 1.0
 RETRAIN_LOOK_S = 3.0
 
 
@@ -34,7 +34,6 @@ class Oversight:
     drift: Drift
     traffic: Traffic
     shadow: Shadow
-    canary: CanaryShadow
     watch: Watch
     auto_retrain: AutoRetrain
     watch_every_s: float
@@ -44,7 +43,6 @@ class Oversight:
         looks = {
             "traffic": (self.traffic.look, 0.0),
             "shadow": (self.shadow.look, 0.0),
-            "canary-shadow": (self.canary.look, CANARY_LOOK_S),
             "watch": (self.watch.look, self.watch_every_s),
             "auto-retrain": (self.auto_retrain.look, RETRAIN_LOOK_S),
         }
@@ -70,10 +68,9 @@ def oversee(
 ) -> Oversight:
     """`activate` makes a version current, for a reason."""
     watch = Watch(settings, store, live, drift, WatchBoard(client), activate, metrics)
-    canary = CanaryShadow(store, live)
 
     def plans() -> list[ShadowPlan]:
-        return [plan for plan in (watch.plan(), canary.plan()) if plan]
+        return [plan for plan in (watch.plan(), canary_in_the_shadow(live)) if plan]
 
     def compared(version: LoadedVersion, other: LoadedVersion, group: Comparison) -> None:
         drift.of(version.name, version.manifest).compare(other.name, other.manifest, group)
@@ -93,7 +90,6 @@ def oversee(
         drift=drift,
         traffic=Traffic(drift, metrics, plans, shadow.offer),
         shadow=shadow,
-        canary=canary,
         watch=watch,
         auto_retrain=AutoRetrain(
             settings, live, drift, retraining, Cooldown(client, settings.retrain_cooldown_s), metrics

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from metarm.encoding import Encoded
 from metarm.errors import NonFiniteScoreError, OverloadedError
-from metarm.versions import VersionStore
 from service.drift import Comparison
 from service.live_model import LiveModel, LoadedVersion
 from service.metrics import Metrics
@@ -121,29 +120,3 @@ class Shadow:
 
     def _drop(self, reason: str) -> None:
         self._metrics.shadow_dropped.labels(reason).inc()
-
-
-class CanaryShadow:
-    """Follows the label `canary` while it asks for a shadow: its version is kept in memory, and scores
-    its share of what the current version answers."""
-
-    def __init__(self, store: VersionStore, live: LiveModel) -> None:
-        self._store = store
-        self._live = live
-        self._canary: tuple[str, float] | None = None
-
-    async def look(self) -> None:
-        label = (await asyncio.to_thread(self._store.labels)).get("canary")
-        wanted = label is not None and label.shadow and label.share > 0
-        canary = (label.version, label.share) if label is not None and wanted else None
-        if canary != self._canary:
-            self._canary = None  # until it is in memory
-            await self._live.hold("shadow", [canary[0]] if canary else [])
-            self._canary = canary
-            log.info("shadow scores by the canary: %s", f"{canary[0]}, share {canary[1]}" if canary else "none")
-
-    def plan(self) -> ShadowPlan | None:
-        current = self._live.current_name
-        if self._canary is None or current is None or current == self._canary[0]:
-            return None
-        return ShadowPlan(current, *self._canary)

@@ -11,7 +11,7 @@ import pytest
 from metarm.prompt_share import share_of
 from metarm.versions import Label, VersionStore
 from service.drift import Figures, Reference
-from tests.processes import RedisProcess, service
+from tests.processes import HttpProcess, RedisProcess, service
 from tests.service.test_watch import POISON, WIDE, drift, poisoned, score
 from tests.store import publish
 from tests.tiny import Kind, with_head
@@ -63,6 +63,11 @@ def test_drift_shows_the_figures_of_what_was_answered_by_policy_step(
         assert f'{name}{{version="v000001"}}' in metrics
 
 
+def labels(process: HttpProcess) -> list[tuple[str, float, bool]]:
+    """What each label names, its share, and whether that is in memory."""
+    return [(entry["version"], entry["share"], entry["loaded"]) for entry in process.http.get("/labels").json()]
+
+
 def test_a_canary_in_the_shadow_is_recorded_for_its_share_of_prompts_and_answers_nobody(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Checkpoint
 ) -> None:
@@ -74,7 +79,7 @@ def test_a_canary_in_the_shadow_is_recorded_for_its_share_of_prompts_and_answers
     tight = {"METARM_QUEUE_TOKENS": "3000", "METARM_SCORE_CACHE_ENTRIES": "0"}
     with service(tmp_path, redis_process.url, **tight) as process:
         process.wait_ready()
-        process.wait_until(lambda: "v000002, share 0.5" in process.output)
+        process.wait_until(lambda: labels(process) == [("v000002", 0.5, True)])
         prompts = [f"Question {number}?" for number in range(40)]
         chosen = sum(share_of(prompt) < 0.5 for prompt in prompts)
         for prompt in prompts:
@@ -89,12 +94,12 @@ def test_a_canary_in_the_shadow_is_recorded_for_its_share_of_prompts_and_answers
         assert shadow["total"]["other_spread"] == pytest.approx(shadow["total"]["spread"], rel=1e-3)
 
         store.set_label("canary", Label("v000003", share=1.0, shadow=True))
-        process.wait_until(lambda: "v000003, share 1.0" in process.output)
+        process.wait_until(lambda: labels(process) == [("v000003", 1.0, True)])
         body = {"groups": [{"prompt": "x", "responses": [POISON, "No."]}]}
         assert process.http.post("/score", json=body).json()["version"] == "v000001"
         dropped = 'rm_shadow_dropped_total{reason="non_finite"} 1.0'
         process.wait_until(lambda: dropped in process.http.get("/metrics").text)
 
         store.remove_label("canary")
-        process.wait_until(lambda: "canary: none" in process.output)
+        process.wait_until(lambda: labels(process) == [])
         assert score(process, 1, count=3) == {"v000001"}
