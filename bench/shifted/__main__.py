@@ -29,7 +29,7 @@ from bench.shifted.experiment import Material, Row, run_seed, steps_a_seed
 from bench.shifted.folded import FoldedModel, check
 from bench.shifted.states import FrozenStates, states_of
 from bench.shifted.tables import LEGEND, Estimates, record, tables
-from bench.shifted.variants import LONGER, META_BATCH_SIZE, NAMES, TRAINED, VANILLA
+from bench.shifted.variants import CHEAPER, LONGER, META_BATCH_SIZE, NAMES, TRAINED, VANILLA
 from metarm import process_environment
 from metarm.encoding import Encoder
 from metarm.errors import MetaRMError
@@ -52,7 +52,14 @@ class Scope:
     variants: tuple[str, ...] = NAMES
 
 
-QUICK = Scope(max_tokens=256, train_pairs=2000, groups_a_prompt=1, seeds=3, meta_sets=("vstrong", "weak"))
+QUICK = Scope(
+    max_tokens=256,
+    train_pairs=2000,
+    groups_a_prompt=1,
+    seeds=3,
+    meta_sets=("vstrong", "weak"),
+    variants=tuple(name for name in NAMES if name not in CHEAPER),
+)
 
 
 def main() -> None:
@@ -176,7 +183,11 @@ def _parser() -> argparse.ArgumentParser:
         default=Path(set_by_environment) if set_by_environment else None,
         help=f"folder of the preference files (default: ${DATA_VARIABLE})",
     )
-    parser.add_argument("--quick", action="store_true", help="256 tokens, 2,000 pairs, 3 seeds, two meta-sets")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="256 tokens, 2,000 pairs, 3 seeds, two meta-sets, no _m4 and _stale",
+    )
     parser.add_argument("--seeds", type=_positive)
     parser.add_argument("--variants", type=_listed(NAMES), help=f"of {','.join(NAMES)}")
     parser.add_argument("--meta", dest="meta_sets", type=_listed(META_SETS), help=f"of {','.join(META_SETS)}")

@@ -46,6 +46,8 @@ TRAINED = {
 }
 NAMES = (VANILLA, *TRAINED, AVERAGE)
 
+CHEAPER = ("joint_m4", "joint_stale", "conservative_m4", "conservative_stale")  # meta gradients
+
 CONTROLS = {
     "sgd_descent": "sgd at -η",
     "joint_m4": "joint with 4 groups an update",
