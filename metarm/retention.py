@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from calendar import timegm
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import redis
 
 from metarm.errors import InvalidVersionError
-from metarm.redis_keys import LEASES
+from metarm.lease_board import leased_versions
 from metarm.versions import VersionStore
 
 log = logging.getLogger(__name__)
-LEASE = re.compile(r"(\d+) (\S+)")  # expiry in ms of Redis' clock, version
-GIVEN_BACK = "-"  # in the version's place
 
 
 def reasons_to_keep(
@@ -52,22 +49,6 @@ def reasons_to_keep(
     if current is not None:
         reasons[current] = "current"
     return {name: reasons.get(name) or kept[name] for name in names}
-
-
-def leased_versions(client: redis.Redis) -> dict[str, int]:
-    """How many leases name each version now. Raises redis.RedisError, and InvalidVersionError for a lease
-    that cannot be read: what it protects is not known."""
-    seconds, micros = client.time()
-    now_ms = 1000 * seconds + micros // 1000
-    counts: dict[str, int] = {}
-    for lease, field in cast("dict[bytes, bytes]", client.hgetall(LEASES)).items():
-        found = LEASE.fullmatch(field.decode(errors="replace"))
-        if found is None:
-            raise InvalidVersionError(f"the lease {lease.decode(errors='replace')} cannot be read: {field!r}")
-        expiry_ms, version = int(found[1]), found[2]
-        if version != GIVEN_BACK and expiry_ms > now_ms:
-            counts[version] = counts.get(version, 0) + 1
-    return counts
 
 
 def held_out_accuracy(manifest: Mapping[str, Any]) -> float | None:

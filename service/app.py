@@ -24,6 +24,7 @@ from metarm.errors import MetaRMError, PayloadTooLargeError, SampleLogUnavailabl
 from metarm.fleet import Fleet
 from metarm.forward import PrefixCache
 from metarm.jobs import JobBoard
+from metarm.lease_board import LeaseBoard
 from metarm.sample_log import SampleLog, connect
 from metarm.store_commands import StoreCommands
 from service.activation import Activator
@@ -32,7 +33,6 @@ from service.drift import Drift
 from service.engine import Engine
 from service.idle_memory import give_back_when_idle
 from service.labels import LabelWatch
-from service.lease_board import LeaseBoard
 from service.leases import Leases
 from service.live_model import LiveModel
 from service.loader import VersionLoader

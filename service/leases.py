@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import redis
 
 from metarm.errors import UnknownLeaseError
+from metarm.lease_board import LeaseBoard
 from service.holding import Holding
-from service.lease_board import LeaseBoard
 from service.live_model import LiveModel
 
 log = logging.getLogger(__name__)

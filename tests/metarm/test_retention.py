@@ -12,8 +12,9 @@ import pytest
 import redis
 
 from metarm.errors import InvalidVersionError, UnknownVersionError
+from metarm.lease_board import leased_versions
 from metarm.redis_keys import LEASES
-from metarm.retention import Retention, leased_versions, reasons_to_keep
+from metarm.retention import Retention, reasons_to_keep
 from metarm.versions import MANIFEST, Label, VersionStore
 
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256))}

@@ -7,14 +7,18 @@ lost. Whoever reads drops what is over, and the hash goes with the last one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
 
-from metarm.errors import TooManyLeasesError
+from metarm.errors import InvalidVersionError, TooManyLeasesError
 from metarm.redis_keys import LEASES
+
+LEASE = re.compile(r"(\d+) (\S+)")  # expiry, version
+GIVEN_BACK = "-"  # in the version's place
 
 # What every script begins with: the time, and what is not over. `left` is id → {expiry, version}.
 READ = """
@@ -136,12 +140,28 @@ class LeaseBoard:
         answer = [field.decode() for field in cast("list[bytes]", self._run(LIST))]
         triples = zip(answer[::3], answer[1::3], answer[2::3], strict=True)
         return {
-            lease: Listed(None if version == "-" else version, int(left) / 1000)
+            lease: Listed(None if version == GIVEN_BACK else version, int(left) / 1000)
             for lease, left, version in triples
         }
 
     def _run(self, script: str, *arguments: str | int) -> Any:
         return self._redis.eval(script, 1, LEASES, *arguments)
+
+
+def leased_versions(client: redis.Redis) -> dict[str, int]:
+    """How many leases name each version now. Raises redis.RedisError, and InvalidVersionError for a lease
+    that cannot be read: what it protects is not known."""
+    seconds, micros = client.time()
+    now_ms = 1000 * seconds + micros // 1000
+    counts: dict[str, int] = {}
+    for lease, field in cast("dict[bytes, bytes]", client.hgetall(LEASES)).items():
+        found = LEASE.fullmatch(field.decode(errors="replace"))
+        if found is None:
+            raise InvalidVersionError(f"the lease {lease.decode(errors='replace')} cannot be read: {field!r}")
+        expiry_ms, version = int(found[1]), found[2]
+        if version != GIVEN_BACK and expiry_ms > now_ms:
+            counts[version] = counts.get(version, 0) + 1
+    return counts
 
 
 def _ms(seconds: float) -> int:

@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from metarm.errors import TooManyLeasesError
+from metarm.lease_board import LeaseBoard
 from metarm.redis_keys import LEASES
-from service.lease_board import LeaseBoard
 
 
 def board(client: redis.Redis, leases: int = 10, versions: int = 4) -> LeaseBoard:
