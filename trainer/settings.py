@@ -128,11 +128,11 @@ class TrainerSettings(LearningSettings, RetentionSettings):
         "share of the same ratio of the current version: at least this.",
     )
     gate_min_agreement: float = Field(
-        0.6,
+        0.4,
         ge=0,
         le=1,
         description="Share of the pairs within recent groups that the candidate orders as the current version "
-        "does: at least this.",
+        "does: at least this. Chance alone gives 0.5.",
     )
     gate_max_scale: float = Field(
         4.0,
