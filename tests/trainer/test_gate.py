@@ -164,11 +164,19 @@ def test_a_larger_scale_does_not_hide_a_spread_that_shrank() -> None:
     assert reason.startswith("its spread on recent samples")
 
 
-def test_a_candidate_that_orders_samples_at_random_is_rejected_for_its_order_alone() -> None:
+def test_a_candidate_that_orders_samples_the_other_way_round_is_rejected_for_its_order_alone() -> None:
+    world = World(0)
+    reason = only_reason(world.judged(world.changed(lambda r: r, lambda r, _n: -r)))
+    assert "recent pairs as the current version does" in reason
+
+
+def test_an_order_of_samples_by_chance_rejects_only_where_that_is_asked_for() -> None:
     world = World(0)
     rng = random.Random("order")
-    reason = only_reason(world.judged(world.changed(lambda r: r, lambda _r, _n: rng.gauss(0, 0.6))))
-    assert "recent pairs as the current version does" in reason
+    by_chance = world.changed(lambda r: r, lambda _r, _n: rng.gauss(0, 0.6))
+    assert world.judged(by_chance).accepted
+    strict = replace(DEFAULTS, gate_min_agreement=0.6)
+    assert "recent pairs as the current version does" in only_reason(world.judged(by_chance, strict))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
