@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 
 from metarm import process_environment
@@ -12,6 +13,10 @@ from service.settings import ServiceSettings
 
 def main() -> None:
     process_environment.ensure()
+    if (
+        os.getpid() == 1
+    ):  # of a container: to it a signal without a handler is none, and torch takes seconds to load
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     os.environ["HF_HUB_OFFLINE"] = "1"  # versions come from the store, never from a hub
     settings = ServiceSettings.from_command_line("metarm serve", sys.argv[1:])
     logging.basicConfig(level=settings.log_level, format="%(asctime)s service %(levelname)s %(message)s")
