@@ -71,8 +71,11 @@ def _start(environment: dict[str, str]) -> None:
     started = subprocess.run([STARTER, "up"], capture_output=True, text=True, timeout=START_S)
     if started.returncode != 0:
         raise NoEngineError(f"{STARTER} up: {started.stderr.strip()}")
-    exports = shlex.split(subprocess.run([STARTER, "env"], capture_output=True, text=True, check=True).stdout)
-    environment.update(pair.split("=", 1) for pair in exports if "=" in pair)
+    exports = subprocess.run([STARTER, "env"], capture_output=True, text=True, check=True).stdout
+    for word in shlex.split(exports):
+        name, is_set, value = word.partition("=")
+        if is_set:
+            environment[name] = value
     if not _answers(environment):
         raise NoEngineError(f"{STARTER} up ended, and no engine answers")
 
