@@ -25,4 +25,5 @@ def running(engine: Engine) -> Iterator[Stack]:
         made.build()
         made.compose("up", "--detach")
         made.wait_ready()
+        made.first_words = {name: made.logs(name) for name in ("service", "trainer")}
         yield made

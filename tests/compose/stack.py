@@ -50,6 +50,7 @@ class Stack:
             **settings,
         }
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60.0)
+        self.first_words: Mapping[str, str] = {}  # logs of the first start, by service
 
     def compose(self, *arguments: str, timeout_s: float = START_S, **settings: str) -> str:
         command = [*self.engine.compose, *FILES, "--project-name", self.project, *arguments]
