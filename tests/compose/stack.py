@@ -18,13 +18,16 @@ from tests.processes import free_port
 BUILD_S = 1500.0
 START_S = 300.0
 FILES = ("--file", "docker-compose.yml", "--file", "tests/compose/beside-others.yml")
-# few updates on few, short pairs: the path is the same
+# few, small updates on few, short pairs: the path is the same
 QUICK = {
     "METARM_BOOTSTRAP_PAIRS": "64",
     "METARM_MAX_HELD_OUT": "32",
     "METARM_MAX_TOKENS": "64",
     "METARM_MIN_GROUPS": "16",
+    "METARM_MAX_GROUPS": "32",
     "METARM_STEPS": "2",
+    "METARM_BATCH_SIZE": "8",
+    "METARM_META_BATCH_SIZE": "2",
     "METARM_GATE_TOLERANCE": "1",
     "METARM_GATE_SIGNIFICANCE": "0",
     "METARM_TRAIN_PRIORITY": "low",

@@ -40,7 +40,7 @@ def test_the_first_start_makes_the_demo_model_and_says_so(running: Stack) -> Non
     assert "published v000001 (bootstrap)" in said
     manifest = running.http.get("/versions/v000001").json()
     assert manifest["method"] == "bootstrap"
-    assert manifest["metrics"]["steps"] == 4, "METARM_BOOTSTRAP_PAIRS did not reach the trainer"
+    assert manifest["metrics"]["steps"] == 8, "METARM_BOOTSTRAP_PAIRS did not reach the trainer"
 
 
 @pytest.mark.parametrize("service", ["redis", "service", "trainer"])
@@ -145,7 +145,7 @@ def test_a_killed_container_comes_back_and_nothing_is_lost(running: Stack, servi
 def test_a_trainer_killed_in_a_run_finishes_it_with_the_same_samples(running: Stack) -> None:
     score(running)
     with RewardClient(str(running.http.base_url)) as client:
-        job = client.retrain(steps=6)["job"]
+        job = client.retrain(steps=12)["job"]
         running.wait_until(lambda: client.job(job)["progress"]["step"] >= 1, "the run makes no step")
         running.crash("trainer")
         state = client.wait_for_job(job, timeout_s=400)
