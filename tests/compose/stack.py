@@ -102,6 +102,11 @@ class Stack:
         state = self.container(service)["State"]
         return bool(state["Running"] and state.get("Health", {}).get("Status") == "healthy")
 
+    def started_since(self, service: str, before: str) -> bool:
+        """It runs, and not since `before`, the StartedAt of an earlier inspection."""
+        state = self.container(service)["State"]
+        return bool(state["Running"]) and state["StartedAt"] != before
+
     def logged(self) -> int:
         """Sample groups on the log; -1 while Redis does not answer."""
         try:

@@ -33,6 +33,11 @@ def version_of(stack: Stack) -> str:
     return str((stack.ready() or {})["version"])
 
 
+def activates(stack: Stack, version: str) -> bool:
+    """A service may only read the versions: where it says yes, the trainer has written."""
+    return stack.http.post(f"/versions/{version}/activate").status_code == 200
+
+
 def test_the_first_start_makes_the_demo_model_and_says_so(running: Stack) -> None:
     assert "there is no version yet" in running.first_words["service"]
     said = running.first_words["trainer"]
@@ -124,6 +129,7 @@ def test_a_service_that_may_only_read_has_the_trainer_activate_and_label(running
 def test_a_killed_container_comes_back_and_nothing_is_lost(running: Stack, service: str, way: str) -> None:
     version, logged = version_of(running), running.logged()
     answers = running.http.post("/score", json={"groups": demo_groups(4), "log": False}).json()["groups"]
+    started = running.container(service)["State"]["StartedAt"]
     if way == "kill":
         running.kill(service)
     else:
@@ -134,8 +140,10 @@ def test_a_killed_container_comes_back_and_nothing_is_lost(running: Stack, servi
         logged += 8
     if way == "kill":
         running.compose("up", "--detach")
+    running.wait_until(lambda: running.started_since(service, started), f"{service} does not come back")
     running.wait_ready()
     assert version_of(running) == version
+    running.wait_until(lambda: activates(running, version), "the trainer writes nothing")
     running.wait_until(lambda: running.logged() == logged, f"{logged} groups are to be on the log")
     again = running.http.post("/score", json={"groups": demo_groups(4), "log": False}).json()["groups"]
     assert [group["scores"] for group in again] == [group["scores"] for group in answers]
