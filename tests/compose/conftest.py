@@ -11,11 +11,13 @@ from tests.compose.stack import Stack, stack
 
 
 @pytest.fixture(scope="session")
-def engine() -> Engine:
+def engine() -> Iterator[Engine]:
     try:
-        return find_engine()
+        found = find_engine()
     except NoEngineError as error:
         pytest.skip(f"no containers: {error}")
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="session")

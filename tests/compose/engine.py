@@ -23,21 +23,28 @@ class NoEngineError(Exception):
 @dataclass(frozen=True, slots=True)
 class Engine:
     """`environment` leads the command line there; `compose` is the Compose it has. `alone`: it reaches no
-    image registry, and its base image brings the wheels that torch is installed from."""
+    image registry, and its base image brings the wheels that torch is installed from. `started`: by us."""
 
     environment: Mapping[str, str]
     compose: Sequence[str]
     alone: bool
+    started: bool
 
     def docker(self, *arguments: str, timeout_s: float = 120.0) -> str:
         """What the command prints. Raises AssertionError with all it said where it fails."""
         return run(["docker", *arguments], self.environment, timeout_s)
 
+    def close(self) -> None:
+        """End it if it was started for these tests; its images stay."""
+        if self.started:
+            subprocess.run([STARTER, "down"], capture_output=True, check=False)
+
 
 def find_engine() -> Engine:
     """The running engine, of DOCKER_HOST or the default; else one that can be started. Raises NoEngineError."""
     environment = dict(os.environ)
-    if not _answers(environment):
+    ours = not _answers(environment)
+    if ours:
         if not STARTER.is_file():
             raise NoEngineError("no Docker engine answers `docker info`, and DOCKER_HOST names none")
         _start(environment)
@@ -50,7 +57,7 @@ def find_engine() -> Engine:
         capture_output=True,
         text=True,
     )
-    return Engine(environment, compose, alone="PIP_FIND_LINKS=" in found.stdout)
+    return Engine(environment, compose, alone="PIP_FIND_LINKS=" in found.stdout, started=ours)
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> str:

@@ -49,6 +49,7 @@ class Stack:
             "PROXY_PORT": str(self.proxy_port),
             "PROMETHEUS_PORT": str(self.prometheus_port),
             "GRAFANA_PORT": str(free_port()),
+            "IMAGE_TAG": "test",
             **(LOCAL_IMAGES if engine.alone else {}),
             **settings,
         }
