@@ -18,6 +18,7 @@ from service.batcher import Batcher
 from service.labels import LabelWatch
 from service.leases import Leases
 from service.live_model import LiveModel, LoadedVersion
+from service.loader import VersionLoader
 from service.membership import Membership
 from service.metrics import Metrics
 from service.oversight import Oversight
@@ -35,6 +36,7 @@ from service.traffic import Traffic
 class Parts:
     settings: ServiceSettings
     store: VersionStore
+    loader: VersionLoader
     live: LiveModel
     batcher: Batcher[LoadedVersion, Encoded]
     scorer: Scorer

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Header
 
 from metarm.errors import InvalidRequestError
-from service.schemas import VersionName, VersionOrLabel
+from service.schemas.common import VersionName, VersionOrLabel
 
 HEADER = "X-RM-Version"  # of requests, and of answers
 

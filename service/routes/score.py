@@ -21,7 +21,7 @@ from service.canary import canary_beside
 from service.live_model import LoadedVersion
 from service.parts import Parts, Wired
 from service.pinning import HEADER, Pin, PinOfHeaders
-from service.schemas import Group, ScoreRequest, ScoreResponse, TokenizeRequest, TokenizeResponse
+from service.schemas.score import Group, ScoreRequest, ScoreResponse, TokenizeRequest, TokenizeResponse
 from service.traffic import ScoredTraffic
 
 router = APIRouter(tags=["scoring"], dependencies=[Depends(require_key)])

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from service.schemas import JobState
+from service.schemas.retrain import JobState
 
 
 class Figures(BaseModel):
