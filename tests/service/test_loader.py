@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from metarm import probe
 from metarm.cores import usable_cores
 from metarm.errors import InvalidVersionError, VersionUnavailableError
+from metarm.manifest import MANIFEST
 from metarm.model import RewardModel, load_model
-from metarm.versions import MANIFEST, VersionStore
+from metarm.versions import VersionStore
 from service.batcher import Batcher
 from service.engine import Engine
 from service.live_model import LiveModel, LoadedVersion
