@@ -10,7 +10,6 @@ from pathlib import Path
 import orjson
 from tqdm import tqdm
 
-from metarm.client import RewardClient
 from metarm.errors import ConfigurationError
 from simulation.closed_loop.jobs import in_worker
 from simulation.drill.plan import DrillPlan
@@ -93,11 +92,8 @@ def run(plan: DrillPlan, kept: Path, on_update: Callable[[], object]) -> Drill:
     with tempfile.TemporaryDirectory(prefix="metarm-drill-") as name:
         folder = Path(name)
         environment = in_worker(_prepared, plan, kept, folder)
-        with (
-            PrivateServer(folder, {**SERVICE, **plan.service, **environment}) as server,
-            RewardClient(server.url, retries=0) as client,
-        ):
-            return play(plan, client, on_update)
+        with PrivateServer(folder, {**SERVICE, **plan.service, **environment}) as server:
+            return play(plan, server.url, on_update)
 
 
 def _prepared(plan: DrillPlan, kept: Path, folder: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from simulation.optimise import Groups, as_request
 GROUPS_PER_REQUEST = 8
 POLICY_NAME = "drill"
 RETRAIN_S = 1800.0
+STARTING_RETRIES = 40  # with pauses of up to 5 s: the trainer starts after the service
 ENDING_S = 10.0  # what the watch may take to judge the last groups
 POLL_S = 0.2
 
@@ -52,23 +53,24 @@ class Drill:
         return {**asdict(self), "rolled_back": self.rolled_back, "hacked_groups": self.hacked_groups}
 
 
-def play(plan: DrillPlan, client: RewardClient, on_update: Callable[[], object]) -> Drill:
-    """Raises MetaRMError for whatever the server refuses: where this returns, not one request has failed,
-    if `client` does not retry."""
-    learner, served = Learner(plan), _scores_as_served(client)
-    parent = str(client.ready()["version"])
-    probed = _probed(learner, client)
-    before, policy = learner.optimise(learner.initial, range(plan.before), served, on_update)
-    job = _forced(client, plan)
-    hacked = str(job["candidate"])
-    then = range(plan.before, plan.updates)
-    after, _ = learner.optimise(policy, then, served, on_update)
-    watch = _watch_over(client, hacked)
-    scores_as_before = _probed(learner, client) == probed
-    stayed, spared = (
-        learner.optimise(policy, then, _scores_by(client, version), on_update)[0]
-        for version in (hacked, parent)
-    )
+def play(plan: DrillPlan, url: str, on_update: Callable[[], object]) -> Drill:
+    """Raises MetaRMError for whatever the server at `url` refuses. Scores are asked for once and never again:
+    where this returns, not one request for them has failed."""
+    with RewardClient(url, retries=0) as client, RewardClient(url, retries=STARTING_RETRIES) as patient:
+        learner, served = Learner(plan), _scores_as_served(client)
+        parent = str(client.ready()["version"])
+        probed = _probed(learner, client)
+        before, policy = learner.optimise(learner.initial, range(plan.before), served, on_update)
+        job = _forced(patient, plan)
+        hacked = str(job["candidate"])
+        then = range(plan.before, plan.updates)
+        after, _ = learner.optimise(policy, then, served, on_update)
+        watch = _watch_over(client, hacked)
+        scores_as_before = _probed(learner, client) == probed
+        stayed, spared = (
+            learner.optimise(policy, then, _scores_by(client, version), on_update)[0]
+            for version in (hacked, parent)
+        )
     return Drill(plan, parent, hacked, job, watch, [*before, *after], stayed, spared, scores_as_before)
 
 

@@ -21,13 +21,15 @@ from service.drift import Comparison, Drift, Figures, Reference, VersionDrift
 from service.live_model import LiveModel, LoadedVersion
 from service.metrics import Metrics
 from service.settings import ServiceSettings
-from service.watch import Watch, Watched, breaches
+from service.watch import Watch
 from service.watch_board import Outcome, WatchBoard, WatchRecord
+from service.watched import Watched, breaches
 from tests.processes import HttpProcess, RedisProcess, service
 from tests.store import publish
 from tests.tiny import CORPUS, Kind, make_checkpoint, with_head
 
 RULES = ServiceSettings(watch_min_groups=3, watch_min_spread_ratio=0.5, watch_max_disagreement=0.6)
+LOOSE = RULES.model_copy(update={"watch_min_spread_ratio": 0.0})  # of the order alone
 WIDE: dict[str, Any] = {"spread": 1.0, "low": -9.0, "high": 9.0}
 WATCH = {
     "METARM_POLL_MS": "50",
@@ -44,7 +46,7 @@ def watched(own: float, other: float, pairs: list[tuple[list[float], list[float]
     drift, parent = (
         Reference.of({"reference": {**WIDE, "spread": spread} if spread else None}) for spread in (own, other)
     )
-    found = Watched("v000002", "v000001", VersionDrift(drift, 9), parent, 0, 0)
+    found = Watched("v000002", "v000001", 1.0, VersionDrift(drift, 9), parent, 0, 0)
     for group in pairs:
         found.compared = found.compared.plus(Comparison.of_group(*group))
     return found
@@ -72,6 +74,38 @@ def test_a_breach_is_a_low_spread_in_its_own_unit_or_another_order(
     reasons = breaches(watched(own, other, [(scaled(factor), SCORES)] * 3), RULES)
     assert len(reasons) == (mentions is not None)
     assert mentions is None or mentions in reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("parent_spread", "swapped", "groups", "mentions"),
+    [
+        (1.0, 1, 3, None),  # one pair in six: honest retrains do that
+        (1.0, 2, 3, "orders 0.333 of the pairs in 3 groups otherwise than its parent, which still tells"),
+        (9.0, 2, 3, None),  # the parent itself tells little apart here
+        (0.0, 2, 3, None),  # or it is not known whether it does
+        (1.0, 2, 2, None),  # too few groups
+    ],
+)
+def test_another_order_is_a_breach_where_the_parent_tells_responses_apart(
+    parent_spread: float, swapped: int, groups: int, mentions: str | None
+) -> None:
+    ranks = [0.0, 1.0, 2.0, 3.0]
+    others = {1: [1.0, 0.0, 2.0, 3.0], 2: [1.0, 0.0, 3.0, 2.0]}
+    reasons = breaches(watched(1.0, parent_spread, [(others[swapped], ranks)] * groups), LOOSE)
+    assert len(reasons) == (mentions is not None)
+    assert mentions is None or mentions in reasons[0]
+
+
+def test_another_order_by_chance_is_no_breach() -> None:
+    """As much disagreement as before, in groups so different that it may be chance."""
+    ranks = [0.0, 1.0, 2.0, 3.0]
+    pairs = [(ranks, ranks), (ranks, ranks), (ranks[::-1], ranks)]
+    found = watched(1.0, 1.0, pairs)
+    assert found.compared.mean_disagreement == pytest.approx(1 / 3)
+    assert found.compared.disagreement_error == pytest.approx(1 / 3)
+    assert breaches(found, LOOSE) == []
+    assert len(breaches(watched(1.0, 1.0, pairs * 12), LOOSE)) == 0
+    assert len(breaches(watched(1.0, 1.0, pairs * 20), LOOSE)) == 1
 
 
 def test_too_few_groups_say_nothing_but_one_score_that_is_no_number_does() -> None:
