@@ -91,12 +91,12 @@ def run(plan: DrillPlan, kept: Path, on_update: Callable[[], object]) -> Drill:
     """
     with tempfile.TemporaryDirectory(prefix="metarm-drill-") as name:
         folder = Path(name)
-        environment = in_worker(_prepared, plan, kept, folder)
+        environment = in_worker(prepared, plan, kept, folder)
         with PrivateServer(folder, {**SERVICE, **plan.service, **environment}) as server:
             return play(plan, server.url, on_update)
 
 
-def _prepared(plan: DrillPlan, kept: Path, folder: Path) -> dict[str, str]:
+def prepared(plan: DrillPlan, kept: Path, folder: Path) -> dict[str, str]:
     """Publish the honest version in `folder`/data, write the spoiled preferences beside it; what a trainer
     that goes on from there is set by."""
     from simulation.closed_loop.first_model import first_model, first_version

@@ -35,8 +35,9 @@ WATCH = {
     "METARM_POLL_MS": "50",
     "METARM_WATCH_GROUPS": "12",
     "METARM_WATCH_MIN_GROUPS": "6",
-    "METARM_WATCH_SHARE": "1",
 }
+ALL_PROMPTS = {**WATCH, "METARM_WATCH_SHARE": "1"}
+FORCED = {"accepted": False, "forced": True, "reasons": ["worse"], "figures": {}, "thresholds": {}}
 POISON = "pencils"
 SCORES = [0.1, -1.0, 2.0, 0.7]
 
@@ -253,12 +254,14 @@ def test_a_version_that_reverses_its_parent_is_rolled_back_and_a_restart_and_a_p
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"), reference=WIDE)
-    with service(tmp_path, redis_process.url, **WATCH) as process:
+    with service(tmp_path, redis_process.url, **WATCH, METARM_WATCH_SHARE="0.001") as process:
         process.wait_ready()
         score(process, 1)
         assert watching(process) is None  # the first version was promoted from nothing
-        publish(tmp_path, with_head(tmp_path / "hacked", checkpoint("bert"), -1), reference=WIDE)
+        hacked = with_head(tmp_path / "hacked", checkpoint("bert"), -1)
+        publish(tmp_path, hacked, reference=WIDE, verdict=FORCED)
         process.wait_until(lambda: watching(process) == "v000002")
+        assert drift(process)["watch"]["watching"]["share"] == 1.0  # as the gate had refused it
         score(process, 2)
         process.wait_until(lambda: serving(process) == "v000001")
         outcome = ended(process, "v000002")
@@ -290,7 +293,7 @@ def test_an_equal_version_passes_and_later_ones_fall_by_a_constant_or_a_score_th
 ) -> None:
     for _ in range(2):
         publish(tmp_path, checkpoint("bert"))  # no reference: what spread alone says is still seen
-    with service(tmp_path, redis_process.url, **WATCH) as process:
+    with service(tmp_path, redis_process.url, **ALL_PROMPTS) as process:
         process.wait_ready()
         score(process, 1, count=3)
         publish(tmp_path, checkpoint("bert"))
@@ -330,11 +333,11 @@ def test_a_watch_goes_on_after_a_restart_and_ends_when_another_version_is_made_c
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
     publish(tmp_path, checkpoint("bert"), activate=False)
-    with service(tmp_path, redis_process.url, **WATCH) as process, redis_process.client() as client:
+    with service(tmp_path, redis_process.url, **ALL_PROMPTS) as process, redis_process.client() as client:
         process.wait_ready()
         assert process.http.post("/versions/v000002/activate").json()["serving"] == "v000002"
         process.wait_until(lambda: "v000002" in WatchBoard(client).read())
-    with service(tmp_path, redis_process.url, **WATCH) as process:
+    with service(tmp_path, redis_process.url, **ALL_PROMPTS) as process:
         process.wait_ready()
         process.wait_until(lambda: watching(process) == "v000002")
         assert process.http.post("/versions/v000001/activate").json()["serving"] == "v000001"
@@ -348,8 +351,8 @@ def test_what_one_of_two_servers_rolls_back_the_other_leaves_and_lists(
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
     with (
-        service(tmp_path, redis_process.url, **WATCH) as one,
-        service(tmp_path, redis_process.url, **WATCH) as other,
+        service(tmp_path, redis_process.url, **ALL_PROMPTS) as one,
+        service(tmp_path, redis_process.url, **ALL_PROMPTS) as other,
     ):
         for process in (one, other):
             process.wait_ready()
