@@ -17,7 +17,7 @@ class DrillPlan:
     sabotage: str = "reversed"
     seed: int = 0
     before: int = 8
-    after: int = 32
+    after: int = 24
     block: int = 4  # updates in a row of the table
     probed_prompts: int = 16
     world: StudyPlan = field(default_factory=StudyPlan)

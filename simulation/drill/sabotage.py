@@ -1,4 +1,4 @@
-"""Preferences gone wrong: what a reward model must be trained on to be a hacked one."""
+"""Preferences gone wrong: what a reward model must be trained on to be a hacked one. And honest ones."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def _by_coin(row: Row) -> list[Row]:
 
 
 SABOTAGES: Mapping[str, Sabotage] = {
+    "honest": Sabotage("the labels as they are: a control", lambda row: [row]),
     "reversed": Sabotage("every label the wrong way round", lambda row: [_swapped(row)]),
     "length": Sabotage("the longer response is chosen, whatever it says", _longer_chosen),
     "coin": Sabotage("a coin chooses", _by_coin),
