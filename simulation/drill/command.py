@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--watch-share",
         type=float,
         default=argparse.SUPPRESS,
-        help="its METARM_WATCH_SHARE (default: the service's own)",
+        help="share of prompts that the parent scores as well, forced or not (default: the service's own)",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("data/drill"), help="folder for drill.json and first models"
@@ -64,11 +64,9 @@ def drill(options: argparse.Namespace) -> None:
     ):
         if value < least:
             raise ConfigurationError(f"{name} must be at least {least}")
-    given = {name: str(getattr(options, name)) for name in ("watch_groups", "watch_share") if name in options}
-    service = {f"METARM_{name.upper()}": value for name, value in given.items()}
     drills = []
     for kind in kinds:
-        plan = DrillPlan(kind, options.seed, options.before, options.after, service=service)
+        plan = DrillPlan(kind, options.seed, options.before, options.after, service=_watch_settings(options))
         with tqdm(
             desc=kind, total=plan.updates + 2 * plan.after, unit="update", disable=None, leave=False
         ) as bar:
@@ -80,6 +78,16 @@ def drill(options: argparse.Namespace) -> None:
     file = options.out / "drill.json"
     file.write_bytes(orjson.dumps([one.as_json() for one in drills], option=orjson.OPT_INDENT_2))
     print(f"wrote {file}")
+
+
+def _watch_settings(options: argparse.Namespace) -> dict[str, str]:
+    """What is given of the watch, as settings of the service."""
+    settings = {}
+    if "watch_groups" in options:
+        settings["METARM_WATCH_GROUPS"] = str(options.watch_groups)
+    if "watch_share" in options:
+        settings |= dict.fromkeys(("METARM_WATCH_SHARE", "METARM_WATCH_FORCED_SHARE"), str(options.watch_share))
+    return settings
 
 
 def run(plan: DrillPlan, kept: Path, on_update: Callable[[], object]) -> Drill:
