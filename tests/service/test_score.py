@@ -24,12 +24,6 @@ GROUP = {"prompt": "What is seventeen plus twenty five?", "responses": ["It is f
 
 
 @pytest.fixture(scope="module")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
-    with RedisProcess(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def server(
     tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint, shared_redis: RedisProcess
 ) -> Iterator[HttpProcess]:

@@ -23,7 +23,7 @@ from service.metrics import Metrics
 from service.settings import ServiceSettings
 from service.watch import Watch, Watched, breaches
 from service.watch_board import Outcome, WatchBoard, WatchRecord
-from tests.processes import HttpProcess, RedisProcess, service
+from tests.processes import HttpProcess, RedisProcess, service, two_services
 from tests.store import publish
 from tests.tiny import CORPUS, Kind, make_checkpoint, with_head
 
@@ -313,12 +313,7 @@ def test_what_one_of_two_servers_rolls_back_the_other_leaves_and_lists(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
-    with (
-        service(tmp_path, redis_process.url, **WATCH) as one,
-        service(tmp_path, redis_process.url, **WATCH) as other,
-    ):
-        for process in (one, other):
-            process.wait_ready()
+    with two_services(tmp_path, redis_process.url, **WATCH) as (one, other):
         publish(tmp_path, with_head(tmp_path / "hacked", checkpoint("bert"), -1))
         for process in (one, other):
             process.wait_until(lambda process=process: watching(process) == "v000002")  # type: ignore[misc]
