@@ -18,8 +18,10 @@ from metarm.sample_log import SampleLog, connect
 from metarm.store_commands import StoreCommands
 from service.activation import Activator
 from service.batcher import Batcher
+from service.canary import CanaryFallbacks
 from service.drift import Drift
 from service.engine import Engine
+from service.group_scoring import GroupScoring
 from service.labels import LabelWatch
 from service.leases import Leases
 from service.live_model import LiveModel, LoadedVersion
@@ -92,7 +94,7 @@ def assemble(settings: ServiceSettings, metrics: Metrics) -> Parts:
         loader=loader,
         live=live,
         batcher=batcher,
-        scorer=scorer,
+        group_scoring=GroupScoring(scorer, tokenizer_threads, _fallbacks(metrics)),
         swapper=swapper,
         refusals=refusals,
         labels=LabelWatch(settings.store, live, poll_ms=settings.poll_ms),
@@ -125,6 +127,10 @@ def _scoring(settings: ServiceSettings, metrics: Metrics, figures: Drift) -> _Sc
         lambda version: figures.failed(version.name, version.manifest),
     )
     return _Scoring(batcher, scorer)
+
+
+def _fallbacks(metrics: Metrics) -> CanaryFallbacks:
+    return CanaryFallbacks(lambda reason, groups: metrics.canary_fallbacks.labels(reason).inc(groups))
 
 
 def _versions(settings: ServiceSettings, metrics: Metrics, scorer: Scorer) -> _Versions:

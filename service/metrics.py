@@ -44,6 +44,11 @@ class Metrics:
         self.swaps = counter(
             "rm_swap_total", "Version swaps, and versions that would not load: swapped or refused.", ("result",)
         )
+        self.canary_fallbacks = counter(
+            "rm_canary_fallbacks_total",
+            "Groups that the canary could not score and the request's own version did: non_finite or failed.",
+            ("reason",),
+        )
         self.versions_loaded = gauge("rm_versions_loaded", "Versions in memory.")
         self.leases = gauge("rm_leases", "Leases that keep versions in memory.")
         self.hold_seconds = Histogram(
@@ -114,7 +119,7 @@ class DriftMetrics:
             "rm_disagreement", "Share of pairs that another version orders otherwise.", ("version", "other")
         )
         self.non_finite = counter(
-            "rm_non_finite_scores_total", "Requests failed by a score that is no number.", of_version
+            "rm_non_finite_scores_total", "Scorings that failed by a score that is no number.", of_version
         )
         self.traffic_dropped = counter(
             "rm_traffic_dropped_total", "Answered groups left out of the drift figures: too many waited."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from metarm.versions import VersionStore
 from tests.offline import TOLERANCE, OfflineModel
 from tests.processes import HttpProcess, Pair, RedisProcess, service
 from tests.store import publish, publish_several
-from tests.tiny import CORPUS, make_checkpoint
+from tests.tiny import CORPUS, LAST_WORD, make_checkpoint, poisoned, without_last_word
 
 SETTINGS = {"METARM_POLL_MS": "50", "METARM_KEEP_LOADED": "2"}
 GROUPS = [
@@ -173,6 +174,71 @@ def test_a_shadow_answers_nobody(servers: Pair) -> None:
     entry = put(one, "canary", "v000003", share=1.0, shadow=True)
     assert (entry["share"], entry["shadow"]) == (1.0, True)
     assert set(by_version(score(one)).values()) == {"v000002"}
+
+
+@pytest.mark.parametrize(
+    ("broken", "word", "reason", "code"),
+    [
+        (partial(poisoned, word="pencils"), "pencils", "non_finite", "non_finite_score"),
+        (without_last_word, LAST_WORD, "failed", "internal_error"),
+    ],
+)
+def test_what_a_canary_cannot_score_the_current_version_scores_for_whoever_did_not_ask_for_the_canary(
+    broken: Callable[[Path], Path],
+    word: str,
+    reason: str,
+    code: str,
+    tmp_path: Path,
+    redis_process: RedisProcess,
+) -> None:
+    publish(tmp_path, make_checkpoint(tmp_path / "sound", "bert", seed=1))
+    publish(tmp_path, broken(tmp_path / "broken"), activate=False)
+    sound, canary = OfflineModel(tmp_path / "sound"), OfflineModel(tmp_path / "broken")
+    groups = [{"prompt": group["prompt"], "responses": ["The first.", word]} for group in GROUPS]
+    with service(tmp_path, redis_process.url) as process:
+        process.wait_ready()
+        put(process, "canary", "v000002", share=0.5)
+        assert set(by_version(score(process)).values()) == {"v000001", "v000002"}
+        body = score(process, groups=groups, log=True, request_id="fell-back")
+        assert set(by_version(body).values()) == {"v000001"}
+        for asked, scored in zip(groups, body["groups"], strict=True):
+            expected = [sound.score(str(asked["prompt"]), text) for text in asked["responses"]]
+            assert scored["scores"] == pytest.approx(expected, abs=TOLERANCE)
+        counted = [
+            line
+            for line in process.http.get("/metrics").text.splitlines()
+            if line.startswith("rm_canary_fallbacks_total{")
+        ]
+        met = list(by_version(score(process)).values()).count("v000002")
+        assert counted == [f'rm_canary_fallbacks_total{{reason="{reason}"}} {float(met)}']
+        for pin in ({"version": "canary"}, {"version": "v000002"}):
+            failed = process.http.post("/score", json={"groups": groups, **pin})
+            assert (failed.status_code, failed.json()["error"]["code"]) == (500, code)
+            assert failed.headers["x-rm-version"] == "v000002"
+        again = score(process)  # what the canary can score it still does
+        for asked, scored in zip(GROUPS, again["groups"], strict=True):
+            offline = canary if scored["version"] == "v000002" else sound
+            expected = [offline.score(str(asked["prompt"]), text) for text in asked["responses"]]
+            assert scored["scores"] == pytest.approx(expected, abs=TOLERANCE)
+        with redis_process.client() as client:
+            process.wait_until(lambda: SampleLog(client).length() >= len(groups))
+            logged = {entry.group.version for entry in SampleLog(client).read_unused() if entry.group}
+        assert logged == {"v000001"}
+    assert process.output.count("the canary v000002 fails") == 1
+
+
+def test_where_the_current_version_fails_as_well_its_error_is_the_answer(
+    tmp_path: Path, redis_process: RedisProcess
+) -> None:
+    publish(tmp_path, poisoned(tmp_path / "current", "pencils"))
+    publish(tmp_path, without_last_word(tmp_path / "canary"), activate=False)
+    with service(tmp_path, redis_process.url) as process:
+        process.wait_ready()
+        put(process, "canary", "v000002", share=1.0)
+        group = {"prompt": "What?", "responses": [f"pencils {LAST_WORD}"]}
+        failed = process.http.post("/score", json={"groups": [group]})
+        assert (failed.status_code, failed.json()["error"]["code"]) == (500, "non_finite_score")
+        assert failed.headers["x-rm-version"] == "v000001"
 
 
 def test_each_group_is_logged_with_the_version_that_scored_it_and_the_score_that_was_served(
