@@ -30,7 +30,7 @@ from service.membership import Membership
 from service.metrics import Metrics
 from service.oversight import oversee
 from service.parts import Parts
-from service.refusals import Refusals
+from service.refusals import RefusalMemory, Refusals
 from service.retraining import Retraining
 from service.sample_writer import SampleWriter
 from service.score_cache import ScoreCache
@@ -144,7 +144,14 @@ def _versions(settings: ServiceSettings, metrics: Metrics, scorer: Scorer) -> _V
         prepare=scorer.prepare,
         refused=refusals,
     )
-    live = LiveModel(loader.load, settings.keep_loaded, settings.store, metrics.versions_loaded.set)
+    memory = RefusalMemory(loader.load, settings.store)
+
+    async def load(name: str) -> LoadedVersion:
+        version = await memory.load(name)
+        metrics.version_loads.labels(name).inc()
+        return version
+
+    live = LiveModel(load, settings.keep_loaded, settings.store, metrics.versions_loaded.set)
 
     def swapped(name: str) -> None:
         metrics.swaps.labels("swapped").inc()

@@ -49,6 +49,9 @@ class Metrics:
             "Groups that the canary could not score and the request's own version did: non_finite or failed.",
             ("reason",),
         )
+        self.version_loads = counter(
+            "rm_version_loads_total", "Loads of a version from disk to memory.", ("version",)
+        )
         self.versions_loaded = gauge("rm_versions_loaded", "Versions in memory.")
         self.leases = gauge("rm_leases", "Leases that keep versions in memory.")
         self.hold_seconds = Histogram(

@@ -177,13 +177,15 @@ def test_every_refusal_since_the_start_is_listed_counted_and_logged_and_the_runn
     store = VersionStore(tmp_path / "versions")
     weights = store.path("v000002") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
-    (store.path("v000003") / "tokenizer.json").unlink()
+    tokenizer = store.path("v000003") / "tokenizer.json"
+    kept = tokenizer.rename(tmp_path / "kept")
     before = time.time()
     with service(tmp_path, redis_process.url, METARM_POLL_MS="50") as process:
         process.wait_ready()
-        pinned = send(process, "/score", {"version": "v000003"})
-        assert (pinned.status_code, pinned.json()["error"]["code"]) == (500, "invalid_version")
-        assert "tokenizer.json" in pinned.json()["error"]["message"]
+        for _ in range(5):  # read once: its files stay as they are
+            pinned = send(process, "/score", {"version": "v000003"})
+            assert (pinned.status_code, pinned.json()["error"]["code"]) == (500, "invalid_version")
+            assert "tokenizer.json" in pinned.json()["error"]["message"]
         store.activate("v000002")
         process.wait_until(lambda: process.http.get("/versions").json()["refused"] is not None)
         listed = process.http.get("/versions").json()
@@ -200,5 +202,7 @@ def test_every_refusal_since_the_start_is_listed_counted_and_logged_and_the_runn
         after = process.http.get("/versions").json()
         assert len(after["refusals"]) == 2
         assert "version" not in {part["part"] for part in process.http.get("/ready").json()["degraded"]}
+        kept.rename(tokenizer)
+        assert send(process, "/score", {"version": "v000003"}).status_code == 200
     assert "refused v000002: v000002: model.safetensors" in process.output
     assert "refused v000003: v000003: its files" in process.output
