@@ -133,7 +133,7 @@ class DriftMetrics:
         self.shadow_dropped = counter(
             "rm_shadow_dropped_total",
             "Groups that were to be scored a second time and were not: queue_full, no_longer_wanted, "
-            "overloaded, non_finite or failed.",
+            "non_finite or failed.",
             ("reason",),
         )
         self.watches = counter("rm_watches_total", "Watch windows ended, by outcome.", ("outcome",))

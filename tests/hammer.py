@@ -31,14 +31,13 @@ class Answer:
     scores: Sequence[float]
 
 
-def groups(count: int) -> list[dict[str, Any]]:
-    rng = random.Random(5)
+def random_group(rng: random.Random, responses: int) -> dict[str, Any]:
     words = " ".join(CORPUS).split()
 
     def text(most: int) -> str:
         return " ".join(rng.choice(words) for _ in range(rng.randint(1, most)))
 
-    return [{"prompt": text(10), "responses": [text(20) for _ in range(2)]} for _ in range(count)]
+    return {"prompt": text(10), "responses": [text(20) for _ in range(responses)]}
 
 
 class Hammer:
@@ -50,7 +49,8 @@ class Hammer:
         self._pins = pins
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(clients)]
-        self.groups = groups(24)
+        rng = random.Random(5)
+        self.groups = [random_group(rng, 2) for _ in range(24)]
         self.answers: list[Answer] = []
         self.failures: list[str] = []
 
