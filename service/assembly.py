@@ -18,8 +18,10 @@ from metarm.sample_log import SampleLog, connect
 from metarm.store_commands import StoreCommands
 from service.activation import Activator
 from service.batcher import Batcher
+from service.canary import CanaryFallbacks
 from service.drift import Drift
 from service.engine import Engine
+from service.group_scoring import GroupScoring
 from service.labels import LabelWatch
 from service.leases import Leases
 from service.live_model import LiveModel, LoadedVersion
@@ -28,7 +30,7 @@ from service.membership import Membership
 from service.metrics import Metrics
 from service.oversight import oversee
 from service.parts import Parts
-from service.refusals import Refusals
+from service.refusals import RefusalMemory, Refusals
 from service.retraining import Retraining
 from service.sample_writer import SampleWriter
 from service.score_cache import ScoreCache
@@ -92,7 +94,7 @@ def assemble(settings: ServiceSettings, metrics: Metrics) -> Parts:
         loader=loader,
         live=live,
         batcher=batcher,
-        scorer=scorer,
+        group_scoring=GroupScoring(scorer, tokenizer_threads, _fallbacks(metrics)),
         swapper=swapper,
         refusals=refusals,
         labels=LabelWatch(settings.store, live, poll_ms=settings.poll_ms),
@@ -127,6 +129,10 @@ def _scoring(settings: ServiceSettings, metrics: Metrics, figures: Drift) -> _Sc
     return _Scoring(batcher, scorer)
 
 
+def _fallbacks(metrics: Metrics) -> CanaryFallbacks:
+    return CanaryFallbacks(lambda reason, groups: metrics.canary_fallbacks.labels(reason).inc(groups))
+
+
 def _versions(settings: ServiceSettings, metrics: Metrics, scorer: Scorer) -> _Versions:
     refusals = Refusals(metrics.swaps.labels("refused").inc)
     loader = VersionLoader(
@@ -138,7 +144,14 @@ def _versions(settings: ServiceSettings, metrics: Metrics, scorer: Scorer) -> _V
         prepare=scorer.prepare,
         refused=refusals,
     )
-    live = LiveModel(loader.load, settings.keep_loaded, settings.store, metrics.versions_loaded.set)
+    memory = RefusalMemory(loader.load, settings.store)
+
+    async def load(name: str) -> LoadedVersion:
+        version = await memory.load(name)
+        metrics.version_loads.labels(name).inc()
+        return version
+
+    live = LiveModel(load, settings.keep_loaded, settings.store, metrics.versions_loaded.set)
 
     def swapped(name: str) -> None:
         metrics.swaps.labels("swapped").inc()

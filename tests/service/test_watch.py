@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import redis
-import torch
 
 from metarm.errors import ReadOnlyStoreError
 from metarm.model import load_model
@@ -24,9 +23,9 @@ from service.settings import ServiceSettings
 from service.watch import Watch
 from service.watch_board import Outcome, WatchBoard, WatchRecord
 from service.watched import Watched, breaches
-from tests.processes import HttpProcess, RedisProcess, service
+from tests.processes import HttpProcess, RedisProcess, service, two_services
 from tests.store import publish
-from tests.tiny import CORPUS, Kind, make_checkpoint, with_head
+from tests.tiny import CORPUS, Kind, poisoned, with_head
 
 RULES = ServiceSettings(watch_min_groups=3, watch_min_spread_ratio=0.5, watch_max_disagreement=0.6)
 LOOSE = RULES.model_copy(update={"watch_min_spread_ratio": 0.0})  # of the order alone
@@ -312,7 +311,7 @@ def test_an_equal_version_passes_and_later_ones_fall_by_a_constant_or_a_score_th
         assert ended(process, "v000004")["outcome"] == "rolled_back"
         process.wait_until(lambda: serving(process) == "v000003")
 
-        publish(tmp_path, poisoned(tmp_path / "poisoned"))
+        publish(tmp_path, poisoned(tmp_path / "poisoned", POISON))
         process.wait_until(lambda: watching(process) == "v000005")
         answer = process.http.post("/score", json={"groups": [{"prompt": "x", "responses": [POISON]}]})
         assert answer.json()["error"]["code"] == "non_finite_score"
@@ -350,12 +349,7 @@ def test_what_one_of_two_servers_rolls_back_the_other_leaves_and_lists(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
-    with (
-        service(tmp_path, redis_process.url, **ALL_PROMPTS) as one,
-        service(tmp_path, redis_process.url, **ALL_PROMPTS) as other,
-    ):
-        for process in (one, other):
-            process.wait_ready()
+    with two_services(tmp_path, redis_process.url, **ALL_PROMPTS) as (one, other):
         publish(tmp_path, with_head(tmp_path / "hacked", checkpoint("bert"), -1))
         for process in (one, other):
             process.wait_until(lambda process=process: watching(process) == "v000002")  # type: ignore[misc]
@@ -371,13 +365,3 @@ def test_what_one_of_two_servers_rolls_back_the_other_leaves_and_lists(
 
 def _taken_back(process: HttpProcess) -> list[str]:
     return [record["version"] for record in process.http.get("/versions").json()["rollbacks"]]
-
-
-def poisoned(folder: Path) -> Path:
-    """A tiny BERT that has no number for texts with one word, by weights that are too large."""
-    model = load_model(make_checkpoint(folder, "bert"), 128)
-    poison = model.encoder.tokenizer.convert_tokens_to_ids(POISON)
-    with torch.no_grad():
-        model.network.base_model.embeddings.word_embeddings.weight[poison] = 3e38
-    model.save(folder)
-    return folder
