@@ -56,24 +56,12 @@ def random_group(rng: random.Random, responses: int) -> dict[str, Any]:
     return {"prompt": text(10), "responses": [text(20) for _ in range(responses)]}
 
 
-class Hammer:
-    """`clients` threads while the block runs; each asks the servers in turn, as behind a load balancer, and
-    each third one asks for one of the `pins`. With `leases`, on one server, half of those hold a lease on
-    the version they ask for, and renew it, for ITERATION requests; then they take the next."""
+class Clients:
+    """`count` threads, each in `run` from the start of the block until its end has set `stop`."""
 
-    def __init__(
-        self, urls: Sequence[str], clients: int, pins: Sequence[str] = (), *, leases: bool = False
-    ) -> None:
-        self._urls = urls
-        self._pins = pins
-        self._leases = leases
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(clients)]
-        rng = random.Random(5)
-        self.groups = [random_group(rng, 2) for _ in range(24)]
-        self.answers: list[Answer] = []
-        self.leases_kept: list[LeaseKept] = []
-        self.failures: list[str] = []
+    def __init__(self, count: int) -> None:
+        self.stop = threading.Event()
+        self._threads = [threading.Thread(target=self.run, args=(number,)) for number in range(count)]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -81,9 +69,31 @@ class Hammer:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._stop.set()
+        self.stop.set()
         for thread in self._threads:
             thread.join()
+
+    def run(self, number: int) -> None:
+        raise NotImplementedError
+
+
+class Hammer(Clients):
+    """`clients` threads while the block runs; each asks the servers in turn, as behind a load balancer, and
+    each third one asks for one of the `pins`. With `leases`, on one server, half of those hold a lease on
+    the version they ask for, and renew it, for ITERATION requests; then they take the next."""
+
+    def __init__(
+        self, urls: Sequence[str], clients: int, pins: Sequence[str] = (), *, leases: bool = False
+    ) -> None:
+        super().__init__(clients)
+        self._urls = urls
+        self._pins = pins
+        self._leases = leases
+        rng = random.Random(5)
+        self.groups = [random_group(rng, 2) for _ in range(24)]
+        self.answers: list[Answer] = []
+        self.leases_kept: list[LeaseKept] = []
+        self.failures: list[str] = []
 
     def wait_for_more(self, count: int) -> None:
         """Until so many more requests are answered."""
@@ -92,13 +102,13 @@ class Hammer:
             assert time.monotonic() < deadline, self.failures[:3]
             time.sleep(0.01)
 
-    def _run(self, number: int) -> None:
+    def run(self, number: int) -> None:
         rng = random.Random(number)
         with httpx.Client(timeout=30) as http:
-            while self._leases and number % 6 == 3 and not self._stop.is_set():
+            while self._leases and number % 6 == 3 and not self.stop.is_set():
                 self._ask_under_a_lease(http, number, rng)
             for url in itertools.cycle(self._urls):
-                if self._stop.is_set():
+                if self.stop.is_set():
                     return
                 pinned = rng.choice(self._pins) if self._pins and number % 3 == 0 else None
                 self._ask(http, url, number, rng.randrange(len(self.groups)), pinned)

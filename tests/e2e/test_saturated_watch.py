@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import random
 import re
-import threading
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
 from service.shadow import BUSY_SHARE
-from tests.hammer import random_group
+from tests.hammer import Clients, random_group
 from tests.processes import HttpProcess, RedisProcess, service
 from tests.store import publish
 from tests.tiny import make_checkpoint, with_head
@@ -28,38 +27,27 @@ SETTINGS = {
 }
 
 
-class Flood:
+class Flood(Clients):
     """Clients that ask again the moment they are answered, or refused, while the block runs."""
 
     def __init__(self, url: str) -> None:
+        super().__init__(CLIENTS)
         self._url = url
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(seed,)) for seed in range(CLIENTS)]
         self.answers: list[tuple[int, str]] = []  # client and version
         self.statuses: set[int] = set()
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
     def clients_of(self, version: str) -> set[int]:
         return {client for client, by in self.answers if by == version}
 
-    def _run(self, seed: int) -> None:
-        rng = random.Random(seed)
+    def run(self, number: int) -> None:
+        rng = random.Random(number)
         with httpx.Client(base_url=self._url, timeout=60) as http:
-            while not self._stop.is_set():
+            while not self.stop.is_set():
                 groups = [random_group(rng, RESPONSES) for _ in range(GROUPS)]
                 answer = http.post("/score", json={"groups": groups, "log": False})
                 self.statuses.add(answer.status_code)
                 if answer.status_code == 200:
-                    self.answers.append((seed, answer.json()["version"]))
+                    self.answers.append((number, answer.json()["version"]))
 
 
 def watch(process: HttpProcess) -> dict[str, Any]:
