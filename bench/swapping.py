@@ -2,7 +2,9 @@
 
 The real service on the benchmarks' encoder, its score cache off. Periods with and without swaps take turns in
 one run. A swap is `POST /versions/{v}/activate` of a version that is not in memory: verify, load, warm, then
-the pointer; with --servers 2 both cut over together and the clients ask them in turn.
+the pointer; with --servers 2 both cut over together and the clients ask them in turn. Each server has cores of
+its own then, as on a machine of its own: the system shares cores between servers whatever a thread's
+priority, so that one that loads would take them from another that scores (--share-cores shows how much).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 
 import httpx
 import orjson
@@ -56,10 +59,10 @@ class Swap:
 
 @dataclass(slots=True)
 class Found:
-    """All requests of the periods without and with swaps, the swaps, and the seconds servers held."""
+    """The requests of each period without swaps, and of the one with swaps after it; the swaps; the holds."""
 
-    without: list[Sent] = field(default_factory=list)
-    during: list[Sent] = field(default_factory=list)
+    without: list[list[Sent]] = field(default_factory=list)
+    during: list[list[Sent]] = field(default_factory=list)
     swaps: list[Swap] = field(default_factory=list)
     holds: int = 0
     held_s: float = 0.0
@@ -68,6 +71,7 @@ class Found:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench/swap", description=__doc__)
     parser.add_argument("--servers", type=int, default=1, help="on one store and one Redis")
+    parser.add_argument("--share-cores", action="store_true", help="all servers on all cores")
     parser.add_argument("--rounds", type=int, default=4, help="each: a period without swaps and one with")
     parser.add_argument("--seconds", type=float, default=15.0, help="of a period")
     parser.add_argument("--swaps", type=int, default=3, help="in a period with swaps")
@@ -78,8 +82,12 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="JSON file of every request and swap")
     options = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= options.servers <= len(cores) and not options.share_cores:
+        parser.error(f"{len(cores)} cores are too few for {options.servers} servers, unless they --share-cores")
+    each = [cores if options.share_cores else cores[n :: options.servers] for n in range(options.servers)]
     WORK.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=WORK) as folder, _servers(Path(folder), options.servers) as urls:
+    with tempfile.TemporaryDirectory(dir=WORK) as folder, _servers(Path(folder), each) as urls:
         found = measure(urls, Path(folder), options)
     print(report(found))
     if options.out:
@@ -92,8 +100,8 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def _servers(folder: Path, count: int) -> Iterator[list[str]]:
-    """Services on one store with VERSIONS versions of the same weights, and their Redis."""
+def _servers(folder: Path, cores: Sequence[Sequence[int]]) -> Iterator[list[str]]:
+    """A service for each set of cores, on one store with VERSIONS versions of the same weights; their Redis."""
     made = checkpoint("encoder")
     store = VersionStore(folder / "versions")
     first = publish(made, folder)
@@ -113,13 +121,25 @@ def _servers(folder: Path, count: int) -> Iterator[list[str]]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(Child(redis.command(), folder / "redis", {}))
         urls = []
-        for number in range(count):
+        for number, of_server in enumerate(cores):
             port = free_port()
             settings = {**environment, "METARM_PORT": str(port)}
             command = [sys.executable, "-m", "service"]
             server = Server(command, folder / f"service-{number}", settings, port, "/ready")
-            urls.append(stack.enter_context(server).url)
+            with _on(of_server):
+                urls.append(stack.enter_context(server).url)
         yield urls
+
+
+@contextlib.contextmanager
+def _on(cores: Sequence[int]) -> Iterator[None]:
+    """Processes that are started inside the block run on these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def measure(urls: Sequence[str], folder: Path, options: argparse.Namespace) -> Found:
@@ -145,13 +165,13 @@ def measure(urls: Sequence[str], folder: Path, options: argparse.Namespace) -> F
         )
         names = VersionStore(folder / "versions").names()
         for number in range(options.rounds):
-            found.without += period(options.seconds, interval_s)
+            found.without.append(period(options.seconds, interval_s))
             ring = [names[(number * options.swaps + i + 1) % VERSIONS] for i in range(options.swaps)]
             swapping = _Swapping(urls, ring, options.seconds / options.swaps)
             swapping.start()
-            found.during += period(options.seconds, interval_s)
+            found.during.append(period(options.seconds, interval_s))
             found.swaps += swapping.result()
-            print(f"round {number + 1}: {_line(found)}", flush=True)
+            print(f"round {number + 1}: p99 with ÷ without {_ratios(found)[-1]:.2f}", flush=True)
     for url in urls:
         found.holds += int(_metric(url, 'rm_cut_over_hold_seconds_count{outcome="go"}'))
         found.held_s += _metric(url, 'rm_cut_over_hold_seconds_sum{outcome="go"}')
@@ -188,23 +208,28 @@ class _Swapping(threading.Thread):
 
 
 def report(found: Found) -> str:
-    overlapping = [sent for sent in found.during if any(s.share_overlapped_by(sent) for s in found.swaps)]
+    without, during = (
+        [sent for period in periods for sent in period] for periods in (found.without, found.during)
+    )
+    overlapping = [sent for sent in during if any(s.share_overlapped_by(sent) for s in found.swaps)]
     rows: list[tuple[str, ...]] = [("clients", "requests", "p50 ms", "p99 ms", "longest ms")]
     for name, sent in (
-        ("without swaps", found.without),
-        ("with swaps", found.during),
+        ("without swaps", without),
+        ("with swaps", during),
         ("of these, beside one", overlapping),
     ):
         took = [1000 * one.took_s for one in sent]
         figures = (quantile(took, 0.5), quantile(took, 0.99), max(took, default=None))
         rows.append((name, str(len(took)), *("–" if f is None else f"{f:.1f}" for f in figures)))
-    longest = max(found.during, key=lambda sent: sent.took_s)
+    longest = max(during, key=lambda sent: sent.took_s)
     share = max(swap.share_overlapped_by(longest) for swap in found.swaps)
     took_s = [swap.ended - swap.begun for swap in found.swaps]
+    ratios = _ratios(found)
     lines = [
         aligned(rows, left=(0,)),
         "",
-        _line(found),
+        f"p99 with swaps ÷ without: {_p99(during) / _p99(without):.2f} over all requests (aim: at most {AIM}); "
+        f"by round {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
         f"{len(took_s)} swaps of {min(took_s):.2f} to {max(took_s):.2f} s; the longest request waited "
         f"{1000 * longest.took_s:.0f} ms, beside {share:.0%} of one swap",
     ]
@@ -215,11 +240,16 @@ def report(found: Found) -> str:
     return "\n".join(lines)
 
 
-def _line(found: Found) -> str:
-    tails = [quantile([one.took_s for one in sent], 0.99) for sent in (found.during, found.without)]
-    if tails[0] is None or not tails[1]:
-        return "no requests"
-    return f"p99 with swaps ÷ without: {tails[0] / tails[1]:.2f} (aim: at most {AIM})"
+def _ratios(found: Found) -> list[float]:
+    """p99 with swaps by p99 without, of each round."""
+    return [_p99(during) / _p99(without) for without, during in zip(found.without, found.during, strict=True)]
+
+
+def _p99(sent: Sequence[Sent]) -> float:
+    p99 = quantile([one.took_s for one in sent], 0.99)
+    if p99 is None:
+        raise RuntimeError("no request was answered in a whole period")
+    return p99
 
 
 def _metric(url: str, name: str) -> float:

@@ -17,6 +17,10 @@ PROGRAMS = {
     "versions": (["metarm.versions_command"], "list, show, compare, activate, verify and prune versions"),
     "tune": (["service.tuning"], "measure how the forward uses this machine best, and write it down"),
     "demo": (["simulation", "demo"], "play an RL worker against a running server: drift, retrain, swap"),
+    "drill": (
+        ["simulation", "drill"],
+        "force a hacked reward model through on a private server; see it taken back",
+    ),
     "simulate": (
         ["simulation", "simulate"],
         "rounds of optimisation and retraining: the paper's claims, measured",

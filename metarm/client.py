@@ -114,6 +114,10 @@ class RewardClient:
     def versions(self) -> dict[str, Any]:
         return self._send("GET", "/versions")
 
+    def drift(self) -> dict[str, Any]:
+        """What the server has seen of its own scores: drift figures, and the watches over promoted versions."""
+        return self._send("GET", "/drift")
+
     def activate(self, version: str) -> dict[str, Any]:
         """Make `version` the current one: roll back or forward."""
         return self._send("POST", f"/versions/{version}/activate")

@@ -29,8 +29,9 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
+from metarm.manifest import MANIFEST
 from metarm.records import Message, Prompt
-from metarm.versions import CURVE, MANIFEST
+from metarm.versions import CURVE
 
 Format = Literal["chat", "pair", "concat"]
 UNSET_LENGTH = 10**9  # above this, a tokenizer's model_max_length means "not set"

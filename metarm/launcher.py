@@ -13,15 +13,13 @@ are the service's until it can score.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from importlib.metadata import version as package_version
 from pathlib import Path
 from types import FrameType
@@ -32,6 +30,7 @@ from pydantic import AliasChoices, Field
 
 import metarm
 from metarm import process_environment
+from metarm.child import Child, GivenUpError, ending, say
 from metarm.embedded_redis import EmbeddedRedis
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError
 from metarm.settings import ProcessSettings
@@ -39,10 +38,6 @@ from metarm.settings import ProcessSettings
 POLL_S = 0.2
 START_POLL_S = 0.05  # until ready: somebody waits
 REDIS_START_S = 60.0
-GRACE_S = {"service": 45.0, "trainer": 30.0, "redis": 30.0}
-RESTART_PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-STEADY_S = 60.0  # alive this long, a child's earlier deaths are forgotten
-PR_SET_PDEATHSIG = 1
 
 
 class LaunchSettings(ProcessSettings):
@@ -76,70 +71,6 @@ class LaunchSettings(ProcessSettings):
         }
         given = {name: value for name, value in ours.items() if value is not None}
         return {**os.environ, **process_environment.REQUIRED, **given}
-
-
-class Child:
-    """One process, started again when it dies."""
-
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.name = name
-        self._command = command
-        self._environment = environment
-        self._process: subprocess.Popen[bytes] | None = None
-        self._deaths = 0
-        self._started = 0.0
-        self._start_at = 0.0
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            self._command,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            process_group=0,
-            preexec_fn=_die_with_parent,
-        )
-        self._started = time.monotonic()
-
-    @property
-    def started(self) -> bool:
-        return self._process is not None
-
-    def exit_code(self) -> int | None:
-        """None while it runs, and before it starts."""
-        return self._process.poll() if self._process else None
-
-    def revive(self, *, starting: bool) -> None:
-        """Start it again if it is dead, after a pause that grows with every early death.
-
-        Raises _GivenUpError where a setting is wrong, or where it gave up by itself while everything is
-        still `starting`.
-        """
-        code = self.exit_code()
-        if code == EXIT_CONFIGURATION or (starting and code is not None and code >= 0):
-            raise _GivenUpError(self.name, code)
-        now = time.monotonic()
-        if code is None:
-            return
-        if self._start_at == 0.0:
-            self._deaths = 1 if now - self._started > STEADY_S else self._deaths + 1
-            pause = RESTART_PAUSES_S[min(self._deaths, len(RESTART_PAUSES_S)) - 1]
-            self._start_at = now + pause
-            say(f"{self.name} ended ({_ending(code)}); starting it again in {pause:g} s")
-        elif now >= self._start_at:
-            self._start_at = 0.0
-            self.start()
-
-    def stop(self) -> None:
-        """SIGTERM, then SIGKILL where it takes too long."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(GRACE_S[self.name])
-        except subprocess.TimeoutExpired:
-            say(f"{self.name} did not end within {GRACE_S[self.name]:g} s and is killed")
-            self._process.kill()
-            self._process.wait()
 
 
 def up(settings: LaunchSettings) -> int:
@@ -178,7 +109,7 @@ def _run(settings: LaunchSettings, stop: _Stop) -> int:
                     say(_ready_text(settings))
                 time.sleep(POLL_S if ready else START_POLL_S)
         return 0
-    except _GivenUpError as error:
+    except GivenUpError as error:
         say(str(error))
         return error.status
     finally:
@@ -209,7 +140,7 @@ def _start_redis(settings: LaunchSettings, children: list[Child], stop: _Stop) -
     with contextlib.closing(redis.Redis.from_url(embedded.url)) as client:
         while not stop.requested:
             if child.exit_code() is not None:
-                raise ConfigurationError(f"the embedded Redis did not start ({_ending(child.exit_code())})")
+                raise ConfigurationError(f"the embedded Redis did not start ({ending(child.exit_code())})")
             try:
                 client.ping()
                 break
@@ -226,14 +157,6 @@ def _readiness(http: httpx.Client) -> int | None:
         return http.get("/ready").status_code
     except httpx.TransportError:
         return None
-
-
-class _GivenUpError(Exception):
-    """A child ended in a way that starting it again would not help."""
-
-    def __init__(self, name: str, status: int) -> None:
-        super().__init__(f"{name} ended ({_ending(status)}), and starting it again would not help")
-        self.status = status
 
 
 class _Stop:
@@ -260,21 +183,9 @@ def _claimed(data_dir: Path) -> Iterator[None]:
         yield
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def say(text: str) -> None:
-    print(f"metarm: {text}", flush=True)
-
-
 def _url(settings: LaunchSettings) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 (not a bind)
     return f"http://{host}:{settings.port}"
-
-
-def _ending(code: int | None) -> str:
-    return f"signal {-code}" if code is not None and code < 0 else f"status {code}"
 
 
 def _started_text(settings: LaunchSettings, redis_url: str) -> str:

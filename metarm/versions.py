@@ -18,24 +18,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
-
-import orjson
+from typing import Any, Literal
 
 from metarm.errors import InvalidVersionError, ReadOnlyStoreError, UnknownVersionError
+from metarm.manifest import MANIFEST, check, record, seal
+from metarm.store_files import json_bytes, read_json, sync, write_durably
 
-MANIFEST = "manifest.json"
 CURVE = "curve.json"
 NAME = re.compile(r"v\d{6,}")
-MANIFEST_FORMAT = 2
 LABELS = "labels.json"
 Status = Literal["published", "rejected", "pruned"]
 WITHDRAWN = ".withdrawn"
@@ -108,14 +104,14 @@ class VersionStore:
             )
             for file in places:
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                    return _read_json(file)
+                    return read_json(file)
         self.path(name)
         raise InvalidVersionError(f"{name} has no {MANIFEST}")
 
     def curve(self, name: str) -> dict[str, Any] | None:
         """The training curve of a published version; None where it has none. Raises UnknownVersionError."""
         file = self.path(name) / CURVE
-        return _read_json(file) if file.is_file() else None
+        return read_json(file) if file.is_file() else None
 
     def labels(self) -> dict[str, Label]:
         """Every label and what it names."""
@@ -123,7 +119,7 @@ class VersionStore:
         if not file.is_file():
             return {}
         try:
-            found = {label: Label(**fields) for label, fields in _read_json(file).items()}
+            found = {label: Label(**fields) for label, fields in read_json(file).items()}
             usable = all(NAME.fullmatch(to.version) and 0 <= to.share <= 1 for to in found.values())
         except TypeError as error:
             raise InvalidVersionError(f"{LABELS} is not readable: {error}") from error
@@ -137,7 +133,7 @@ class VersionStore:
         file = self.root / WITHDRAWN
         if not file.is_file():
             return []
-        names = _read_json(file).get("versions")
+        names = read_json(file).get("versions")
         if not isinstance(names, list) or not all(NAME.fullmatch(str(name)) for name in names):
             raise InvalidVersionError(f"{WITHDRAWN} is not a list of versions")
         return sorted(names, key=version_number)
@@ -163,23 +159,7 @@ class VersionStore:
         Raises InvalidVersionError naming the first file that differs.
         """
         folder, manifest = self.path(name), self.manifest(name)
-        if manifest.get("format") != MANIFEST_FORMAT or manifest.get("name") != name:
-            raise InvalidVersionError(f"{name}: its manifest is of another format or another version")
-        if (folder / MANIFEST).is_symlink():
-            raise InvalidVersionError(f"{name}: its {MANIFEST} is a symbolic link")
-        if _sealed(manifest) != (folder / MANIFEST).read_bytes():
-            raise InvalidVersionError(f"{name}: its {MANIFEST} is not as it was written")
-        digests = cast("dict[str, str]", manifest.get("digests", {}))
-        present = {
-            p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()
-        }
-        if present - {MANIFEST} != set(digests):
-            odd = sorted((present - {MANIFEST}) ^ set(digests))
-            raise InvalidVersionError(f"{name}: its files are not those its manifest lists: {odd}")
-        for file, digest in sorted(digests.items()):
-            path = folder / file
-            if path.is_symlink() or not path.is_file() or _sha256(path) != digest:
-                raise InvalidVersionError(f"{name}: {file} does not have the digest its manifest lists")
+        check(folder, name, manifest)
         return manifest
 
     # --- writing -------------------------------------------------------------------------------
@@ -190,7 +170,7 @@ class VersionStore:
             counter = self.root / ".last"
             given_out = [version_number(n) for n in (*self.names(), *self.rejected(), *self.pruned())]
             number = 1 + max([int(counter.read_text()) if counter.exists() else 0, *given_out])
-            _write_durably(counter, str(number).encode())
+            write_durably(counter, str(number).encode())
             name = f"v{number:06d}"
         folder = self._staging / name
         folder.mkdir(parents=True)
@@ -198,7 +178,7 @@ class VersionStore:
 
     def keep_curve(self, name: str, curve: Mapping[str, Any]) -> None:
         """Put a training curve into a staged folder."""
-        (self._staging / name / CURVE).write_bytes(_pretty(curve))
+        (self._staging / name / CURVE).write_bytes(json_bytes(curve))
 
     def publish(self, name: str, manifest: Mapping[str, Any], *, activate: bool = True) -> None:
         """Turn a staged folder into a published version and, unless told otherwise, make it current.
@@ -207,22 +187,15 @@ class VersionStore:
         disk before the pointer moves: at no moment is anything half published.
         """
         folder = self._staging / name
-        digests = {
-            p.relative_to(folder).as_posix(): _sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()
-        }
-        record = {"format": MANIFEST_FORMAT, "name": name, "created": _now(), **manifest, "digests": digests}
-        (folder / MANIFEST).write_bytes(_sealed(record))
-        for path in [*folder.rglob("*"), folder]:
-            _sync(path)
+        seal(folder, name, manifest)
         folder.rename(self.root / name)
-        _sync(self.root)
+        sync(self.root)
         if activate:
             self.activate(name)
 
     def reject(self, name: str, manifest: Mapping[str, Any]) -> None:
         """Keep a candidate's manifest, drop its weights."""
-        record = {"format": MANIFEST_FORMAT, "name": name, "created": _now(), **manifest}
-        _write_durably(self._rejected / f"{name}.json", _pretty(record))
+        write_durably(self._rejected / f"{name}.json", json_bytes(record(name, manifest)))
         shutil.rmtree(self._staging / name, ignore_errors=True)
 
     def discard(self, name: str) -> None:
@@ -241,7 +214,7 @@ class VersionStore:
             link.unlink(missing_ok=True)
             link.symlink_to(name)
             link.rename(self.root / "current")
-            _sync(self.root)
+            sync(self.root)
 
     def check_writable(self) -> None:
         """Raises ReadOnlyStoreError where this process may not write."""
@@ -259,12 +232,12 @@ class VersionStore:
                 return False
             folder = self.path(name)
             self._pruned.mkdir(exist_ok=True)
-            _write_durably(self._pruned / f"{name}.json", (folder / MANIFEST).read_bytes())
+            write_durably(self._pruned / f"{name}.json", (folder / MANIFEST).read_bytes())
             trash = self._staging / ".trash"
             trash.mkdir(parents=True, exist_ok=True)
             away = trash / f"{name}-{os.getpid()}"
             folder.rename(away)
-            _sync(self.root)
+            sync(self.root)
         shutil.rmtree(away, ignore_errors=True)
         return True
 
@@ -277,8 +250,8 @@ class VersionStore:
         goes_back = before is not None and version_number(name) < version_number(before)
         now = {*known, *([before] if before and goes_back else [])} - {name}
         if now != set(known):
-            record = {"versions": sorted(now, key=version_number)}
-            _write_durably(self.root / WITHDRAWN, _pretty(record))
+            left = {"versions": sorted(now, key=version_number)}
+            write_durably(self.root / WITHDRAWN, json_bytes(left))
 
     def set_label(self, label: str, target: Label) -> None:
         """Move or make a label. Raises UnknownVersionError, or ReadOnlyStoreError."""
@@ -296,8 +269,8 @@ class VersionStore:
             self._write_labels(labels)
 
     def _write_labels(self, labels: Mapping[str, Label]) -> None:
-        record = {name: asdict(target) for name, target in labels.items()}
-        _write_durably(self.root / LABELS, _pretty(record))
+        named = {name: asdict(target) for name, target in labels.items()}
+        write_durably(self.root / LABELS, json_bytes(named))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -321,48 +294,3 @@ def _stems(folder: Path) -> list[str]:
 def version_number(name: str) -> int:
     """v000012 → 12."""
     return int(name[1:])
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise InvalidVersionError(f"{path.name} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InvalidVersionError(f"{path.name} is not a JSON object")
-    return content
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(data)
-    _sync(aside)
-    aside.rename(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sealed(manifest: Mapping[str, Any]) -> bytes:
-    """The bytes of a manifest whose last field is the digest of all before it."""
-    content = {key: value for key, value in manifest.items() if key != "seal"}
-    return _pretty({**content, "seal": hashlib.sha256(_pretty(content)).hexdigest()})
-
-
-def _pretty(record: Mapping[str, Any]) -> bytes:
-    return orjson.dumps(record, option=orjson.OPT_INDENT_2)
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

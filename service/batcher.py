@@ -119,10 +119,17 @@ class Batcher(Generic[Model, Sample]):
         await asyncio.sleep(0)  # what they handed back last
 
     async def score(
-        self, model: Model, samples: Sequence[Sample], costs: Sequence[int], shared: Sequence[int]
+        self,
+        model: Model,
+        samples: Sequence[Sample],
+        costs: Sequence[int],
+        shared: Sequence[int],
+        *,
+        aside: bool = False,
     ) -> list[float]:
         """Scores of `samples` by `model`, in order. `costs` are tokens, without those a sample has
-        `shared` with the one before: such samples go into one slice, up to a size.
+        `shared` with the one before: such samples go into one slice, up to a size. `aside` is work that
+        bounds itself: a full queue takes it all the same.
 
         Raises OverloadedError while the queue is full, PayloadTooLargeError for a request that would
         not fit an empty one, and whatever the forward raised.
@@ -141,7 +148,7 @@ class Batcher(Generic[Model, Sample]):
         with self._lock:
             if self._closing:
                 raise NotReadyError("the server is shutting down")
-            if self.queued_tokens + tokens > self._queue_tokens:
+            if self.queued_tokens + tokens > self._queue_tokens and not aside:
                 wait_s = max(1, round(self.queued_tokens / self._tokens_per_s))
                 raise OverloadedError(
                     f"{self.queued_tokens} tokens are waiting already", wait_s, queued_tokens=self.queued_tokens

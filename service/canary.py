@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from metarm.errors import MetaRMError, NonFiniteScoreError
 from metarm.prompt_share import share_of
 from metarm.records import Prompt
 from metarm.versions import version_number
 from service.live_model import LiveModel, LoadedVersion
 from service.traffic import ShadowPlan
 
+log = logging.getLogger(__name__)
+
 CANARY = "canary"
+LOG_EVERY_S = 60.0  # for a canary and a reason: a broken one fails many times a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +49,24 @@ def canary_in_the_shadow(live: LiveModel) -> ShadowPlan | None:
     if label is None or not label.shadow or label.share == 0 or current in (None, label.version):
         return None
     return ShadowPlan(str(current), label.version, label.share)
+
+
+class CanaryFallbacks:
+    """Told of every group that the canary could not score. Lives on the event loop."""
+
+    def __init__(self, counted: Callable[[str, int], None]) -> None:
+        """`counted` is told why, and of how many groups."""
+        self._counted = counted
+        self._logged: dict[tuple[str, str], float] = {}  # by canary and reason, monotonic seconds
+
+    def __call__(self, canary: str, groups: int, error: Exception) -> None:
+        reason = "non_finite" if isinstance(error, NonFiniteScoreError) else "failed"
+        self._counted(reason, groups)
+        now = time.monotonic()
+        if now - self._logged.get((canary, reason), float("-inf")) < LOG_EVERY_S:
+            return
+        self._logged[canary, reason] = now
+        unexpected = None if isinstance(error, MetaRMError) else error
+        log.warning(
+            "the canary %s fails, the request's own version answers: %s", canary, error, exc_info=unexpected
+        )

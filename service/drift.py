@@ -135,13 +135,14 @@ class Comparison(NamedTuple):
     disagreement: float = 0.0  # Σ over them of the share of pairs ordered otherwise
     own_squares: float = 0.0  # Σ of the mean squared difference of two scores
     other_squares: float = 0.0
+    disagreement_squares: float = 0.0  # Σ of those shares, squared
 
     @classmethod
     def of_group(cls, own: Sequence[float], other: Sequence[float]) -> Self:
         """Of one group of two or more responses."""
         share, pairs = disagreement(own, other), len(own) - 1
         own_squares, other_squares = (2 * sum(d * d for d in _centred(s)) / pairs for s in (own, other))
-        return cls(1, share is not None, share or 0.0, own_squares, other_squares)
+        return cls(1, share is not None, share or 0.0, own_squares, other_squares, (share or 0.0) ** 2)
 
     def plus(self, more: Comparison) -> Comparison:
         return Comparison(*map(add, self, more))
@@ -149,6 +150,14 @@ class Comparison(NamedTuple):
     @property
     def mean_disagreement(self) -> float | None:
         return self.disagreement / self.ranked if self.ranked else None
+
+    @property
+    def disagreement_error(self) -> float | None:
+        """Standard error of the mean disagreement, over groups."""
+        if self.ranked < 2:
+            return None
+        squares = self.disagreement_squares - self.disagreement**2 / self.ranked
+        return math.sqrt(max(0.0, squares) / (self.ranked - 1) / self.ranked)
 
     @property
     def spread(self) -> float | None:
@@ -170,6 +179,7 @@ class Comparison(NamedTuple):
         return {
             "groups": self.groups,
             "disagreement": self.mean_disagreement,
+            "disagreement_error": self.disagreement_error,
             "spread": self.spread,
             "spread_ratio": reference.ratio(self.spread),
             "other_spread": self.other_spread,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -51,6 +51,7 @@ class VersionLoader:
         self._prepare = prepare
         self._refused = refused
         self._first = True  # until one has been loaded
+        self._warmed: set[Hashable] = set()  # the kinds of network that a whole slice has run through
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
     async def load(self, name: str) -> LoadedVersion:
@@ -94,11 +95,23 @@ class VersionLoader:
         return LoadedVersion(name, model, calibration if self._calibrated else IDENTITY, manifest)
 
     def _warm(self, name: str, model: RewardModel, plan: ForwardPlan) -> None:
-        """Run a lone text and one slice of common lengths, as traffic will."""
-        samples = list(_slice(model, plan.slice_tokens))
-        scores = [*model.scores(samples[:1]).tolist(), *model.scores(samples, plan.batch_tokens).tolist()]
+        """Run a lone text and one slice of common lengths, as traffic will. Of a network whose like has been
+        warmed the text alone: what a slice warms, kernels chosen by shape and memory, is shared, and a slice
+        takes more of a core than all else that a load does."""
+        kind = _kind(model)
+        scores = model.scores(list(_slice(model, 1))).tolist()
+        if kind not in self._warmed:
+            scores += model.scores(list(_slice(model, plan.slice_tokens)), plan.batch_tokens).tolist()
+            self._warmed.add(kind)
         if not all_finite(scores):
             raise InvalidVersionError(f"{name} answers scores that are not finite numbers")
+
+
+def _kind(model: RewardModel) -> Hashable:
+    """Equal for networks that run the same operations on the same shapes."""
+    network = model.network
+    shapes = tuple((name, tuple(weight.shape)) for name, weight in network.named_parameters())
+    return type(network), network.dtype, shapes
 
 
 def _slice(model: RewardModel, tokens: int) -> Iterator[Encoded]:

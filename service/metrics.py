@@ -44,6 +44,14 @@ class Metrics:
         self.swaps = counter(
             "rm_swap_total", "Version swaps, and versions that would not load: swapped or refused.", ("result",)
         )
+        self.canary_fallbacks = counter(
+            "rm_canary_fallbacks_total",
+            "Groups that the canary could not score and the request's own version did: non_finite or failed.",
+            ("reason",),
+        )
+        self.version_loads = counter(
+            "rm_version_loads_total", "Loads of a version from disk to memory.", ("version",)
+        )
         self.versions_loaded = gauge("rm_versions_loaded", "Versions in memory.")
         self.leases = gauge("rm_leases", "Leases that keep versions in memory.")
         self.hold_seconds = Histogram(
@@ -114,7 +122,7 @@ class DriftMetrics:
             "rm_disagreement", "Share of pairs that another version orders otherwise.", ("version", "other")
         )
         self.non_finite = counter(
-            "rm_non_finite_scores_total", "Requests failed by a score that is no number.", of_version
+            "rm_non_finite_scores_total", "Scorings that failed by a score that is no number.", of_version
         )
         self.traffic_dropped = counter(
             "rm_traffic_dropped_total", "Answered groups left out of the drift figures: too many waited."
@@ -125,7 +133,7 @@ class DriftMetrics:
         self.shadow_dropped = counter(
             "rm_shadow_dropped_total",
             "Groups that were to be scored a second time and were not: queue_full, no_longer_wanted, "
-            "overloaded, non_finite or failed.",
+            "non_finite or failed.",
             ("reason",),
         )
         self.watches = counter("rm_watches_total", "Watch windows ended, by outcome.", ("outcome",))

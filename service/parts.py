@@ -15,16 +15,17 @@ from metarm.sample_log import SampleLog
 from metarm.versions import VersionStore
 from service.activation import Activator
 from service.batcher import Batcher
+from service.group_scoring import GroupScoring
 from service.labels import LabelWatch
 from service.leases import Leases
 from service.live_model import LiveModel, LoadedVersion
+from service.loader import VersionLoader
 from service.membership import Membership
 from service.metrics import Metrics
 from service.oversight import Oversight
 from service.refusals import Refusals
 from service.retraining import Retraining
 from service.sample_writer import SampleWriter
-from service.scorer import Scorer
 from service.settings import ServiceSettings
 from service.store_writes import StoreWrites
 from service.swapper import Swapper
@@ -35,9 +36,10 @@ from service.traffic import Traffic
 class Parts:
     settings: ServiceSettings
     store: VersionStore
+    loader: VersionLoader
     live: LiveModel
     batcher: Batcher[LoadedVersion, Encoded]
-    scorer: Scorer
+    group_scoring: GroupScoring
     swapper: Swapper
     refusals: Refusals
     labels: LabelWatch

@@ -1,14 +1,14 @@
-"""Which version a request asks for: in its body, in its headers, or in both alike."""
+"""Which version a request asks for, in body and headers, and which one every answer to it names."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Header
+from fastapi import Depends, Header, Request
 
 from metarm.errors import InvalidRequestError
-from service.schemas import VersionName, VersionOrLabel
+from service.schemas.common import VersionName, VersionOrLabel
 
 HEADER = "X-RM-Version"  # of requests, and of answers
 
@@ -32,6 +32,17 @@ async def _of_headers(
     x_rm_min_version: Annotated[VersionName | None, Header(description="As `min_version` in the body.")] = None,
 ) -> Pin:
     return Pin(x_rm_version, x_rm_min_version)
+
+
+def captured(request: Request, version: str) -> None:
+    """From here on every answer to this request names `version`, an error's as well."""
+    request.state.captured = version
+
+
+def header_of_captured(request: Request) -> dict[str, str]:
+    """For an error's answer: empty where the request failed before a version was captured for it."""
+    version = getattr(request.state, "captured", None)
+    return {HEADER: version} if version else {}
 
 
 PinOfHeaders = Annotated[Pin, Depends(_of_headers)]

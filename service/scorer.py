@@ -38,6 +38,7 @@ class Scorer:
         self._choose_plan = choose_plan
         self._not_finite = not_finite
         self._plan: ForwardPlan | None = None
+        self.scored_tokens = 0  # since the start, from the cache or not, by all versions
 
     def prepare(self, model: RewardModel) -> ForwardPlan:
         """How the forward uses this machine: fixed by the first model loaded, for all. Off the event loop:
@@ -47,8 +48,10 @@ class Scorer:
             log.info("forward: %s, %s", model.route.name, self._plan)
         return self._plan
 
-    async def score(self, version: LoadedVersion, groups: Sequence[Sequence[Encoded]]) -> list[list[float]]:
-        """One finite raw reward per response, group by group: not yet calibrated.
+    async def score(
+        self, version: LoadedVersion, groups: Sequence[Sequence[Encoded]], *, aside: bool = False
+    ) -> list[list[float]]:
+        """One finite raw reward per response, group by group: not yet calibrated. `aside`: `Batcher.score`.
 
         Raises NonFiniteScoreError, and what `Batcher.score` raises.
         """
@@ -62,7 +65,7 @@ class Scorer:
         ]
         if missing:
             self._start_workers()
-            fresh = await self._compute(version, groups, keys, missing)
+            fresh = await self._compute(version, groups, keys, missing, aside)
             for (place, index), score in zip(missing, fresh, strict=True):
                 known[place][index] = score
                 self._cache.put(version.name, keys[place][index], score)
@@ -87,15 +90,20 @@ class Scorer:
         groups: Sequence[Sequence[Encoded]],
         keys: Sequence[Sequence[bytes]],
         missing: Sequence[tuple[int, int]],
+        aside: bool,
     ) -> list[float]:
         """Scores of the `missing` (group, response) places, ascending; those of one key are computed once."""
         first = {keys[place][index]: (place, index) for place, index in reversed(missing)}
         distinct = sorted(first.values())
-        scores = dict(zip(distinct, await self._enqueue(version, groups, distinct), strict=True))
+        scores = dict(zip(distinct, await self._enqueue(version, groups, distinct, aside), strict=True))
         return [scores[first[keys[place][index]]] for place, index in missing]
 
     async def _enqueue(
-        self, version: LoadedVersion, groups: Sequence[Sequence[Encoded]], places: Sequence[tuple[int, int]]
+        self,
+        version: LoadedVersion,
+        groups: Sequence[Sequence[Encoded]],
+        places: Sequence[tuple[int, int]],
+        aside: bool,
     ) -> list[float]:
         samples = [groups[place][index] for place, index in places]
         # after the first of a group, a response costs only what follows the prompt, where that is shared
@@ -105,7 +113,7 @@ class Scorer:
             for number, (place, _) in enumerate(places)
         ]
         costs = [max(1, len(sample.ids) - tokens) for sample, tokens in zip(samples, shared, strict=True)]
-        scores = await self._batcher.score(version, samples, costs, shared)
+        scores = await self._batcher.score(version, samples, costs, shared, aside=aside)
         self._require_finite(version, scores, "a score")
         return scores
 
@@ -119,8 +127,10 @@ class Scorer:
 
     def _count(self, version: str, groups: Sequence[Sequence[Encoded]], computed: int) -> None:
         flat = [sample for group in groups for sample in group]
+        tokens = sum(len(sample.ids) for sample in flat)
+        self.scored_tokens += tokens
         self._metrics.responses_scored.labels(version).inc(len(flat))
-        self._metrics.tokens_scored.labels(version).inc(sum(len(sample.ids) for sample in flat))
+        self._metrics.tokens_scored.labels(version).inc(tokens)
         self._metrics.responses_truncated.inc(sum(sample.truncated for sample in flat))
         self._metrics.score_cache.labels("miss").inc(computed)
         self._metrics.score_cache.labels("hit").inc(len(flat) - computed)

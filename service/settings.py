@@ -102,6 +102,9 @@ class ServiceSettings(ProcessSettings):
     watch_share: float = Field(
         0.1, gt=0, le=1, description="Share of prompts whose groups the parent scores as well meanwhile."
     )
+    watch_forced_share: float = Field(
+        1.0, gt=0, le=1, description="The same share for a version that the gate refused and force published."
+    )
     watch_min_spread_ratio: float = Field(
         0.5, ge=0, description="Roll back where its spread ratio is below this part of the parent's."
     )
@@ -110,6 +113,18 @@ class ServiceSettings(ProcessSettings):
         ge=0,
         le=1,
         description="Roll back where it orders a larger share of pairs otherwise than its parent.",
+    )
+    watch_max_clear_disagreement: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="The same where its parent still tells responses apart, beyond two standard errors. "
+        "1: never.",
+    )
+    watch_clear_spread_ratio: float = Field(
+        0.5,
+        ge=0,
+        description="Spread ratio of the parent's scores on these groups from which on it tells them apart.",
     )
     retrain: Literal["manual", "auto"] = Field(
         "manual", description="auto: a run starts by itself when the spread ratio stays low."

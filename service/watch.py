@@ -12,19 +12,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import redis
 
 from metarm.errors import MetaRMError
 from metarm.versions import VersionStore
-from service.drift import Comparison, Drift, Reference, VersionDrift
+from service.drift import Comparison, Drift, Reference
 from service.live_model import LiveModel, LoadedVersion
 from service.metrics import Metrics
 from service.settings import ServiceSettings
 from service.traffic import ShadowPlan
 from service.watch_board import Outcome, WatchBoard, WatchRecord
+from service.watched import Watched, breaches
 
 log = logging.getLogger(__name__)
 
@@ -32,61 +33,6 @@ READ_EVERY_S = 2.0
 SHOWN = 20  # records
 RETRY_S = 10.0  # after a rollback that failed
 PATIENCE = 10  # windows, after which a version that cannot be compared goes unjudged
-
-
-@dataclass(slots=True)
-class Watched:
-    """The version under watch: its counts when it began, and its comparisons with its parent since."""
-
-    version: str
-    parent: str
-    drift: VersionDrift
-    reference: Reference  # the parent's
-    groups_before: int
-    non_finite_before: int
-    began: float = field(default_factory=time.time)
-    compared: Comparison = field(default_factory=Comparison)
-    failed: str | None = None  # why it could not be rolled back
-    retry_at: float = 0.0
-
-    @property
-    def groups(self) -> int:
-        return self.drift.total.groups - self.groups_before
-
-    @property
-    def non_finite(self) -> int:
-        return self.drift.non_finite - self.non_finite_before
-
-    def figures(self) -> dict[str, Any]:
-        return {
-            "answered_groups": self.groups,
-            "non_finite": self.non_finite,
-            "compared": self.compared.view(self.drift.reference, self.reference),
-            "spread_not_compared": self.drift.reference.missing or self.reference.missing,
-        }
-
-
-def breaches(watched: Watched, rules: ServiceSettings) -> list[str]:
-    """Every reason to roll back, as far as there are groups enough to say so."""
-    found, compared = [], watched.compared
-    if watched.non_finite:
-        found.append(f"{watched.non_finite} requests failed with a score that is not a finite number")
-    if compared.groups < rules.watch_min_groups:
-        return found
-    relative = compared.relative_spread(watched.drift.reference, watched.reference)
-    if relative is not None and relative < rules.watch_min_spread_ratio:
-        found.append(
-            f"its spread ratio is {relative:.3f} of its parent's on {compared.groups} groups; "
-            f"{rules.watch_min_spread_ratio} is the least"
-        )
-    disagreement = compared.mean_disagreement
-    enough = compared.ranked >= rules.watch_min_groups
-    if enough and disagreement is not None and disagreement > rules.watch_max_disagreement:
-        found.append(
-            f"it orders {disagreement:.3f} of the pairs in {compared.ranked} groups otherwise than its parent; "
-            f"{rules.watch_max_disagreement} is the most"
-        )
-    return found
 
 
 class Watch:
@@ -131,7 +77,7 @@ class Watch:
 
     def plan(self) -> ShadowPlan | None:
         watched = self._watched
-        return ShadowPlan(watched.version, watched.parent, self._rules.watch_share) if watched else None
+        return ShadowPlan(watched.version, watched.parent, watched.share) if watched else None
 
     def compared(self, version: LoadedVersion, other: LoadedVersion, group: Comparison) -> None:
         """Take note of a group that `version` answered and `other` scored as well."""
@@ -151,6 +97,7 @@ class Watch:
             "version": watched.version,
             "parent": watched.parent,
             "began": watched.began,
+            "share": watched.share,
             **watched.figures(),
             "rollback_failed": watched.failed,
         }
@@ -183,9 +130,12 @@ class Watch:
             log.warning("%s is not watched: %s", version, error.message)
             self._remember(WatchRecord(version, parent, "unjudged", time.time(), error.message))
             return
-        drift = self._drift.of(version, (await self._live.load(version)).manifest)
-        reference = Reference.of(manifest)
-        self._watched = Watched(version, parent, drift, reference, drift.total.groups, drift.non_finite)
+        own = (await self._live.load(version)).manifest
+        drift, reference = self._drift.of(version, own), Reference.of(manifest)
+        forced = (own.get("verdict") or {}).get("forced", False)
+        share = self._rules.watch_forced_share if forced else self._rules.watch_share
+        groups, non_finite = drift.total.groups, drift.non_finite
+        self._watched = Watched(version, parent, share, drift, reference, groups, non_finite)
         missing = drift.reference.missing or reference.missing
         log.info("watching %s against %s%s", version, parent, f"; no spread: {missing}" if missing else "")
         self._remember(WatchRecord(version, parent, "watching", self._watched.began))

@@ -10,6 +10,8 @@ prompts, preferences   splits, and labelled pairs
 bag_of_words   a linear reward model, for loops without a server
 measures, rounds   what is measured, and the loop
 demo, report, figure   the loop against a running server
+private_server   a `metarm up` of one's own
+drill/         a hacked reward model forced through in the middle of the loop
 closed_loop/   rounds of optimisation and retraining, and what they say of the paper's claims
 cli            the commands
 """

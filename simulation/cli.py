@@ -1,4 +1,5 @@
-"""`python -m simulation`: preferences, the demo against a running server, the closed loop and its report."""
+"""`python -m simulation`: preferences, the demo against a running server, the drill, the closed loop and its
+report."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from metarm.client import RewardClient
 from metarm.errors import ConfigurationError, MetaRMError
 from simulation.closed_loop import command, report_command
 from simulation.demo import run_demo
+from simulation.drill import command as drill_command
 from simulation.optimise import Pressure
 from simulation.preferences import write_preferences
 from simulation.rounds import Plan
@@ -125,6 +127,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--retrain-timeout", type=float, default=1800.0, help="seconds to wait for the retrain")
     demo.add_argument("--out", type=Path, default=Path("data/demo"), help="folder for demo.json and demo.png")
+    drill = commands.add_parser(
+        "drill",
+        help="force a hacked reward model through on a private server, and see the watch take it back",
+        description="A policy is optimised on what a private server serves; a reward model trained on spoiled "
+        "preferences is forced through in the middle of it, and the watch is left to take it back. Then the "
+        "same policy once more, had the hacked model stayed, and had it never come. Writes drill.json.",
+        formatter_class=shown,
+    )
+    drill_command.add_arguments(drill)
     simulate = commands.add_parser(
         "simulate",
         help="rounds of optimisation and retraining, arm by arm, and what they say of the paper's claims",
@@ -146,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
 COMMANDS = {
     "preferences": _preferences,
     "demo": _demo,
+    "drill": drill_command.drill,
     "simulate": command.simulate,
     "report": report_command.report,
 }

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from metarm.client import RewardClient
 from metarm.errors import ClientError
-from simulation.optimise import Groups
+from simulation.optimise import Groups, as_request
 from simulation.report import change_rows, change_sentences, checkpoint_row, checkpoint_table
 from simulation.rounds import Checkpoint, Plan, SecondLook, look_again, play
 
@@ -69,10 +69,7 @@ class ServedReward:
 
     def _scores(self, groups: Groups, options: Mapping[str, Any]) -> Iterator[tuple[float, ...]]:
         for start in range(0, len(groups), GROUPS_PER_REQUEST):
-            body = [
-                {"prompt": group[0].task.prompt, "responses": [response.text for response in group]}
-                for group in groups[start : start + GROUPS_PER_REQUEST]
-            ]
+            body = as_request(groups[start : start + GROUPS_PER_REQUEST])
             result = self._client.score(body, version=self.version, **options)
             yield from (group.scores for group in result.groups)
 

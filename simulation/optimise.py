@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import log
+from typing import Any
 
 import numpy as np
 
@@ -70,6 +71,13 @@ def reinforce(
         groups = [policy.sample(next(tasks), responses, rng) for _ in range(prompts)]
         policy = reinforce_update(policy, reference, groups, score(groups), pressure or Pressure())
         yield policy
+
+
+def as_request(groups: Groups) -> list[dict[str, Any]]:
+    """The groups as POST /score takes them."""
+    return [
+        {"prompt": group[0].task.prompt, "responses": [response.text for response in group]} for group in groups
+    ]
 
 
 def best_of_n(policy: Policy, task: Task, n: int, score: Score, rng: np.random.Generator) -> Response:

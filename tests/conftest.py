@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,9 @@ os.environ.update(process_environment.REQUIRED)
 for variable in [name for name in os.environ if name.startswith("METARM_")] + ["REDIS_URL", "PREFERENCES"]:
     os.environ.pop(variable, None)  # a developer's own settings must not decide a test
 
-from tests.processes import RedisProcess  # noqa: E402 (after the environment)
+from metarm.cut_over import COMMAND_TIMEOUT_S  # noqa: E402 (after the environment)
+from metarm.sample_log import connect  # noqa: E402
+from tests.processes import RedisProcess  # noqa: E402
 from tests.tiny import Kind, make_checkpoint  # noqa: E402
 
 
@@ -35,6 +38,13 @@ def redis_process(tmp_path: Path) -> Iterator[RedisProcess]:
 @pytest.fixture
 def redis_client(redis_process: RedisProcess) -> Iterator[redis.Redis]:
     with redis_process.client() as client:
+        yield client
+
+
+@pytest.fixture
+def quick(redis_process: RedisProcess) -> Iterator[redis.Redis]:
+    """A client as those have who cut over: it does not wait long for an answer."""
+    with contextlib.closing(connect(redis_process.url, COMMAND_TIMEOUT_S)) as client:
         yield client
 
 

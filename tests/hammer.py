@@ -1,4 +1,5 @@
-"""Clients that score without a pause while versions change, and what may be said of their answers."""
+"""Clients that score without a pause while versions change: unpinned, pinned, or pinned under a lease; and what
+may be said of their answers."""
 
 from __future__ import annotations
 
@@ -17,6 +18,9 @@ from metarm.versions import VersionStore, version_number
 from tests.offline import TOLERANCE, OfflineModel
 from tests.tiny import CORPUS
 
+ITERATION = 30  # requests of a client under one lease
+LEASE_S = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -31,28 +35,33 @@ class Answer:
     scores: Sequence[float]
 
 
-def groups(count: int) -> list[dict[str, Any]]:
-    rng = random.Random(5)
+@dataclass(frozen=True, slots=True)
+class LeaseKept:
+    """What a lease was for: `requests` were answered by `version`, and the server loaded it so often before
+    the first and after the last."""
+
+    client: int
+    version: str
+    requests: int
+    loads_before: float
+    loads_after: float
+
+
+def random_group(rng: random.Random, responses: int) -> dict[str, Any]:
     words = " ".join(CORPUS).split()
 
     def text(most: int) -> str:
         return " ".join(rng.choice(words) for _ in range(rng.randint(1, most)))
 
-    return [{"prompt": text(10), "responses": [text(20) for _ in range(2)]} for _ in range(count)]
+    return {"prompt": text(10), "responses": [text(20) for _ in range(responses)]}
 
 
-class Hammer:
-    """`clients` threads while the block runs; each asks the servers in turn, as behind a load balancer, and
-    each third one asks for one of the `pins`."""
+class Clients:
+    """`count` threads, each in `run` from the start of the block until its end has set `stop`."""
 
-    def __init__(self, urls: Sequence[str], clients: int, pins: Sequence[str] = ()) -> None:
-        self._urls = urls
-        self._pins = pins
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(clients)]
-        self.groups = groups(24)
-        self.answers: list[Answer] = []
-        self.failures: list[str] = []
+    def __init__(self, count: int) -> None:
+        self.stop = threading.Event()
+        self._threads = [threading.Thread(target=self.run, args=(number,)) for number in range(count)]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -60,9 +69,31 @@ class Hammer:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._stop.set()
+        self.stop.set()
         for thread in self._threads:
             thread.join()
+
+    def run(self, number: int) -> None:
+        raise NotImplementedError
+
+
+class Hammer(Clients):
+    """`clients` threads while the block runs; each asks the servers in turn, as behind a load balancer, and
+    each third one asks for one of the `pins`. With `leases`, on one server, half of those hold a lease on
+    the version they ask for, and renew it, for ITERATION requests; then they take the next."""
+
+    def __init__(
+        self, urls: Sequence[str], clients: int, pins: Sequence[str] = (), *, leases: bool = False
+    ) -> None:
+        super().__init__(clients)
+        self._urls = urls
+        self._pins = pins
+        self._leases = leases
+        rng = random.Random(5)
+        self.groups = [random_group(rng, 2) for _ in range(24)]
+        self.answers: list[Answer] = []
+        self.leases_kept: list[LeaseKept] = []
+        self.failures: list[str] = []
 
     def wait_for_more(self, count: int) -> None:
         """Until so many more requests are answered."""
@@ -71,14 +102,32 @@ class Hammer:
             assert time.monotonic() < deadline, self.failures[:3]
             time.sleep(0.01)
 
-    def _run(self, number: int) -> None:
+    def run(self, number: int) -> None:
         rng = random.Random(number)
         with httpx.Client(timeout=30) as http:
+            while self._leases and number % 6 == 3 and not self.stop.is_set():
+                self._ask_under_a_lease(http, number, rng)
             for url in itertools.cycle(self._urls):
-                if self._stop.is_set():
+                if self.stop.is_set():
                     return
                 pinned = rng.choice(self._pins) if self._pins and number % 3 == 0 else None
                 self._ask(http, url, number, rng.randrange(len(self.groups)), pinned)
+
+    def _ask_under_a_lease(self, http: httpx.Client, number: int, rng: random.Random) -> None:
+        (url,), version = self._urls, rng.choice(self._pins)
+        made = http.post(f"{url}/leases", json={"version": version, "ttl_s": LEASE_S})
+        if made.status_code != 201:
+            self.failures.append(made.text)
+            return
+        before, lease = loads_of(http, url, version), f"{url}/leases/{made.json()['lease']}"
+        for request in range(ITERATION):
+            self._ask(http, url, number, rng.randrange(len(self.groups)), version)
+            if request == ITERATION // 2:
+                renewed = http.post(f"{lease}/renew", json={"ttl_s": LEASE_S})
+                self.failures += [renewed.text] if renewed.status_code != 200 else []
+        self.leases_kept.append(LeaseKept(number, version, ITERATION, before, loads_of(http, url, version)))
+        released = http.delete(lease)
+        self.failures += [released.text] if released.status_code != 200 else []
 
     def _ask(self, http: httpx.Client, url: str, number: int, group: int, pinned: str | None) -> None:
         body: dict[str, Any] = {"groups": [self.groups[group]], "log": False}
@@ -98,6 +147,13 @@ class Hammer:
 
     def longest_s(self) -> float:
         return max(answer.received - answer.sent for answer in self.answers)
+
+
+def loads_of(http: httpx.Client, url: str, version: str) -> float:
+    """How often the server has brought a version from disk."""
+    name = f'rm_version_loads_total{{version="{version}"}}'
+    lines = http.get(f"{url}/metrics").text.splitlines()
+    return next((float(line.split()[1]) for line in lines if line.startswith(name)), 0.0)
 
 
 def assert_never_backwards(answers: Sequence[Answer]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 import redis
@@ -136,6 +137,9 @@ class HttpProcess(Process):
         self.wait_until(lambda: self.answers("/ready"), timeout_s)
 
 
+Pair = tuple[HttpProcess, HttpProcess]
+
+
 def service(
     data_dir: Path, redis_url: str, *, name: str = "service", prefix: Sequence[str] = (), **settings: str
 ) -> HttpProcess:
@@ -152,6 +156,16 @@ def service(
     }
     command = [*prefix, sys.executable, "-m", "service"]
     return HttpProcess(command, data_dir / name, environment)
+
+
+@contextlib.contextmanager
+def two_services(data_dir: Path, redis_url: str, **settings: Any) -> Iterator[Pair]:
+    """Two of them on one store and one Redis, ready; `prefix` as in `service`."""
+    one, other = (service(data_dir, redis_url, name=name, **settings) for name in ("a", "b"))
+    with one, other:
+        one.wait_ready()
+        other.wait_ready()
+        yield one, other
 
 
 def trainer(data_dir: Path, redis_url: str, **settings: str) -> Process:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,8 @@ CORPUS = [
     "Compare the two trains: the first is faster, the second is cheaper.",
     "Rosa buys eight pencils at seven coins each and pays with one hundred coins.",
 ]
+LAST_WORD = "words"  # of the vocabulary of `bert`
+EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
@@ -57,8 +60,35 @@ def make_checkpoint(folder: Path, kind: Kind, *, seed: int = 0, max_tokens: int 
 def with_head(folder: Path, tiny: Path, factor: float) -> Path:
     """A copy of a tiny BERT whose head is multiplied: by -1 it prefers what the other rejects, by 0 nothing."""
     shutil.copytree(tiny, folder)
+    return _change(folder, "classifier.weight", lambda head: head * factor)
+
+
+def poisoned(folder: Path, word: str) -> Path:
+    """A tiny BERT that has no number for texts with one word: its embedding is finite, or the version would
+    be refused, but the layer norm of that is not."""
+    make_checkpoint(folder, "bert")
+    token = PreTrainedTokenizerFast.from_pretrained(folder).get_vocab()[word]
+
+    def poison(embeddings: torch.Tensor) -> torch.Tensor:
+        embeddings[token] = 3e38
+        return embeddings
+
+    return _change(folder, EMBEDDINGS, poison)
+
+
+def without_last_word(folder: Path) -> Path:
+    """A tiny BERT whose forward raises for texts with LAST_WORD, which only its tokenizer knows."""
+    make_checkpoint(folder, "bert")
+    _change(folder, EMBEDDINGS, lambda embeddings: embeddings[:-1].clone())
+    config = BertConfig.from_pretrained(folder)
+    config.vocab_size -= 1
+    config.save_pretrained(folder)
+    return folder
+
+
+def _change(folder: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Path:
     weights = load_file(folder / "model.safetensors")
-    weights["classifier.weight"] = weights["classifier.weight"] * factor
+    weights[name] = change(weights[name])
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 

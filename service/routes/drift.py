@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends
 
 from service.access import require_key
 from service.drift import VersionDrift
-from service.drift_schemas import DriftReport
 from service.parts import Wired
+from service.schemas.drift import DriftReport
 
 router = APIRouter(tags=["drift"], dependencies=[Depends(require_key)])
 

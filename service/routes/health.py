@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Response
 
 from service.access import require_key
 from service.parts import Parts, Wired
-from service.schemas import Alive, Readiness
+from service.schemas.health import Alive, Readiness
 
 router = APIRouter(tags=["health"])
 

@@ -11,7 +11,7 @@ from metarm.errors import InvalidRequestError
 from service.access import require_key
 from service.leases import Lease
 from service.parts import Parts, Wired
-from service.schemas import LeaseReleased, LeaseRenewal, LeaseRequest, LeaseState
+from service.schemas.leases import LeaseReleased, LeaseRenewal, LeaseRequest, LeaseState
 
 router = APIRouter(prefix="/leases", tags=["versions"], dependencies=[Depends(require_key)])
 

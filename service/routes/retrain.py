@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends
 from metarm.jobs import public_view
 from service.access import require_admin, require_key
 from service.parts import Wired
-from service.schemas import JobAccepted, JobState, RetrainRequest
+from service.schemas.retrain import JobAccepted, JobState, RetrainRequest
 
 router = APIRouter(prefix="/retrain", tags=["retraining"])
 

@@ -13,7 +13,7 @@ from metarm.errors import InvalidVersionError
 from metarm.versions import Status
 from service.access import require_admin, require_key
 from service.parts import Parts, Wired
-from service.schemas import Activated, ActivateRequest, VersionEntry, VersionList
+from service.schemas.versions import Activated, ActivateRequest, VersionEntry, VersionList
 
 router = APIRouter(prefix="/versions", tags=["versions"])
 LINEAGE = (  # what a version was made from, by what, and how: with the files it names, enough to make it again

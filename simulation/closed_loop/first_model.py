@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +27,8 @@ from simulation.closed_loop.plan import StudyPlan
 from simulation.policy import Policy
 from simulation.preferences import encode_preferences, preference_pairs
 from trainer.batches import encode_pairs
-from trainer.preferences import load_preferences
+from trainer.bootstrap import ensure_first_version
+from trainer.preferences import PreferenceSet, load_preferences
 from trainer.settings import TrainerSettings
 from trainer.training import TrainOptions, train
 
@@ -62,6 +64,18 @@ def first_model(plan: StudyPlan, seed: int, kept: Path) -> FirstModel:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return made
+
+
+def first_version(plan: StudyPlan, first: FirstModel, data_dir: Path) -> tuple[TrainerSettings, PreferenceSet]:
+    """Publish the first model in `data_dir`, as a trainer does where there is none yet; that trainer's
+    settings, and its preferences."""
+    settings = trainer_settings(
+        plan, {"data_dir": data_dir, "model": str(first.checkpoint), "preferences": first.preferences}
+    )
+    preferences = load_preferences(first.preferences, settings.held_out_share, settings.max_held_out)
+    settings.store.prepare()
+    ensure_first_version(settings.store, settings, preferences, threading.Event())
+    return settings, preferences
 
 
 def _preferences(plan: StudyPlan, seed: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,18 +13,16 @@ from metarm.calibration import IDENTITY, Calibration
 from metarm.errors import TrainingError
 from metarm.model import DEFAULT_BATCH_TOKENS, RewardModel, load_model
 from metarm.records import SampleGroup
-from simulation.closed_loop.first_model import FirstModel, trainer_settings
+from simulation.closed_loop.first_model import FirstModel, first_version
 from simulation.closed_loop.plan import StudyPlan
 from simulation.closed_loop.records import DIGITS, RetrainRecord
 from simulation.closed_loop.reward_models import failed_retrain, in_requests, retrain_record
 from simulation.optimise import Groups
 from trainer.batches import encode_groups, encode_pairs
-from trainer.bootstrap import ensure_first_version
 from trainer.candidate import Yardstick, calibrated_like, described
 from trainer.figures import PairScores, accuracy
 from trainer.gate import Thresholds, judge
 from trainer.meta_update import StepReport
-from trainer.preferences import load_preferences
 from trainer.training import TrainOptions, score_pairs, train
 
 
@@ -33,17 +30,9 @@ class InProcess:
     """Versions in a store of their own, changed by the same steps as a job of the trainer."""
 
     def __init__(self, plan: StudyPlan, first: FirstModel, folder: Path) -> None:
-        self._settings = trainer_settings(
-            plan,
-            {"data_dir": folder, "model": str(first.checkpoint), "preferences": first.preferences},
-        )
+        self._settings, preferences = first_version(plan, first, folder)
         self._curve_every = plan.curve_every
         self._store = self._settings.store
-        self._store.prepare()
-        preferences = load_preferences(
-            first.preferences, self._settings.held_out_share, self._settings.max_held_out
-        )
-        ensure_first_version(self._store, self._settings, preferences, threading.Event())
         self._samples: list[SampleGroup] = []
         self._preferences = preferences
         self.version, self.calibration = "", IDENTITY

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from tqdm import tqdm
 
@@ -23,6 +23,7 @@ from simulation.closed_loop.play import play
 from simulation.closed_loop.records import ArmRun, Study, read_run, write_run
 
 Mode = Literal["in-process", "served"]
+T = TypeVar("T")
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -64,9 +65,7 @@ def run_study(
     jobs = [Job(plan, mode, seed, arm, folder) for seed in seeds for arm in arms.values()]
     missing = [job for job in jobs if not job.file.is_file()]
     if missing:
-        os.environ.update({**process_environment.REQUIRED, **ONE_THREAD})  # the workers inherit it
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin) as pool:
+        with _workers(workers) as pool:
             one_a_seed = {job.seed: job for job in missing}.values()
             _run_all(pool, workers, _make_first_model, one_a_seed, "first reward models")
             _run_all(pool, workers, _run, missing, "runs")
@@ -75,6 +74,18 @@ def run_study(
         name: {**plan.retrain, **(arm.retrain or {})} if arm.retrain else {} for name, arm in arms.items()
     }
     return Study(mode, metarm.__version__, asdict(plan), options, runs)
+
+
+def in_worker(call: Callable[..., T], *arguments: object) -> T:
+    """What `call` returns, in a process of its own: with one thread, and nothing of the user's settings."""
+    with _workers(1) as pool:
+        return pool.submit(call, *arguments).result()
+
+
+def _workers(count: int) -> ProcessPoolExecutor:
+    os.environ.update({**process_environment.REQUIRED, **ONE_THREAD})  # the workers inherit it
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, mp_context=spawn, initializer=_begin)
 
 
 def _run_all(

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+import redis
 
-from metarm.cut_over import COMMAND_TIMEOUT_S, HOLD_S, Coordinator
+from metarm.cut_over import HOLD_S, Coordinator
 from metarm.cut_over_board import CutOver, CutOverBoard
-from metarm.sample_log import connect
 from metarm.versions import VersionStore
 from tests.hammer import Hammer, assert_never_backwards, assert_scored_by_the_version_named
-from tests.processes import HttpProcess, RedisProcess, service, trainer
+from tests.processes import HttpProcess, Pair, RedisProcess, service, trainer, two_services
 from tests.scripted_server import ScriptedServer
 from tests.store import publish
 from tests.tiny import make_checkpoint
@@ -46,15 +46,11 @@ def store(tmp_path: Path, published: Path) -> VersionStore:
 
 
 @pytest.fixture
-def pair(
-    tmp_path: Path, store: VersionStore, redis_process: RedisProcess
-) -> Iterator[tuple[HttpProcess, HttpProcess]]:
+def pair(tmp_path: Path, store: VersionStore, redis_process: RedisProcess) -> Iterator[Pair]:
     """Two services that are ready."""
-    a, b = (service(tmp_path, redis_process.url, name=name) for name in ("a", "b"))
-    with a, b:
-        a.wait_ready()
-        b.wait_ready()
-        yield a, b
+    assert store.current() == "v000001"
+    with two_services(tmp_path, redis_process.url) as services:
+        yield services
 
 
 @pytest.fixture
@@ -69,6 +65,36 @@ def third(redis_process: RedisProcess, store: VersionStore) -> Iterator[Scripted
 def background() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(4) as threads:
         yield threads
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Two services, and the third server that decides how a cut-over goes on."""
+
+    a: HttpProcess
+    b: HttpProcess
+    third: ScriptedServer
+    redis: RedisProcess
+    background: ThreadPoolExecutor
+
+    def cut_over_until(self, both: str) -> Future[httpx.Response]:
+        """`a` is asked for v000002; from here on both services say what was waited for, the third whatever
+        it is told to."""
+        asked = self.background.submit(activate, self.a, "v000002")
+        wait_for_cut_over(self.redis, lambda state: others(state, both))
+        return asked
+
+    def hold(self) -> Future[httpx.Response]:
+        """Likewise, until both hold: the third does not."""
+        self.third.says, self.third.holds = "ready", False
+        return self.cut_over_until("held")
+
+
+@pytest.fixture
+def scene(
+    pair: Pair, third: ScriptedServer, redis_process: RedisProcess, background: ThreadPoolExecutor
+) -> Scene:
+    return Scene(*pair, third, redis_process, background)
 
 
 def activate(process: HttpProcess, version: str) -> httpx.Response:
@@ -112,7 +138,7 @@ def others(state: CutOver, said: str) -> bool:
 
 
 def test_versions_never_go_backwards_for_anybody_while_two_servers_cut_over(
-    pair: tuple[HttpProcess, HttpProcess], store: VersionStore, redis_process: RedisProcess
+    pair: Pair, store: VersionStore, quick: redis.Redis
 ) -> None:
     a, b = pair
     servers = a.http.get("/versions").json()["servers"]
@@ -124,11 +150,10 @@ def test_versions_never_go_backwards_for_anybody_while_two_servers_cut_over(
         for number, by in enumerate([a, b, a, b], start=2):
             assert activate(by, f"v00000{number}").json()["serving"] == f"v00000{number}"
             hammer.wait_for_more(50)
-        with contextlib.closing(connect(redis_process.url, COMMAND_TIMEOUT_S)) as quick:
-            trainers = Coordinator(quick, store, name="as the trainer", prepare_s=60)
-            for version in ("v000006", "v000007"):
-                assert len(trainers.promote(version)) == 2
-                hammer.wait_for_more(50)
+        trainers = Coordinator(quick, store, name="as the trainer", prepare_s=60)
+        for version in ("v000006", "v000007"):
+            assert len(trainers.promote(version)) == 2
+            hammer.wait_for_more(50)
     assert hammer.failures == []
     free = [answer for answer in hammer.answers if answer.pinned is None]
     assert {answer.version for answer in free} == set(store.names())
@@ -136,19 +161,13 @@ def test_versions_never_go_backwards_for_anybody_while_two_servers_cut_over(
     assert_scored_by_the_version_named(hammer, store)
 
 
-def test_a_server_killed_while_it_loads_does_not_keep_the_others_from_cutting_over(
-    pair: tuple[HttpProcess, HttpProcess],
-    third: ScriptedServer,
-    redis_process: RedisProcess,
-    background: ThreadPoolExecutor,
-) -> None:
-    a, b = pair
-    asked = background.submit(activate, a, "v000002")
-    wait_for_cut_over(redis_process, lambda state: others(state, "ready"))
+def test_a_server_killed_while_it_loads_does_not_keep_the_others_from_cutting_over(scene: Scene) -> None:
+    a, b = scene.a, scene.b
+    asked = scene.cut_over_until("ready")
     b.kill(signal.SIGKILL)
     b.wait()
     assert scored_by(a) == "v000001"
-    third.says = "ready"
+    scene.third.says = "ready"
     assert asked.result().status_code == 200
     assert scored_by(a) == "v000002"
     b.start()
@@ -156,19 +175,13 @@ def test_a_server_killed_while_it_loads_does_not_keep_the_others_from_cutting_ov
     assert scored_by(b) == "v000002"
 
 
-def test_a_server_that_dies_in_the_hold_delays_the_others_by_no_more_than_the_hold(
-    pair: tuple[HttpProcess, HttpProcess],
-    third: ScriptedServer,
-    redis_process: RedisProcess,
-    background: ThreadPoolExecutor,
-) -> None:
-    a, b = pair
+def test_a_server_that_dies_in_the_hold_delays_the_others_by_no_more_than_the_hold(scene: Scene) -> None:
+    a, b = scene.a, scene.b
     with Hammer([a.url], clients=4) as hammer:
-        asked = background.submit(activate, a, "v000002")
-        wait_for_cut_over(redis_process, lambda state: others(state, "ready"))
+        asked = scene.cut_over_until("ready")
         b.kill(signal.SIGSTOP)  # it is prepared, and will not hold
-        third.says = "ready"
-        wait_for_cut_over(redis_process, lambda state: state.phase == "abort")
+        scene.third.says = "ready"
+        wait_for_cut_over(scene.redis, lambda state: state.phase == "abort")
         b.kill(signal.SIGKILL)
         assert scored_by(a) == "v000001"
         assert asked.result().json() == {"current": "v000002", "serving": "v000002"}  # once b is known dead
@@ -179,40 +192,28 @@ def test_a_server_that_dies_in_the_hold_delays_the_others_by_no_more_than_the_ho
 
 
 def test_survivors_of_a_coordinator_killed_in_the_hold_stay_on_the_old_version_and_cut_over_when_asked_again(
-    pair: tuple[HttpProcess, HttpProcess],
-    third: ScriptedServer,
-    redis_process: RedisProcess,
-    background: ThreadPoolExecutor,
+    scene: Scene,
 ) -> None:
-    a, b = pair
-    third.says, third.holds = "ready", False
-    asked = background.submit(activate, a, "v000002")
-    wait_for_cut_over(redis_process, lambda state: others(state, "held"))
-    waiting = background.submit(scored_by, b)
+    a, b = scene.a, scene.b
+    asked = scene.hold()
+    waiting = scene.background.submit(scored_by, b)
     a.kill(signal.SIGKILL)
     started = time.monotonic()
     assert waiting.result() == "v000001"
     assert time.monotonic() - started < HOLD_S + BUSY_S
     with pytest.raises(httpx.TransportError):
         asked.result()
-    third.holds = True
+    scene.third.holds = True
     assert activate(b, "v000002").status_code == 200
     assert scored_by(b) == "v000002"
 
 
-def test_servers_end_on_one_version_when_redis_stops_in_the_hold(
-    pair: tuple[HttpProcess, HttpProcess],
-    third: ScriptedServer,
-    redis_process: RedisProcess,
-    background: ThreadPoolExecutor,
-) -> None:
-    a, b = pair
-    third.says, third.holds = "ready", False
-    asked = background.submit(activate, a, "v000002")
-    wait_for_cut_over(redis_process, lambda state: others(state, "held"))
-    redis_process.kill(signal.SIGSTOP)
+def test_servers_end_on_one_version_when_redis_stops_in_the_hold(scene: Scene) -> None:
+    a, b = scene.a, scene.b
+    asked = scene.hold()
+    scene.redis.kill(signal.SIGSTOP)
     started = time.monotonic()
-    assert list(background.map(scored_by, pair)) == ["v000001", "v000001"]
+    assert list(scene.background.map(scored_by, (a, b))) == ["v000001", "v000001"]
     assert time.monotonic() - started < HOLD_S + BUSY_S
     assert asked.result().json() == {"current": "v000002", "serving": "v000002"}  # without Redis: each alone
     wait_until(lambda: scored_by(b) == "v000002")
@@ -220,11 +221,11 @@ def test_servers_end_on_one_version_when_redis_stops_in_the_hold(
     assert listed["servers"] is None
     assert "Redis does not answer" in listed["servers_unknown"]
     assert listed["current"] == "v000002"
-    redis_process.kill(signal.SIGCONT)
-    third.holds = True
+    scene.redis.kill(signal.SIGCONT)
+    scene.third.holds = True
     wait_until(lambda: len(a.http.get("/versions").json()["servers"] or []) == 3)
     assert activate(b, "v000003").status_code == 200
-    assert [scored_by(process) for process in pair] == ["v000003", "v000003"]
+    assert [scored_by(process) for process in (a, b)] == ["v000003", "v000003"]
 
 
 def test_a_server_that_starts_in_the_middle_answers_only_after_it_and_with_the_new_version(
@@ -247,9 +248,7 @@ def test_a_server_that_starts_in_the_middle_answers_only_after_it_and_with_the_n
             assert scored_by(b) == "v000002"
 
 
-def test_a_version_that_one_server_refuses_stays_away_from_all(
-    pair: tuple[HttpProcess, HttpProcess], third: ScriptedServer
-) -> None:
+def test_a_version_that_one_server_refuses_stays_away_from_all(pair: Pair, third: ScriptedServer) -> None:
     a, b = pair
     third.says = "refused: v000002: not enough memory"
     answer = activate(a, "v000002")
@@ -277,12 +276,7 @@ def test_a_service_that_cannot_write_versions_has_the_trainer_do_it(
     tmp_path: Path, store: VersionStore, redis_process: RedisProcess
 ) -> None:
     mounted = read_only(store.root)
-    with (
-        service(tmp_path, redis_process.url, name="a", prefix=mounted) as a,
-        service(tmp_path, redis_process.url, name="b", prefix=mounted) as b,
-    ):
-        a.wait_ready()
-        b.wait_ready()
+    with two_services(tmp_path, redis_process.url, prefix=mounted) as (a, b):
         refused = activate(a, "v000002")
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "trainer_unavailable"

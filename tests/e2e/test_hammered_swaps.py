@@ -5,33 +5,69 @@ from __future__ import annotations
 from pathlib import Path
 
 from metarm.versions import VersionStore
-from tests.hammer import Hammer, assert_scored_by_the_version_named
-from tests.processes import RedisProcess, service
-from tests.store import publish
-from tests.tiny import make_checkpoint
+from tests.hammer import Hammer, assert_scored_by_the_version_named, loads_of
+from tests.processes import HttpProcess, RedisProcess, service
+from tests.store import publish_several
 
-VERSIONS, SWAPS, CLIENTS = 5, 20, 16
+VERSIONS, SWAPS, CLIENTS, KEPT = 5, 20, 16, 2
+GROUP = {"prompt": "Which is faster?", "responses": ["The first.", "The second."]}
 
 
-def test_sixteen_clients_a_third_of_them_pinned_score_through_twenty_swaps_without_a_failure(
+def loaded(process: HttpProcess) -> set[str]:
+    entries = process.http.get("/versions").json()["versions"]
+    return {entry["name"] for entry in entries if entry["loaded"]}
+
+
+def lease(process: HttpProcess, version: str, ttl_s: float) -> str:
+    made = process.http.post("/leases", json={"version": version, "ttl_s": ttl_s})
+    assert made.status_code == 201, made.text
+    return str(made.json()["lease"])
+
+
+def crowd_out(process: HttpProcess, names: list[str]) -> None:
+    """Ask for other versions, more than are kept."""
+    for name in names:
+        body = {"groups": [GROUP], "version": name, "log": False}
+        assert process.http.post("/score", json=body).status_code == 200
+
+
+def test_sixteen_clients_a_third_of_them_pinned_or_leased_score_through_twenty_swaps_without_a_failure(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
-    names = [
-        publish(tmp_path, make_checkpoint(tmp_path / f"m{seed}", "bert", seed=seed)) for seed in range(VERSIONS)
-    ]
+    publish_several(tmp_path, VERSIONS, current=1)
     store = VersionStore(tmp_path / "versions")
-    store.activate(names[0])
-    settings = {"METARM_SCORE_CACHE_ENTRIES": "0", "METARM_KEEP_LOADED": "3"}  # pins bring evicted ones back
+    names = store.names()
+    # what pins ask for without a lease is brought from disk again and again
+    settings = {"METARM_SCORE_CACHE_ENTRIES": "0", "METARM_KEEP_LOADED": str(KEPT)}
     with service(tmp_path, redis_process.url, **settings) as process:
         process.wait_ready()
-        with Hammer([process.url], CLIENTS, pins=names) as hammer:
+        with Hammer([process.url], CLIENTS, pins=names, leases=True) as hammer:
             hammer.wait_for_more(50)
             for number in range(1, SWAPS + 1):
                 name = names[number % VERSIONS]
                 done = process.http.post(f"/versions/{name}/activate")
                 assert done.json() == {"current": name, "serving": name}
                 hammer.wait_for_more(20)
+            process.wait_until(lambda: len(hammer.leases_kept) >= 6)
         metrics = process.http.get("/metrics").text
+        loads = {name: loads_of(process.http, process.url, name) for name in names}
+        # under a lease a version was never brought from disk, though all were again and again
+        assert min(loads.values()) >= 3, loads
+        assert {kept.client for kept in hammer.leases_kept} == {3, 9, 15}
+        assert [kept for kept in hammer.leases_kept if kept.loads_after != kept.loads_before] == []
+
+        # what nobody leases any more makes way, given back or run out; what somebody does stays
+        assert process.http.get("/leases").json() == []
+        current, given_back, run_out, held, other = names[SWAPS % VERSIONS :] + names[: SWAPS % VERSIONS]
+        ends = lease(process, given_back, 60)
+        lease(process, held, 60)
+        crowd_out(process, [other, run_out])
+        assert loaded(process) == {current, given_back, held}
+        assert process.http.delete(f"/leases/{ends}").status_code == 200
+        lease(process, run_out, 1)
+        process.wait_until(lambda: len(process.http.get("/leases").json()) == 1)
+        crowd_out(process, [given_back, run_out, other])
+        process.wait_until(lambda: loaded(process) == {current, held})
     assert hammer.failures == []
     assert f'rm_swap_total{{result="swapped"}} {SWAPS + 1}.0' in metrics
     assert {answer.version for answer in hammer.answers if answer.pinned is None} == set(names)

@@ -11,21 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.hammer import random_group
 from tests.offline import TOLERANCE, OfflineModel
 from tests.processes import HttpProcess, RedisProcess, service
 from tests.store import publish
-from tests.tiny import CORPUS, make_checkpoint
+from tests.tiny import make_checkpoint
 
 CLIENTS = 8
-
-
-def random_group(rng: random.Random) -> dict[str, Any]:
-    words = " ".join(CORPUS).split()
-
-    def text(most: int) -> str:
-        return " ".join(rng.choice(words) for _ in range(rng.randint(1, most)))
-
-    return {"prompt": text(10), "responses": [text(20) for _ in range(rng.randint(1, 4))]}
 
 
 def test_eight_clients_score_through_three_swaps_each_answer_by_the_version_it_names(
@@ -41,7 +33,7 @@ def test_eight_clients_score_through_three_swaps_each_answer_by_the_version_it_n
         rng = random.Random(seed)
         with httpx.Client(base_url=process.url, timeout=30) as http:
             while not stop.is_set():
-                groups = [random_group(rng) for _ in range(rng.randint(1, 3))]
+                groups = [random_group(rng, rng.randint(1, 4)) for _ in range(rng.randint(1, 3))]
                 response = http.post("/score", json={"groups": groups})
                 if response.status_code == 200:
                     answers.append((groups, response.json()))

@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import redis
 
 from metarm import cut_over
-from metarm.cut_over import COMMAND_TIMEOUT_S, Coordinator
+from metarm.cut_over import Coordinator
 from metarm.cut_over_board import CutOverBoard
 from metarm.errors import CutOverAbortedError, ReadOnlyStoreError, UnknownVersionError
-from metarm.sample_log import connect
 from metarm.versions import VersionStore
 from tests.processes import RedisProcess
 from tests.scripted_server import ScriptedServer as Server
+from tests.store import weightless_store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> VersionStore:
     """Two published versions, the first of them current."""
-    store = VersionStore(tmp_path / "versions")
-    store.prepare()
-    for activate in (True, False):
-        name, folder = store.stage()
-        (folder / "model.safetensors").write_bytes(b"weights")
-        store.publish(name, {}, activate=activate)
-    return store
-
-
-@pytest.fixture
-def quick(redis_process: RedisProcess) -> Iterator[redis.Redis]:
-    client = connect(redis_process.url, COMMAND_TIMEOUT_S)
-    yield client
-    client.close()
+    return weightless_store(tmp_path, 2)
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ import redis
 
 from metarm.errors import InvalidVersionError, UnknownVersionError
 from metarm.lease_board import leased_versions
+from metarm.manifest import MANIFEST
 from metarm.redis_keys import LEASES
 from metarm.retention import Retention, reasons_to_keep
-from metarm.versions import MANIFEST, Label, VersionStore
+from metarm.versions import Label, VersionStore
 
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256))}
 

@@ -14,8 +14,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from metarm.errors import InvalidVersionError, ReadOnlyStoreError, UnknownVersionError
+from metarm.manifest import MANIFEST
 from metarm.model import load_model
-from metarm.versions import MANIFEST, Label, VersionStore, version_number
+from metarm.versions import Label, VersionStore, version_number
 from tests.tiny import Kind
 
 FILES = {"config.json": b'{"a": 1}', "model.safetensors": bytes(range(256)), "nested/vocab.txt": b"x\ny\n"}

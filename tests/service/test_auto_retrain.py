@@ -12,7 +12,7 @@ import redis
 from metarm.jobs import JobBoard
 from metarm.redis_keys import RETRAIN_COOLDOWN
 from service.auto_retrain import Cooldown
-from tests.processes import HttpProcess, RedisProcess, service
+from tests.processes import HttpProcess, RedisProcess, service, two_services
 from tests.service.test_watch import WIDE, drift, score
 from tests.store import publish
 from tests.tiny import Kind
@@ -32,13 +32,11 @@ def test_two_servers_start_one_run_and_its_figures_are_in_the_job(
 ) -> None:
     publish(tmp_path, checkpoint("bert"), reference={**WIDE, "spread": 1000.0})
     with (
-        service(tmp_path, redis_process.url, **AUTO) as one,
-        service(tmp_path, redis_process.url, **AUTO) as other,
+        two_services(tmp_path, redis_process.url, **AUTO) as (one, other),
         redis_process.client() as client,
     ):
         board = JobBoard(client)
         for process in (one, other):
-            process.wait_ready()
             score(process, 1, policy={"name": "actor", "step": 3})
         one.wait_until(lambda: state(one) == "held_back")
         assert "trainer_unavailable" in drift(one)["auto_retrain"]["reason"]

@@ -127,9 +127,9 @@ async def running(
 
 
 def scores(
-    batcher: Batcher[Model, Sample], samples: Sequence[Sample], model: Model = MODEL
+    batcher: Batcher[Model, Sample], samples: Sequence[Sample], model: Model = MODEL, *, aside: bool = False
 ) -> Awaitable[list[float]]:
-    return batcher.score(model, samples, [s.cost for s in samples], [s.joined for s in samples])
+    return batcher.score(model, samples, [s.cost for s in samples], [s.joined for s in samples], aside=aside)
 
 
 async def send(
@@ -548,6 +548,25 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
             await waiting
             assert await scores(batcher, samples_of("late", 6)) == expected(samples_of("late", 6))
             assert not [s for s in forward.scored if s.request == "late"][6:]
+
+    asyncio.run(main())
+
+
+def test_a_full_queue_takes_work_that_bounds_itself_and_is_then_as_full_as_that() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward, queue_tokens=1000) as batcher:
+            await plug(batcher, forward)
+            await send(batcher, samples_of("waiting", 100))
+            beside = asyncio.ensure_future(scores(batcher, samples_of("beside", 5), aside=True))
+            await asyncio.sleep(0)
+            assert batcher.queued_tokens == 1050
+            with pytest.raises(OverloadedError):
+                await scores(batcher, samples_of("late", 1))
+            with pytest.raises(PayloadTooLargeError):
+                await scores(batcher, samples_of("huge", 101), aside=True)
+            forward.let_all_through()
+            assert await beside == expected(samples_of("beside", 5))
 
     asyncio.run(main())
 

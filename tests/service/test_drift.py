@@ -140,6 +140,19 @@ def test_a_comparison_divides_each_spread_by_its_own_reference() -> None:
     assert both.mean_disagreement == pytest.approx(0.25)
 
 
+def test_the_error_of_a_disagreement_is_that_of_a_mean_over_groups_that_rank() -> None:
+    scores = [0.0, 1.0, 2.0]
+    others = [[0.0, 1.0, 2.0], [1.0, 0.0, 2.0], [2.0, 1.0, 0.0], [0.0, 2.0, 1.0]]
+    compared = Comparison.of_group([1.0, 1.0], [2.0, 2.0])  # says nothing of the order
+    for other in others:
+        assert compared.ranked > 1 or compared.disagreement_error is None
+        compared = compared.plus(Comparison.of_group(scores, other))
+    shares = [0, 1 / 3, 1, 1 / 3]
+    assert compared.disagreement_error == pytest.approx(np.std(shares, ddof=1) / 2)
+    same = Comparison.of_group(scores, others[1])
+    assert same.plus(same).plus(same).disagreement_error == pytest.approx(0, abs=1e-6)
+
+
 def test_the_last_steps_of_a_version_are_kept_apart_and_older_ones_merged_and_counted() -> None:
     version = Drift(window_groups=10).of("v000001", {"reference": {"spread": 2.0, "low": -1.0, "high": 1.5}})
     groups = random_groups(7, count=KEEP_STEPS + 5)

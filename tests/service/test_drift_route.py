@@ -12,9 +12,9 @@ from metarm.prompt_share import share_of
 from metarm.versions import Label, VersionStore
 from service.drift import Figures, Reference
 from tests.processes import HttpProcess, RedisProcess, service
-from tests.service.test_watch import POISON, WIDE, drift, poisoned, score
+from tests.service.test_watch import POISON, WIDE, drift, score
 from tests.store import publish
-from tests.tiny import Kind, with_head
+from tests.tiny import Kind, poisoned, with_head
 
 Checkpoint = Callable[[Kind], Path]
 GROUPS = [
@@ -73,7 +73,7 @@ def test_a_canary_in_the_shadow_is_recorded_for_its_share_of_prompts_and_answers
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
     publish(tmp_path, with_head(tmp_path / "reverse", checkpoint("bert"), -1), activate=False)
-    publish(tmp_path, poisoned(tmp_path / "poisoned"), activate=False)
+    publish(tmp_path, poisoned(tmp_path / "poisoned", POISON), activate=False)
     store = VersionStore(tmp_path / "versions")
     store.set_label("canary", Label("v000002", share=0.5, shadow=True))
     tight = {"METARM_QUEUE_TOKENS": "3000", "METARM_SCORE_CACHE_ENTRIES": "0"}

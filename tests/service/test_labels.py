@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from metarm import RewardClient
 from metarm.sample_log import SampleLog
 from metarm.versions import VersionStore
 from tests.offline import TOLERANCE, OfflineModel
-from tests.processes import HttpProcess, RedisProcess, service
-from tests.store import publish
-from tests.tiny import CORPUS, make_checkpoint
+from tests.processes import HttpProcess, Pair, RedisProcess, service
+from tests.store import publish, publish_several
+from tests.tiny import CORPUS, LAST_WORD, make_checkpoint, poisoned, without_last_word
 
 SETTINGS = {"METARM_POLL_MS": "50", "METARM_KEEP_LOADED": "2"}
 GROUPS = [
@@ -28,35 +29,14 @@ GROUPS = [
 
 
 @pytest.fixture(scope="module")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
-    with RedisProcess(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four versions, the second current; the third calibrated."""
-    folder = tmp_path_factory.mktemp("data")
-    for seed in range(4):
-        calibration = {"scale": 0.5, "shift": 2.0} if seed == 2 else None
-        checkpoint = make_checkpoint(folder / f"m{seed}", "bert", seed=seed)
-        publish(folder, checkpoint, activate=seed < 2, calibration=calibration)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def servers(data_dir: Path, shared_redis: RedisProcess) -> Iterator[tuple[HttpProcess, HttpProcess]]:
-    with (
-        service(data_dir, shared_redis.url, **SETTINGS) as one,
-        service(data_dir, shared_redis.url, **SETTINGS) as other,
-    ):
-        one.wait_ready()
-        other.wait_ready()
-        yield one, other
+    line = {"scale": 0.5, "shift": 2.0}
+    return publish_several(tmp_path_factory.mktemp("data"), 4, current=2, calibrations={3: line})
 
 
 @pytest.fixture(autouse=True)
-def _none_left(servers: tuple[HttpProcess, HttpProcess]) -> Iterator[None]:
+def _none_left(servers: Pair) -> Iterator[None]:
     yield
     for entry in servers[0].http.get("/labels").json():
         servers[0].http.delete(f"/labels/{entry['label']}")
@@ -86,7 +66,7 @@ def by_version(body: dict[str, Any]) -> dict[str, str]:
 
 
 def test_a_label_is_a_name_for_a_version_on_every_server_and_keeps_it_in_memory(
-    servers: tuple[HttpProcess, HttpProcess],
+    servers: Pair,
 ) -> None:
     one, other = servers
     entry = put(one, "stable", "v000001")
@@ -101,7 +81,7 @@ def test_a_label_is_a_name_for_a_version_on_every_server_and_keeps_it_in_memory(
         assert answer.headers["x-rm-version"] == "v000001"
 
 
-def test_a_label_moves_and_goes(servers: tuple[HttpProcess, HttpProcess]) -> None:
+def test_a_label_moves_and_goes(servers: Pair) -> None:
     one, other = servers
     put(one, "mine-1", "v000001")
     put(one, "mine-1", "v000003")
@@ -135,7 +115,7 @@ def test_a_label_moves_and_goes(servers: tuple[HttpProcess, HttpProcess]) -> Non
     ],
 )
 def test_a_label_that_makes_no_sense_is_refused_and_nothing_moves(
-    servers: tuple[HttpProcess, HttpProcess], label: str, body: dict[str, Any], status: int
+    servers: Pair, label: str, body: dict[str, Any], status: int
 ) -> None:
     answer = servers[0].http.put(f"/labels/{label}", json=body)
     assert answer.status_code == status
@@ -145,7 +125,7 @@ def test_a_label_that_makes_no_sense_is_refused_and_nothing_moves(
 
 
 def test_a_share_of_the_prompts_meets_the_canary_and_always_the_same_ones_on_every_server(
-    servers: tuple[HttpProcess, HttpProcess], data_dir: Path
+    servers: Pair, data_dir: Path
 ) -> None:
     one, other = servers
     put(one, "canary", "v000003", share=0.4)
@@ -178,7 +158,7 @@ def _alone(process: HttpProcess, group: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-def test_a_pinned_request_meets_no_canary(servers: tuple[HttpProcess, HttpProcess]) -> None:
+def test_a_pinned_request_meets_no_canary(servers: Pair) -> None:
     one, _ = servers
     put(one, "canary", "v000003", share=1.0)
     assert set(by_version(score(one)).values()) == {"v000003"}
@@ -189,15 +169,80 @@ def test_a_pinned_request_meets_no_canary(servers: tuple[HttpProcess, HttpProces
     assert set(by_version(score(one, min_version="v000002")).values()) == {"v000002"}
 
 
-def test_a_shadow_answers_nobody(servers: tuple[HttpProcess, HttpProcess]) -> None:
+def test_a_shadow_answers_nobody(servers: Pair) -> None:
     one, _ = servers
     entry = put(one, "canary", "v000003", share=1.0, shadow=True)
     assert (entry["share"], entry["shadow"]) == (1.0, True)
     assert set(by_version(score(one)).values()) == {"v000002"}
 
 
+@pytest.mark.parametrize(
+    ("broken", "word", "reason", "code"),
+    [
+        (partial(poisoned, word="pencils"), "pencils", "non_finite", "non_finite_score"),
+        (without_last_word, LAST_WORD, "failed", "internal_error"),
+    ],
+)
+def test_what_a_canary_cannot_score_the_current_version_scores_for_whoever_did_not_ask_for_the_canary(
+    broken: Callable[[Path], Path],
+    word: str,
+    reason: str,
+    code: str,
+    tmp_path: Path,
+    redis_process: RedisProcess,
+) -> None:
+    publish(tmp_path, make_checkpoint(tmp_path / "sound", "bert", seed=1))
+    publish(tmp_path, broken(tmp_path / "broken"), activate=False)
+    sound, canary = OfflineModel(tmp_path / "sound"), OfflineModel(tmp_path / "broken")
+    groups = [{"prompt": group["prompt"], "responses": ["The first.", word]} for group in GROUPS]
+    with service(tmp_path, redis_process.url) as process:
+        process.wait_ready()
+        put(process, "canary", "v000002", share=0.5)
+        assert set(by_version(score(process)).values()) == {"v000001", "v000002"}
+        body = score(process, groups=groups, log=True, request_id="fell-back")
+        assert set(by_version(body).values()) == {"v000001"}
+        for asked, scored in zip(groups, body["groups"], strict=True):
+            expected = [sound.score(str(asked["prompt"]), text) for text in asked["responses"]]
+            assert scored["scores"] == pytest.approx(expected, abs=TOLERANCE)
+        counted = [
+            line
+            for line in process.http.get("/metrics").text.splitlines()
+            if line.startswith("rm_canary_fallbacks_total{")
+        ]
+        met = list(by_version(score(process)).values()).count("v000002")
+        assert counted == [f'rm_canary_fallbacks_total{{reason="{reason}"}} {float(met)}']
+        for pin in ({"version": "canary"}, {"version": "v000002"}):
+            failed = process.http.post("/score", json={"groups": groups, **pin})
+            assert (failed.status_code, failed.json()["error"]["code"]) == (500, code)
+            assert failed.headers["x-rm-version"] == "v000002"
+        again = score(process)  # what the canary can score it still does
+        for asked, scored in zip(GROUPS, again["groups"], strict=True):
+            offline = canary if scored["version"] == "v000002" else sound
+            expected = [offline.score(str(asked["prompt"]), text) for text in asked["responses"]]
+            assert scored["scores"] == pytest.approx(expected, abs=TOLERANCE)
+        with redis_process.client() as client:
+            process.wait_until(lambda: SampleLog(client).length() >= len(groups))
+            logged = {entry.group.version for entry in SampleLog(client).read_unused() if entry.group}
+        assert logged == {"v000001"}
+    assert process.output.count("the canary v000002 fails") == 1
+
+
+def test_where_the_current_version_fails_as_well_its_error_is_the_answer(
+    tmp_path: Path, redis_process: RedisProcess
+) -> None:
+    publish(tmp_path, poisoned(tmp_path / "current", "pencils"))
+    publish(tmp_path, without_last_word(tmp_path / "canary"), activate=False)
+    with service(tmp_path, redis_process.url) as process:
+        process.wait_ready()
+        put(process, "canary", "v000002", share=1.0)
+        group = {"prompt": "What?", "responses": [f"pencils {LAST_WORD}"]}
+        failed = process.http.post("/score", json={"groups": [group]})
+        assert (failed.status_code, failed.json()["error"]["code"]) == (500, "non_finite_score")
+        assert failed.headers["x-rm-version"] == "v000001"
+
+
 def test_each_group_is_logged_with_the_version_that_scored_it_and_the_score_that_was_served(
-    servers: tuple[HttpProcess, HttpProcess], shared_redis: RedisProcess
+    servers: Pair, shared_redis: RedisProcess
 ) -> None:
     one, _ = servers
     put(one, "canary", "v000003", share=0.5)
@@ -217,7 +262,7 @@ def test_each_group_is_logged_with_the_version_that_scored_it_and_the_score_that
 
 
 def test_the_client_moves_labels_and_says_which_version_scored_each_group(
-    servers: tuple[HttpProcess, HttpProcess],
+    servers: Pair,
 ) -> None:
     with RewardClient(servers[0].url) as client:
         client.set_label("canary", "v000003", share=1.0)
@@ -234,7 +279,7 @@ def test_the_client_moves_labels_and_says_which_version_scored_each_group(
 
 
 def test_a_label_of_a_version_that_will_not_load_is_409_or_500_and_unpinned_requests_go_on(
-    servers: tuple[HttpProcess, HttpProcess], data_dir: Path
+    servers: Pair, data_dir: Path
 ) -> None:
     one, _ = servers
     store = VersionStore(data_dir / "versions")
@@ -252,13 +297,12 @@ def test_a_label_of_a_version_that_will_not_load_is_409_or_500_and_unpinned_requ
     assert listed["refused"] is None  # the pointer's own version is served
     (refusal,) = [entry for entry in listed["refusals"] if entry["name"] == name]
     assert "extra" in refusal["reason"]
-    assert refusal["times"] >= 2
+    assert refusal["times"] == 1  # asked for twice, read once: its files are as they were
     (data_dir / "versions" / name / "extra").unlink()
+    assert put(one, "canary", name, share=1.0)["loaded"]
 
 
-def test_labels_that_cannot_be_read_stay_as_they_were_and_it_is_said(
-    servers: tuple[HttpProcess, HttpProcess], data_dir: Path
-) -> None:
+def test_labels_that_cannot_be_read_stay_as_they_were_and_it_is_said(servers: Pair, data_dir: Path) -> None:
     one, _ = servers
     put(one, "stable", "v000001")
     file = data_dir / "versions" / "labels.json"

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from metarm import ClientError, RewardClient
-from tests.processes import HttpProcess, RedisProcess, service
-from tests.store import publish
-from tests.tiny import make_checkpoint
+from tests.processes import HttpProcess, Pair, RedisProcess, service
+from tests.store import publish_several
 
 GROUP = {"prompt": "What is seventeen plus twenty five?", "responses": ["It is forty two.", "The first train."]}
 SETTINGS = {
@@ -27,33 +26,13 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
-    with RedisProcess(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five versions, the last one current."""
-    folder = tmp_path_factory.mktemp("data")
-    for seed in range(5):
-        publish(folder, make_checkpoint(folder / f"m{seed}", "bert", seed=seed))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def servers(data_dir: Path, shared_redis: RedisProcess) -> Iterator[tuple[HttpProcess, HttpProcess]]:
-    with (
-        service(data_dir, shared_redis.url, **SETTINGS) as one,
-        service(data_dir, shared_redis.url, **SETTINGS) as other,
-    ):
-        one.wait_ready()
-        other.wait_ready()
-        yield one, other
+    return publish_several(tmp_path_factory.mktemp("data"), 5, current=5)
 
 
 @pytest.fixture(autouse=True)
-def _none_left(servers: tuple[HttpProcess, HttpProcess]) -> Iterator[None]:
+def _none_left(servers: Pair) -> Iterator[None]:
     yield
     for lease in servers[0].http.get("/leases").json():
         servers[0].http.delete(f"/leases/{lease['lease']}")
@@ -80,7 +59,7 @@ def lease(process: HttpProcess, ttl_s: float = 60.0, **named: str) -> dict[str, 
 
 
 def test_a_leased_version_stays_in_memory_on_every_server_of_one_redis(
-    servers: tuple[HttpProcess, HttpProcess],
+    servers: Pair,
 ) -> None:
     one, other = servers
     before = time.time()
@@ -99,7 +78,7 @@ def test_a_leased_version_stays_in_memory_on_every_server_of_one_redis(
 
 
 def test_a_lease_given_back_on_one_server_is_over_on_the_other(
-    servers: tuple[HttpProcess, HttpProcess],
+    servers: Pair,
 ) -> None:
     one, other = servers
     made = lease(one, version="v000001")
@@ -114,7 +93,7 @@ def test_a_lease_given_back_on_one_server_is_over_on_the_other(
 
 
 def test_a_lease_that_is_over_is_unknown_and_its_version_may_leave(
-    servers: tuple[HttpProcess, HttpProcess],
+    servers: Pair,
 ) -> None:
     made = lease(servers[0], 1.0, version="v000002")
     time.sleep(1.1)
@@ -126,7 +105,7 @@ def test_a_lease_that_is_over_is_unknown_and_its_version_may_leave(
         assert "v000002" not in loaded(process)
 
 
-def test_a_lease_is_renewed_on_any_server(servers: tuple[HttpProcess, HttpProcess]) -> None:
+def test_a_lease_is_renewed_on_any_server(servers: Pair) -> None:
     one, other = servers
     made = lease(one, 1.5, version="v000001")
     renewed = other.http.post(f"/leases/{made['lease']}/renew", json={"ttl_s": 60})
@@ -139,7 +118,7 @@ def test_a_lease_is_renewed_on_any_server(servers: tuple[HttpProcess, HttpProces
 
 
 def test_a_lease_of_a_label_keeps_what_the_label_named_when_it_was_made(
-    servers: tuple[HttpProcess, HttpProcess],
+    servers: Pair,
 ) -> None:
     one, _ = servers
     for target in ("v000001", "v000002"):
@@ -166,14 +145,14 @@ def test_a_lease_of_a_label_keeps_what_the_label_named_when_it_was_made(
     ],
 )
 def test_a_lease_that_makes_no_sense_is_refused(
-    servers: tuple[HttpProcess, HttpProcess], body: dict[str, Any], status: int, code: str
+    servers: Pair, body: dict[str, Any], status: int, code: str
 ) -> None:
     answer = servers[0].http.post("/leases", json=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert servers[0].http.get("/leases").json() == []
 
 
-def test_leases_are_bounded_over_all_servers(servers: tuple[HttpProcess, HttpProcess]) -> None:
+def test_leases_are_bounded_over_all_servers(servers: Pair) -> None:
     one, other = servers
     lease(one, version="v000001")
     lease(other, version="v000002")
@@ -186,7 +165,7 @@ def test_leases_are_bounded_over_all_servers(servers: tuple[HttpProcess, HttpPro
 
 
 def test_the_client_pins_what_it_scores_inside_a_lease_and_gives_it_back(
-    servers: tuple[HttpProcess, HttpProcess],
+    servers: Pair,
 ) -> None:
     one, _ = servers
     with RewardClient(one.url) as client:

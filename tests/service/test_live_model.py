@@ -15,6 +15,7 @@ from metarm.model import RewardModel, load_model
 from metarm.versions import Label, VersionStore
 from service.holding import Holding
 from service.live_model import LiveModel, LoadedVersion
+from tests.store import weightless_store
 from tests.tiny import Kind
 
 FIRST, SECOND, THIRD, FOURTH, FIFTH = (f"v00000{number}" for number in range(1, 6))
@@ -44,13 +45,7 @@ class Slow:
 @pytest.fixture
 def store(tmp_path: Path) -> VersionStore:
     """Five versions without weights; the second is current."""
-    store = VersionStore(tmp_path / "versions")
-    store.prepare()
-    for number in range(5):
-        name, folder = store.stage()
-        (folder / "config.json").write_bytes(b"{}")
-        store.publish(name, {}, activate=number < 2)
-    return store
+    return weightless_store(tmp_path, 5, current=2)
 
 
 @pytest.fixture

@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from metarm import probe
 from metarm.cores import usable_cores
 from metarm.errors import InvalidVersionError, VersionUnavailableError
+from metarm.manifest import MANIFEST
 from metarm.model import RewardModel, load_model
-from metarm.versions import MANIFEST, VersionStore
+from metarm.versions import VersionStore
 from service.batcher import Batcher
 from service.engine import Engine
 from service.live_model import LiveModel, LoadedVersion
@@ -337,10 +338,12 @@ def test_the_probe_is_compared_before_the_precision_is_reduced(store: VersionSto
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
-def test_a_version_is_warmed_by_a_lone_text_and_a_slice_of_what_the_engine_takes(
+def test_a_network_is_warmed_by_a_lone_text_and_its_first_like_by_a_slice_of_what_the_engine_takes(
     store: VersionStore, checkpoint: Kinds, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = publish(store, checkpoint(kind))
+    first, like_it, other = [
+        publish(store, checkpoint(one)) for one in (kind, kind, "bert" if kind == "gpt2" else "gpt2")
+    ]
     batches: list[tuple[int, int]] = []
     scores = RewardModel.scores
 
@@ -350,11 +353,15 @@ def test_a_version_is_warmed_by_a_lone_text_and_a_slice_of_what_the_engine_takes
 
     monkeypatch.setattr(RewardModel, "scores", noted)
     with served(store) as s:
-        s.load(name)
-    (_, lone, whole) = batches  # after the probe
-    assert lone[0] < 128
-    assert PLAN.slice_tokens <= whole[0] < PLAN.slice_tokens + 128
-    assert whole[1] == PLAN.batch_tokens
+        for name in (first, like_it, other):
+            s.load(name)
+    probed, lone, whole, again, lone_again, of_other, lone_of_other, whole_of_other = batches
+    assert probed == again
+    assert lone == lone_again  # and no slice: its like has been warmed
+    for slice_tokens, batch_tokens in (whole, whole_of_other):
+        assert PLAN.slice_tokens <= slice_tokens < PLAN.slice_tokens + 128
+        assert batch_tokens == PLAN.batch_tokens
+    assert max(lone[0], lone_of_other[0]) < 128 < of_other[0]
 
 
 def test_versions_that_come_while_one_serves_are_loaded_on_one_core(

@@ -25,6 +25,7 @@ from service.live_model import LiveModel, LoadedVersion
 from service.membership import Membership
 from service.swapper import Swapper
 from tests.processes import RedisProcess
+from tests.store import publish_weightless, weightless_store
 
 LEASE_MS = 60_000
 
@@ -76,13 +77,7 @@ async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> VersionStore:
-    store = VersionStore(tmp_path / "versions")
-    store.prepare()
-    for activate in (True, False, False):
-        name, folder = store.stage()
-        (folder / "model.safetensors").write_bytes(b"weights")
-        store.publish(name, {}, activate=activate)
-    return store
+    return weightless_store(tmp_path, 3)
 
 
 @asynccontextmanager
@@ -200,10 +195,7 @@ def test_a_prepared_version_stays_in_memory_until_the_cut_over_ends(
             await one.begin("v000002")
             await one.until_phase_said("c1", "ready")
             for _ in range(4):
-                name, folder = store.stage()
-                (folder / "model.safetensors").write_bytes(b"weights")
-                store.publish(name, {}, activate=False)
-                await one.live.get(name, None)
+                await one.live.get(publish_weightless(store), None)
             assert "v000002" in one.live.loaded_names
 
     run(test)

@@ -14,8 +14,8 @@ import pytest
 from metarm.versions import VersionStore
 from tests.offline import TOLERANCE, OfflineModel
 from tests.processes import HttpProcess, RedisProcess, service
-from tests.store import publish
-from tests.tiny import CORPUS, make_checkpoint
+from tests.store import publish_several
+from tests.tiny import CORPUS
 
 GROUP = {
     "prompt": "What is seventeen plus twenty five?",
@@ -25,19 +25,9 @@ LINE = {"scale": 0.25, "shift": -3.0}
 
 
 @pytest.fixture(scope="module")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
-    with RedisProcess(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three versions, the second current and calibrated."""
-    folder = tmp_path_factory.mktemp("data")
-    for seed in range(3):
-        checkpoint = make_checkpoint(folder / f"m{seed}", "bert", seed=seed)
-        publish(folder, checkpoint, activate=seed < 2, calibration=LINE if seed == 1 else None)
-    return folder
+    return publish_several(tmp_path_factory.mktemp("data"), 3, current=2, calibrations={2: LINE})
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +120,7 @@ def test_with_calibration_off_the_models_own_rewards_are_served(
 def test_a_version_rolled_back_from_meets_no_min_version_also_after_a_restart(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
-    for seed in range(2):
-        publish(tmp_path, make_checkpoint(tmp_path / f"m{seed}", "bert", seed=seed))
+    publish_several(tmp_path, 2, current=2)
     for restarted in (False, True):
         with service(tmp_path, redis_process.url) as process:
             process.wait_ready()
@@ -154,8 +143,7 @@ def test_an_old_request_finishes_on_the_old_version_though_newer_ones_were_swapp
     words = " ".join(CORPUS).split()
     texts = [" ".join(words[(n + k) % len(words)] for k in range(40)) + f" {n}" for n in range(4000)]
     body = {"groups": [{"prompt": "Which?", "responses": texts}]}
-    for seed in range(3):
-        publish(tmp_path, make_checkpoint(tmp_path / f"m{seed}", "bert", seed=seed), activate=False)
+    publish_several(tmp_path, 3, current=1)
     answers: list[dict[str, Any]] = []
 
     def ask(url: str) -> None:
@@ -185,18 +173,19 @@ def test_an_old_request_finishes_on_the_old_version_though_newer_ones_were_swapp
 def test_every_refusal_since_the_start_is_listed_counted_and_logged_and_the_running_version_goes_on(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
-    for seed in range(3):
-        publish(tmp_path, make_checkpoint(tmp_path / f"m{seed}", "bert", seed=seed), activate=seed < 1)
+    publish_several(tmp_path, 3, current=1)
     store = VersionStore(tmp_path / "versions")
     weights = store.path("v000002") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
-    (store.path("v000003") / "tokenizer.json").unlink()
+    tokenizer = store.path("v000003") / "tokenizer.json"
+    kept = tokenizer.rename(tmp_path / "kept")
     before = time.time()
     with service(tmp_path, redis_process.url, METARM_POLL_MS="50") as process:
         process.wait_ready()
-        pinned = send(process, "/score", {"version": "v000003"})
-        assert (pinned.status_code, pinned.json()["error"]["code"]) == (500, "invalid_version")
-        assert "tokenizer.json" in pinned.json()["error"]["message"]
+        for _ in range(5):  # read once: its files stay as they are
+            pinned = send(process, "/score", {"version": "v000003"})
+            assert (pinned.status_code, pinned.json()["error"]["code"]) == (500, "invalid_version")
+            assert "tokenizer.json" in pinned.json()["error"]["message"]
         store.activate("v000002")
         process.wait_until(lambda: process.http.get("/versions").json()["refused"] is not None)
         listed = process.http.get("/versions").json()
@@ -213,5 +202,7 @@ def test_every_refusal_since_the_start_is_listed_counted_and_logged_and_the_runn
         after = process.http.get("/versions").json()
         assert len(after["refusals"]) == 2
         assert "version" not in {part["part"] for part in process.http.get("/ready").json()["degraded"]}
+        kept.rename(tokenizer)
+        assert send(process, "/score", {"version": "v000003"}).status_code == 200
     assert "refused v000002: v000002: model.safetensors" in process.output
     assert "refused v000003: v000003: its files" in process.output

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from service.schemas import RetrainRequest
+from service.schemas.retrain import RetrainRequest
 from trainer.settings import TrainerSettings
 from trainer.training import TrainOptions
 

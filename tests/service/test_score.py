@@ -16,17 +16,11 @@ from metarm.sample_log import SampleLog
 from tests.offline import TOLERANCE, OfflineModel
 from tests.processes import HttpProcess, RedisProcess, service
 from tests.store import publish
-from tests.tiny import CORPUS, Kind, make_checkpoint
+from tests.tiny import CORPUS, Kind, make_checkpoint, poisoned
 
 Checkpoint = Callable[[Kind], Path]
 HITS, MISSES = 'rm_score_cache_total{result="hit"}', 'rm_score_cache_total{result="miss"}'
 GROUP = {"prompt": "What is seventeen plus twenty five?", "responses": ["It is forty two.", "The first train."]}
-
-
-@pytest.fixture(scope="module")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
-    with RedisProcess(tmp_path_factory.mktemp("redis")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -198,21 +192,7 @@ def test_a_pinned_version_scores_and_an_older_one_is_brought_from_disk(
 
 
 def test_a_non_finite_score_fails_its_request_alone(tmp_path: Path, redis_process: RedisProcess) -> None:
-    import torch
-
-    from metarm.model import load_model
-    from metarm.versions import VersionStore
-
-    folder = make_checkpoint(tmp_path / "broken", "bert")
-    model = load_model(folder, 512)
-    poison = model.encoder.tokenizer.convert_tokens_to_ids("coins")
-    with torch.no_grad():  # finite, or the version would be refused; its layer norm is not
-        model.network.base_model.embeddings.word_embeddings.weight[poison] = 3e38
-    store = VersionStore(tmp_path / "versions")
-    store.prepare()
-    name, staged = store.stage()
-    model.save(staged)
-    store.publish(name, {"encoding": {"max_tokens": 512}})
+    publish(tmp_path, poisoned(tmp_path / "poisoned", "coins"))
     with service(tmp_path, redis_process.url) as process:
         process.wait_ready()
 
@@ -341,8 +321,9 @@ def test_overload_is_503_with_retry_after_and_an_impossible_request_413(
         assert {a.status_code for a in answers} == {200, 503}
         assert all(a.json()["error"]["code"] == "overloaded" for a in refused)
         assert all(int(a.headers["retry-after"]) >= 1 for a in refused)
-        huge = {"groups": [{"prompt": "x", "responses": texts}]}
-        assert process.http.post("/score", json=huge).status_code == 413
+        assert {a.headers["x-rm-version"] for a in answers} == {"v000001"}
+        huge = process.http.post("/score", json={"groups": [{"prompt": "x", "responses": texts}]})
+        assert (huge.status_code, huge.headers["x-rm-version"]) == (413, "v000001")
         assert process.http.post("/score", json={"groups": [GROUP]}).status_code == 200
 
 

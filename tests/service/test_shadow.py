@@ -17,7 +17,7 @@ from metarm.versions import VersionStore
 from service.background import again_and_again
 from service.drift import Comparison, Drift
 from service.live_model import LiveModel, LoadedVersion
-from service.shadow import MOST_WAITING, Shadow
+from service.shadow import BUSY_SHARE, LOOK_S, MOST_WAITING, Shadow
 from service.traffic import AT_ONCE, ScoredTraffic, ShadowPlan, Traffic
 from service.traffic import MOST_WAITING as MOST_TRAFFIC
 from tests.service.test_scorer import PROMPT, RESPONSES, Wired, poisoned, wired
@@ -42,6 +42,13 @@ class Bench:
         encoded = self.answering.model.encoder.encode([(PROMPT, responses)])[0]
         scores = [float(place) for place in range(len(responses))]
         self.shadow.offer(self.answering, ScoredTraffic(PROMPT, responses, encoded, scores, None), plan)
+
+    async def requests(self, tokens: int) -> None:
+        """Have so many tokens scored, or a few more, for requests."""
+        encoded = self.answering.model.encoder.encode([(PROMPT, RESPONSES)])
+        wanted = self.parts.scorer.scored_tokens + tokens
+        while self.parts.scorer.scored_tokens < wanted:
+            await self.parts.scorer.score(self.answering, encoded)
 
     def dropped(self, reason: str) -> float:
         return float(self.parts.metrics.drift.shadow_dropped.labels(reason)._value.get())
@@ -107,6 +114,58 @@ def test_nothing_is_scored_while_requests_wait_and_all_of_it_afterwards(checkpoi
             assert (bench.seen, bench.parts.slices) == ([], [])
             bench.queued[0] = 0
             await bench.until(lambda: len(bench.seen) == 3)
+
+    asyncio.run(main())
+
+
+def test_while_requests_always_wait_a_fiftieth_of_all_that_is_scored_is_scored_in_the_shadow(
+    checkpoint: Kinds,
+) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    cost = sum(len(sample.ids) for sample in model.encoder.encode([(PROMPT, RESPONSES)])[0])
+
+    async def main() -> None:
+        async with running(model) as bench:
+            bench.queued[0] = 7
+            for _ in range(10):
+                bench.offer(*RESPONSES)
+            for number in range(1, 4):
+                await bench.requests(int(0.7 * cost / BUSY_SHARE))
+                await asyncio.sleep(5 * LOOK_S)
+                assert len(bench.seen) == number - 1
+                await bench.requests(int(0.31 * cost / BUSY_SHARE))
+                await bench.until(lambda number=number: len(bench.seen) == number)  # type: ignore[misc]
+            bench.queued[0] = 0
+            await bench.until(lambda: len(bench.seen) == 10)
+            bench.queued[0] = 7
+            bench.offer(*RESPONSES)
+            await asyncio.sleep(5 * LOOK_S)
+            assert len(bench.seen) == 10  # what was scored without waiting was paid for as well
+
+    asyncio.run(main())
+
+
+def test_the_most_urgent_plan_is_served_first_and_the_others_keep_a_place_of_their_own(
+    checkpoint: Kinds,
+) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    canary = ShadowPlan("v000002", "v000003", 1.0)
+
+    async def main() -> None:
+        async with running(model) as bench:
+            bench.plans.append(canary)
+            bench.queued[0] = 1
+            bench.offer(*RESPONSES, plan=canary)
+            await asyncio.sleep(0.05)  # it is taken, and waits
+            for _ in range(MOST_WAITING + 3):
+                bench.offer("Yes.", "No.", plan=canary)
+            assert bench.dropped("queue_full") == 3
+            for _ in range(2):
+                bench.offer("Yes.", "No.")
+            assert bench.dropped("queue_full") == 3
+            bench.queued[0] = 0
+            await bench.until(lambda: len(bench.seen) >= 4)
+            assert [other for _, other, _ in bench.seen[:4]] == ["v000003", "v000001", "v000001", "v000003"]
 
     asyncio.run(main())
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import redis
-import torch
 
 from metarm.errors import ReadOnlyStoreError
 from metarm.model import load_model
@@ -21,20 +20,23 @@ from service.drift import Comparison, Drift, Figures, Reference, VersionDrift
 from service.live_model import LiveModel, LoadedVersion
 from service.metrics import Metrics
 from service.settings import ServiceSettings
-from service.watch import Watch, Watched, breaches
+from service.watch import Watch
 from service.watch_board import Outcome, WatchBoard, WatchRecord
-from tests.processes import HttpProcess, RedisProcess, service
+from service.watched import Watched, breaches
+from tests.processes import HttpProcess, RedisProcess, service, two_services
 from tests.store import publish
-from tests.tiny import CORPUS, Kind, make_checkpoint, with_head
+from tests.tiny import CORPUS, Kind, poisoned, with_head
 
 RULES = ServiceSettings(watch_min_groups=3, watch_min_spread_ratio=0.5, watch_max_disagreement=0.6)
+LOOSE = RULES.model_copy(update={"watch_min_spread_ratio": 0.0})  # of the order alone
 WIDE: dict[str, Any] = {"spread": 1.0, "low": -9.0, "high": 9.0}
 WATCH = {
     "METARM_POLL_MS": "50",
     "METARM_WATCH_GROUPS": "12",
     "METARM_WATCH_MIN_GROUPS": "6",
-    "METARM_WATCH_SHARE": "1",
 }
+ALL_PROMPTS = {**WATCH, "METARM_WATCH_SHARE": "1"}
+FORCED = {"accepted": False, "forced": True, "reasons": ["worse"], "figures": {}, "thresholds": {}}
 POISON = "pencils"
 SCORES = [0.1, -1.0, 2.0, 0.7]
 
@@ -44,7 +46,7 @@ def watched(own: float, other: float, pairs: list[tuple[list[float], list[float]
     drift, parent = (
         Reference.of({"reference": {**WIDE, "spread": spread} if spread else None}) for spread in (own, other)
     )
-    found = Watched("v000002", "v000001", VersionDrift(drift, 9), parent, 0, 0)
+    found = Watched("v000002", "v000001", 1.0, VersionDrift(drift, 9), parent, 0, 0)
     for group in pairs:
         found.compared = found.compared.plus(Comparison.of_group(*group))
     return found
@@ -72,6 +74,38 @@ def test_a_breach_is_a_low_spread_in_its_own_unit_or_another_order(
     reasons = breaches(watched(own, other, [(scaled(factor), SCORES)] * 3), RULES)
     assert len(reasons) == (mentions is not None)
     assert mentions is None or mentions in reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("parent_spread", "swapped", "groups", "mentions"),
+    [
+        (1.0, 1, 3, None),  # one pair in six: honest retrains do that
+        (1.0, 2, 3, "orders 0.333 of the pairs in 3 groups otherwise than its parent, which still tells"),
+        (9.0, 2, 3, None),  # the parent itself tells little apart here
+        (0.0, 2, 3, None),  # or it is not known whether it does
+        (1.0, 2, 2, None),  # too few groups
+    ],
+)
+def test_another_order_is_a_breach_where_the_parent_tells_responses_apart(
+    parent_spread: float, swapped: int, groups: int, mentions: str | None
+) -> None:
+    ranks = [0.0, 1.0, 2.0, 3.0]
+    others = {1: [1.0, 0.0, 2.0, 3.0], 2: [1.0, 0.0, 3.0, 2.0]}
+    reasons = breaches(watched(1.0, parent_spread, [(others[swapped], ranks)] * groups), LOOSE)
+    assert len(reasons) == (mentions is not None)
+    assert mentions is None or mentions in reasons[0]
+
+
+def test_another_order_by_chance_is_no_breach() -> None:
+    """As much disagreement as before, in groups so different that it may be chance."""
+    ranks = [0.0, 1.0, 2.0, 3.0]
+    pairs = [(ranks, ranks), (ranks, ranks), (ranks[::-1], ranks)]
+    found = watched(1.0, 1.0, pairs)
+    assert found.compared.mean_disagreement == pytest.approx(1 / 3)
+    assert found.compared.disagreement_error == pytest.approx(1 / 3)
+    assert breaches(found, LOOSE) == []
+    assert len(breaches(watched(1.0, 1.0, pairs * 12), LOOSE)) == 0
+    assert len(breaches(watched(1.0, 1.0, pairs * 20), LOOSE)) == 1
 
 
 def test_too_few_groups_say_nothing_but_one_score_that_is_no_number_does() -> None:
@@ -219,12 +253,14 @@ def test_a_version_that_reverses_its_parent_is_rolled_back_and_a_restart_and_a_p
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"), reference=WIDE)
-    with service(tmp_path, redis_process.url, **WATCH) as process:
+    with service(tmp_path, redis_process.url, **WATCH, METARM_WATCH_SHARE="0.001") as process:
         process.wait_ready()
         score(process, 1)
         assert watching(process) is None  # the first version was promoted from nothing
-        publish(tmp_path, with_head(tmp_path / "hacked", checkpoint("bert"), -1), reference=WIDE)
+        hacked = with_head(tmp_path / "hacked", checkpoint("bert"), -1)
+        publish(tmp_path, hacked, reference=WIDE, verdict=FORCED)
         process.wait_until(lambda: watching(process) == "v000002")
+        assert drift(process)["watch"]["watching"]["share"] == 1.0  # as the gate had refused it
         score(process, 2)
         process.wait_until(lambda: serving(process) == "v000001")
         outcome = ended(process, "v000002")
@@ -256,7 +292,7 @@ def test_an_equal_version_passes_and_later_ones_fall_by_a_constant_or_a_score_th
 ) -> None:
     for _ in range(2):
         publish(tmp_path, checkpoint("bert"))  # no reference: what spread alone says is still seen
-    with service(tmp_path, redis_process.url, **WATCH) as process:
+    with service(tmp_path, redis_process.url, **ALL_PROMPTS) as process:
         process.wait_ready()
         score(process, 1, count=3)
         publish(tmp_path, checkpoint("bert"))
@@ -275,7 +311,7 @@ def test_an_equal_version_passes_and_later_ones_fall_by_a_constant_or_a_score_th
         assert ended(process, "v000004")["outcome"] == "rolled_back"
         process.wait_until(lambda: serving(process) == "v000003")
 
-        publish(tmp_path, poisoned(tmp_path / "poisoned"))
+        publish(tmp_path, poisoned(tmp_path / "poisoned", POISON))
         process.wait_until(lambda: watching(process) == "v000005")
         answer = process.http.post("/score", json={"groups": [{"prompt": "x", "responses": [POISON]}]})
         assert answer.json()["error"]["code"] == "non_finite_score"
@@ -296,11 +332,11 @@ def test_a_watch_goes_on_after_a_restart_and_ends_when_another_version_is_made_c
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
     publish(tmp_path, checkpoint("bert"), activate=False)
-    with service(tmp_path, redis_process.url, **WATCH) as process, redis_process.client() as client:
+    with service(tmp_path, redis_process.url, **ALL_PROMPTS) as process, redis_process.client() as client:
         process.wait_ready()
         assert process.http.post("/versions/v000002/activate").json()["serving"] == "v000002"
         process.wait_until(lambda: "v000002" in WatchBoard(client).read())
-    with service(tmp_path, redis_process.url, **WATCH) as process:
+    with service(tmp_path, redis_process.url, **ALL_PROMPTS) as process:
         process.wait_ready()
         process.wait_until(lambda: watching(process) == "v000002")
         assert process.http.post("/versions/v000001/activate").json()["serving"] == "v000001"
@@ -313,12 +349,7 @@ def test_what_one_of_two_servers_rolls_back_the_other_leaves_and_lists(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
-    with (
-        service(tmp_path, redis_process.url, **WATCH) as one,
-        service(tmp_path, redis_process.url, **WATCH) as other,
-    ):
-        for process in (one, other):
-            process.wait_ready()
+    with two_services(tmp_path, redis_process.url, **ALL_PROMPTS) as (one, other):
         publish(tmp_path, with_head(tmp_path / "hacked", checkpoint("bert"), -1))
         for process in (one, other):
             process.wait_until(lambda process=process: watching(process) == "v000002")  # type: ignore[misc]
@@ -334,13 +365,3 @@ def test_what_one_of_two_servers_rolls_back_the_other_leaves_and_lists(
 
 def _taken_back(process: HttpProcess) -> list[str]:
     return [record["version"] for record in process.http.get("/versions").json()["rollbacks"]]
-
-
-def poisoned(folder: Path) -> Path:
-    """A tiny BERT that has no number for texts with one word, by weights that are too large."""
-    model = load_model(make_checkpoint(folder, "bert"), 128)
-    poison = model.encoder.tokenizer.convert_tokens_to_ids(POISON)
-    with torch.no_grad():
-        model.network.base_model.embeddings.word_embeddings.weight[poison] = 3e38
-    model.save(folder)
-    return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import NoReturn
 import pytest
 import redis
 
-from metarm.cut_over import COMMAND_TIMEOUT_S, Coordinator
+from metarm.cut_over import Coordinator
 from metarm.errors import ReadOnlyStoreError, UnknownVersionError
 from metarm.jobs import JobBoard
-from metarm.sample_log import connect
 from metarm.store_commands import StoreCommands
 from metarm.versions import Label, VersionStore
 from service.store_writes import StoreWrites
-from tests.processes import RedisProcess
+from tests.store import weightless_store
 from trainer.heartbeat import Heartbeat
 from trainer.store_clerk import StoreClerk
 
@@ -32,19 +30,7 @@ class ReadOnlyStore(VersionStore):
 
 @pytest.fixture
 def store(tmp_path: Path) -> VersionStore:
-    store = VersionStore(tmp_path / "versions")
-    store.prepare()
-    for activate in (True, False):
-        name, folder = store.stage()
-        (folder / "model.safetensors").write_bytes(b"weights")
-        store.publish(name, {}, activate=activate)
-    return store
-
-
-@pytest.fixture
-def quick(redis_process: RedisProcess) -> Iterator[redis.Redis]:
-    with contextlib.closing(connect(redis_process.url, COMMAND_TIMEOUT_S)) as client:
-        yield client
+    return weightless_store(tmp_path, 2)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from service.schemas import JobState
+from service.schemas.retrain import JobState
 
 
 class Figures(BaseModel):
@@ -34,6 +34,7 @@ class OlderFigures(Figures):
 class ComparisonFigures(BaseModel):
     groups: int
     disagreement: float | None = Field(description="Share of pairs that the other orders otherwise.")
+    disagreement_error: float | None = Field(description="Its standard error, over groups.")
     spread: float | None
     spread_ratio: float | None
     other_spread: float | None = Field(description="On the same groups, as all here.")
@@ -71,6 +72,7 @@ class Watching(BaseModel):
     version: str
     parent: str
     began: float = Field(description="Unix time in seconds.")
+    share: float = Field(description="Of prompts: those whose groups the parent scores as well.")
     answered_groups: int
     non_finite: int
     compared: ComparisonFigures

@@ -1,0 +1,46 @@
+"""Files of the version store: JSON read with its errors told, bytes written so that they survive a crash."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from metarm.errors import InvalidVersionError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises InvalidVersionError where it holds anything but an object, FileNotFoundError where it is not."""
+    try:
+        content = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise InvalidVersionError(f"{path.name} is not readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InvalidVersionError(f"{path.name} is not a JSON object")
+    return content
+
+
+def json_bytes(record: Mapping[str, Any]) -> bytes:
+    """Indented: people read these files. The same record gives the same bytes."""
+    return orjson.dumps(record, option=orjson.OPT_INDENT_2)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace a file by one rename; readers see the old content or the new."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(data)
+    sync(aside)
+    aside.rename(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have a file's content, or a folder's entries, on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

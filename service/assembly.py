@@ -1,0 +1,188 @@
+"""The parts of one server, made and wired: settings → Parts."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import redis
+
+from metarm.cut_over import COMMAND_TIMEOUT_S, Coordinator
+from metarm.encoding import Encoded
+from metarm.fleet import Fleet
+from metarm.forward import PrefixCache
+from metarm.jobs import JobBoard
+from metarm.lease_board import LeaseBoard
+from metarm.sample_log import SampleLog, connect
+from metarm.store_commands import StoreCommands
+from service.activation import Activator
+from service.batcher import Batcher
+from service.canary import CanaryFallbacks
+from service.drift import Drift
+from service.engine import Engine
+from service.group_scoring import GroupScoring
+from service.labels import LabelWatch
+from service.leases import Leases
+from service.live_model import LiveModel, LoadedVersion
+from service.loader import VersionLoader
+from service.membership import Membership
+from service.metrics import Metrics
+from service.oversight import oversee
+from service.parts import Parts
+from service.refusals import RefusalMemory, Refusals
+from service.retraining import Retraining
+from service.sample_writer import SampleWriter
+from service.score_cache import ScoreCache
+from service.scorer import Scorer
+from service.settings import ServiceSettings
+from service.store_writes import StoreWrites
+from service.swapper import Swapper
+from service.tuning import choose_plan
+
+TOKENIZER_THREADS = 2
+
+
+class _Scoring(NamedTuple):
+    batcher: Batcher[LoadedVersion, Encoded]
+    scorer: Scorer
+
+
+class _Versions(NamedTuple):
+    loader: VersionLoader
+    live: LiveModel
+    swapper: Swapper
+    refusals: Refusals
+
+
+class _Pointer(NamedTuple):
+    """What moves the pointer, alone or together with the other servers."""
+
+    membership: Membership
+    writes: StoreWrites
+    activator: Activator
+
+
+def assemble(settings: ServiceSettings, metrics: Metrics) -> Parts:
+    """Nothing runs yet, and Redis is not asked: the caller starts the parts, and ends them."""
+    client = connect(settings.required_redis_url)
+    figures = Drift(settings.retrain_over_groups)
+    batcher, scorer = _scoring(settings, metrics, figures)
+    loader, live, swapper, refusals = _versions(settings, metrics, scorer)
+    membership, writes, activator = _pointer(settings, metrics, client, live, swapper)
+    tokenizer_threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
+    sample_log, jobs = SampleLog(client), JobBoard(client)
+    writer = _writer(settings, metrics, sample_log)
+    retraining = Retraining(jobs, writer, sample_log)
+    oversight = oversee(
+        settings,
+        client=client,
+        store=settings.store,
+        live=live,
+        drift=figures,
+        scorer=scorer,
+        batcher=batcher,
+        tokenizer_threads=tokenizer_threads,
+        retraining=retraining,
+        activate=activator.activate,
+        metrics=metrics,
+    )
+    board = LeaseBoard(client, most_leases=settings.max_leases, most_versions=settings.max_leased_versions)
+    return Parts(
+        settings=settings,
+        store=settings.store,
+        loader=loader,
+        live=live,
+        batcher=batcher,
+        group_scoring=GroupScoring(scorer, tokenizer_threads, _fallbacks(metrics)),
+        swapper=swapper,
+        refusals=refusals,
+        labels=LabelWatch(settings.store, live, poll_ms=settings.poll_ms),
+        leases=Leases(board, live, metrics.leases.set),
+        fleet=Fleet(client),
+        membership=membership,
+        writes=writes,
+        activator=activator,
+        tokenizer_threads=tokenizer_threads,
+        writer=writer,
+        sample_log=sample_log,
+        jobs=jobs,
+        metrics=metrics,
+        retraining=retraining,
+        traffic=oversight.traffic,
+        oversight=oversight,
+    )
+
+
+def _scoring(settings: ServiceSettings, metrics: Metrics, figures: Drift) -> _Scoring:
+    prefixes = PrefixCache(settings.prefix_cache_mb * 2**20, metrics.looked_up_prefix)
+    engine = Engine(prefixes if settings.prefix_cache_mb else None)
+    batcher = Batcher(engine.score_slice, queue_tokens=settings.queue_tokens)
+    scorer = Scorer(
+        engine,
+        batcher,
+        ScoreCache(settings.score_cache_entries),
+        metrics,
+        lambda model: choose_plan(model, settings),
+        lambda version: figures.failed(version.name, version.manifest),
+    )
+    return _Scoring(batcher, scorer)
+
+
+def _fallbacks(metrics: Metrics) -> CanaryFallbacks:
+    return CanaryFallbacks(lambda reason, groups: metrics.canary_fallbacks.labels(reason).inc(groups))
+
+
+def _versions(settings: ServiceSettings, metrics: Metrics, scorer: Scorer) -> _Versions:
+    refusals = Refusals(metrics.swaps.labels("refused").inc)
+    loader = VersionLoader(
+        settings.store,
+        settings.max_tokens,
+        share_prompts=settings.prefix_sharing,
+        reduced=settings.score_dtype == "bfloat16",
+        calibrated=settings.calibration,
+        prepare=scorer.prepare,
+        refused=refusals,
+    )
+    memory = RefusalMemory(loader.load, settings.store)
+
+    async def load(name: str) -> LoadedVersion:
+        version = await memory.load(name)
+        metrics.version_loads.labels(name).inc()
+        return version
+
+    live = LiveModel(load, settings.keep_loaded, settings.store, metrics.versions_loaded.set)
+
+    def swapped(name: str) -> None:
+        metrics.swaps.labels("swapped").inc()
+        metrics.serving(name)
+
+    swapper = Swapper(settings.store, live, poll_ms=settings.poll_ms, swapped=swapped, unreachable=refusals)
+    return _Versions(loader, live, swapper, refusals)
+
+
+def _pointer(
+    settings: ServiceSettings, metrics: Metrics, client: redis.Redis, live: LiveModel, swapper: Swapper
+) -> _Pointer:
+    quick = connect(settings.required_redis_url, COMMAND_TIMEOUT_S)
+    membership = Membership(quick, settings.store, live, swapper, url=_url(settings), held=metrics.held)
+    prepare_s = settings.cut_over_prepare_s
+    coordinator = Coordinator(quick, settings.store, name=f"server {membership.id}", prepare_s=prepare_s)
+    writes = StoreWrites(settings.store, coordinator, StoreCommands(client), prepare_s=prepare_s)
+    return _Pointer(membership, writes, Activator(live, swapper, writes))
+
+
+def _writer(settings: ServiceSettings, metrics: Metrics, sample_log: SampleLog) -> SampleWriter:
+    return SampleWriter(
+        sample_log,
+        metrics,
+        buffer_groups=settings.log_buffer_groups,
+        max_groups=settings.log_max_groups,
+        max_age_s=settings.log_max_age_s,
+    )
+
+
+def _url(settings: ServiceSettings) -> str:
+    """Where others find this server, as far as it can know."""
+    host = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 (no bind)
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"

@@ -1,0 +1,22 @@
+"""Bodies of the probes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+
+class Degraded(BaseModel):
+    part: Literal["redis", "trainer", "version"]
+    reason: str
+
+
+class Readiness(BaseModel):
+    status: Literal["ready", "degraded"]
+    version: str
+    degraded: list[Degraded]
+
+
+class Alive(BaseModel):
+    status: Literal["alive"] = "alive"

@@ -1,0 +1,23 @@
+"""Fixtures that a whole file of tests over HTTP shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import Pair, RedisProcess, two_services
+
+
+@pytest.fixture(scope="module")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    with RedisProcess(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def servers(request: pytest.FixtureRequest, data_dir: Path, shared_redis: RedisProcess) -> Iterator[Pair]:
+    """Two services on the test file's own `data_dir`, by its own SETTINGS."""
+    with two_services(data_dir, shared_redis.url, **request.module.SETTINGS) as pair:
+        yield pair

@@ -1,0 +1,71 @@
+"""Whatever fails after a version was captured names it: a real server with versions that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.processes import HttpProcess, RedisProcess, service
+from tests.store import publish
+from tests.tiny import LAST_WORD, make_checkpoint, poisoned, without_last_word
+
+SOUND, NO_NUMBER, RAISES, CHAT = (f"v00000{number}" for number in range(1, 5))
+POISON = "pencils"
+WIZARD = [{"role": "wizard", "content": "Abracadabra"}]  # the tiny chat template refuses the role
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisProcess) -> Iterator[HttpProcess]:
+    """One version that is sound and current, three that fail for some texts."""
+    folder = tmp_path_factory.mktemp("data")
+    for checkpoint in (
+        make_checkpoint(folder / "sound", "bert", seed=1),
+        poisoned(folder / "poisoned", POISON),
+        without_last_word(folder / "raises"),
+        make_checkpoint(folder / "chat", "llama-chat"),
+    ):
+        publish(folder, checkpoint, activate=False)
+    limits = {"METARM_QUEUE_TOKENS": "300", "METARM_MAX_RESPONSES": "30", "METARM_KEEP_LOADED": "4"}
+    with service(folder, shared_redis.url, **limits) as process:
+        process.wait_ready()
+        yield process
+
+
+def group(prompt: Any = "What is it?", responses: list[str] | None = None) -> dict[str, Any]:
+    return {"prompt": prompt, "responses": responses or ["forty two"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "version", "asked", "status", "code"),
+    [
+        ("/score", NO_NUMBER, group(responses=[POISON]), 500, "non_finite_score"),
+        ("/score", RAISES, group(responses=[LAST_WORD]), 500, "internal_error"),
+        ("/score", CHAT, group(WIZARD), 422, "invalid_request"),
+        ("/tokenize", CHAT, group(WIZARD), 422, "invalid_request"),
+        ("/score", SOUND, group(responses=[f"{n} trains" * 5 for n in range(30)]), 413, "payload_too_large"),
+    ],
+)
+def test_an_error_after_a_version_was_captured_names_it_and_other_requests_are_answered(
+    server: HttpProcess, path: str, version: str, asked: dict[str, Any], status: int, code: str
+) -> None:
+    answer = server.http.post(path, json={"groups": [asked], "version": version})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert answer.headers["x-rm-version"] == version
+    assert server.http.post(path, json={"groups": [group()], "version": version}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"groups": []}, 422),
+        ({"groups": [group(responses=["x"] * 31)]}, 413),
+        ({"groups": [group()], "version": "v000009"}, 409),
+        ({"groups": [group()], "min_version": "v000009"}, 409),
+    ],
+)
+def test_an_error_before_that_names_none(server: HttpProcess, body: dict[str, Any], status: int) -> None:
+    answer = server.http.post("/score", json=body)
+    assert answer.status_code == status
+    assert "x-rm-version" not in answer.headers

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from simulation.cli import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hacked", "reversed,size"], "there is no sabotage 'size'"),
+        (["--before", "0"], "--before must be at least 1"),
+        (["--after", "0"], "--after must be at least 1"),
+        (["--seed", "-1"], "--seed must be at least 0"),
+    ],
+)
+def test_what_cannot_be_played_is_one_clear_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["drill", "--out", str(tmp_path / "out"), *arguments]) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+    assert not (tmp_path / "out").exists()
