@@ -140,9 +140,8 @@ def _versions(settings: ServiceSettings, metrics: Metrics, scorer: Scorer) -> _V
     )
     live = LiveModel(loader.load, settings.keep_loaded, settings.store, metrics.versions_loaded.set)
 
-    def swapped(name: str) -> None:
+    def swapped(_: str) -> None:
         metrics.swaps.labels("swapped").inc()
-        metrics.serving(name)
 
     swapper = Swapper(settings.store, live, poll_ms=settings.poll_ms, swapped=swapped, unreachable=refusals)
     return _Versions(loader, live, swapper, refusals)

@@ -32,6 +32,8 @@ def ready(parts: Wired) -> dict[str, Any]:
 async def metrics(parts: Wired) -> Response:
     """Prometheus text format."""
     parts.metrics.queue_tokens.set(parts.batcher.queued_tokens)
+    named = {label: target.version for label, target in parts.live.labels.items()}
+    parts.metrics.serving(parts.live.current_name, named)
     seen = parts.oversight.drift.versions()
     parts.metrics.drift.show(
         {name: version.window().view(version.reference) for name, version in seen.items()},
