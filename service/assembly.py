@@ -114,8 +114,13 @@ def assemble(settings: ServiceSettings, metrics: Metrics) -> Parts:
 
 def _scoring(settings: ServiceSettings, metrics: Metrics, figures: Drift) -> _Scoring:
     prefixes = PrefixCache(settings.prefix_cache_mb * 2**20, metrics.looked_up_prefix)
-    engine = Engine(prefixes if settings.prefix_cache_mb else None)
-    batcher = Batcher(engine.score_slice, queue_tokens=settings.queue_tokens)
+    engine = Engine(prefixes if settings.prefix_cache_mb else None, metrics.padding_ratio.observe)
+    batcher = Batcher(
+        engine.score_slice,
+        queue_tokens=settings.queue_tokens,
+        ran=metrics.ran,
+        answered=metrics.waited,
+    )
     scorer = Scorer(
         engine,
         batcher,
@@ -137,6 +142,7 @@ def _versions(settings: ServiceSettings, metrics: Metrics, scorer: Scorer) -> _V
         calibrated=settings.calibration,
         prepare=scorer.prepare,
         refused=refusals,
+        took=metrics.load_seconds.observe,
     )
     live = LiveModel(loader.load, settings.keep_loaded, settings.store, metrics.versions_loaded.set)
 

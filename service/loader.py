@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -39,10 +40,12 @@ class VersionLoader:
         calibrated: bool,
         prepare: Callable[[RewardModel], ForwardPlan],
         refused: Callable[[str, str], None],
+        took: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         """`reduced`: score in bfloat16. `calibrated`: serve what each version's calibration makes of its
         rewards. `prepare` is called, in that thread, with every model before it may serve. `refused` is
-        told the name of a version that fails its checks, and why."""
+        told the name of a version that fails its checks, and why. `took` is told the seconds of every load
+        that succeeded, in that thread."""
         self._store = store
         self._max_tokens = max_tokens
         self._share_prompts = share_prompts
@@ -50,6 +53,7 @@ class VersionLoader:
         self._calibrated = calibrated
         self._prepare = prepare
         self._refused = refused
+        self._took = took
         self._first = True  # until one has been loaded
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
@@ -66,6 +70,7 @@ class VersionLoader:
 
     def _load(self, name: str) -> LoadedVersion:
         torch.set_num_threads(usable_cores() if self._first else 1)  # this thread's own
+        started = time.monotonic()
         try:
             version = self._checked(name)
         except UnknownVersionError:
@@ -76,6 +81,7 @@ class VersionLoader:
             raise InvalidVersionError(f"{name}: {error.message}") from error
         except Exception as error:  # a file can make a library raise anything, and must not end who follows
             raise InvalidVersionError(f"{name} does not load: {type(error).__name__}: {error}") from error
+        self._took(time.monotonic() - started)
         if self._first:
             stand_back()  # what comes now loads beside a version that serves
             self._first = False

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -22,7 +22,7 @@ class Declared:
     labels: tuple[str, ...]
     doc: str
 
-    def family(self) -> Metric:
+    def family(self) -> CounterMetricFamily | GaugeMetricFamily:
         """Of a counter or a gauge: empty, to add samples to."""
         of_kind = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
         return of_kind(self.name, self.doc, labels=self.labels)

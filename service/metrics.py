@@ -111,6 +111,13 @@ class Metrics:
     def looked_up_prefix(self, found: bool) -> None:
         self.prefix_cache.labels("hit" if found else "miss").inc()
 
+    def ran(self, tokens: int, seconds: float) -> None:
+        self.batch_tokens.observe(tokens)
+        self.forward_seconds.observe(seconds)
+
+    def waited(self, arrived_ns: int, taken_ns: int) -> None:
+        self.queue_seconds.observe((taken_ns - arrived_ns) / 1e9)
+
     def held(self, outcome: str, seconds: float) -> None:
         self.hold_seconds.labels(outcome).observe(seconds)
 

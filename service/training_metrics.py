@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from metarm.jobs import JobBoard
 from metarm.records import FINISHED, JobStatus
 from service.metric_registry import Declared, MetricRegistry
 
@@ -58,6 +60,26 @@ class TrainingFigures:
     last_at: float | None  # Unix seconds
     gate: Mapping[str, float] = field(default_factory=dict)
     tracker_failures: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, jobs: JobBoard) -> Self:
+        """As they are now. Blocking; raises redis.RedisError when Redis does not answer."""
+        active = jobs.active()
+        progress = active.progress if active else {}
+        last = next((job for job in jobs.recent(2) if job.status in FINISHED), None)
+        figures = (last.verdict or {}).get("figures", {}) if last else {}
+        return cls(
+            trainer=jobs.trainer() is not None,
+            active=active is not None,
+            step=progress.get("step"),
+            steps=progress.get("steps"),
+            loss=progress.get("loss"),
+            ended=jobs.ended(),
+            last=last.status if last else None,
+            last_at=last.finished if last else None,
+            gate={name: value for name, value in figures.items() if value is not None},
+            tracker_failures=jobs.tracker_failures(),
+        )
 
 
 class TrainingMetrics(Collector):
