@@ -138,6 +138,8 @@ def _import_model(source: str, max_tokens: int, init_head: bool, seed: int) -> t
 def quiet_transformers() -> None:
     """No progress bars and load reports: what is missing from a checkpoint is said by our own errors."""
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()  # to the handler of all other lines
     transformers_logging.disable_progress_bar()
 
 

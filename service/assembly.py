@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import redis
 
+from metarm import tracing
 from metarm.cut_over import COMMAND_TIMEOUT_S, Coordinator
 from metarm.encoding import Encoded
 from metarm.fleet import Fleet
@@ -114,12 +116,18 @@ def assemble(settings: ServiceSettings, metrics: Metrics) -> Parts:
 
 def _scoring(settings: ServiceSettings, metrics: Metrics, figures: Drift) -> _Scoring:
     prefixes = PrefixCache(settings.prefix_cache_mb * 2**20, metrics.looked_up_prefix)
+
+    def answered(arrived_ns: int, taken_ns: int) -> None:
+        metrics.waited(arrived_ns, taken_ns)
+        tracing.record("queue", arrived_ns, taken_ns)
+        tracing.record("forward", taken_ns, time.monotonic_ns())
+
     engine = Engine(prefixes if settings.prefix_cache_mb else None, metrics.padding_ratio.observe)
     batcher = Batcher(
         engine.score_slice,
         queue_tokens=settings.queue_tokens,
         ran=metrics.ran,
-        answered=metrics.waited,
+        answered=answered,
     )
     scorer = Scorer(
         engine,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 
@@ -16,6 +18,7 @@ from metarm.cores import usable_cores
 from metarm.encoding import Encoded
 from metarm.errors import InvalidVersionError, UnknownVersionError
 from metarm.model import RewardModel, all_finite, load_model
+from metarm.tracing import span
 from metarm.versions import VersionStore
 from service.live_model import LoadedVersion
 from service.priority import stand_back
@@ -60,7 +63,9 @@ class VersionLoader:
     async def load(self, name: str) -> LoadedVersion:
         """Raises UnknownVersionError, or InvalidVersionError with what is wrong: nothing else."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._load, name)
+            # with the context: what is said and traced of the load belongs to whoever asked for it
+            load = partial(contextvars.copy_context().run, self._load, name)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, load)
         except InvalidVersionError as error:
             self._refused(name, error.message)
             raise
@@ -72,7 +77,8 @@ class VersionLoader:
         torch.set_num_threads(usable_cores() if self._first else 1)  # this thread's own
         started = time.monotonic()
         try:
-            version = self._checked(name)
+            with span("load", version=name):
+                version = self._checked(name)
         except UnknownVersionError:
             raise
         except InvalidVersionError as error:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 import threading
 
-from metarm import process_environment
+from metarm import logs, process_environment, tracing
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, MetaRMError
 from trainer.settings import TrainerSettings
 
@@ -18,17 +17,18 @@ LOW_PRIORITY = 10  # niceness
 def main() -> None:
     process_environment.ensure()
     settings = TrainerSettings.from_command_line("metarm trainer", sys.argv[1:])
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s trainer %(levelname)s %(message)s")
+    logs.configure("trainer", settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
         run(settings, stop)
     except ConfigurationError as error:
-        print(f"metarm trainer: {error.message}", file=sys.stderr)
+        logs.refuse("metarm trainer", error.message)
         sys.exit(EXIT_CONFIGURATION)
     except MetaRMError as error:
-        sys.exit(f"metarm trainer: {error.message}")
+        logs.refuse("metarm trainer", error.message)
+        sys.exit(1)
 
 
 def run(settings: TrainerSettings, stop: threading.Event) -> None:
@@ -51,6 +51,7 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
         from trainer.store_clerk import StoreClerk
 
     quiet_transformers()
+    tracing.begin("metarm-trainer")
     client = connect(settings.required_redis_url)
     jobs = JobBoard(client)
     heartbeat = Heartbeat(jobs)
@@ -80,6 +81,7 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
     finally:
         clerk.close()
         heartbeat.close()
+        tracing.end()
 
 
 def _only_what_is_left() -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 import redis
 
+from metarm import logs, tracing
 from metarm.calibration import Calibration
 from metarm.code_version import code_version
 from metarm.errors import (
@@ -77,7 +78,8 @@ class Trainer:
                 self._heartbeat.check()
                 job = self._jobs.active()
                 if job is not None:
-                    self._run_job(job, stop)
+                    with logs.about_job(job.id):
+                        self._run_job(job, stop)
             except redis.RedisError as error:
                 log.warning("Redis does not answer, the job waits: %s", error)
                 stop.wait(2.0)
@@ -94,7 +96,8 @@ class Trainer:
             return
         job = self._jobs.save(job.with_changes(status="running", attempts=job.attempts + 1))
         try:
-            self._adapt(job, stop)
+            with tracing.span("retrain", job=job.id):
+                self._adapt(job, stop)
         except Stopping:
             self._jobs.save(job.with_changes(status="queued", attempts=job.attempts - 1))
         except JobCancelledError:
@@ -110,7 +113,8 @@ class Trainer:
 
     def _adapt(self, job: Job, stop: threading.Event) -> None:
         preferences = _usable(self._preferences, self._settings.min_preferences)
-        meta_set = read_meta_set(self._sample_log, self._settings)
+        with tracing.span("read"):
+            meta_set = read_meta_set(self._sample_log, self._settings)
         parent = self._store.current()
         if parent is None:
             raise NotReadyError("there is no version to adapt yet")
@@ -121,15 +125,18 @@ class Trainer:
         model = load_model(self._store.path(parent), self._settings.max_tokens)
         yardstick = Yardstick.of(model.encoder, preferences.held_out, meta_set.groups)
         before = yardstick.answers(model)
-        report = self._train(job, model, preferences, meta_set, options, stop)
+        with tracing.span("train", groups=len(meta_set.groups), steps=options.steps):
+            report = self._train(job, model, preferences, meta_set, options, stop)
 
         name, folder = self._store.stage()
         try:
-            model.save(folder)
-            saved = load_model(folder, self._settings.max_tokens)  # what would be served is what is judged
-            after = yardstick.answers(saved)
-            thresholds = Thresholds.of(self._settings)
-            verdict = judge(before, after, yardstick.lengths, thresholds).despite(force)
+            with tracing.span("save", version=name):
+                model.save(folder)
+                saved = load_model(folder, self._settings.max_tokens)  # what would be served is what is judged
+            with tracing.span("gate", version=name):
+                after = yardstick.answers(saved)
+                thresholds = Thresholds.of(self._settings)
+                verdict = judge(before, after, yardstick.lengths, thresholds).despite(force)
             manifest = {
                 "parent": parent,
                 "job": job.id,
@@ -147,7 +154,8 @@ class Trainer:
             if verdict.publishes:
                 calibration = calibrated_like(after.held_out, before.held_out, of_parent)
                 of_model = described(saved, after.held_out, calibration, preferences.held_out)
-                self._store.publish(name, {**manifest, **of_model}, activate=False)
+                with tracing.span("publish", version=name):
+                    self._store.publish(name, {**manifest, **of_model}, activate=False)
             else:
                 self._store.reject(name, manifest)
         finally:
@@ -210,7 +218,8 @@ class Trainer:
         # where the pointer has left the parent, it was moved already, or somebody wants something else
         if publishes and (not resumed or self._store.current() == manifest["parent"]):
             try:
-                self._promote(name)
+                with tracing.span("promote", version=name):
+                    self._promote(name)
             except CutOverAbortedError as aborted:
                 status, error = "failed", {"code": aborted.code, "message": aborted.message}
         self._sample_log.acknowledge_through(samples["last_entry"])
@@ -226,7 +235,7 @@ class Trainer:
         )
         reasons = [*verdict["reasons"], *([error["message"]] if error else [])]
         how = " by force, in spite of:" if verdict.get("forced") else ""
-        log.info("%s: %s %s%s %s", job.id, status, name, how, "; ".join(reasons))
+        log.info("%s: %s %s%s %s", job.id, status, name, how, "; ".join(reasons), extra={"version": name})
 
     def _let_go(self) -> None:
         """Delete versions that need not stay. What keeps from it does not touch the job: the next one tries."""

@@ -10,6 +10,8 @@ from typing import Self
 
 from tqdm import tqdm
 
+from metarm import logs
+
 log = logging.getLogger(__name__)
 LINE_EVERY_S = 15.0
 
@@ -20,7 +22,7 @@ class Progress:
     def __init__(self, what: str, total: int) -> None:
         self._what, self._total, self._done = what, total, 0
         self._started = self._said = time.monotonic()
-        terminal = sys.stderr.isatty()
+        terminal = sys.stderr.isatty() and not logs.writes_json()
         self._bar = tqdm(total=total, desc=what, unit="step", leave=False) if terminal else None
 
     def __enter__(self) -> Self:

@@ -16,6 +16,7 @@ from metarm.encoding import Encoded
 from metarm.errors import PayloadTooLargeError
 from metarm.records import Message, PolicyStamp, Prompt, SampleGroup
 from metarm.sample_log import LoggedRequest
+from metarm.tracing import span
 from service.access import require_key
 from service.canary import canary_beside
 from service.live_model import LoadedVersion
@@ -138,7 +139,8 @@ async def _score_by(version: LoadedVersion, groups: Sequence[Group], parts: Part
 async def _encode(version: LoadedVersion, groups: Sequence[Group], parts: Parts) -> list[list[Encoded]]:
     pairs = [(_prompt(group), group.responses) for group in groups]
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(parts.tokenizer_threads, version.model.encoder.encode, pairs)
+    with span("tokenise", version=version.name, groups=len(groups)):
+        return await loop.run_in_executor(parts.tokenizer_threads, version.model.encoder.encode, pairs)
 
 
 def _show_traffic(body: ScoreRequest, scored: Sequence[Scored], parts: Parts) -> None:
