@@ -49,6 +49,7 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
         from trainer.loop import Trainer
         from trainer.preferences import load_or_refuse
         from trainer.store_clerk import StoreClerk
+        from trainer.tracking import Trackers
 
     quiet_transformers()
     tracing.begin("metarm-trainer")
@@ -62,6 +63,7 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
     quick = connect(settings.required_redis_url, COMMAND_TIMEOUT_S)
     prepare_s = settings.cut_over_prepare_s
     coordinator = Coordinator(quick, store, name=f"trainer {heartbeat.holder}", prepare_s=prepare_s)
+    trackers = Trackers(settings.report_to, settings.data_dir, jobs.tracker_failed)
     clerk = StoreClerk(StoreCommands(client), coordinator, store, heartbeat)
     try:
         store.prepare()
@@ -77,7 +79,9 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
             _only_what_is_left()
         retention = Retention(store, client, settings.keep_versions, settings.retention_grace_s)
         log = SampleLog(client)
-        Trainer(settings, store, jobs, log, preferences, heartbeat, retention, clerk.promote).run(stop)
+        promote = clerk.promote
+        trainer = Trainer(settings, store, jobs, log, preferences, heartbeat, retention, promote, trackers)
+        trainer.run(stop)
     finally:
         clerk.close()
         heartbeat.close()

@@ -36,6 +36,7 @@ from trainer.meta_update import StepReport
 from trainer.preferences import PreferenceSet
 from trainer.progress import Progress
 from trainer.settings import TrainerSettings
+from trainer.tracking import TrackedRun, Trackers
 from trainer.training import TrainOptions, TrainReport, train
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Trainer:
         heartbeat: Heartbeat,
         retention: Retention,
         promote: Callable[[str], None],
+        trackers: Trackers,
     ) -> None:
         """`promote` makes a published version current, or raises CutOverAbortedError."""
         self._settings = settings
@@ -70,6 +72,7 @@ class Trainer:
         self._heartbeat = heartbeat
         self._retention = retention
         self._promote = promote
+        self._trackers = trackers
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop; a run that is under way then is left for the next trainer."""
@@ -96,8 +99,8 @@ class Trainer:
             return
         job = self._jobs.save(job.with_changes(status="running", attempts=job.attempts + 1))
         try:
-            with tracing.span("retrain", job=job.id):
-                self._adapt(job, stop)
+            with tracing.span("retrain", job=job.id), self._trackers.run(job.id) as tracked:
+                self._adapt(job, stop, tracked)
         except Stopping:
             self._jobs.save(job.with_changes(status="queued", attempts=job.attempts - 1))
         except JobCancelledError:
@@ -111,7 +114,7 @@ class Trainer:
             log.exception("%s failed", job.id)
             self._fail(job, "internal_error", f"{type(error).__name__}: {error}")
 
-    def _adapt(self, job: Job, stop: threading.Event) -> None:
+    def _adapt(self, job: Job, stop: threading.Event, tracked: TrackedRun) -> None:
         preferences = _usable(self._preferences, self._settings.min_preferences)
         with tracing.span("read"):
             meta_set = read_meta_set(self._sample_log, self._settings)
@@ -125,8 +128,10 @@ class Trainer:
         model = load_model(self._store.path(parent), self._settings.max_tokens)
         yardstick = Yardstick.of(model.encoder, preferences.held_out, meta_set.groups)
         before = yardstick.answers(model)
+        of_run = {"parent": parent, "groups": len(meta_set.groups), "pairs": len(preferences.train)}
+        tracked.begin({**options.record(), **of_run})
         with tracing.span("train", groups=len(meta_set.groups), steps=options.steps):
-            report = self._train(job, model, preferences, meta_set, options, stop)
+            report = self._train(job, model, preferences, meta_set, options, stop, tracked)
 
         name, folder = self._store.stage()
         try:
@@ -137,6 +142,7 @@ class Trainer:
                 after = yardstick.answers(saved)
                 thresholds = Thresholds.of(self._settings)
                 verdict = judge(before, after, yardstick.lengths, thresholds).despite(force)
+            tracked.log("gate", {**verdict.figures, "accepted": verdict.accepted}, report.steps)
             manifest = {
                 "parent": parent,
                 "job": job.id,
@@ -171,6 +177,7 @@ class Trainer:
         meta_set: MetaSet,
         options: TrainOptions,
         stop: threading.Event,
+        tracked: TrackedRun,
     ) -> TrainReport:
         pairs = encode_pairs(model.encoder, preferences.train)
         groups = encode_groups(model.encoder, meta_set.groups)
@@ -179,6 +186,7 @@ class Trainer:
 
             def on_step(step: int, report: StepReport) -> None:
                 progress.step(loss=report.loss)
+                tracked.log("train", asdict(report), step)
                 self._heartbeat.check()
                 if stop.is_set():
                     raise Stopping
