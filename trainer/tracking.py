@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 PROJECT = "metarm"  # W&B's, and MLflow's experiment; WANDB_PROJECT and MLFLOW_EXPERIMENT_NAME go before it
 MOST_WAITING = 1000  # records a tracker may be behind
-FINISH_S = 30.0  # that one may take to write out what is left of a run
+FINISH_S = 30.0  # that they may take to write out what is left of a run
+BROKEN_OFF_S = 3.0  # of one that failed or was stopped: somebody may wait for the process to end
 
 Config = Mapping[str, Any]
 Figures = Mapping[str, float | None]
@@ -48,10 +49,12 @@ class Trackers:
         """A run under `name`, for the block. The trackers hear of it once it begins."""
         reporters = [_Reporter(one, partial(_made, one, name, self._data_dir)) for one in self._names]
         run = TrackedRun(reporters)
+        patience_s = BROKEN_OFF_S
         try:
             yield run
+            patience_s = FINISH_S
         finally:
-            for tracker in run.finish():
+            for tracker in run.finish(patience_s):
                 self._failed(tracker)
 
 
@@ -66,11 +69,11 @@ class TrackedRun:
         for reporter in self._reporters:
             reporter.start(_flat(config))
 
-    def finish(self) -> list[Tracker]:
-        """Have the trackers write out what they were offered, FINISH_S long at most; those that did not."""
+    def finish(self, patience_s: float) -> list[Tracker]:
+        """Have the trackers write out what they were offered; those that did not, or not in this time."""
         for reporter in self._reporters:
             reporter.close()
-        deadline = time.monotonic() + FINISH_S
+        deadline = time.monotonic() + patience_s
         return [one.tracker for one in self._reporters if not one.has_all(deadline - time.monotonic())]
 
     def log(self, section: str, figures: Figures, step: int) -> None:
@@ -110,7 +113,7 @@ class _Reporter:
             return True
         self._thread.join(max(0.0, patience_s))
         if self._thread.is_alive():
-            self._give_up(f"it did not end within {FINISH_S:g} s")
+            self._give_up("it did not write out the end of the run in time")
         return self._error is None
 
     def _put(self, record: tuple[dict[str, float], int] | None) -> None:

@@ -18,6 +18,7 @@ from trainer import tracking
 from trainer.settings import TrainerSettings
 from trainer.tracking import TrackedRun, Trackers, _Reporter
 
+PATIENCE_S = 30.0
 CONFIG = {"learning_rate": 1e-5, "ascent": "sgd", "ascent_rate": None, "gradient_checkpointing": False}
 
 
@@ -66,7 +67,7 @@ def test_each_tracker_gets_every_step_in_order_and_is_ended() -> None:
     run.begin(CONFIG)
     for step in range(1, 51):
         run.log("train", {"loss": 1 / step, "difference": None}, step)
-    assert run.finish() == []
+    assert run.finish(PATIENCE_S) == []
     for tracker in trackers:
         assert tracker.steps == list(range(1, 51))
         assert tracker.finished
@@ -78,7 +79,7 @@ def test_one_that_fails_is_left_out_and_the_others_go_on(caplog: pytest.LogCaptu
     run.begin(CONFIG)
     for step in range(1, 11):
         run.log("train", {"loss": 1.0}, step)
-    assert len(run.finish()) == 1
+    assert len(run.finish(PATIENCE_S)) == 1
     assert (fails.steps, works.steps) == ([1, 2], list(range(1, 11)))
     assert len(caplog.records) == 1
     assert "the tracker's server does not answer" in caplog.text
@@ -87,7 +88,6 @@ def test_one_that_fails_is_left_out_and_the_others_go_on(caplog: pytest.LogCaptu
 def test_one_that_does_not_answer_holds_up_neither_a_step_nor_for_long_the_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracking, "FINISH_S", 0.2)
     monkeypatch.setattr(tracking, "MOST_WAITING", 20)
     stuck, works = Scripted(waits_at=1), Scripted()
     run = run_of(stuck, works)
@@ -96,7 +96,7 @@ def test_one_that_does_not_answer_holds_up_neither_a_step_nor_for_long_the_end(
         run.log("train", {"loss": 1.0}, step)
         while len(works.steps) < step:
             time.sleep(0.001)
-    assert len(run.finish()) == 1
+    assert len(run.finish(0.2)) == 1
     assert works.steps == list(range(1, 61))
     assert works.finished
     assert stuck.steps == []
@@ -137,6 +137,7 @@ def test_what_a_name_needs_is_said_before_any_training(monkeypatch: pytest.Monke
         TrainerSettings(report_to="tensorbored")
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_wandb_has_the_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -152,9 +153,9 @@ def test_wandb_has_the_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert name in written
 
 
+@pytest.mark.filterwarnings("ignore")  # of MLflow's own libraries
 def test_mlflow_has_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
-    pytest.importorskip("sqlalchemy", reason="MLflow keeps runs on this machine in SQLite only with sqlalchemy")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     failed: list[str] = []
     with Trackers(["mlflow"], tmp_path, failed.append).run("job-1") as run:
