@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 import threading
@@ -24,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, cast
+from urllib.parse import unquote
 
 import orjson
 import structlog
@@ -36,6 +38,8 @@ from metarm.settings import ProcessSettings
 MASK = "***"
 SELDOM_S = 60.0
 SHORTEST_SECRET = 4  # a shorter one would mask half of every line
+SECRET_VARIABLES = ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN")
+HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 URL_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
 CONSOLE_FIELDS = frozenset({"timestamp", "level", "logger", "process", "message", "exception"})
 
@@ -54,7 +58,7 @@ def configure(process: str, settings: ProcessSettings) -> None:
         structlog.processors.format_exc_info,
         structlog.processors.EventRenamer("message"),
         structlog.processors.JSONRenderer(serializer=_dumps) if as_json else _for_people,
-        cast("Processor", _Masking(settings.secrets)),
+        cast("Processor", _Masking([*settings.secrets, *_of_others()])),
     ]
     formatter = (_Json if as_json else structlog.stdlib.ProcessorFormatter)(
         processors=finish, foreign_pre_chain=_gathering(process, as_json)
@@ -102,6 +106,7 @@ def _gathering(process: str, as_json: bool) -> list[Processor]:
     """What becomes a field of the line."""
 
     def named(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        event.pop("color_message", None)  # uvicorn's own, the message with escape codes
         event["process"] = process
         return event
 
@@ -149,6 +154,13 @@ class _Seldom(logging.Filter):
             return False
         self._said[what] = record.created
         return True
+
+
+def _of_others() -> list[str]:
+    """Secrets of trackers and collectors, in the variables they are set by."""
+    given = [os.environ.get(name, "") for name in SECRET_VARIABLES]
+    headers = [pair.partition("=")[2].strip() for pair in os.environ.get(HEADERS, "").split(",")]
+    return [*given, *headers, *map(unquote, headers)]
 
 
 class _Masking:

@@ -11,13 +11,13 @@ from typing import Any
 
 from metarm.errors import ConfigurationError, JobCancelledError
 from metarm.model import RewardModel
+from metarm.progress import Progress
 from metarm.records import Preference, Trainable
 from trainer.batches import encode_pairs
 from trainer.figures import accuracy
 from trainer.learning_curve import LearningCurve
 from trainer.meta_update import StepReport
 from trainer.preferences import PreferenceSet
-from trainer.progress import Progress
 from trainer.settings import LearningSettings
 from trainer.tracking import Trackers
 from trainer.training import TrainOptions, score_pairs, train

@@ -23,6 +23,7 @@ from metarm.errors import (
 )
 from metarm.jobs import Job, JobBoard
 from metarm.model import RewardModel, load_model
+from metarm.progress import Progress
 from metarm.records import JobStatus
 from metarm.retention import Retention
 from metarm.sample_log import SampleLog
@@ -34,7 +35,6 @@ from trainer.heartbeat import Heartbeat, TrainerReplacedError
 from trainer.meta_set import MetaSet, read_meta_set
 from trainer.meta_update import StepReport
 from trainer.preferences import PreferenceSet
-from trainer.progress import Progress
 from trainer.settings import TrainerSettings
 from trainer.tracking import TrackedRun, Trackers
 from trainer.training import TrainOptions, TrainReport, train
