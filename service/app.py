@@ -7,18 +7,21 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from fastapi_swagger import patch_fastapi
 
 import metarm
-from metarm import process_environment
+from metarm import process_environment, tracing
 from service.assembly import assemble
 from service.error_answers import answer_errors
 from service.idle_memory import give_back_when_idle
 from service.metrics import Metrics
-from service.middleware import BodyLimit, Measure
+from service.middleware import BodyLimit, Identify, Measure
 from service.routes import drift, health, labels, leases, retrain, score, versions
 from service.schemas.common import ErrorBody
 from service.settings import ServiceSettings
+
+UNTRACED = frozenset({"/health", "/ready", "/metrics"})  # asked again and again, by machines
 
 
 def create_app(settings: ServiceSettings | None = None) -> FastAPI:
@@ -34,6 +37,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         responses={"default": {"model": ErrorBody, "description": "Any failure."}},
+        telemetry=_telemetry(),
     )
     app.state.settings = settings
     app.state.metrics = Metrics()
@@ -43,7 +47,22 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     answer_errors(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(Measure, metrics=app.state.metrics)
+    app.add_middleware(Identify)
     return app
+
+
+def _telemetry() -> TelemetryConfig:
+    """Spans of requests, where spans are exported; of FastAPI's own signals that alone."""
+    provider = tracing.begin("metarm-service")
+    return {
+        "tracing": provider is not None,
+        "tracer_provider": provider,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+        "auto_configure": False,
+        "exclude": lambda scope: scope.get("path") in UNTRACED,
+    }
 
 
 @contextlib.asynccontextmanager
@@ -71,3 +90,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         parts.loader.close()
         parts.tokenizer_threads.shutdown(wait=False)
         await asyncio.to_thread(parts.writer.close)
+        await asyncio.to_thread(tracing.end)

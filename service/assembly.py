@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import redis
 
+from metarm import tracing
 from metarm.cut_over import COMMAND_TIMEOUT_S, Coordinator
 from metarm.encoding import Encoded
 from metarm.fleet import Fleet
@@ -116,8 +118,19 @@ def assemble(settings: ServiceSettings, metrics: Metrics) -> Parts:
 
 def _scoring(settings: ServiceSettings, metrics: Metrics, figures: Drift) -> _Scoring:
     prefixes = PrefixCache(settings.prefix_cache_mb * 2**20, metrics.looked_up_prefix)
-    engine = Engine(prefixes if settings.prefix_cache_mb else None)
-    batcher = Batcher(engine.score_slice, queue_tokens=settings.queue_tokens)
+
+    def answered(arrived_ns: int, taken_ns: int) -> None:
+        metrics.waited(arrived_ns, taken_ns)
+        tracing.record("queue", arrived_ns, taken_ns)
+        tracing.record("forward", taken_ns, time.monotonic_ns())
+
+    engine = Engine(prefixes if settings.prefix_cache_mb else None, metrics.padding_ratio.observe)
+    batcher = Batcher(
+        engine.score_slice,
+        queue_tokens=settings.queue_tokens,
+        ran=metrics.ran,
+        answered=answered,
+    )
     scorer = Scorer(
         engine,
         batcher,
@@ -143,6 +156,7 @@ def _versions(settings: ServiceSettings, metrics: Metrics, scorer: Scorer) -> _V
         calibrated=settings.calibration,
         prepare=scorer.prepare,
         refused=refusals,
+        took=metrics.load_seconds.observe,
     )
     memory = RefusalMemory(loader.load, settings.store)
 
@@ -153,9 +167,8 @@ def _versions(settings: ServiceSettings, metrics: Metrics, scorer: Scorer) -> _V
 
     live = LiveModel(load, settings.keep_loaded, settings.store, metrics.versions_loaded.set)
 
-    def swapped(name: str) -> None:
+    def swapped(_: str) -> None:
         metrics.swaps.labels("swapped").inc()
-        metrics.serving(name)
 
     swapper = Swapper(settings.store, live, poll_ms=settings.poll_ms, swapped=swapped, unreachable=refusals)
     return _Versions(loader, live, swapper, refusals)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fastapi import APIRouter, Depends
@@ -11,6 +12,7 @@ from service.access import require_admin, require_key
 from service.parts import Wired
 from service.schemas.retrain import JobAccepted, JobState, RetrainRequest
 
+log = logging.getLogger(__name__)
 router = APIRouter(prefix="/retrain", tags=["retraining"])
 
 
@@ -20,6 +22,7 @@ def retrain(parts: Wired, body: RetrainRequest | None = None) -> dict[str, Any]:
     parts.live.current()  # before the first version there is nothing to adapt
     parts.retraining.check()
     job = parts.retraining.start(body.model_dump(exclude_none=True) if body else {})
+    log.info("asked for %s", job.id, extra={"job": job.id})
     return {"job": job.id, "status": job.status, "status_url": f"/retrain/{job.id}"}
 
 
@@ -38,4 +41,6 @@ def job_state(job_id: str, parts: Wired) -> dict[str, Any]:
 @router.delete("/{job_id}", response_model=JobState, dependencies=[Depends(require_admin)])
 def cancel(job_id: str, parts: Wired) -> dict[str, Any]:
     """Ask a job to stop before its next step; one that has ended stays as it is."""
-    return public_view(parts.jobs.request_cancel(job_id))
+    job = parts.jobs.request_cancel(job_id)
+    log.info("asked to cancel %s, which is %s", job.id, job.status, extra={"job": job.id})
+    return public_view(job)
