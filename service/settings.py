@@ -16,6 +16,11 @@ class ServiceSettings(ProcessSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
+    published_on: str | None = Field(
+        None,
+        description="Address others reach it at where that is not `host`, as a container's: decides whether it "
+        "may serve without keys.",
+    )
     score_keys: list[SecretStr] = Field(
         default=[], description="API keys (JSON list) that may score and read. None set: no key is asked for."
     )
@@ -132,9 +137,10 @@ class ServiceSettings(ProcessSettings):
 
     @model_validator(mode="after")
     def _not_open_to_the_world(self) -> ServiceSettings:
-        if self.host not in LOOPBACK and not (self.score_keys or self.admin_keys or self.allow_open):
+        address = self.published_on or self.host
+        if address not in LOOPBACK and not (self.score_keys or self.admin_keys or self.allow_open):
             raise ValueError(
-                f"{self.host} can be reached from other machines: set METARM_SCORE_KEYS and METARM_ADMIN_KEYS, "
+                f"{address} can be reached from other machines: set METARM_SCORE_KEYS and METARM_ADMIN_KEYS, "
                 "or METARM_ALLOW_OPEN=true on a closed network"
             )
         return self

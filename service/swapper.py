@@ -49,6 +49,7 @@ class Swapper:
         self._swapped = swapped
         self._unreachable = unreachable
         self._serving: str | None = None
+        self._waits_for_the_first = False
         self.refused: RefusedVersion | None = None
 
     async def run(self) -> None:
@@ -67,6 +68,9 @@ class Swapper:
             return
         if wanted is None or wanted == self._serving:
             self.refused = None
+            if wanted is None and not self._waits_for_the_first:
+                self._waits_for_the_first = True
+                log.info("there is no version yet: /ready answers 503 until the trainer has made the first")
             return
         if self._tried_lately(wanted):
             return

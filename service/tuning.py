@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import random
+import socket
 import sys
 import threading
 import time
@@ -258,7 +259,7 @@ def _read(file: Path, fingerprint: dict[str, Any]) -> ForwardPlan | None:
 
 def _write(file: Path, fingerprint: dict[str, Any], plan: ForwardPlan) -> None:
     record = {"plan": asdict(plan), "measured_on": fingerprint}
-    part = file.with_suffix(f".{os.getpid()}.part")
+    part = file.with_suffix(f".{socket.gethostname()}-{os.getpid()}.part")  # containers have equal ids
     try:
         part.write_text(json.dumps(record, indent=2) + "\n")
         part.replace(file)

@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from metarm.errors import ConfigurationError
 from metarm.launcher import LaunchSettings
@@ -159,3 +161,27 @@ def test_what_every_process_shares_is_imported_without_torch() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "published_on", "refused"),
+    [
+        ("127.0.0.1", None, False),
+        ("0.0.0.0", None, True),
+        ("0.0.0.0", "127.0.0.1", False),
+        ("0.0.0.0", "::1", False),
+        ("0.0.0.0", "192.0.2.7", True),
+        ("127.0.0.1", "0.0.0.0", True),
+    ],
+)
+def test_keys_are_asked_for_by_the_address_that_others_reach(
+    host: str, published_on: str | None, refused: bool
+) -> None:
+    where: dict[str, Any] = {"host": host, "published_on": published_on}
+    if refused:
+        with pytest.raises(ValueError, match="can be reached from other machines"):
+            ServiceSettings(**where)
+    else:
+        ServiceSettings(**where)
+    ServiceSettings(**where, allow_open=True)
+    ServiceSettings(**where, score_keys=[SecretStr("a key")])

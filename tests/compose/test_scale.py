@@ -1,0 +1,156 @@
+"""The profile `scale`: several services on one store behind the proxy, which come and go under traffic."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any, Self
+
+import httpx
+import pytest
+
+from metarm import ClientError, RewardClient
+from metarm.versions import version_number
+from tests.compose.stack import Stack
+from tests.demo_groups import demo_groups
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+
+REPLICAS = 3
+WORKERS = 3
+
+
+@pytest.fixture(scope="module")
+def proxied(running: Stack) -> Iterator[httpx.Client]:
+    """Three services behind the proxy; one, with its port, afterwards."""
+    scale(running, REPLICAS)
+    url = f"http://127.0.0.1:{running.proxy_port}"
+    with httpx.Client(base_url=url, timeout=60.0) as http:
+        running.wait_until(lambda: len(servers(http)) == REPLICAS, "not all services are registered")
+        yield http
+    running.compose("--profile", "scale", "rm", "--stop", "--force", "proxy")
+    running.compose("up", "--detach", "--scale", "service=1")
+    running.wait_ready()
+
+
+def scale(stack: Stack, count: int) -> None:
+    arguments = ("--profile", "scale", "up", "--detach", "--scale", f"service={count}")
+    stack.compose(*arguments, METARM_PORT="0")
+
+
+def servers(http: httpx.Client) -> list[dict[str, Any]]:
+    """The services that live, as one of them says; none while none answers."""
+    try:
+        answer = http.get("/versions")
+    except httpx.TransportError:
+        return []
+    return list(answer.json()["servers"]) if answer.status_code == 200 else []
+
+
+class Workers:
+    """RL workers that score one group after another through the proxy while the block runs."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self._url = str(http.base_url)
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(WORKERS)]
+        self.versions: list[str] = []  # of each answer, in the order of arrival
+        self.failures: list[str] = []
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def answered(self, count: int) -> bool:
+        return len(self.versions) >= count
+
+    def _run(self) -> None:
+        with RewardClient(self._url) as client:
+            while not self._stop.is_set():
+                try:
+                    self.versions.append(client.score(demo_groups(2)).version)
+                except ClientError as error:
+                    self.failures.append(str(error))
+
+
+def test_three_services_share_the_store_and_the_traffic(running: Stack, proxied: httpx.Client) -> None:
+    assert len(running.containers("service")) == REPLICAS
+    assert len({server["id"] for server in servers(proxied)}) == REPLICAS
+    assert len({server["serving"] for server in servers(proxied)}) == 1
+
+    def scored_by_each() -> bool:
+        proxied.post("/score", json={"groups": demo_groups(1), "log": False})
+        return all(tokens_scored(running, container) > 0 for container in running.containers("service"))
+
+    running.wait_until(scored_by_each, "a service gets no requests")
+
+
+def test_all_cut_over_together_behind_the_proxy(running: Stack, proxied: httpx.Client) -> None:
+    older, newer = two_versions(running, proxied)
+    proxied.post(f"/versions/{older}/activate").raise_for_status()
+    with Workers(proxied) as workers:
+        running.wait_until(lambda: workers.answered(10), "nothing is answered")
+        proxied.post(f"/versions/{newer}/activate").raise_for_status()
+        done = len(workers.versions)
+        running.wait_until(lambda: workers.answered(done + 30), "nothing is answered")
+    assert workers.failures == []
+    assert set(workers.versions[:10]) == {older}
+    assert set(workers.versions[-10:]) == {newer}
+    assert {server["serving"] for server in servers(proxied)} == {newer}
+
+
+def test_replicas_that_are_killed_leave_and_come_back_without_a_failed_request(
+    running: Stack, proxied: httpx.Client
+) -> None:
+    before = running.logged()
+    with Workers(proxied) as workers:
+        running.wait_until(lambda: workers.answered(10), "nothing is answered")
+        running.engine.docker("kill", running.containers("service")[0])
+        running.wait_until(lambda: len(servers(proxied)) == REPLICAS - 1, "the killed one is still registered")
+        done = len(workers.versions)
+        running.wait_until(lambda: workers.answered(done + 30), "nothing is answered")
+        scale(running, REPLICAS)  # starts it again, under another address as like as not
+        running.wait_until(lambda: len(servers(proxied)) == REPLICAS, "the killed one does not come back")
+        scale(running, 2)  # one is stopped in order
+        running.wait_until(lambda: len(servers(proxied)) == 2, "three are still registered")
+        done = len(workers.versions)
+        running.wait_until(lambda: workers.answered(done + 30), "nothing is answered")
+    assert workers.failures == []
+    assert len(set(workers.versions)) == 1
+    # a kill -9 may cost what was answered in its last milliseconds; a request that was sent again counts once
+    most = before + 2 * len(workers.versions)
+    running.wait_until(
+        lambda: most - 2 * WORKERS <= running.logged() <= most, "samples got lost, or came twice"
+    )
+
+
+def two_versions(stack: Stack, http: httpx.Client) -> tuple[str, str]:
+    """The oldest and the newest published version; one is made where there is only one."""
+    names = published(http)
+    if len(names) == 1:
+        with RewardClient(str(http.base_url)) as client:
+            client.score(demo_groups(20))
+            stack.wait_until(lambda: stack.logged() >= 20, "samples are not logged")
+            state = client.wait_for_job(client.retrain()["job"], timeout_s=400)
+        assert state["status"] == "published", state
+        names = published(http)
+    return names[0], names[-1]
+
+
+def published(http: httpx.Client) -> list[str]:
+    entries = http.get("/versions").json()["versions"]
+    return sorted((e["name"] for e in entries if e["status"] == "published"), key=version_number)
+
+
+def tokens_scored(stack: Stack, container: str) -> float:
+    ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8080/metrics').read().decode())"
+    text = stack.engine.docker("exec", container, "python3", "-c", ask)
+    return sum(
+        float(line.split()[-1]) for line in text.splitlines() if line.startswith("rm_tokens_scored_total{")
+    )

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import redis
+
+from metarm.jobs import JobBoard
+from tests.processes import RedisProcess
+
+
+def health(url: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "trainer.health"]
+    return subprocess.run(command, env={**os.environ, "REDIS_URL": url}, capture_output=True, text=True)
+
+
+def test_a_trainer_is_healthy_while_one_holds_the_place(
+    redis_process: RedisProcess, redis_client: redis.Redis
+) -> None:
+    none = health(redis_process.url)
+    assert none.returncode == 1
+    assert "no trainer holds the place" in none.stderr
+    JobBoard(redis_client).hold_trainer("here:1", {"state": "ready"}, 60_000)
+    assert health(redis_process.url).returncode == 0
+
+
+def test_without_redis_it_cannot_be_known() -> None:
+    gone = health("redis://127.0.0.1:1")
+    assert gone.returncode == 1
+    assert "it cannot be known" in gone.stderr

@@ -1,0 +1,28 @@
+"""`python3 -m trainer.health`: exit status 0 while a trainer is at work on this Redis, for a container's check.
+
+It may be another container's: then this one waits for its place, as it should.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import redis
+
+from metarm.errors import MetaRMError
+from metarm.jobs import JobBoard
+from metarm.sample_log import connect
+from metarm.settings import ProcessSettings
+
+
+def main() -> None:
+    try:
+        status = JobBoard(connect(ProcessSettings().required_redis_url)).trainer()
+    except (MetaRMError, redis.RedisError) as error:
+        sys.exit(f"it cannot be known: {error}")
+    if status is None:
+        sys.exit("no trainer holds the place")
+
+
+if __name__ == "__main__":
+    main()
