@@ -4,6 +4,8 @@ import { byId, element } from "./dom.js";
 import { colour, onTheme } from "./theme.js";
 
 const LIBRARY = "page/plotly.min.js";
+// where plotly.js looks whether its rules for maps are written already: inline, for which the page has no use
+const MAP_RULES = "9f215cf04c5486422605d13261cb87401f4e7763b6296af81e98efbc0130da53";
 const SERIES = 6; // colours of series in theme.css
 const CONFIG = { displayModeBar: false, responsive: true, showTips: false };
 let library;
@@ -13,7 +15,7 @@ function load() {
     const script = element("script", { src: LIBRARY, async: true });
     script.addEventListener("load", () => resolve(window.Plotly));
     script.addEventListener("error", () => reject(new Error("the charts could not be loaded")));
-    document.head.append(script);
+    document.head.append(element("meta", { id: MAP_RULES }), script);
   });
   return library;
 }

@@ -1,10 +1,9 @@
 /** The section Now: what the server does just now, and the last ten minutes of it. */
 
-import { Chart } from "./charts.js";
+import { Chart, faint } from "./charts.js";
 import { byId, element, notice, say } from "./dom.js";
 import { chartTime, count, figure, milliseconds, percent } from "./format.js";
 import { colour } from "./theme.js";
-import { faint } from "./charts.js";
 
 const KEEP_S = 600;
 const LATENCIES = [
@@ -72,7 +71,9 @@ export class Now {
     const { history } = this;
     if (history.at.length < 2) return;
     const at = history.at.map(chartTime);
-    const xaxis = { type: "date", tickformat: "%H:%M", hoverformat: "%H:%M:%S", nticks: 6 };
+    const last = history.at.at(-1);
+    const range = [chartTime(last - KEEP_S), chartTime(last)];
+    const xaxis = { type: "date", range, tickformat: "%H:%M", hoverformat: "%H:%M:%S", nticks: 6 };
     this.throughput.draw(
       () => {
         const line = colour("series-1");
