@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 EVERY_S = 2.0
 KEEP_POINTS = 300  # of the history: ten minutes
 NOW_POINTS = 30  # what the figures of now are over: a minute
-POINT_LATENCIES_S = 10.0  # what a point's quantiles are over, so that few requests give a line as well
+POINT_STEPS = 5  # what a point of the history is over: ten seconds, so that few requests give a line as well
 KEEP_LATENCIES = 4096  # the newest; under more requests a minute the quantiles are over these alone
 SCORING = "/score"
 
@@ -82,7 +82,7 @@ class Quantiles(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One moment of the history; rates are since the point before."""
+    """One moment of the history: figures of the POINT_STEPS · EVERY_S seconds before it."""
 
     at: float  # Unix time in seconds
     serving: str | None
@@ -138,10 +138,10 @@ class Pulse:
         self._counts.append(counts)
         minute = [(at, seconds) for at, seconds in self._latencies if now - at <= NOW_POINTS * EVERY_S]
         self._latency = Quantiles.of([seconds for _, seconds in minute])
-        recent = Quantiles.of([seconds for at, seconds in minute if now - at <= POINT_LATENCIES_S])
+        recent = Quantiles.of([seconds for at, seconds in minute if now - at <= POINT_STEPS * EVERY_S])
         if len(self._counts) < 2:
             return
-        new = counts.since(self._counts[-2])
+        new = counts.since(self._counts[max(0, len(self._counts) - 1 - POINT_STEPS)])
         self._points.append(
             Point(
                 time.time(),

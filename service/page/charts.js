@@ -29,6 +29,14 @@ export function faint(hex, alpha) {
   return `rgba(${red}, ${green}, ${blue}, ${alpha})`;
 }
 
+/** Ticks at whole numbers: of steps, of updates. */
+export function wholeNumbers(values) {
+  const span = Math.max(...values) - Math.min(...values);
+  const power = 10 ** Math.floor(Math.log10(Math.max(1, span / 8)));
+  const dtick = [1, 2, 5, 10].map((times) => times * power).find((step) => step >= span / 8);
+  return { tickmode: "linear", tick0: 0, dtick, tickformat: ",d", hoverformat: ",d" };
+}
+
 /** One place for a chart. `draw` and `empty` may be called as often as there is news. */
 export class Chart {
   constructor(id, waiting) {
@@ -75,27 +83,26 @@ function base() {
   const [text, muted, line, surface] = ["text", "muted", "grid", "surface"].map(colour);
   const axis = {
     gridcolor: line,
-    zerolinecolor: line,
     linecolor: line,
     tickcolor: line,
     ticks: "",
     tickfont: { color: muted, size: 11 },
     title: { font: { color: muted, size: 12 }, standoff: 8 },
-    automargin: true,
     fixedrange: true,
+    zeroline: false,
   };
   return {
     autosize: true,
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: text },
     paper_bgcolor: "rgba(0, 0, 0, 0)",
     plot_bgcolor: "rgba(0, 0, 0, 0)",
-    margin: { l: 44, r: 12, t: 8, b: 36 },
+    margin: { l: 52, r: 12, t: 30, b: 40 },
     hovermode: "x unified",
     hoverlabel: { bgcolor: surface, bordercolor: line, font: { color: text, size: 12 } },
     showlegend: true,
     legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { color: muted } },
     xaxis: { ...axis, showgrid: false },
-    yaxis: { ...axis, rangemode: "tozero", zeroline: false },
+    yaxis: { ...axis, rangemode: "tozero", separatethousands: true },
     dragmode: false,
   };
 }

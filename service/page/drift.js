@@ -1,7 +1,7 @@
 /** The section Drift: what the served scores say of each version (GET /drift and GET /drift/{version}). */
 
 import { read } from "./api.js";
-import { Chart, faint, versionColour } from "./charts.js";
+import { Chart, faint, versionColour, wholeNumbers } from "./charts.js";
 import { byId, element, notice, say } from "./dom.js";
 import { count, fixed, percent } from "./format.js";
 import { colour } from "./theme.js";
@@ -68,7 +68,7 @@ export class Drift {
           ...(newest ? [bandKey(newest)] : []),
         ],
         layout: {
-          xaxis: { title: { text: "policy step" }, hoverformat: "d", rangemode: "normal" },
+          xaxis: { title: { text: "policy step" }, ...wholeNumbers(lines.flatMap(({ steps }) => steps)) },
           yaxis: { title: { text: "spread of Δr" } },
           ...(newest ? band(newest) : {}),
         },

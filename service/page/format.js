@@ -20,7 +20,7 @@ export const percent = (value, decimals = 0) => (known(value) ? `${(100 * value)
 
 export function milliseconds(value) {
   if (!known(value)) return NONE;
-  return value < 9950 ? `${figure(value)} ms` : `${figure(value / 1000)} s`;
+  return value < 999.5 ? `${figure(value)} ms` : `${figure(value / 1000)} s`;
 }
 
 const pad = (number) => String(number).padStart(2, "0");

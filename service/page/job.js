@@ -3,7 +3,7 @@
 import { change, read } from "./api.js";
 import { withAdmin } from "./access.js";
 import { agreed } from "./asking.js";
-import { Chart } from "./charts.js";
+import { Chart, wholeNumbers } from "./charts.js";
 import { byId, element, notice, say, toast } from "./dom.js";
 import { fixed, when } from "./format.js";
 import { colour } from "./theme.js";
@@ -106,7 +106,7 @@ function draw(chart, { curve }, column, series, unit) {
       ],
       layout: {
         showlegend: false,
-        xaxis: { title: { text: "update" }, hoverformat: "d" },
+        xaxis: { title: { text: "update" }, ...wholeNumbers([0, ...curve.steps]) },
         yaxis: { title: { text: unit }, rangemode: "normal" },
       },
     }),

@@ -50,8 +50,8 @@ class ActiveJob(BaseModel):
 
 
 class History(BaseModel):
-    """The last ten minutes by column, a point every two seconds. Rates are since the point before, quantiles
-    over the ten seconds before it."""
+    """The last ten minutes by column, a point every two seconds; each is over the ten seconds before
+    it."""
 
     at: list[float] = Field(description="Unix time in seconds.")
     serving: list[str | None]

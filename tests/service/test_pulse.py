@@ -86,7 +86,7 @@ def test_the_history_is_bounded_and_can_be_asked_for_from_a_time_on(clock: Clock
     whole = seen.history(0.0)
     assert {len(column) for column in whole.values()} == {KEEP_POINTS}
     assert (whole["serving"][0], whole["serving"][-1], whole["queue_tokens"][-1]) == ("v000001", "v000002", 7)
-    assert whole["responses_per_s"][-1] == pytest.approx((KEEP_POINTS + 49) / pulse.EVERY_S)
+    assert whole["responses_per_s"][-1] == pytest.approx((KEEP_POINTS + 47) / pulse.EVERY_S)
     assert whole["p50_ms"] == [None] * KEEP_POINTS
     later = seen.history(whole["at"][-3])
     assert later == {name: column[-2:] for name, column in whole.items()}
