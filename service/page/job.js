@@ -85,13 +85,14 @@ export class Job {
   }
 }
 
-function draw(chart, { curve }, column, series, unit) {
+function draw(chart, { curve, progress }, column, series, unit) {
   const values = curve ? curve[column] : [];
   const known = values.filter((value) => value !== null);
   if (!known.length) {
     chart.empty(curve && curve.steps.length ? "This run uses no samples." : "No update has been made yet.");
     return;
   }
+  const whole = progress.steps || curve.steps.at(-1);
   chart.draw(
     () => ({
       traces: [
@@ -106,7 +107,7 @@ function draw(chart, { curve }, column, series, unit) {
       ],
       layout: {
         showlegend: false,
-        xaxis: { title: { text: "update" }, ...wholeNumbers([0, ...curve.steps]) },
+        xaxis: { title: { text: "update" }, range: [0, whole], ...wholeNumbers([0, whole]) },
         yaxis: { title: { text: unit }, rangemode: "normal" },
       },
     }),
