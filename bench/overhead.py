@@ -3,6 +3,8 @@
 The same requests again and again: with nobody looking, with one viewer of the page and with three, /metrics
 scraped besides. The arms take turns in one run, another one first each round. Two loads: the benchmarks'
 encoder, where the forward is all; and the same requests from the score cache, where the event loop is.
+
+Beside the rate: the server's CPU time a score, which other work on the machine hardly moves.
 """
 
 from __future__ import annotations
@@ -56,9 +58,11 @@ ARMS = (Arm("nobody looks", 0, 0.0), Arm("1 viewer, scraped", 1, 5.0), Arm("3 vi
 
 @dataclass(slots=True)
 class Found:
-    """By load and arm: scores a second and p99 seconds of each round; what was asked for beside scoring."""
+    """By load and arm: scores a second, the server's CPU seconds a score, and p99 seconds, of each round; what
+    was asked for beside scoring."""
 
     rates: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    cpu_s: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     p99_s: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     asked: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
 
@@ -73,9 +77,9 @@ def main() -> None:
     started = time.monotonic()
     found = Found()
     for load, cache, passes in (("encoder", 0, 1), ("cached", 65_536, PASSES_OF_CACHED)):
-        with tempfile.TemporaryDirectory(dir=WORK) as folder, _server(Path(folder), cache) as url:
+        with tempfile.TemporaryDirectory(dir=WORK) as folder, _server(Path(folder), cache) as server:
             bodies = _bodies(options.requests) * passes
-            _measure(load, url, bodies, Path(folder), options.rounds, found)
+            _measure(load, server, bodies, Path(folder), options.rounds, found)
     print(report(found))
     print(f"\n{options.rounds} rounds, {time.monotonic() - started:.0f} s")
     if options.out:
@@ -88,7 +92,7 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def _server(folder: Path, cache_entries: int) -> Iterator[str]:
+def _server(folder: Path, cache_entries: int) -> Iterator[Server]:
     """The service on versions of the same weights, each with figures of many policy steps, and its Redis."""
     made = checkpoint("encoder")
     store = VersionStore(folder / "versions")
@@ -113,7 +117,7 @@ def _server(folder: Path, cache_entries: int) -> Iterator[str]:
         Server([sys.executable, "-m", "service"], folder / "service", settings, port, "/ready") as server,
     ):
         _fill(server.url, store.names())
-        yield server.url
+        yield server
 
 
 def _fill(url: str, versions: Sequence[str]) -> None:
@@ -141,8 +145,10 @@ def _bodies(count: int) -> list[str]:
     ]
 
 
-def _measure(load: str, url: str, bodies: list[str], folder: Path, rounds: int, found: Found) -> None:
+def _measure(load: str, server: Server, bodies: list[str], folder: Path, rounds: int, found: Found) -> None:
+    url, scores = server.url, TEXTS * len(bodies)
     rates = found.rates.setdefault(load, {arm.name: [] for arm in ARMS})
+    cpu_s = found.cpu_s.setdefault(load, {arm.name: [] for arm in ARMS})
     tails = found.p99_s.setdefault(load, {arm.name: [] for arm in ARMS})
     asked = found.asked.setdefault(load, {arm.name: {} for arm in ARMS})
     with Worker([sys.executable, "-m", "bench.viewers"], folder / "viewers", {}) as viewers:
@@ -152,24 +158,35 @@ def _measure(load: str, url: str, bodies: list[str], folder: Path, rounds: int, 
             for arm in ARMS[first:] + ARMS[:first]:
                 viewers.ask(asdict(Audience(url, arm.viewers, arm.scrape_s)))
                 time.sleep(1.0)  # opening the page is no part of it
+                before_s = server.cpu_s()
                 outcome = run(Job(f"{url}/score", CONNECTIONS, bodies))
+                cpu_s[arm.name].append((server.cpu_s() - before_s) / scores)
                 beside = viewers.ask(asdict(Audience(url, 0, 0.0)))["asked"]
                 asked[arm.name] = dict(Counter(asked[arm.name]) + Counter(beside))
-                rates[arm.name].append(TEXTS * len(bodies) / outcome.wall_s)
+                rates[arm.name].append(scores / outcome.wall_s)
                 tails[arm.name].append(quantile(outcome.latencies_s, 0.99) or 0.0)
             print(f"{load}, round {number + 1}: {_line(rates)}", flush=True)
 
 
 def report(found: Found) -> str:
     rows: list[tuple[str, ...]] = [
-        ("load", "who looks", "scores/s", "from", "to", "÷ nobody", "95% interval", "p99 ms", "asked")
+        (
+            "load",
+            "who looks",
+            "scores/s",
+            "from",
+            "to",
+            "÷ nobody",
+            "95%",
+            "CPU ÷ nobody",
+            "95%",
+            "p99 ms",
+            "asked",
+        )
     ]
     for load, rates in found.rates.items():
         for arm in ARMS:
             measured = rates[arm.name]
-            ratios = _ratios(rates, arm)
-            low, high = interval(ratios)
-            alone = not arm.viewers
             rows.append(
                 (
                     load,
@@ -177,13 +194,16 @@ def report(found: Found) -> str:
                     f"{statistics.median(measured):.1f}",
                     f"{min(measured):.1f}",
                     f"{max(measured):.1f}",
-                    "1" if alone else f"{statistics.median(ratios):.4f}",
-                    "" if alone else f"{low:.4f} to {high:.4f}",
+                    *_compared(rates, arm),
+                    *_compared(found.cpu_s[load], arm),
                     f"{1000 * statistics.median(found.p99_s[load][arm.name]):.0f}",
                     str(sum(found.asked[load][arm.name].values())),
                 )
             )
-    note = f"÷ nobody: the median over rounds (aim: at least {AIM}); asked: requests beside scoring, all rounds"
+    note = (
+        f"÷ nobody: scores a second, the median over rounds (aim: at least {AIM}); CPU: the server's, a score; "
+        "asked: requests beside scoring, all rounds"
+    )
     return f"{aligned(rows, left=(0, 1))}\n\n{note}"
 
 
@@ -194,9 +214,18 @@ def interval(ratios: Sequence[float]) -> tuple[float, float]:
     return medians[round(0.025 * RESAMPLES)], medians[round(0.975 * RESAMPLES) - 1]
 
 
-def _ratios(rates: dict[str, list[float]], arm: Arm) -> list[float]:
-    """Of each round: this arm's rate by that with nobody looking."""
-    return [own / alone for own, alone in zip(rates[arm.name], rates[ARMS[0].name], strict=True)]
+def _compared(figures: dict[str, list[float]], arm: Arm) -> tuple[str, str]:
+    """The median of an arm's figures by those with nobody looking, and its interval."""
+    if not arm.viewers:
+        return "1", ""
+    ratios = _ratios(figures, arm)
+    low, high = interval(ratios)
+    return f"{statistics.median(ratios):.4f}", f"{low:.4f} to {high:.4f}"
+
+
+def _ratios(figures: dict[str, list[float]], arm: Arm) -> list[float]:
+    """Of each round: this arm's figure by that with nobody looking."""
+    return [own / alone for own, alone in zip(figures[arm.name], figures[ARMS[0].name], strict=True)]
 
 
 def _line(rates: dict[str, list[Any]]) -> str:
