@@ -72,14 +72,14 @@ export class Chart {
       const { traces, layout } = this.make();
       this.message.hidden = true;
       this.plot.hidden = false;
-      await plotly.react(this.plot, traces, merged(base(), layout), CONFIG);
+      await plotly.react(this.plot, traces, merged(base(layout.showlegend !== false), layout), CONFIG);
     } catch (error) {
       this.empty(`This chart cannot be drawn: ${error.message}.`);
     }
   }
 }
 
-function base() {
+function base(showlegend) {
   const [text, muted, line, surface] = ["text", "muted", "grid", "surface"].map(colour);
   const axis = {
     gridcolor: line,
@@ -96,10 +96,10 @@ function base() {
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: text },
     paper_bgcolor: "rgba(0, 0, 0, 0)",
     plot_bgcolor: "rgba(0, 0, 0, 0)",
-    margin: { l: 52, r: 12, t: 30, b: 40 },
+    margin: { l: 52, r: 12, t: showlegend ? 30 : 12, b: 40 },
     hovermode: "x unified",
     hoverlabel: { bgcolor: surface, bordercolor: line, font: { color: text, size: 12 } },
-    showlegend: true,
+    showlegend,
     legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { color: muted } },
     xaxis: { ...axis, showgrid: false },
     yaxis: { ...axis, rangemode: "tozero", separatethousands: true },

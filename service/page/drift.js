@@ -165,27 +165,29 @@ function bandKey({ version, in_distribution: { spread, pairs } }) {
   return { x: [null], y: [null], name, mode: "lines", line: { color: colour("muted"), width: 1, dash: "dash" } };
 }
 
+/** The current version as bars, its parent as a line around where its bars would be. */
 function histogram(sets) {
-  const traces = sets.map(([version, { width, counts, pairs }], place) => ({
-    x: counts.map((_, i) => (i + 0.5) * width),
-    y: counts.map((number) => (100 * number) / pairs),
-    customdata: counts.map((_, i) => `${fixed(i * width, 3)} to ${fixed((i + 1) * width, 3)}`),
-    name: place ? `${version} (parent)` : `${version} (current)`,
-    type: "bar",
-    width: counts.map(() => width),
-    marker: { color: faint(versionColour(version), 0.55), line: { color: versionColour(version), width: 1 } },
-    hovertemplate: `%{y:.1f}% of pairs, |Δr| %{customdata}<extra>${version}</extra>`,
-  }));
+  const traces = sets.map(([version, { width, counts, pairs }], place) => {
+    const of = {
+      x: counts.map((_, i) => (i + 0.5) * width),
+      y: counts.map((number) => (100 * number) / pairs),
+      customdata: counts.map((_, i) => `${fixed(i * width, 3)} to ${fixed((i + 1) * width, 3)}`),
+      hovertemplate: `%{y:.1f}% of pairs, |Δr| %{customdata}<extra>${version}</extra>`,
+    };
+    const line = versionColour(version);
+    if (place) return { ...of, name: `${version} (parent)`, mode: "lines", line: { color: line, width: 2, shape: "hvh" } };
+    const bars = { type: "bar", width: counts.map(() => width), marker: { color: faint(line, 0.55) } };
+    return { ...of, ...bars, name: `${version} (current)` };
+  });
   const beyond = sets.map(([version, { beyond, pairs }]) => (beyond ? `${percent(beyond / pairs, 1)} of ${version}` : ""));
   const past = beyond.filter(Boolean).join(", ");
   const layout = {
-    barmode: "overlay",
     bargap: 0,
     hovermode: "closest",
     xaxis: { title: { text: past ? `|Δr|; beyond: ${past}` : "|Δr|" } },
     yaxis: { title: { text: "% of pairs" } },
   };
-  return { traces: traces.reverse(), layout };
+  return { traces, layout };
 }
 
 function scatter(version, { tokens, scores }) {

@@ -40,7 +40,8 @@ export class Job {
     const figures = job.progress.loss === undefined ? "" : ` · loss ${fixed(job.progress.loss, 3)}`;
     const asked = job.trigger ? "started by drift" : "asked for";
     const ended = job.finished ? ` · ended ${when(job.finished)}` : "";
-    say("job-line", `update ${step} of ${steps ?? "?"}${figures} · ${asked} ${when(job.created)}${ended}`);
+    const done = steps ? `update ${step} of ${steps}` : "no update yet";
+    say("job-line", `${done}${figures} · ${asked} ${when(job.created)}${ended}`);
     const reasons = [...(job.verdict?.reasons || []), ...(job.error ? [job.error.message] : [])];
     byId("job-reasons").replaceChildren(...reasons.map((text) => element("li", { text })));
     draw(this.loss, job, "loss", "series-1", "loss");

@@ -56,7 +56,8 @@ export class Now {
     say("buffered", rest.samples_buffered ? `${count(rest.samples_buffered)} groups wait for it` : "no sample waits");
     const job = rest.job;
     state("trainer", rest.trainer ? rest.trainer.state : "not running", Boolean(rest.trainer));
-    say("trainer-job", job ? `${job.status}, update ${job.step} of ${job.steps ?? "?"}` : "no run under way");
+    const step = job && job.steps ? `, update ${job.step} of ${job.steps}` : "";
+    say("trainer-job", job ? `run ${job.status}${step}` : "no run under way");
   }
 
   #remember(more) {
@@ -73,13 +74,15 @@ export class Now {
     const at = history.at.map(chartTime);
     const last = history.at.at(-1);
     const range = [chartTime(last - KEEP_S), chartTime(last)];
+    const margin = { b: 24 }; // times need no title
     const xaxis = { type: "date", range, tickformat: "%H:%M", hoverformat: "%H:%M:%S", nticks: 6 };
     this.throughput.draw(
       () => {
         const line = colour("series-1");
         const trace = { x: at, y: history.responses_per_s, name: "scores/s", mode: "lines", fill: "tozeroy" };
         const hovertemplate = "%{y:.3s} scores/s<extra></extra>";
-        const layout = { xaxis, yaxis: { title: { text: "scores/s" } }, showlegend: false, ...swaps(history, at) };
+        const yaxis = { title: { text: "scores/s" } };
+        const layout = { xaxis, yaxis, margin, showlegend: false, ...swaps(history, at) };
         const style = { line: { color: line, width: 1.8 }, fillcolor: faint(line, 0.12) };
         return { traces: [{ ...trace, ...style, hovertemplate }], layout };
       },
@@ -99,7 +102,7 @@ export class Now {
           line: { color: colour(series), width: 1.8 },
           hovertemplate: `%{y:.3s} ms<extra>${name}</extra>`,
         })),
-        layout: { xaxis, yaxis: { title: { text: "ms" } }, ...swaps(history, at) },
+        layout: { xaxis, yaxis: { title: { text: "ms" } }, margin, ...swaps(history, at) },
       }),
       `Latency over ten minutes; now p50 ${milliseconds(history.p50_ms.at(-1))}, p99 ${milliseconds(history.p99_ms.at(-1))}.`,
     );
