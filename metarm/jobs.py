@@ -70,7 +70,8 @@ return 1
 class Job:
     """One retrain. `options` are what the caller asked for, over the trainer's defaults; `attempts`
     counts how often a trainer has started it; `created` is Unix time in seconds; `trigger` holds the figures
-    that asked for it where nobody did."""
+    that asked for it where nobody did; `curve` is how it learns, in a bounded number of points
+    (trainer/run_curve.py)."""
 
     id: str
     status: JobStatus
@@ -84,6 +85,7 @@ class Job:
     samples: Mapping[str, int] | None = None
     finished: float | None = None
     trigger: Mapping[str, Any] | None = None
+    curve: Mapping[str, Any] | None = None
 
     def with_changes(self, **changes: Any) -> Job:
         return replace(self, **changes)
@@ -120,13 +122,14 @@ class JobBoard:
     def recent(self, count: int) -> list[Job]:
         """The last `count` jobs, newest first; ids whose record has expired are forgotten."""
         ids = cast("list[bytes]", self._redis.zrevrange(JOBS, 0, count - 1))
-        jobs = []
-        for job_id in ids:
-            try:
-                jobs.append(self.get(job_id.decode()))
-            except UnknownJobError:
-                self._redis.zrem(JOBS, job_id)
-        return jobs
+        if not ids:
+            return []
+        records = cast("list[bytes | None]", self._redis.mget([job_key(job_id.decode()) for job_id in ids]))
+        found = dict(zip(ids, records, strict=True))
+        forgotten = [job_id for job_id, record in found.items() if record is None]
+        if forgotten:
+            self._redis.zrem(JOBS, *forgotten)
+        return [Job(**orjson.loads(record)) for record in records if record is not None]
 
     def save(self, job: Job) -> Job:
         """Store the state of an unfinished job."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
@@ -12,12 +12,15 @@ from fastapi_swagger import patch_fastapi
 
 import metarm
 from metarm import process_environment, tracing
+from service import condition, pulse
 from service.assembly import assemble
+from service.background import again_and_again
 from service.error_answers import answer_errors
 from service.idle_memory import give_back_when_idle
 from service.metrics import Metrics
 from service.middleware import BodyLimit, Identify, Measure
-from service.routes import drift, health, labels, leases, retrain, score, versions
+from service.parts import Parts
+from service.routes import drift, health, labels, leases, overview, page, retrain, score, versions
 from service.schemas.common import ErrorBody
 from service.settings import ServiceSettings
 
@@ -41,12 +44,13 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.metrics = Metrics()
+    app.state.pulse = pulse.Pulse()
     patch_fastapi(app, redirect_from_root_to_docs=False)
-    for module in (score, retrain, versions, labels, leases, drift, health):
+    for module in (score, retrain, versions, labels, leases, drift, overview, health, page):
         app.include_router(module.router)
     answer_errors(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Measure, metrics=app.state.metrics)
+    app.add_middleware(Measure, metrics=app.state.metrics, answered=app.state.pulse.answered)
     app.add_middleware(Identify)
     return app
 
@@ -68,7 +72,7 @@ def _telemetry() -> TelemetryConfig:
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Start the parts, hold them while requests are served, end them so that nothing is lost."""
-    parts = app.state.parts = assemble(app.state.settings, app.state.metrics)
+    parts = app.state.parts = assemble(app.state.settings, app.state.metrics, app.state.pulse)
     parts.writer.start()
     await parts.membership.join()
     parts.labels.follow()
@@ -77,6 +81,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         asyncio.create_task(parts.labels.run(), name="labels"),
         asyncio.create_task(parts.leases.run(), name="leases"),
         asyncio.create_task(give_back_when_idle(), name="idle-memory"),
+        asyncio.create_task(again_and_again(_take_the_pulse(parts), pulse.EVERY_S), name="pulse"),
+        asyncio.create_task(again_and_again(parts.condition.look, condition.EVERY_S), name="condition"),
         *parts.oversight.start(),
     ]
     try:
@@ -91,3 +97,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         parts.tokenizer_threads.shutdown(wait=False)
         await asyncio.to_thread(parts.writer.close)
         await asyncio.to_thread(tracing.end)
+
+
+def _take_the_pulse(parts: Parts) -> Callable[[], Awaitable[None]]:
+    async def look() -> None:
+        parts.pulse.look(parts.batcher, parts.live.current_name)
+
+    return look

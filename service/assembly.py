@@ -21,6 +21,7 @@ from metarm.store_commands import StoreCommands
 from service.activation import Activator
 from service.batcher import Batcher
 from service.canary import CanaryFallbacks
+from service.condition import Condition
 from service.drift import Drift
 from service.engine import Engine
 from service.group_scoring import GroupScoring
@@ -31,7 +32,9 @@ from service.loader import VersionLoader
 from service.membership import Membership
 from service.metrics import Metrics
 from service.oversight import oversee
+from service.page_files import PageFiles
 from service.parts import Parts
+from service.pulse import Pulse
 from service.refusals import RefusalMemory, Refusals
 from service.retraining import Retraining
 from service.sample_writer import SampleWriter
@@ -65,7 +68,7 @@ class _Pointer(NamedTuple):
     activator: Activator
 
 
-def assemble(settings: ServiceSettings, metrics: Metrics) -> Parts:
+def assemble(settings: ServiceSettings, metrics: Metrics, pulse: Pulse) -> Parts:
     """Nothing runs yet, and Redis is not asked: the caller starts the parts, and ends them."""
     client = connect(settings.required_redis_url)
     figures = Drift(settings.retrain_over_groups)
@@ -88,7 +91,9 @@ def assemble(settings: ServiceSettings, metrics: Metrics) -> Parts:
         retraining=retraining,
         activate=activator.activate,
         metrics=metrics,
+        counted=pulse.scored,
     )
+    labels = LabelWatch(settings.store, live, poll_ms=settings.poll_ms)
     board = LeaseBoard(client, most_leases=settings.max_leases, most_versions=settings.max_leased_versions)
     return Parts(
         settings=settings,
@@ -99,7 +104,7 @@ def assemble(settings: ServiceSettings, metrics: Metrics) -> Parts:
         group_scoring=GroupScoring(scorer, tokenizer_threads, _fallbacks(metrics)),
         swapper=swapper,
         refusals=refusals,
-        labels=LabelWatch(settings.store, live, poll_ms=settings.poll_ms),
+        labels=labels,
         leases=Leases(board, live, metrics.leases.set),
         fleet=Fleet(client),
         membership=membership,
@@ -113,6 +118,9 @@ def assemble(settings: ServiceSettings, metrics: Metrics) -> Parts:
         retraining=retraining,
         traffic=oversight.traffic,
         oversight=oversight,
+        pulse=pulse,
+        condition=Condition(jobs, swapper, labels),
+        page=PageFiles(),
     )
 
 

@@ -100,6 +100,13 @@ class Batcher(Generic[Model, Sample]):
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self.queued_tokens = 0
+        self.slices = 0  # taken since the start, and the tokens in them
+        self.sliced_tokens = 0
+
+    @property
+    def slice_room(self) -> int:
+        """Tokens that the slices taken since the start could have held."""
+        return self.slices * self._slice_tokens
 
     @property
     def started(self) -> bool:
@@ -250,6 +257,8 @@ class Batcher(Generic[Model, Sample]):
                 break
             at_least = 0
         self._queue = [p for p in self._queue if p.next_index < len(p.samples)]
+        self.slices += 1
+        self.sliced_tokens += tokens
         return taken
 
     def _units(self, pending: Pending[Model, Sample], room: int, first_room: int) -> Iterator[range]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -69,11 +70,13 @@ class BodyLimit:
 
 
 class Measure:
-    """Counts and times every answer, by route, and has the log say what is worth it."""
+    """Counts and times every answer, by route, and has the log say what is worth it. `answered` is told route,
+    status and seconds of each."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, answered: Callable[[str, int, float], None]) -> None:
         self._app = app
         self._metrics = metrics
+        self._answered = answered
         self._log = RequestLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,3 +100,4 @@ class Measure:
             self._metrics.requests.labels(route, status).inc()
             self._metrics.request_seconds.labels(route).observe(seconds)
             self._log.answered(scope["method"], route, status, seconds, scope.get(ERROR_KEY))
+            self._answered(route, status, seconds)

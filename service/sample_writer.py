@@ -64,6 +64,11 @@ class SampleWriter:
         self._thread = threading.Thread(target=self._run, name="sample-writer", daemon=True)
         self.error: str | None = None
 
+    @property
+    def groups_waiting(self) -> int:
+        """Groups in the buffer."""
+        return self._groups_waiting
+
     def start(self) -> None:
         self._thread.start()
 

@@ -32,9 +32,11 @@ from trainer.batches import encode_groups, encode_pairs
 from trainer.candidate import Yardstick, calibrated_like, described
 from trainer.gate import Thresholds, judge
 from trainer.heartbeat import Heartbeat, TrainerReplacedError
+from trainer.learning_curve import LearningCurve
 from trainer.meta_set import MetaSet, read_meta_set
 from trainer.meta_update import StepReport
 from trainer.preferences import PreferenceSet
+from trainer.run_curve import RunCurve
 from trainer.settings import TrainerSettings
 from trainer.tracking import TrackedRun, Trackers
 from trainer.training import TrainOptions, TrainReport, train
@@ -132,6 +134,7 @@ class Trainer:
         tracked.begin({**options.record(), **of_run})
         with tracing.span("train", groups=len(meta_set.groups), steps=options.steps):
             report = self._train(job, model, preferences, meta_set, options, stop, tracked)
+        job = job.with_changes(curve=RunCurve.of(report.curve).record())
 
         name, folder = self._store.stage()
         try:
@@ -160,6 +163,7 @@ class Trainer:
             if verdict.publishes:
                 calibration = calibrated_like(after.held_out, before.held_out, of_parent)
                 of_model = described(saved, after.held_out, calibration, preferences.held_out)
+                self._store.keep_curve(name, LearningCurve.of_run(report, verdict.figures).record())
                 with tracing.span("publish", version=name):
                     self._store.publish(name, {**manifest, **of_model}, activate=False)
             else:
@@ -182,6 +186,7 @@ class Trainer:
         pairs = encode_pairs(model.encoder, preferences.train)
         groups = encode_groups(model.encoder, meta_set.groups)
         log.info("%s: %d groups, %d pairs, %s", job.id, len(groups), len(pairs), options.record())
+        curve = RunCurve()
         with Progress(job.id, options.steps) as progress:
 
             def on_step(step: int, report: StepReport) -> None:
@@ -190,7 +195,8 @@ class Trainer:
                 self._heartbeat.check()
                 if stop.is_set():
                     raise Stopping
-                self._report(job, step, options.steps, report)
+                curve.add(step, report)
+                self._report(job.with_changes(curve=curve.record()), step, options.steps, report)
 
             self._report(job, 0, options.steps, None)
             return train(model, pairs, groups, options, on_step)

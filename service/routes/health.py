@@ -26,7 +26,7 @@ async def health() -> Alive:
 def ready(parts: Wired) -> dict[str, Any]:
     """A model is loaded, so /score works; `degraded` says what else does not. 503 without a model."""
     version = parts.live.current().name
-    degraded = [{"part": part, "reason": reason} for part, reason in _ailments(parts)]
+    degraded = [{"part": part, "reason": reason} for part, reason in parts.condition.examine().degraded]
     return {"status": "degraded" if degraded else "ready", "version": version, "degraded": degraded}
 
 
@@ -54,17 +54,3 @@ def _training(parts: Parts) -> TrainingFigures | None:
         return TrainingFigures.read(parts.jobs)
     except redis.RedisError:  # rm_redis_up says it
         return None
-
-
-def _ailments(parts: Parts) -> list[tuple[str, str]]:
-    found = []
-    try:
-        if parts.jobs.trainer() is None:
-            found.append(("trainer", "no trainer is running: scoring works, retraining does not"))
-    except redis.RedisError as error:
-        found.append(("redis", f"{error}: scoring works, samples are buffered, retraining does not work"))
-    if parts.swapper.refused:
-        found.append(("version", f"{parts.swapper.refused.name} was refused: {parts.swapper.refused.reason}"))
-    if parts.labels.error:
-        found.append(("version", f"the labels stay as they were: {parts.labels.error}"))
-    return found

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 
 from metarm.jobs import public_view
 from service.access import require_admin, require_key
 from service.parts import Wired
-from service.schemas.retrain import JobAccepted, JobState, RetrainRequest
+from service.schemas.retrain import JobAccepted, JobDetail, JobState, RetrainRequest
 
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/retrain", tags=["retraining"])
@@ -27,14 +27,14 @@ def retrain(parts: Wired, body: RetrainRequest | None = None) -> dict[str, Any]:
 
 
 @router.get("", response_model=list[JobState], dependencies=[Depends(require_key)])
-def recent_jobs(parts: Wired) -> list[dict[str, Any]]:
-    """The last 50 jobs, newest first."""
-    return [public_view(job) for job in parts.jobs.recent(50)]
+def recent_jobs(parts: Wired, count: Annotated[int, Query(ge=1, le=50)] = 50) -> list[dict[str, Any]]:
+    """The last jobs, newest first."""
+    return [public_view(job) for job in parts.jobs.recent(count)]
 
 
-@router.get("/{job_id}", response_model=JobState, dependencies=[Depends(require_key)])
+@router.get("/{job_id}", response_model=JobDetail, dependencies=[Depends(require_key)])
 def job_state(job_id: str, parts: Wired) -> dict[str, Any]:
-    """How far a job is, and how it ended."""
+    """How far a job is, how it learns, and how it ended."""
     return public_view(parts.jobs.get(job_id))
 
 

@@ -29,9 +29,9 @@ def passed_on(service: str) -> set[str]:
 def exported_names() -> set[str]:
     """The series that the service's metrics and the recording rules make."""
     ours: set[str] = {rule["record"] for rule in rules("recording.yml")}
-    for family in Metrics().registry.collect():
-        suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
-        ours |= {family.name + suffix for suffix in suffixes}
+    for metric in Metrics().registry.declared:
+        suffixes = ["_bucket", "_sum", "_count"] if metric.kind == "histogram" else [""]
+        ours |= {metric.name + suffix for suffix in suffixes}
     return ours
 
 

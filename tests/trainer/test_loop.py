@@ -183,6 +183,13 @@ def test_a_run_publishes_what_the_gate_accepts_and_lets_go_of_its_samples(
     assert manifest["method"] == method
     assert manifest["settings"]["steps"] == 3
     assert (manifest["metrics"]["difference_last"] is not None) == (method == "metarm")
+    curve = bench.store.curve("v000002")
+    assert curve
+    figures = manifest["verdict"]["figures"]
+    accuracies = [(point["step"], point["accuracy"]) for point in curve["held_out_accuracy"]]
+    assert accuracies == [(0, figures["parent_accuracy"]), (3, figures["held_out_accuracy"])]
+    assert job.curve == {"steps": [1, 2, 3], "loss": curve["loss"], "difference": curve["difference"]}
+    assert all((difference is not None) == (method == "metarm") for difference in curve["difference"])
     assert bench.log.count_unused(100) == 0
     assert bench.jobs.active() is None
 
