@@ -102,7 +102,7 @@ export class Now {
           line: { color: colour(series), width: 1.8 },
           hovertemplate: `%{y:.3s} ms<extra>${name}</extra>`,
         })),
-        layout: { xaxis, yaxis: { title: { text: "ms" } }, margin, ...swaps(history, at) },
+        layout: { xaxis, yaxis: { title: { text: "ms" }, tickformat: "," }, margin, ...swaps(history, at) },
       }),
       `Latency over ten minutes; now p50 ${milliseconds(history.p50_ms.at(-1))}, p99 ${milliseconds(history.p99_ms.at(-1))}.`,
     );

@@ -28,7 +28,7 @@ export class TryIt {
   #add(text) {
     const list = byId("try-responses");
     const number = list.children.length + 1;
-    const area = element("textarea", { rows: 2, value: text, "aria-label": `Response ${number}` });
+    const area = element("textarea", { rows: 1, value: text, "aria-label": `Response ${number}` });
     const remove = element("button", {
       type: "button",
       class: "quiet",
