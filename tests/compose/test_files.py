@@ -23,7 +23,8 @@ FIXED = {"data_dir", "redis_url", "host", "port", "published_on"}  # by the imag
 
 def passed_on(service: str) -> set[str]:
     """The settings that a container takes from `.env` or the shell."""
-    return {line for line in COMPOSE["services"][service]["environment"] if "=" not in line}
+    lines = [line.split("=", 1) for line in COMPOSE["services"][service]["environment"]]
+    return {name for name, *value in lines if not value or value[0].startswith(f"${{{name}:-")}
 
 
 def exported_names() -> set[str]:
