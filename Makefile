@@ -2,7 +2,7 @@
 # make test   set up and run the tests
 # make check  everything CI runs: lint, types, import contracts, tests
 # make bench  us and the peers side by side (ten minutes, and the peers' installation before the first)
-# make docs   write the settings page again
+# make docs   write the settings page and the table of metrics again
 
 PYTHON ?= python3
 VENV := .venv

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from tqdm import tqdm
 
 from bench.learners import Scores, Swap, swap
 from bench.places import WORK
@@ -176,9 +177,12 @@ def _run_all(
     refused: dict[str, int] = defaultdict(int)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin) as pool:
-        list(pool.map(_first, *zip(*[(plan, seed, kept) for seed in seeds], strict=True)))
+        firsts = pool.map(_first, *zip(*[(plan, seed, kept) for seed in seeds], strict=True))
+        list(tqdm(firsts, "first models", len(seeds), unit="model", disable=None, leave=False))
         tasks = [(plan, arm, seed, kept) for seed in seeds for arm in arms]
-        for (_, arm, _, _), (some, count) in zip(tasks, pool.map(run, *zip(*tasks, strict=True)), strict=True):
+        runs = pool.map(run, *zip(*tasks, strict=True))
+        shown = tqdm(runs, "runs", len(tasks), unit="run", disable=None, leave=False)
+        for (_, arm, _, _), (some, count) in zip(tasks, shown, strict=True):
             swaps += some
             refused[arm] += count
     swaps.sort(key=lambda each: (arms.index(each.arm), each.seed, each.version))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from bench.models import checkpoint
 from metarm.model import load_model, quiet_transformers
@@ -41,7 +42,7 @@ def main() -> None:
         tokens, peak = _measure(ARMS[arm])
         print(f"{arm:32}{peak / MIB:6.0f} MiB, {tokens} tokens", flush=True)
         return
-    for name in ARMS:
+    for name in tqdm(ARMS, desc="arms", disable=None, leave=False):
         subprocess.run([sys.executable, "-P", "-m", "bench.memory", "--arm", name], check=True)  # noqa: S603
 
 

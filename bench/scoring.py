@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from tqdm import tqdm
+
 from bench import ours, report
 from bench.arms import Arm, Batches, OfflineArm, Setting, wait_a_moment
 from bench.limit import Limit
@@ -103,11 +105,10 @@ def _run_model(kind: Kind, plan: Plan, folder: Path, results: Results) -> None:
                 arms.append(arm)
             except (RuntimeError, OSError) as error:
                 results.refused.append((kind, arm.name, str(error)))
-                print(f"{arm.name} ({kind}) is not timed: {error}", flush=True)
-        for number in range(plan.rounds):
-            for load in loads:
-                if number % load.every == 0:
-                    _measure_load(number, load, arms, source, limit, results)
+                _say(f"{arm.name} ({kind}) is not timed: {error}")
+        rounds = [(number, load) for number in range(plan.rounds) for load in loads if number % load.every == 0]
+        for number, load in tqdm(rounds, f"loads, {kind}", unit="load", disable=None, leave=False):
+            _measure_load(number, load, arms, source, limit, results)
 
 
 def _measure_load(
@@ -129,14 +130,19 @@ def _measure_load(
         except (RuntimeError, OSError) as error:
             results.refused.append((load.name, arm.name, str(error)))
             arms.remove(arm)
-            print(f"{arm.name} failed on {load.name}: {error}", flush=True)
+            _say(f"{arm.name} failed on {load.name}: {error}")
             continue
         result.cells.setdefault(arm.name, {})[number] = measurement
-        print(
+        _say(
             f"round {number + 1}  {load.name:6} {arm.name:17} {measurement.texts_per_s:7.1f} texts/s "
-            f"{measurement.tokens_per_s:8,.0f} tokens/s  {measurement.wall_s:5.1f} s",
-            flush=True,
+            f"{measurement.tokens_per_s:8,.0f} tokens/s  {measurement.wall_s:5.1f} s"
         )
+
+
+def _say(line: str) -> None:
+    """A line on stdout, above the bar where there is one."""
+    with tqdm.external_write_mode():
+        print(line, flush=True)
 
 
 def _source(setting: Setting, data: Path | None) -> Source:

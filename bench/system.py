@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import psutil
+from tqdm import tqdm
 
 from bench import training_step
 from bench.models import checkpoint, publish
@@ -44,7 +45,8 @@ def system_aims(folder: Path, quick: bool) -> list[Aim]:
     packed, padded = training_step.measure(2 if quick else 7)
     step = statistics.median(packed) / statistics.median(padded)
     prepared(folder)
-    starts = [startup(folder) for _ in range(2 if quick else 5)]
+    turns = tqdm(range(2 if quick else 5), "starts", disable=None, leave=False)
+    starts = [startup(folder) for _ in turns]
     resident, weights = starts[-1][1:]
     alone, beside = retrain_latencies(folder, 7.0 if quick else 30.0, 2 if quick else 4)
     tails = [quantile(found, 0.99) or 0.0 for found in (beside, alone)]

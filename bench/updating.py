@@ -15,6 +15,7 @@ from functools import partial
 from typing import get_args
 
 import torch
+from tqdm import tqdm
 
 from bench.models import checkpoint
 from bench.places import THREADS
@@ -52,10 +53,10 @@ def main() -> None:
     steps = {ascent: partial(_step, model, settings, ascent, pairs, groups) for ascent in get_args(Ascent)}
     steps[SAME_TOKENS] = partial(_step, model, settings, "none", larger, groups)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds):
-        names = list(steps)
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            seconds[name].append(steps[name]())
+    names = list(steps)
+    turns = [names[(number + place) % len(names)] for number in range(rounds) for place in range(len(names))]
+    for name in tqdm(turns, "updates", disable=None, leave=False):
+        seconds[name].append(steps[name]())
     tokens: dict[str, int] = {ascent: _tokens(ascent, pairs, groups) for ascent in get_args(Ascent)}
     _show(seconds, tokens | {"none": _tokens("none", pairs, []), SAME_TOKENS: _tokens("none", larger, [])})
 

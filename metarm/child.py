@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from metarm.errors import EXIT_CONFIGURATION
+from metarm.logs import announce
 
 GRACE_S = {"service": 45.0, "trainer": 30.0, "redis": 30.0}
 RESTART_PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -70,7 +71,7 @@ class Child:
             self._deaths = 1 if now - self._started > STEADY_S else self._deaths + 1
             pause = RESTART_PAUSES_S[min(self._deaths, len(RESTART_PAUSES_S)) - 1]
             self._start_at = now + pause
-            say(f"{self.name} ended ({ending(code)}); starting it again in {pause:g} s")
+            announce(f"{self.name} ended ({ending(code)}); starting it again in {pause:g} s")
         elif now >= self._start_at:
             self._start_at = 0.0
             self.start()
@@ -83,13 +84,9 @@ class Child:
         try:
             self._process.wait(GRACE_S[self.name])
         except subprocess.TimeoutExpired:
-            say(f"{self.name} did not end within {GRACE_S[self.name]:g} s and is killed")
+            announce(f"{self.name} did not end within {GRACE_S[self.name]:g} s and is killed")
             self._process.kill()
             self._process.wait()
-
-
-def say(text: str) -> None:
-    print(f"metarm: {text}", flush=True)
 
 
 def ending(code: int | None) -> str:

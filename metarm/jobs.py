@@ -17,7 +17,15 @@ import redis
 
 from metarm.errors import JobConflictError, UnknownJobError
 from metarm.records import FINISHED, JobStatus
-from metarm.redis_keys import ACTIVE_JOB, JOBS, TRAINER, cancel_key, job_key
+from metarm.redis_keys import (
+    ACTIVE_JOB,
+    ENDED_JOBS,
+    JOBS,
+    TRACKERS_FAILED,
+    TRAINER,
+    cancel_key,
+    job_key,
+)
 
 KEEP_FINISHED_S = 30 * 86400
 
@@ -31,10 +39,14 @@ redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
 return false
 """
 
-# Write the last state and free the slot, if this job still holds it.
+# Write the last state; free the slot and count the end, if this job still holds it. KEYS: slot, record, counts.
+# ARGV: id, record, lifetime, status.
 FINISH = """
 redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+    redis.call('DEL', KEYS[1])
+    redis.call('HINCRBY', KEYS[3], ARGV[4], 1)
+end
 return 1
 """
 
@@ -58,7 +70,8 @@ return 1
 class Job:
     """One retrain. `options` are what the caller asked for, over the trainer's defaults; `attempts`
     counts how often a trainer has started it; `created` is Unix time in seconds; `trigger` holds the figures
-    that asked for it where nobody did."""
+    that asked for it where nobody did; `curve` is how it learns, in a bounded number of points
+    (trainer/run_curve.py)."""
 
     id: str
     status: JobStatus
@@ -72,6 +85,7 @@ class Job:
     samples: Mapping[str, int] | None = None
     finished: float | None = None
     trigger: Mapping[str, Any] | None = None
+    curve: Mapping[str, Any] | None = None
 
     def with_changes(self, **changes: Any) -> Job:
         return replace(self, **changes)
@@ -108,13 +122,14 @@ class JobBoard:
     def recent(self, count: int) -> list[Job]:
         """The last `count` jobs, newest first; ids whose record has expired are forgotten."""
         ids = cast("list[bytes]", self._redis.zrevrange(JOBS, 0, count - 1))
-        jobs = []
-        for job_id in ids:
-            try:
-                jobs.append(self.get(job_id.decode()))
-            except UnknownJobError:
-                self._redis.zrem(JOBS, job_id)
-        return jobs
+        if not ids:
+            return []
+        records = cast("list[bytes | None]", self._redis.mget([job_key(job_id.decode()) for job_id in ids]))
+        found = dict(zip(ids, records, strict=True))
+        forgotten = [job_id for job_id, record in found.items() if record is None]
+        if forgotten:
+            self._redis.zrem(JOBS, *forgotten)
+        return [Job(**orjson.loads(record)) for record in records if record is not None]
 
     def save(self, job: Job) -> Job:
         """Store the state of an unfinished job."""
@@ -124,9 +139,21 @@ class JobBoard:
     def finish(self, job: Job, status: JobStatus, **changes: Any) -> Job:
         """Store a job's last state and free the slot for the next one."""
         last = job.with_changes(status=status, finished=time.time(), **changes)
-        keys = [ACTIVE_JOB, job_key(job.id)]
-        self._redis.eval(FINISH, 2, *keys, job.id, _dump(last), KEEP_FINISHED_S)
+        keys = [ACTIVE_JOB, job_key(job.id), ENDED_JOBS]
+        self._redis.eval(FINISH, 3, *keys, job.id, _dump(last), KEEP_FINISHED_S, status)
         return last
+
+    def ended(self) -> dict[str, int]:
+        """How many jobs have ended so far, by status."""
+        return self._counts(ENDED_JOBS)
+
+    def tracker_failed(self, tracker: str) -> None:
+        """Count a run that goes on without one of its trackers."""
+        self._redis.hincrby(TRACKERS_FAILED, tracker, 1)
+
+    def tracker_failures(self) -> dict[str, int]:
+        """How many did, by tracker."""
+        return self._counts(TRACKERS_FAILED)
 
     def request_cancel(self, job_id: str) -> Job:
         """Ask a job to stop. The trainer looks before every step; a finished job stays as it is."""
@@ -150,6 +177,10 @@ class JobBoard:
         """What the live trainer says of itself; None where none is running."""
         raw = cast("bytes | None", self._redis.get(TRAINER))
         return cast("dict[str, Any]", orjson.loads(raw)) if raw else None
+
+    def _counts(self, key: str) -> dict[str, int]:
+        counts = cast("dict[bytes, bytes]", self._redis.hgetall(key))
+        return {name.decode(): int(count) for name, count in counts.items()}
 
 
 def public_view(job: Job) -> dict[str, Any]:

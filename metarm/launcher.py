@@ -29,8 +29,8 @@ import redis
 from pydantic import AliasChoices, Field
 
 import metarm
-from metarm import process_environment
-from metarm.child import Child, GivenUpError, ending, say
+from metarm import logs, process_environment
+from metarm.child import Child, GivenUpError, ending
 from metarm.embedded_redis import EmbeddedRedis
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError
 from metarm.settings import ProcessSettings
@@ -68,6 +68,7 @@ class LaunchSettings(ProcessSettings):
             "METARM_PREFERENCES": str(self.preferences.absolute()) if self.preferences else None,
             "METARM_MAX_TOKENS": str(self.max_tokens),
             "METARM_LOG_LEVEL": self.log_level,
+            "METARM_LOG_FORMAT": self.log_format,
         }
         given = {name: value for name, value in ours.items() if value is not None}
         return {**os.environ, **process_environment.REQUIRED, **given}
@@ -75,12 +76,13 @@ class LaunchSettings(ProcessSettings):
 
 def up(settings: LaunchSettings) -> int:
     """Run everything until a signal; the exit status."""
+    logs.configure("launcher", settings)
     stop = _Stop()
     try:
         with _claimed(settings.data_dir):
             return _run(settings, stop)
     except ConfigurationError as error:
-        say(error.message)
+        logs.announce(error.message)
         return EXIT_CONFIGURATION
 
 
@@ -95,7 +97,7 @@ def _run(settings: LaunchSettings, stop: _Stop) -> int:
         service.start()
         if not settings.store.names():
             trainer.start()  # it makes the version that the service waits for
-        say(_started_text(settings, redis_url))
+        logs.announce(_started_text(settings, redis_url))
         ready = False
         with httpx.Client(base_url=_url(settings), timeout=2.0) as http:
             while not stop.requested:
@@ -106,17 +108,17 @@ def _run(settings: LaunchSettings, stop: _Stop) -> int:
                     trainer.start()
                 if status == httpx.codes.OK:
                     ready = True
-                    say(_ready_text(settings))
+                    logs.announce(_ready_text(settings))
                 time.sleep(POLL_S if ready else START_POLL_S)
         return 0
     except GivenUpError as error:
-        say(str(error))
+        logs.announce(str(error))
         return error.status
     finally:
-        say("stopping: service, trainer, Redis")
+        logs.announce("stopping: service, trainer, Redis")
         for child in reversed(children):
             child.stop()
-        say("stopped")
+        logs.announce("stopped")
 
 
 def _check_port(settings: LaunchSettings) -> None:
@@ -196,7 +198,7 @@ def _started_text(settings: LaunchSettings, redis_url: str) -> str:
             f"MetaRM Server {metarm.__version__}, Python {sys.version.split()[0]}, {packages}",
             f"  service   {_url(settings)}  (API description: {_url(settings)}/docs)",
             "  trainer   in the background; it makes the first version if there is none",
-            f"  redis     {redis_url}{kept}",
+            f"  redis     {logs.without_password(redis_url)}{kept}",
             f"  data      {settings.data_dir.absolute()}",
         ]
     )

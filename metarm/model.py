@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from metarm.encoding import Encoded, Encoder, load_encoder
 from metarm.errors import ConfigurationError, InvalidVersionError
-from metarm.forward import PrefixStore, choose_route
+from metarm.forward import Padded, PrefixStore, choose_route
 
 # RoBERTa's family numbers positions from pad_token_id + 1.
 OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet"})
@@ -56,6 +56,12 @@ class RewardModel:
                 return self.route.scores(list(samples), batch_tokens, prefixes)
             alone = [replace(sample, prompt_tokens=0) for sample in samples]
             return self.route.scores(alone, batch_tokens, None)
+
+    def padding_ratio(self, samples: Sequence[Encoded], batch_tokens: int) -> float:
+        """Share of the tokens that `scores` multiplies for these which are padding."""
+        if isinstance(self.route, Padded):
+            return self.route.padding_ratio([len(sample.ids) for sample in samples], batch_tokens)
+        return 0.0
 
     def recomputing(self) -> AbstractContextManager[None]:
         """Inside the block, `scores` holds less for the backward pass, which takes longer: gradient
@@ -132,6 +138,8 @@ def _import_model(source: str, max_tokens: int, init_head: bool, seed: int) -> t
 def quiet_transformers() -> None:
     """No progress bars and load reports: what is missing from a checkpoint is said by our own errors."""
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()  # to the handler of all other lines
     transformers_logging.disable_progress_bar()
 
 

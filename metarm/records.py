@@ -33,6 +33,7 @@ ASCENT_RATES: Mapping[Ascent, float] = {
 }
 Trainable = Literal["full", "lora", "head"]  # which parameters a run changes (trainer/trainable.py)
 Precision = Literal["float32", "bfloat16"]  # that a run computes in
+Tracker = Literal["tensorboard", "wandb", "mlflow"]  # that runs are reported to
 JobStatus = Literal["queued", "running", "published", "rejected", "failed", "cancelled"]
 FINISHED: frozenset[JobStatus] = frozenset({"published", "rejected", "failed", "cancelled"})
 

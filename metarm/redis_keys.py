@@ -8,6 +8,8 @@
 | metarm:job:{id}          | string | a retrain job as JSON (expires long after it ended)         |
 | metarm:jobs              | zset   | job ids by creation time                                    |
 | metarm:jobs:active       | string | id of the one job that is queued or running                 |
+| metarm:jobs:ended        | hash   | jobs that have ended, counted by status                     |
+| metarm:trackers:failed   | hash   | runs that a tracker failed in, counted by tracker           |
 | metarm:job:{id}:cancel   | string | someone asked this job to stop (expires)                    |
 | metarm:trainer           | string | the live trainer's status as JSON (expires without renewal) |
 | metarm:leases            | hash   | leases by id: expiry and version (expires with the last)    |
@@ -28,6 +30,8 @@ SAMPLES_CONSUMER = "trainer"
 SAMPLES_TRIMMED = "metarm:samples:trimmed"
 JOBS = "metarm:jobs"
 ACTIVE_JOB = "metarm:jobs:active"
+ENDED_JOBS = "metarm:jobs:ended"
+TRACKERS_FAILED = "metarm:trackers:failed"
 TRAINER = "metarm:trainer"
 LEASES = "metarm:leases"
 WATCHES = "metarm:watches"

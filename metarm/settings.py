@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
+from urllib.parse import unquote, urlsplit
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from metarm.errors import ConfigurationError
@@ -40,6 +41,9 @@ class ProcessSettings(BaseSettings):
         description="Redis or Valkey to use, 6.2 or later. `metarm up` starts an embedded one where unset.",
     )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_format: Literal["console", "json"] = Field(
+        "console", description="console: log lines for people. json: an object a line, as containers want it."
+    )
     max_tokens: int = Field(
         512,
         ge=8,
@@ -56,6 +60,14 @@ class ProcessSettings(BaseSettings):
         if self.redis_url is None:
             raise ConfigurationError("no Redis is set: set REDIS_URL, or start everything with `metarm up`")
         return self.redis_url
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must not be shown: every SecretStr, and the password in `redis_url`, as written and decoded."""
+        values = [value for name in type(self).model_fields for value in _each(getattr(self, name))]
+        secrets = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+        password = urlsplit(self.redis_url or "").password
+        return [*secrets, *([password, unquote(password)] if password else [])]
 
     @classmethod
     def from_command_line(cls, command: str, arguments: Sequence[str]) -> Self:
@@ -81,6 +93,10 @@ class RetentionSettings(ProcessSettings):
     retention_grace_s: float = Field(
         3600, ge=0, description="A version younger than this stays on disk whatever its number."
     )
+
+
+def _each(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _plain(error: ValidationError | SettingsError) -> str:

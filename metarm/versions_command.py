@@ -13,6 +13,7 @@ import orjson
 import redis
 
 from metarm.errors import ConfigurationError, InvalidVersionError, MetaRMError, UnknownVersionError
+from metarm.progress import bar
 from metarm.retention import Retention, held_out_accuracy
 from metarm.settings import RetentionSettings
 from metarm.versions import VersionStore
@@ -87,7 +88,8 @@ def _diff(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     store = _settings(options).store
     results: dict[str, str | None] = {}
-    for name in [_named(store, word) for word in options.names] or store.names():
+    names = [_named(store, word) for word in options.names] or store.names()
+    for name in bar(names, "verifying", "version"):
         try:
             store.verify(name)
             results[name] = None

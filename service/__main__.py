@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 
-from metarm import process_environment
+from metarm import logs, process_environment
 from service.settings import ServiceSettings
 
 
@@ -19,7 +18,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     os.environ["HF_HUB_OFFLINE"] = "1"  # versions come from the store, never from a hub
     settings = ServiceSettings.from_command_line("metarm serve", sys.argv[1:])
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s service %(levelname)s %(message)s")
+    logs.configure("service", settings)
 
     with process_environment.uncollected():
         import uvicorn  # after the environment is in force: it pulls in the app, and that torch

@@ -43,5 +43,5 @@ class Activator:
         before = self._live.current_name
         servers = await asyncio.to_thread(self._writes.activate, name, together=together)
         await self._swapper.follow()
-        log.info("activated %s (before: %s): %s", name, before, reason)
+        log.info("activated %s (before: %s): %s", name, before, reason, extra={"version": name})
         return Activation(current=name, serving=self._live.current_name, servers=servers)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import redis
 
+from metarm import tracing
 from metarm.cut_over import COMMAND_TIMEOUT_S, Coordinator
 from metarm.encoding import Encoded
 from metarm.fleet import Fleet
@@ -19,6 +21,7 @@ from metarm.store_commands import StoreCommands
 from service.activation import Activator
 from service.batcher import Batcher
 from service.canary import CanaryFallbacks
+from service.condition import Condition
 from service.drift import Drift
 from service.engine import Engine
 from service.group_scoring import GroupScoring
@@ -29,7 +32,9 @@ from service.loader import VersionLoader
 from service.membership import Membership
 from service.metrics import Metrics
 from service.oversight import oversee
+from service.page_files import PageFiles
 from service.parts import Parts
+from service.pulse import Pulse
 from service.refusals import RefusalMemory, Refusals
 from service.retraining import Retraining
 from service.sample_writer import SampleWriter
@@ -63,7 +68,7 @@ class _Pointer(NamedTuple):
     activator: Activator
 
 
-def assemble(settings: ServiceSettings, metrics: Metrics) -> Parts:
+def assemble(settings: ServiceSettings, metrics: Metrics, pulse: Pulse) -> Parts:
     """Nothing runs yet, and Redis is not asked: the caller starts the parts, and ends them."""
     client = connect(settings.required_redis_url)
     figures = Drift(settings.retrain_over_groups)
@@ -86,7 +91,9 @@ def assemble(settings: ServiceSettings, metrics: Metrics) -> Parts:
         retraining=retraining,
         activate=activator.activate,
         metrics=metrics,
+        counted=pulse.scored,
     )
+    labels = LabelWatch(settings.store, live, poll_ms=settings.poll_ms)
     board = LeaseBoard(client, most_leases=settings.max_leases, most_versions=settings.max_leased_versions)
     return Parts(
         settings=settings,
@@ -97,7 +104,7 @@ def assemble(settings: ServiceSettings, metrics: Metrics) -> Parts:
         group_scoring=GroupScoring(scorer, tokenizer_threads, _fallbacks(metrics)),
         swapper=swapper,
         refusals=refusals,
-        labels=LabelWatch(settings.store, live, poll_ms=settings.poll_ms),
+        labels=labels,
         leases=Leases(board, live, metrics.leases.set),
         fleet=Fleet(client),
         membership=membership,
@@ -111,13 +118,27 @@ def assemble(settings: ServiceSettings, metrics: Metrics) -> Parts:
         retraining=retraining,
         traffic=oversight.traffic,
         oversight=oversight,
+        pulse=pulse,
+        condition=Condition(jobs, swapper, labels),
+        page=PageFiles(),
     )
 
 
 def _scoring(settings: ServiceSettings, metrics: Metrics, figures: Drift) -> _Scoring:
     prefixes = PrefixCache(settings.prefix_cache_mb * 2**20, metrics.looked_up_prefix)
-    engine = Engine(prefixes if settings.prefix_cache_mb else None)
-    batcher = Batcher(engine.score_slice, queue_tokens=settings.queue_tokens)
+
+    def answered(arrived_ns: int, taken_ns: int) -> None:
+        metrics.waited(arrived_ns, taken_ns)
+        tracing.record("queue", arrived_ns, taken_ns)
+        tracing.record("forward", taken_ns, time.monotonic_ns())
+
+    engine = Engine(prefixes if settings.prefix_cache_mb else None, metrics.padding_ratio.observe)
+    batcher = Batcher(
+        engine.score_slice,
+        queue_tokens=settings.queue_tokens,
+        ran=metrics.ran,
+        answered=answered,
+    )
     scorer = Scorer(
         engine,
         batcher,
@@ -143,6 +164,7 @@ def _versions(settings: ServiceSettings, metrics: Metrics, scorer: Scorer) -> _V
         calibrated=settings.calibration,
         prepare=scorer.prepare,
         refused=refusals,
+        took=metrics.load_seconds.observe,
     )
     memory = RefusalMemory(loader.load, settings.store)
 
@@ -153,9 +175,8 @@ def _versions(settings: ServiceSettings, metrics: Metrics, scorer: Scorer) -> _V
 
     live = LiveModel(load, settings.keep_loaded, settings.store, metrics.versions_loaded.set)
 
-    def swapped(name: str) -> None:
+    def swapped(_: str) -> None:
         metrics.swaps.labels("swapped").inc()
-        metrics.serving(name)
 
     swapper = Swapper(settings.store, live, poll_ms=settings.poll_ms, swapped=swapped, unreachable=refusals)
     return _Versions(loader, live, swapper, refusals)

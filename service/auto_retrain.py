@@ -101,7 +101,7 @@ class AutoRetrain:
         if job is None:
             return "cooling_down", "another server has just started a run"
         self._metrics.auto_retrains.inc()
-        log.info("drift starts %s: %s", job.id, trigger)
+        log.info("drift starts %s: %s", job.id, trigger, extra={"job": job.id})
         return "triggered", job.id
 
     def _trigger(self) -> Mapping[str, Any] | tuple[State, str | None]:

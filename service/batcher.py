@@ -39,6 +39,8 @@ class Pending(Generic[Model, Sample]):
     shared: Sequence[int]
     done: asyncio.Future[list[float]]
     left_tokens: int
+    arrived_ns: int  # of the monotonic clock, as the next
+    taken_ns: int = 0  # when a worker took the first of it
     next_index: int = 0
     missing: int = 0
     scores: list[float] = field(default_factory=list)
@@ -73,9 +75,18 @@ class Batcher(Generic[Model, Sample]):
         score_slice: Callable[[Model, list[Sample], int], list[float]],
         *,
         queue_tokens: int,
+        ran: Callable[[int, float], None] = lambda _tokens, _seconds: None,
+        answered: Callable[[int, int], None] = lambda _arrived_ns, _taken_ns: None,
     ) -> None:
-        """`score_slice(model, samples, share)` may use the cores of `share` workers."""
+        """`score_slice(model, samples, share)` may use the cores of `share` workers.
+
+        `ran` is told of every slice that was scored, in its worker's thread: its tokens and the seconds it
+        took. `answered` is told of every request that was, where it waited: when it arrived, and when a worker
+        took the first of it, in nanoseconds of the monotonic clock.
+        """
         self._score_slice = score_slice
+        self._ran = ran
+        self._answered = answered
         self._slice_tokens = 0  # until started
         self._queue_tokens = queue_tokens
         self._queue: list[Pending[Model, Sample]] = []  # oldest first
@@ -89,6 +100,13 @@ class Batcher(Generic[Model, Sample]):
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self.queued_tokens = 0
+        self.slices = 0  # taken since the start, and the tokens in them
+        self.sliced_tokens = 0
+
+    @property
+    def slice_room(self) -> int:
+        """Tokens that the slices taken since the start could have held."""
+        return self.slices * self._slice_tokens
 
     @property
     def started(self) -> bool:
@@ -143,7 +161,7 @@ class Batcher(Generic[Model, Sample]):
                 f"{tokens} tokens in one request; at most {limit}", tokens=tokens, limit=limit
             )
         done: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
-        pending = Pending(model, samples, costs, shared, done, tokens)
+        pending = Pending(model, samples, costs, shared, done, tokens, time.monotonic_ns())
         pending.missing, pending.scores = len(samples), [0.0] * len(samples)
         with self._lock:
             if self._closing:
@@ -156,7 +174,9 @@ class Batcher(Generic[Model, Sample]):
             self._queue.append(pending)
             self.queued_tokens += tokens
             self._wake(len(samples))
-        return await done
+        scores = await done
+        self._answered(pending.arrived_ns, pending.taken_ns)
+        return scores
 
     def _wake(self, count: int) -> None:
         """Wake up to `count` workers, always the same ones first: a lone request runs on all cores, and
@@ -202,8 +222,10 @@ class Batcher(Generic[Model, Sample]):
                 for one in taken:
                     self._run([one], share)
             return
+        seconds = time.monotonic() - started
         tokens = sum(one.pending.costs[i] for one in taken for i in one.part)
-        rate = tokens * len(self._threads) / share / max(time.monotonic() - started, 1e-6)
+        self._ran(tokens, seconds)
+        rate = tokens * len(self._threads) / share / max(seconds, 1e-6)
         self._tokens_per_s += 0.1 * (rate - self._tokens_per_s)
         self._on_loop(_hand_back, taken, scores)
 
@@ -235,6 +257,8 @@ class Batcher(Generic[Model, Sample]):
                 break
             at_least = 0
         self._queue = [p for p in self._queue if p.next_index < len(p.samples)]
+        self.slices += 1
+        self.sliced_tokens += tokens
         return taken
 
     def _units(self, pending: Pending[Model, Sample], room: int, first_room: int) -> Iterator[range]:
@@ -245,6 +269,7 @@ class Batcher(Generic[Model, Sample]):
             if cost > max(room, first_room):
                 return
             pending.next_index = unit.stop
+            pending.taken_ns = pending.taken_ns or time.monotonic_ns()
             pending.left_tokens -= cost
             self.queued_tokens -= cost
             room -= cost

@@ -25,6 +25,7 @@ from operator import add
 from typing import Any, NamedTuple, Self
 
 from metarm.records import PolicyStamp
+from service.recent_scores import RecentScores
 
 KEEP_STEPS = 32  # of a version, each with figures of its own; older ones are merged
 KEEP_VERSIONS = 32
@@ -38,6 +39,7 @@ class Reference:
     low: float = -math.inf
     high: float = math.inf
     missing: str | None = None
+    pairs: int | None = None  # that the spread is of, where that is known
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Self:
@@ -46,11 +48,12 @@ class Reference:
             return cls(missing="its manifest has no reference")
         try:
             spread, low, high = (float(record[key]) for key in ("spread", "low", "high"))
+            pairs = int(record["texts"]) // 2 if "texts" in record else None
         except (KeyError, TypeError, ValueError):
             return cls(missing="the reference in its manifest cannot be read")
         if not (0 < spread < math.inf and low <= high):
             return cls(missing="the reference in its manifest has no spread")
-        return cls(spread, low, high)
+        return cls(spread, low, high, pairs=pairs)
 
     def ratio(self, spread: float | None) -> float | None:
         return None if spread is None or self.spread is None else spread / self.spread
@@ -231,12 +234,15 @@ class VersionDrift:
         self.older, self.older_steps = Figures(), 0
         self.non_finite = 0  # requests that failed because a score was no number
         self.compared: dict[str, Compared] = {}
+        self.recent = RecentScores()
         self._window_groups = window_groups
         self._window: deque[Figures] = deque(maxlen=window_groups)
+        self._window_figures: Figures | None = Figures()  # None: to be added up anew
 
     def add(self, group: Figures, policy: PolicyStamp | None) -> None:
         self.total = self.total.plus(group)
         self._window.append(group)
+        self._window_figures = None
         self.steps[policy] = self.steps.pop(policy, Figures()).plus(group)
         if len(self.steps) > KEEP_STEPS:
             _, oldest = self.steps.popitem(last=False)
@@ -250,7 +256,9 @@ class VersionDrift:
 
     def window(self) -> Figures:
         """Of the newest groups. Added up anew, so that nothing is lost to what has left it."""
-        return Figures(*_totals(self._window, Figures()))
+        if self._window_figures is None:
+            self._window_figures = Figures(*_totals(self._window, Figures()))
+        return self._window_figures
 
 
 class Drift:

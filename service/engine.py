@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 
 import torch
 
@@ -19,9 +20,13 @@ from service.tuning import ForwardPlan
 class Engine:
     """Scores slices by the plan in use."""
 
-    def __init__(self, prefixes: PrefixCache | None) -> None:
-        """`prefixes` keeps prompts from slice to slice."""
+    def __init__(
+        self, prefixes: PrefixCache | None, padded: Callable[[float], None] = lambda _share: None
+    ) -> None:
+        """`prefixes` keeps prompts from slice to slice. `padded` is told, for every slice, which share of its
+        multiplied tokens was padding."""
         self._prefixes = prefixes
+        self._padded = padded
         self._plan = ForwardPlan(1, 1, DEFAULT_BATCH_TOKENS, DEFAULT_BATCH_TOKENS)
         self._of_thread = threading.local()
 
@@ -42,6 +47,8 @@ class Engine:
         prefixes = self._prefixes.of(version.name) if self._prefixes else None
         placement: Placement = self._of_thread.placement
         with placement.on(self._plan.threads, share), torch.inference_mode():
-            scores = version.model.scores(list(distinct.values()), self._plan.batch_tokens, prefixes).tolist()
+            once = list(distinct.values())
+            scores = version.model.scores(once, self._plan.batch_tokens, prefixes).tolist()
+        self._padded(version.model.padding_ratio(once, self._plan.batch_tokens))
         by_key = dict(zip(distinct, scores, strict=True))
         return [by_key[key] for key in keys]

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from metarm.errors import MetaRMError, PayloadTooLargeError, SampleLogUnavailableError
+from service.middleware import ERROR_KEY, ID_KEY, REQUEST_ID
 from service.pinning import header_of_captured
 
 # what the framework itself refuses, in our codes
@@ -35,6 +36,7 @@ def answer_errors(app: FastAPI) -> None:
 def _error(
     request: Request, status: int, code: str, message: str, details: Any = None, **headers: str
 ) -> JSONResponse:
+    request.scope[ERROR_KEY] = code
     body: dict[str, Any] = {"code": code, "message": message}
     if details:
         body["details"] = details
@@ -68,5 +70,7 @@ async def _on_redis_error(request: Request, error: Exception) -> Response:
 
 async def _on_unexpected_error(request: Request, error: Exception) -> Response:
     message = f"{type(error).__name__}; the server's log has the rest"
+    # answered outside of the middleware that would name the request
+    id_ = {REQUEST_ID: request.scope[ID_KEY]} if ID_KEY in request.scope else {}
     # the web server closes the connection of whatever raised: its client has to know, and take another
-    return _error(request, 500, "internal_error", message, Connection="close")
+    return _error(request, 500, "internal_error", message, Connection="close", **id_)

@@ -11,6 +11,7 @@ from typing import cast
 from metarm.encoding import Encoded
 from metarm.errors import NotReadyError, OverloadedError
 from metarm.records import Message, Prompt
+from metarm.tracing import span
 from service.canary import CanaryFallbacks
 from service.live_model import LoadedVersion
 from service.schemas.score import Group
@@ -68,7 +69,8 @@ class GroupScoring:
     async def encode(self, version: LoadedVersion, groups: Sequence[Group]) -> list[list[Encoded]]:
         pairs = [(prompt_of(group), group.responses) for group in groups]
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._tokenizer_threads, version.model.encoder.encode, pairs)
+        with span("tokenise", version=version.name, groups=len(groups)):
+            return await loop.run_in_executor(self._tokenizer_threads, version.model.encoder.encode, pairs)
 
     async def _score_by(self, version: LoadedVersion, groups: Sequence[Group]) -> list[Scored]:
         encoded = await self.encode(version, groups)

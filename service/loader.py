@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
+import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 
@@ -15,6 +18,7 @@ from metarm.cores import usable_cores
 from metarm.encoding import Encoded
 from metarm.errors import InvalidVersionError, UnknownVersionError
 from metarm.model import RewardModel, all_finite, load_model
+from metarm.tracing import span
 from metarm.versions import VersionStore
 from service.live_model import LoadedVersion
 from service.priority import stand_back
@@ -39,10 +43,12 @@ class VersionLoader:
         calibrated: bool,
         prepare: Callable[[RewardModel], ForwardPlan],
         refused: Callable[[str, str], None],
+        took: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         """`reduced`: score in bfloat16. `calibrated`: serve what each version's calibration makes of its
         rewards. `prepare` is called, in that thread, with every model before it may serve. `refused` is
-        told the name of a version that fails its checks, and why."""
+        told the name of a version that fails its checks, and why. `took` is told the seconds of every load
+        that succeeded, in that thread."""
         self._store = store
         self._max_tokens = max_tokens
         self._share_prompts = share_prompts
@@ -50,6 +56,7 @@ class VersionLoader:
         self._calibrated = calibrated
         self._prepare = prepare
         self._refused = refused
+        self._took = took
         self._first = True  # until one has been loaded
         self._warmed: set[Hashable] = set()  # the kinds of network that a whole slice has run through
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
@@ -57,7 +64,9 @@ class VersionLoader:
     async def load(self, name: str) -> LoadedVersion:
         """Raises UnknownVersionError, or InvalidVersionError with what is wrong: nothing else."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._load, name)
+            # with the context: what is said and traced of the load belongs to whoever asked for it
+            load = partial(contextvars.copy_context().run, self._load, name)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, load)
         except InvalidVersionError as error:
             self._refused(name, error.message)
             raise
@@ -67,8 +76,10 @@ class VersionLoader:
 
     def _load(self, name: str) -> LoadedVersion:
         torch.set_num_threads(usable_cores() if self._first else 1)  # this thread's own
+        started = time.monotonic()
         try:
-            version = self._checked(name)
+            with span("load", version=name):
+                version = self._checked(name)
         except UnknownVersionError:
             raise
         except InvalidVersionError as error:
@@ -77,6 +88,7 @@ class VersionLoader:
             raise InvalidVersionError(f"{name}: {error.message}") from error
         except Exception as error:  # a file can make a library raise anything, and must not end who follows
             raise InvalidVersionError(f"{name} does not load: {type(error).__name__}: {error}") from error
+        self._took(time.monotonic() - started)
         if self._first:
             stand_back()  # what comes now loads beside a version that serves
             self._first = False

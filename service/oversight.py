@@ -65,8 +65,9 @@ def oversee(
     retraining: Retraining,
     activate: Callable[[str, str], Awaitable[object]],
     metrics: Metrics,
+    counted: Callable[[int, int], None],
 ) -> Oversight:
-    """`activate` makes a version current, for a reason."""
+    """`activate` makes a version current, for a reason; `counted` is told what is answered."""
     watch = Watch(settings, store, live, drift, WatchBoard(client), activate, metrics)
 
     def plans() -> list[ShadowPlan]:
@@ -88,7 +89,7 @@ def oversee(
     )
     return Oversight(
         drift=drift,
-        traffic=Traffic(drift, metrics, plans, shadow.offer),
+        traffic=Traffic(drift, metrics, plans, shadow.offer, counted),
         shadow=shadow,
         watch=watch,
         auto_retrain=AutoRetrain(

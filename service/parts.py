@@ -15,6 +15,7 @@ from metarm.sample_log import SampleLog
 from metarm.versions import VersionStore
 from service.activation import Activator
 from service.batcher import Batcher
+from service.condition import Condition
 from service.group_scoring import GroupScoring
 from service.labels import LabelWatch
 from service.leases import Leases
@@ -23,6 +24,8 @@ from service.loader import VersionLoader
 from service.membership import Membership
 from service.metrics import Metrics
 from service.oversight import Oversight
+from service.page_files import PageFiles
+from service.pulse import Pulse
 from service.refusals import Refusals
 from service.retraining import Retraining
 from service.sample_writer import SampleWriter
@@ -56,6 +59,9 @@ class Parts:
     retraining: Retraining
     traffic: Traffic
     oversight: Oversight
+    pulse: Pulse
+    condition: Condition
+    page: PageFiles
 
 
 async def _parts(request: Request) -> Parts:  # on the event loop: a thread a request would cost more

@@ -50,7 +50,7 @@ class Refusals:
         """Remember, count and, unless it is the same as last time, log."""
         now, before = time.time(), self._by_name.pop(name, None)
         if before is None or before.reason != reason:
-            log.error("refused %s: %s", name, reason)
+            log.error("refused %s: %s", name, reason, extra={"version": name})
         known = before or Refusal(name, reason, 0, now, now)
         self._by_name[name] = replace(known, reason=reason, times=known.times + 1, last=now)
         if len(self._by_name) > MOST:

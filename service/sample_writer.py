@@ -6,11 +6,18 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import redis
 
+from metarm import tracing
 from metarm.sample_log import LoggedRequest, SampleLog
 from service.metrics import Metrics
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +25,14 @@ WRITE_AT_ONCE = 200  # requests in one round trip
 TRIM_EVERY_S = 10.0
 RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 SHUTDOWN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Offered:
+    """A request's groups, and where it is traced."""
+
+    request: LoggedRequest
+    context: Context | None
 
 
 class SampleWriter:
@@ -42,12 +57,17 @@ class SampleWriter:
         self._buffer_groups = buffer_groups
         self._max_groups = max_groups
         self._max_age_s = max_age_s
-        self._waiting: deque[LoggedRequest] = deque()
+        self._waiting: deque[_Offered] = deque()
         self._groups_waiting = 0
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="sample-writer", daemon=True)
         self.error: str | None = None
+
+    @property
+    def groups_waiting(self) -> int:
+        """Groups in the buffer."""
+        return self._groups_waiting
 
     def start(self) -> None:
         self._thread.start()
@@ -58,7 +78,7 @@ class SampleWriter:
             if self._groups_waiting + len(request.groups) > self._buffer_groups:
                 self._metrics.samples_dropped.labels("buffer_full").inc(len(request.groups))
                 return
-            self._waiting.append(request)
+            self._waiting.append(_Offered(request, tracing.here()))
             self._groups_waiting += len(request.groups)
             self._metrics.samples_buffered.set(self._groups_waiting)
             self._changed.notify_all()
@@ -88,7 +108,7 @@ class SampleWriter:
                 batch = [self._waiting[i] for i in range(min(at_once, len(self._waiting)))]
             try:
                 if batch:
-                    self._leave(batch, written=self._log.append(batch), otherwise="duplicate")
+                    self._leave(batch, written=self._write(batch), otherwise="duplicate")
                 if time.monotonic() >= next_trim:
                     self._trim()
                     next_trim = time.monotonic() + TRIM_EVERY_S
@@ -108,10 +128,19 @@ class SampleWriter:
                 time.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1
 
-    def _leave(self, batch: list[LoggedRequest], *, written: int, otherwise: str) -> None:
+    def _write(self, batch: Sequence[_Offered]) -> int:
+        """How many groups were new to the log."""
+        began = time.monotonic_ns()
+        written = self._log.append([offered.request for offered in batch])
+        for offered in batch:
+            groups = len(offered.request.groups)
+            tracing.record("log", began, time.monotonic_ns(), offered.context, groups=groups)
+        return written
+
+    def _leave(self, batch: Sequence[_Offered], *, written: int, otherwise: str) -> None:
         """The first requests leave the buffer: `written` of their groups went to the log, the rest did
         not, for the reason `otherwise`."""
-        groups = sum(len(request.groups) for request in batch)
+        groups = sum(len(offered.request.groups) for offered in batch)
         self._metrics.samples_logged.inc(written)
         if groups > written:
             self._metrics.samples_dropped.labels(otherwise).inc(groups - written)

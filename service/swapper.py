@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from metarm.errors import InvalidVersionError, MetaRMError
+from metarm.tracing import span
 from metarm.versions import VersionStore
 from service.live_model import LiveModel
 from service.refusals import RETRY_AFTER_S
@@ -74,9 +75,10 @@ class Swapper:
         if self._tried_lately(wanted):
             return
         try:
-            await self._live.load(wanted)
-            if self._store.current() == wanted:  # else it moved meanwhile, and the next look follows it
-                await self._take(wanted)
+            with span("swap", version=wanted):
+                await self._live.load(wanted)
+                if self._store.current() == wanted:  # else it moved meanwhile, and the next look follows it
+                    await self._take(wanted)
         except MetaRMError as error:
             self._refuse(wanted, error)
             if not isinstance(error, InvalidVersionError):
@@ -94,7 +96,7 @@ class Swapper:
 
     async def _take(self, name: str) -> None:
         await self._live.make_current(name)
-        log.info("serving %s (before: %s)", name, self._serving)
+        log.info("serving %s (before: %s)", name, self._serving, extra={"version": name})
         self._serving, self.refused = name, None
         self._swapped(name)
 

@@ -47,17 +47,22 @@ class Traffic:
         metrics: Metrics,
         plans: Callable[[], Sequence[ShadowPlan]],
         shadow: Callable[[LoadedVersion, ScoredTraffic, ShadowPlan], None],
+        counted: Callable[[int, int], None] = lambda _, __: None,
     ) -> None:
-        """`shadow` is handed each group that one of the `plans` asks for."""
+        """`shadow` is handed each group that one of the `plans` asks for; `counted` is told the responses
+        and tokens of each answered request."""
         self._drift = drift
         self._metrics = metrics.drift
         self._plans = plans
         self._shadow = shadow
+        self._counted = counted
         self._waiting: deque[tuple[LoadedVersion, ScoredTraffic]] = deque()
         self._came = asyncio.Event()
 
     def scored(self, version: LoadedVersion, groups: Sequence[ScoredTraffic]) -> None:
         """Take one answered request's groups; returns at once. Too many that wait are dropped and counted."""
+        encoded = [sample for group in groups for sample in group.encoded]
+        self._counted(len(encoded), sum(len(sample.ids) for sample in encoded))
         if len(self._waiting) + len(groups) > MOST_WAITING:
             self._metrics.traffic_dropped.inc(len(groups))
             return
@@ -78,6 +83,7 @@ class Traffic:
         lengths = [len(sample.ids) for sample in group.encoded]
         truncated = sum(sample.truncated for sample in group.encoded)
         drift.add(Figures.of_group(group.scores, lengths, truncated, drift.reference), group.policy)
+        drift.recent.add(group.scores, lengths)
         histogram = self._metrics.score.labels(version.name)
         for score in group.scores:
             histogram.observe(score)

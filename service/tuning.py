@@ -29,6 +29,7 @@ from metarm.encoding import Encoded
 from metarm.forward.packing import consecutive
 from metarm.model import DEFAULT_BATCH_TOKENS, RewardModel, load_model, quiet_transformers
 from metarm.parallel import score_parallel
+from metarm.progress import bar
 from service.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
@@ -161,9 +162,8 @@ def _compare(
 ) -> list[Measured]:
     """The best rate of each plan, taken in turn: whatever else runs on the machine only slows."""
     rates: dict[ForwardPlan, list[float]] = {plan: [] for plan in plans}
-    for _ in range(rounds):
-        for plan in plans:
-            rates[plan].append(_rate(model, samples, plan))
+    for plan in bar([*plans] * rounds, "measuring the forward", "plan"):
+        rates[plan].append(_rate(model, samples, plan))
     return [Measured(plan, max(values)) for plan, values in rates.items()]
 
 

@@ -177,10 +177,10 @@ class Watch:
         assert watched is not None  # noqa: S101 (asked where there is one)
         self._watched = None
         level = logging.INFO if outcome in (None, "passed", "left") else logging.WARNING
-        log.log(level, "watch over %s, parent %s: %s: %s", watched.version, watched.parent, outcome, reason)
+        names = watched.version, watched.parent
+        log.log(level, "watch over %s, parent %s: %s: %s", *names, outcome, reason, extra={"version": names[0]})
         if outcome:
             self._metrics.watches.labels(outcome).inc()
-            names = watched.version, watched.parent
             self._remember(WatchRecord(*names, outcome, time.time(), reason, watched.figures()))
         await self._live.hold("watch", [])
 

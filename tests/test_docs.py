@@ -1,4 +1,5 @@
-"""The documentation says what the code says. `python -m tests.test_docs` writes the settings page again."""
+"""The documentation says what the code says. `python -m tests.test_docs` writes the settings page and the table
+of metrics again."""
 
 from __future__ import annotations
 
@@ -6,12 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client.core import Metric
 
 from metarm.errors import MetaRMError
 from metarm.launcher import LaunchSettings
 from metarm.settings import ProcessSettings
 from service.metrics import Metrics
 from service.settings import ServiceSettings
+from service.training_metrics import TrainingFigures
 from trainer.settings import FirstModelSettings, TrainerSettings
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +31,8 @@ A setting comes from the command line (`--batch-tokens 512`), else the environme
 else a `.env` file in the working directory, else its default. `REDIS_URL` and `PREFERENCES` are read without
 the prefix as well. `metarm up` hands the whole environment on, so it takes every setting below from there.
 """
+METRICS_BEGIN = "<!-- `python -m tests.test_docs` writes this table -->\n"
+METRICS_END = "<!-- end of the table -->\n"
 
 
 def settings_page() -> str:
@@ -46,6 +51,20 @@ def _row(name: str, settings: type[ProcessSettings]) -> str:
     return f"| {flag} | {variable} | {default} | {field.description} |"
 
 
+def metrics_table() -> str:
+    rows = ["| metric | type | meaning |", "| --- | --- | --- |"]
+    for metric in Metrics().registry.declared:
+        labels = f"{{{','.join(metric.labels)}}}" if metric.labels else ""
+        rows.append(f"| `{metric.name}{labels}` | {metric.kind} | {metric.doc} |")
+    return "\n".join([*rows, ""])
+
+
+def _around_the_metrics(page: str) -> tuple[str, str, str]:
+    before, rest = page.split(METRICS_BEGIN)
+    table, after = rest.split(METRICS_END)
+    return before, table, after
+
+
 def test_every_setting_is_on_the_settings_page_with_its_default() -> None:
     assert (DOCS / "settings.md").read_text() == settings_page()
 
@@ -57,10 +76,31 @@ def test_every_error_code_is_in_the_api_page() -> None:
     assert [code for code in sorted(codes) if f"`{code}`" not in page] == []
 
 
-def test_every_metric_is_in_the_operations_page() -> None:
-    page = (DOCS / "operations.md").read_text()
-    names = {family.name for family in Metrics().registry.collect()}
-    assert [name for name in sorted(names) if name not in page] == []
+def test_every_metric_is_in_the_operations_page_with_its_type_labels_and_meaning() -> None:
+    _, table, _ = _around_the_metrics((DOCS / "operations.md").read_text())
+    assert table == metrics_table()
+
+
+def test_every_metric_that_is_served_was_declared_with_that_type_and_help() -> None:
+    metrics = Metrics()
+    metrics.training.show(TrainingFigures(True, True, 1, 2, 0.5, {}, "failed", 1.0))
+    declared = {(metric.name, metric.kind, metric.doc) for metric in metrics.registry.declared}
+    families = metrics.registry.prometheus.collect()
+    served = {(_name(family), family.type, family.documentation) for family in families}
+    assert {metric for metric in served if not metric[0].startswith("process_")} == declared
+
+
+def test_names_of_metrics_end_in_their_unit() -> None:
+    """https://prometheus.io/docs/practices/naming"""
+    for metric in Metrics().registry.declared:
+        assert metric.name.startswith("rm_")
+        assert metric.name.endswith("_total") == (metric.kind == "counter")
+        assert not metric.name.endswith(("_ms", "_milliseconds", "_percent", "_mb"))
+
+
+def _name(family: Metric) -> str:
+    """As it is asked for: the client library leaves a counter's suffix out."""
+    return f"{family.name}_total" if family.type == "counter" else family.name
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in DOCS.glob("*.md"))])
@@ -92,3 +132,6 @@ def _all_errors(kind: type[MetaRMError]) -> list[type[MetaRMError]]:
 
 if __name__ == "__main__":
     (DOCS / "settings.md").write_text(settings_page())
+    operations = DOCS / "operations.md"
+    before, _, after = _around_the_metrics(operations.read_text())
+    operations.write_text(f"{before}{METRICS_BEGIN}{metrics_table()}{METRICS_END}{after}")

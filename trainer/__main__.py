@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 import threading
 
-from metarm import process_environment
+from metarm import logs, process_environment, tracing
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, MetaRMError
 from trainer.settings import TrainerSettings
 
@@ -18,17 +17,18 @@ LOW_PRIORITY = 10  # niceness
 def main() -> None:
     process_environment.ensure()
     settings = TrainerSettings.from_command_line("metarm trainer", sys.argv[1:])
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s trainer %(levelname)s %(message)s")
+    logs.configure("trainer", settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
         run(settings, stop)
     except ConfigurationError as error:
-        print(f"metarm trainer: {error.message}", file=sys.stderr)
+        logs.refuse("metarm trainer", error.message)
         sys.exit(EXIT_CONFIGURATION)
     except MetaRMError as error:
-        sys.exit(f"metarm trainer: {error.message}")
+        logs.refuse("metarm trainer", error.message)
+        sys.exit(1)
 
 
 def run(settings: TrainerSettings, stop: threading.Event) -> None:
@@ -49,8 +49,10 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
         from trainer.loop import Trainer
         from trainer.preferences import load_or_refuse
         from trainer.store_clerk import StoreClerk
+        from trainer.tracking import Trackers
 
     quiet_transformers()
+    tracing.begin("metarm-trainer")
     client = connect(settings.required_redis_url)
     jobs = JobBoard(client)
     heartbeat = Heartbeat(jobs)
@@ -61,6 +63,7 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
     quick = connect(settings.required_redis_url, COMMAND_TIMEOUT_S)
     prepare_s = settings.cut_over_prepare_s
     coordinator = Coordinator(quick, store, name=f"trainer {heartbeat.holder}", prepare_s=prepare_s)
+    trackers = Trackers(settings.report_to, settings.data_dir, jobs.tracker_failed)
     clerk = StoreClerk(StoreCommands(client), coordinator, store, heartbeat)
     try:
         store.prepare()
@@ -76,10 +79,13 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
             _only_what_is_left()
         retention = Retention(store, client, settings.keep_versions, settings.retention_grace_s)
         log = SampleLog(client)
-        Trainer(settings, store, jobs, log, preferences, heartbeat, retention, clerk.promote).run(stop)
+        promote = clerk.promote
+        trainer = Trainer(settings, store, jobs, log, preferences, heartbeat, retention, promote, trackers)
+        trainer.run(stop)
     finally:
         clerk.close()
         heartbeat.close()
+        tracing.end()
 
 
 def _only_what_is_left() -> None:

@@ -6,22 +6,24 @@ import logging
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from metarm.errors import ConfigurationError, JobCancelledError
 from metarm.model import RewardModel
+from metarm.progress import Progress
 from metarm.records import Preference, Trainable
-from trainer.batches import EncodedPair, encode_pairs
+from trainer.batches import encode_pairs
 from trainer.figures import accuracy
 from trainer.learning_curve import LearningCurve
 from trainer.meta_update import StepReport
 from trainer.preferences import PreferenceSet
-from trainer.progress import Progress
 from trainer.settings import LearningSettings
+from trainer.tracking import Trackers
 from trainer.training import TrainOptions, score_pairs, train
 
 log = logging.getLogger(__name__)
+RUN = "first-model"  # what trackers know the run by
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +72,27 @@ def fine_tune(
     )
     log.info("fine-tuning on %d preferences of %s", len(pairs), preferences.source)
     accuracies: list[tuple[int, float]] = []
-    if course.evaluate_every:
-        _evaluate(model, held_out, 0, accuracies)
-    with Progress("fine-tuning the first version", options.steps) as progress:
+    trackers = Trackers(settings.report_to, settings.data_dir)
+    with trackers.run(RUN) as tracked, Progress("fine-tuning the first version", options.steps) as progress:
+        tracked.begin({**options.record(), "pairs": len(pairs)})
+
+        def evaluate(step: int) -> None:
+            if held_out:
+                accuracies.append((step, accuracy(score_pairs(model, held_out))))
+                tracked.log("eval", {"held_out_accuracy": accuracies[-1][1]}, step)
 
         def on_step(step: int, report: StepReport) -> None:
             if stop.is_set():
                 raise JobCancelledError("told to stop while the first version was being made")
             if course.evaluate_every and step % course.evaluate_every == 0 and step < options.steps:
-                _evaluate(model, held_out, step, accuracies)
+                evaluate(step)
             progress.step(loss=report.loss, **{f"accuracy at {at}": value for at, value in accuracies[-1:]})
+            tracked.log("train", asdict(report), step)
 
+        if course.evaluate_every:
+            evaluate(0)
         report = train(model, pairs, [], options, on_step)
-    _evaluate(model, held_out, options.steps, accuracies)
+        evaluate(options.steps)
     held_out_accuracy = accuracies[-1][1] if accuracies else None
     log.info("held-out accuracy %s on %d pairs", held_out_accuracy, len(held_out))
     manifest = {
@@ -91,13 +101,6 @@ def fine_tune(
         "metrics": report.summary() | {"held_out_accuracy": held_out_accuracy},
     }
     return FineTuned(manifest, LearningCurve([step.loss for step in report.curve], accuracies))
-
-
-def _evaluate(
-    model: RewardModel, held_out: Sequence[EncodedPair], step: int, into: list[tuple[int, float]]
-) -> None:
-    if held_out:
-        into.append((step, accuracy(score_pairs(model, held_out))))
 
 
 def _refuse_untrained(model: RewardModel, made_up: Sequence[str], trainable: Trainable) -> None:

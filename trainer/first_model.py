@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import signal
 import sys
 import threading
 from types import FrameType
 
-from metarm import process_environment
+from metarm import logs, process_environment
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, JobCancelledError, MetaRMError
 from metarm.versions import VersionStore
 from trainer.settings import FirstModelSettings
@@ -20,7 +19,7 @@ EVALUATIONS = 5  # in a run, where the settings do not say
 def main() -> None:
     process_environment.ensure()
     settings = FirstModelSettings.from_command_line("metarm train", sys.argv[1:])
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s train %(levelname)s %(message)s")
+    logs.configure("train", settings)
     stop = threading.Event()
     received: list[int] = []
 
@@ -34,13 +33,14 @@ def main() -> None:
     try:
         run(settings, stop)
     except JobCancelledError:
-        print("metarm train: stopped; nothing was published", file=sys.stderr)
+        logs.refuse("metarm train", "stopped; nothing was published")
         sys.exit(128 + received[0])
     except ConfigurationError as error:
-        print(f"metarm train: {error.message}", file=sys.stderr)
+        logs.refuse("metarm train", error.message)
         sys.exit(EXIT_CONFIGURATION)
     except MetaRMError as error:
-        sys.exit(f"metarm train: {error.message}")
+        logs.refuse("metarm train", error.message)
+        sys.exit(1)
 
 
 def run(settings: FirstModelSettings, stop: threading.Event) -> None:

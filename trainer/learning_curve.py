@@ -1,29 +1,44 @@
-"""How a run learnt: the loss of every step, held-out accuracy now and then; as a record, a table, a picture."""
+"""How a version was learnt: the loss of every step, held-out accuracy now and then; as a record, a table, a
+picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from metarm.errors import ConfigurationError
+from trainer.training import TrainReport
 
 TABLE_ROWS = 12  # at most; the record has all
 
 
 @dataclass(frozen=True, slots=True)
 class LearningCurve:
-    """`losses[i]` is of step i + 1; `accuracies` are (step, held-out accuracy), step 0 before training."""
+    """`losses[i]` is of step i + 1, and so is `differences[i]`, the J (or C) of a run on samples, None where it
+    was not computed; `accuracies` are (step, held-out accuracy), step 0 before training."""
 
     losses: Sequence[float]
     accuracies: Sequence[tuple[int, float]]
+    differences: Sequence[float | None] | None = None
+
+    @classmethod
+    def of_run(cls, report: TrainReport, figures: Mapping[str, float | None]) -> LearningCurve:
+        """Of a retrain, whose accuracy the gate has measured before and after."""
+        measured = [(0, figures.get("parent_accuracy")), (report.steps, figures.get("held_out_accuracy"))]
+        return cls(
+            [step.loss for step in report.curve],
+            [(step, accuracy) for step, accuracy in measured if accuracy is not None],
+            [step.difference for step in report.curve],
+        )
 
     def record(self) -> dict[str, Any]:
         """What is kept beside a version's manifest."""
         accuracies = [{"step": step, "accuracy": value} for step, value in self.accuracies]
-        return {"loss": list(self.losses), "held_out_accuracy": accuracies}
+        differences = {} if self.differences is None else {"difference": list(self.differences)}
+        return {"loss": list(self.losses), **differences, "held_out_accuracy": accuracies}
 
     def table(self) -> str:
         """Held-out accuracy, and the mean loss of the steps since the row before."""

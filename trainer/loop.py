@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 import redis
 
+from metarm import logs, tracing
 from metarm.calibration import Calibration
 from metarm.code_version import code_version
 from metarm.errors import (
@@ -22,6 +23,7 @@ from metarm.errors import (
 )
 from metarm.jobs import Job, JobBoard
 from metarm.model import RewardModel, load_model
+from metarm.progress import Progress
 from metarm.records import JobStatus
 from metarm.retention import Retention
 from metarm.sample_log import SampleLog
@@ -30,11 +32,13 @@ from trainer.batches import encode_groups, encode_pairs
 from trainer.candidate import Yardstick, calibrated_like, described
 from trainer.gate import Thresholds, judge
 from trainer.heartbeat import Heartbeat, TrainerReplacedError
+from trainer.learning_curve import LearningCurve
 from trainer.meta_set import MetaSet, read_meta_set
 from trainer.meta_update import StepReport
 from trainer.preferences import PreferenceSet
-from trainer.progress import Progress
+from trainer.run_curve import RunCurve
 from trainer.settings import TrainerSettings
+from trainer.tracking import TrackedRun, Trackers
 from trainer.training import TrainOptions, TrainReport, train
 
 log = logging.getLogger(__name__)
@@ -59,6 +63,7 @@ class Trainer:
         heartbeat: Heartbeat,
         retention: Retention,
         promote: Callable[[str], None],
+        trackers: Trackers,
     ) -> None:
         """`promote` makes a published version current, or raises CutOverAbortedError."""
         self._settings = settings
@@ -69,6 +74,7 @@ class Trainer:
         self._heartbeat = heartbeat
         self._retention = retention
         self._promote = promote
+        self._trackers = trackers
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop; a run that is under way then is left for the next trainer."""
@@ -77,7 +83,8 @@ class Trainer:
                 self._heartbeat.check()
                 job = self._jobs.active()
                 if job is not None:
-                    self._run_job(job, stop)
+                    with logs.about_job(job.id):
+                        self._run_job(job, stop)
             except redis.RedisError as error:
                 log.warning("Redis does not answer, the job waits: %s", error)
                 stop.wait(2.0)
@@ -94,7 +101,8 @@ class Trainer:
             return
         job = self._jobs.save(job.with_changes(status="running", attempts=job.attempts + 1))
         try:
-            self._adapt(job, stop)
+            with tracing.span("retrain", job=job.id), self._trackers.run(job.id) as tracked:
+                self._adapt(job, stop, tracked)
         except Stopping:
             self._jobs.save(job.with_changes(status="queued", attempts=job.attempts - 1))
         except JobCancelledError:
@@ -108,9 +116,10 @@ class Trainer:
             log.exception("%s failed", job.id)
             self._fail(job, "internal_error", f"{type(error).__name__}: {error}")
 
-    def _adapt(self, job: Job, stop: threading.Event) -> None:
+    def _adapt(self, job: Job, stop: threading.Event, tracked: TrackedRun) -> None:
         preferences = _usable(self._preferences, self._settings.min_preferences)
-        meta_set = read_meta_set(self._sample_log, self._settings)
+        with tracing.span("read"):
+            meta_set = read_meta_set(self._sample_log, self._settings)
         parent = self._store.current()
         if parent is None:
             raise NotReadyError("there is no version to adapt yet")
@@ -121,15 +130,22 @@ class Trainer:
         model = load_model(self._store.path(parent), self._settings.max_tokens)
         yardstick = Yardstick.of(model.encoder, preferences.held_out, meta_set.groups)
         before = yardstick.answers(model)
-        report = self._train(job, model, preferences, meta_set, options, stop)
+        of_run = {"parent": parent, "groups": len(meta_set.groups), "pairs": len(preferences.train)}
+        tracked.begin({**options.record(), **of_run})
+        with tracing.span("train", groups=len(meta_set.groups), steps=options.steps):
+            report = self._train(job, model, preferences, meta_set, options, stop, tracked)
+        job = job.with_changes(curve=RunCurve.of(report.curve).record())
 
         name, folder = self._store.stage()
         try:
-            model.save(folder)
-            saved = load_model(folder, self._settings.max_tokens)  # what would be served is what is judged
-            after = yardstick.answers(saved)
-            thresholds = Thresholds.of(self._settings)
-            verdict = judge(before, after, yardstick.lengths, thresholds).despite(force)
+            with tracing.span("save", version=name):
+                model.save(folder)
+                saved = load_model(folder, self._settings.max_tokens)  # what would be served is what is judged
+            with tracing.span("gate", version=name):
+                after = yardstick.answers(saved)
+                thresholds = Thresholds.of(self._settings)
+                verdict = judge(before, after, yardstick.lengths, thresholds).despite(force)
+            tracked.log("gate", {**verdict.figures, "accepted": verdict.accepted}, report.steps)
             manifest = {
                 "parent": parent,
                 "job": job.id,
@@ -147,7 +163,9 @@ class Trainer:
             if verdict.publishes:
                 calibration = calibrated_like(after.held_out, before.held_out, of_parent)
                 of_model = described(saved, after.held_out, calibration, preferences.held_out)
-                self._store.publish(name, {**manifest, **of_model}, activate=False)
+                self._store.keep_curve(name, LearningCurve.of_run(report, verdict.figures).record())
+                with tracing.span("publish", version=name):
+                    self._store.publish(name, {**manifest, **of_model}, activate=False)
             else:
                 self._store.reject(name, manifest)
         finally:
@@ -163,18 +181,22 @@ class Trainer:
         meta_set: MetaSet,
         options: TrainOptions,
         stop: threading.Event,
+        tracked: TrackedRun,
     ) -> TrainReport:
         pairs = encode_pairs(model.encoder, preferences.train)
         groups = encode_groups(model.encoder, meta_set.groups)
         log.info("%s: %d groups, %d pairs, %s", job.id, len(groups), len(pairs), options.record())
+        curve = RunCurve()
         with Progress(job.id, options.steps) as progress:
 
             def on_step(step: int, report: StepReport) -> None:
                 progress.step(loss=report.loss)
+                tracked.log("train", asdict(report), step)
                 self._heartbeat.check()
                 if stop.is_set():
                     raise Stopping
-                self._report(job, step, options.steps, report)
+                curve.add(step, report)
+                self._report(job.with_changes(curve=curve.record()), step, options.steps, report)
 
             self._report(job, 0, options.steps, None)
             return train(model, pairs, groups, options, on_step)
@@ -210,7 +232,8 @@ class Trainer:
         # where the pointer has left the parent, it was moved already, or somebody wants something else
         if publishes and (not resumed or self._store.current() == manifest["parent"]):
             try:
-                self._promote(name)
+                with tracing.span("promote", version=name):
+                    self._promote(name)
             except CutOverAbortedError as aborted:
                 status, error = "failed", {"code": aborted.code, "message": aborted.message}
         self._sample_log.acknowledge_through(samples["last_entry"])
@@ -226,7 +249,7 @@ class Trainer:
         )
         reasons = [*verdict["reasons"], *([error["message"]] if error else [])]
         how = " by force, in spite of:" if verdict.get("forced") else ""
-        log.info("%s: %s %s%s %s", job.id, status, name, how, "; ".join(reasons))
+        log.info("%s: %s %s%s %s", job.id, status, name, how, "; ".join(reasons), extra={"version": name})
 
     def _let_go(self) -> None:
         """Delete versions that need not stay. What keeps from it does not touch the job: the next one tries."""

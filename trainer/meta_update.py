@@ -38,11 +38,12 @@ class Difference(Protocol):
 @dataclass(frozen=True, slots=True)
 class StepReport:
     """What one update saw: the loss, J (or C) before the step (None where it was not computed), ‖g‖ before
-    clipping."""
+    clipping, and the learning rate it took."""
 
     loss: float
     difference: float | None
     grad_norm: float
+    learning_rate: float
 
 
 def preference_loss(chosen: Tensor, rejected: Tensor, margin: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -150,7 +151,7 @@ class MetaUpdate:
                 difference.hessian_product(self._parameters, vectors, self._rate)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
         self._optimizer.step()
-        return StepReport(loss, value, float(norm))
+        return StepReport(loss, value, float(norm), self._optimizer.param_groups[0]["lr"])
 
     def _meta_gradient(self, difference: Difference | None) -> float | None:
         """Leave ∇J in `.grad`, this step's or the remembered one; returns J where it was computed."""

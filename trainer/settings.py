@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic_settings import NoDecode
 
-from metarm.records import Ascent, Precision, Trainable
+from metarm.records import Ascent, Precision, Tracker, Trainable
 from metarm.settings import ProcessSettings, RetentionSettings
 
 PACKAGED_PREFERENCES = "packaged demo preferences"
@@ -67,6 +69,28 @@ class LearningSettings(ProcessSettings):
     )
     micro_batch_tokens: int = Field(4096, ge=1, description="Tokens whose activations are held at once.")
     seed: int = Field(0, ge=0, description="Seed of the batches and of a new head.")
+    report_to: Annotated[list[Tracker], NoDecode] = Field(
+        default=[],
+        description="Trackers that runs are reported to: tensorboard, wandb, mlflow, with commas between. Each "
+        "needs the extra of its name.",
+    )
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _separated(cls, given: object) -> object:
+        names = [given] if isinstance(given, str) else given
+        if not isinstance(names, list):
+            return given
+        parts = [part.strip() for name in names for part in str(name).split(",")]
+        return [part for part in parts if part and part != "none"]
+
+    @field_validator("report_to")
+    @classmethod
+    def _installed(cls, names: list[Tracker]) -> list[Tracker]:
+        for name in names:
+            if find_spec(name) is None:
+                raise ValueError(f"{name} is not installed: pip install 'metarm-server[{name}]'")
+        return list(dict.fromkeys(names))
 
 
 class TrainerSettings(LearningSettings, RetentionSettings):

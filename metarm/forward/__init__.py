@@ -92,4 +92,4 @@ def _disagreement(padded: Padded, route: Route, probe: list[Encoded]) -> float:
     return float(difference / expected.abs().max().clamp(min=1.0))
 
 
-__all__ = ["PrefixCache", "PrefixStore", "Route", "choose_route"]
+__all__ = ["Padded", "PrefixCache", "PrefixStore", "Route", "choose_route"]

@@ -31,14 +31,22 @@ class Padded:
 
     def scores(self, samples: list[Encoded], batch_tokens: int, prefixes: PrefixStore | None) -> Tensor:
         del prefixes  # the public forward has no use for them
-        batch_tokens = 1 if self.one_by_one else batch_tokens
         parts, order = [], []
-        for indices in length_batches([len(s.ids) for s in samples], batch_tokens):
+        for indices in self._batches([len(s.ids) for s in samples], batch_tokens):
             parts.append(self._forward([samples[i] for i in indices]))
             order += indices
         place = torch.empty(len(order), dtype=torch.long)
         place[torch.tensor(order)] = torch.arange(len(order))
         return torch.cat(parts)[place.to(parts[0].device)]
+
+    def padding_ratio(self, lengths: Sequence[int], batch_tokens: int) -> float:
+        """Share of the tokens multiplied for sequences of these lengths which are padding."""
+        batches = self._batches(lengths, batch_tokens)
+        multiplied = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+        return 1 - sum(lengths) / multiplied if multiplied else 0.0
+
+    def _batches(self, lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+        return length_batches(lengths, 1 if self.one_by_one else batch_tokens)
 
     def recomputing(self) -> AbstractContextManager[None]:
         return own_layers_recomputed(self._network)

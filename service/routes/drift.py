@@ -1,4 +1,5 @@
-"""GET /drift: what the served scores say of each version, and what is done about it."""
+"""GET /drift: what the served scores say of each version, and what is done about it. GET /drift/{version}:
+its newest scores, for pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from fastapi import APIRouter, Depends
 from service.access import require_key
 from service.drift import VersionDrift
 from service.parts import Wired
-from service.schemas.drift import DriftReport
+from service.recent_scores import RecentScores, histograms
+from service.schemas.common import VersionName
+from service.schemas.drift import DriftReport, RecentReport
 
 router = APIRouter(tags=["drift"], dependencies=[Depends(require_key)])
 
@@ -27,12 +30,31 @@ async def drift(parts: Wired) -> dict[str, Any]:
     }
 
 
+@router.get("/drift/{version}", response_model=RecentReport)
+async def recent(version: VersionName, parts: Wired, against: VersionName | None = None) -> dict[str, Any]:
+    """The newest scores of a version, and of another one beside it: histograms of the reward difference of two
+    responses to a prompt, in the same bins, and scores by length. Empty for a version without scores here."""
+    seen = parts.oversight.drift.versions()
+    names = [version, *([against] if against else [])]
+    of_each = [seen[name].recent if name in seen else RecentScores() for name in names]
+    own, *other = histograms([recent.differences for recent in of_each])
+    return {
+        "version": version,
+        "differences": own,
+        "against": {"version": against, "differences": other[0]} if against else None,
+        "lengths": of_each[0].lengths(),
+    }
+
+
 def _version(name: str, seen: VersionDrift) -> dict[str, Any]:
     reference = seen.reference
     older = seen.older.view(reference) if seen.older_steps else None
     return {
         "version": name,
         "no_ratio": reference.missing,
+        "in_distribution": None
+        if reference.spread is None
+        else {"spread": reference.spread, "pairs": reference.pairs},
         "non_finite": seen.non_finite,
         "total": seen.total.view(reference),
         "window": seen.window().view(reference),

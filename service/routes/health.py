@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import redis
@@ -10,6 +11,7 @@ from fastapi import APIRouter, Depends, Response
 from service.access import require_key
 from service.parts import Parts, Wired
 from service.schemas.health import Alive, Readiness
+from service.training_metrics import TrainingFigures
 
 router = APIRouter(tags=["health"])
 
@@ -24,7 +26,7 @@ async def health() -> Alive:
 def ready(parts: Wired) -> dict[str, Any]:
     """A model is loaded, so /score works; `degraded` says what else does not. 503 without a model."""
     version = parts.live.current().name
-    degraded = [{"part": part, "reason": reason} for part, reason in _ailments(parts)]
+    degraded = [{"part": part, "reason": reason} for part, reason in parts.condition.examine().degraded]
     return {"status": "degraded" if degraded else "ready", "version": version, "degraded": degraded}
 
 
@@ -32,6 +34,9 @@ def ready(parts: Wired) -> dict[str, Any]:
 async def metrics(parts: Wired) -> Response:
     """Prometheus text format."""
     parts.metrics.queue_tokens.set(parts.batcher.queued_tokens)
+    named = {label: target.version for label, target in parts.live.labels.items()}
+    parts.metrics.serving(parts.live.current_name, named)
+    parts.metrics.training.show(await asyncio.to_thread(_training, parts))
     seen = parts.oversight.drift.versions()
     parts.metrics.drift.show(
         {name: version.window().view(version.reference) for name, version in seen.items()},
@@ -44,15 +49,8 @@ async def metrics(parts: Wired) -> Response:
     return Response(parts.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _ailments(parts: Parts) -> list[tuple[str, str]]:
-    found = []
+def _training(parts: Parts) -> TrainingFigures | None:
     try:
-        if parts.jobs.trainer() is None:
-            found.append(("trainer", "no trainer is running: scoring works, retraining does not"))
-    except redis.RedisError as error:
-        found.append(("redis", f"{error}: scoring works, samples are buffered, retraining does not work"))
-    if parts.swapper.refused:
-        found.append(("version", f"{parts.swapper.refused.name} was refused: {parts.swapper.refused.reason}"))
-    if parts.labels.error:
-        found.append(("version", f"the labels stay as they were: {parts.labels.error}"))
-    return found
+        return TrainingFigures.read(parts.jobs)
+    except redis.RedisError:  # rm_redis_up says it
+        return None

@@ -21,7 +21,7 @@ router = APIRouter(prefix="/labels", tags=["versions"])
 @router.get("", response_model=list[LabelEntry], dependencies=[Depends(require_key)])
 async def labels(parts: Wired) -> list[dict[str, Any]]:
     """Every label, what it names, and whether this server holds that in memory."""
-    return [_entry(label, target, parts) for label, target in sorted(parts.live.labels.items())]
+    return entries(parts)
 
 
 @router.put("/{label}", response_model=LabelEntry, dependencies=[Depends(require_admin)])
@@ -47,6 +47,11 @@ async def remove(label: LabelName, parts: Wired) -> dict[str, str]:
         raise UnknownLabelError(error.message, **error.details) from error
     parts.labels.follow()
     return {"label": label}
+
+
+def entries(parts: Parts) -> list[dict[str, Any]]:
+    """Every label as this server saw them last."""
+    return [_entry(label, target, parts) for label, target in sorted(parts.live.labels.items())]
 
 
 def _entry(label: str, target: Label, parts: Parts) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from metarm.errors import InvalidVersionError
 from metarm.versions import Status
 from service.access import require_admin, require_key
 from service.parts import Parts, Wired
-from service.schemas.versions import Activated, ActivateRequest, VersionEntry, VersionList
+from service.schemas.versions import Activated, ActivateRequest, VersionCurve, VersionEntry, VersionList
 
 router = APIRouter(prefix="/versions", tags=["versions"])
 LINEAGE = (  # what a version was made from, by what, and how: with the files it names, enough to make it again
@@ -51,6 +51,14 @@ def versions(parts: Wired) -> dict[str, Any]:
 def manifest(version: str, parts: Wired) -> dict[str, Any]:
     """The manifest: parent, job, method, metrics, verdict, digests, time of making."""
     return parts.store.manifest(version)
+
+
+@router.get("/{version}/curve", response_model=VersionCurve, dependencies=[Depends(require_key)])
+def curve(version: str, parts: Wired) -> dict[str, Any]:
+    """Losses and held-out accuracies of the run that made a published version."""
+    found = parts.store.curve(version) or {}
+    lists = {name: found.get(name, []) for name in ("loss", "difference", "held_out_accuracy")}
+    return {"version": version, **lists}
 
 
 @router.post("/{version}/activate", response_model=Activated, dependencies=[Depends(require_admin)])

@@ -1,4 +1,4 @@
-"""The body of GET /drift."""
+"""The bodies of GET /drift and GET /drift/{version}."""
 
 from __future__ import annotations
 
@@ -48,8 +48,14 @@ class ShadowFigures(BaseModel):
     window: ComparisonFigures
 
 
+class InDistribution(BaseModel):
+    spread: float = Field(description="Of the version's scores on held-out preferences.")
+    pairs: int | None = Field(description="How many of them; null where its manifest does not say.")
+
+
 class VersionFigures(BaseModel):
     version: str
+    in_distribution: InDistribution | None
     no_ratio: str | None = Field(description="Why what needs a reference is null.")
     non_finite: int = Field(description="Requests failed by a score that is not a finite number.")
     total: Figures
@@ -99,3 +105,31 @@ class DriftReport(BaseModel):
     versions: list[VersionFigures] = Field(description="The one scored last first.")
     watch: WatchState
     auto_retrain: AutoRetrainState
+
+
+class Histogram(BaseModel):
+    """Of |score - score| of two responses to one prompt."""
+
+    pairs: int
+    width: float = Field(description="Of a bin; the first begins at 0.")
+    counts: list[int]
+    beyond: int = Field(description="Past the last bin.")
+
+
+class Against(BaseModel):
+    version: str
+    differences: Histogram
+
+
+class Lengths(BaseModel):
+    tokens: list[int] = Field(description="Of prompt and response, after truncation.")
+    scores: list[float]
+
+
+class RecentReport(BaseModel):
+    """Of the newest groups that this server has answered: at most 2048 pairs and 512 responses."""
+
+    version: str
+    differences: Histogram
+    against: Against | None = Field(description="Another version on the groups it has answered itself.")
+    lengths: Lengths

@@ -68,6 +68,20 @@ class JobState(BaseModel):
     trigger: dict[str, Any] | None = Field(description="The drift that started it, where nobody asked for it.")
 
 
+class Curve(BaseModel):
+    """How the run learns. Of a long one neighbouring updates are averaged: 200 points at most."""
+
+    steps: list[int] = Field(description="The last update of each point.")
+    loss: list[float] = Field(description="The preference loss.")
+    difference: list[float | None] = Field(
+        description="Of the samples: J, or C of conservative; null where it was not computed."
+    )
+
+
+class JobDetail(JobState):
+    curve: Curve | None
+
+
 class JobAccepted(BaseModel):
     job: str
     status: str

@@ -70,6 +70,22 @@ class VersionList(BaseModel):
     versions: list[VersionEntry]
 
 
+class CurvePoint(BaseModel):
+    step: int
+    accuracy: float
+
+
+class VersionCurve(BaseModel):
+    """How a version was learnt. Lists are by update, and empty where none was kept."""
+
+    version: str
+    loss: list[float]
+    difference: list[float | None] = Field(
+        description="What the samples' part of an update is about: J, or C of conservative."
+    )
+    held_out_accuracy: list[CurvePoint] = Field(description="Step 0: before it.")
+
+
 class ActivateRequest(Body):
     together: bool = Field(
         True, description="Wait until every live server has loaded it, and cut over together; or each alone."

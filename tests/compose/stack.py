@@ -139,7 +139,6 @@ class Stack:
 
 # what stands in where the engine reaches no registry: its own Prometheus, a proxy built from Debian's package
 LOCAL_IMAGES: Mapping[str, str] = {
-    "TORCH_INDEX": "",
     "PROMETHEUS_IMAGE": "prom/prometheus",
     "PROXY_IMAGE": "metarm-test-haproxy",
 }

@@ -23,15 +23,16 @@ FIXED = {"data_dir", "redis_url", "host", "port", "published_on"}  # by the imag
 
 def passed_on(service: str) -> set[str]:
     """The settings that a container takes from `.env` or the shell."""
-    return {line for line in COMPOSE["services"][service]["environment"] if "=" not in line}
+    lines = [line.split("=", 1) for line in COMPOSE["services"][service]["environment"]]
+    return {name for name, *value in lines if not value or value[0].startswith(f"${{{name}:-")}
 
 
 def exported_names() -> set[str]:
     """The series that the service's metrics and the recording rules make."""
     ours: set[str] = {rule["record"] for rule in rules("recording.yml")}
-    for family in Metrics().registry.collect():
-        suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
-        ours |= {family.name + suffix for suffix in suffixes}
+    for metric in Metrics().registry.declared:
+        suffixes = ["_bucket", "_sum", "_count"] if metric.kind == "histogram" else [""]
+        ours |= {metric.name + suffix for suffix in suffixes}
     return ours
 
 

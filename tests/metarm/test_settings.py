@@ -147,6 +147,7 @@ def test_the_launcher_hands_its_settings_to_its_children(tmp_path: Path) -> None
         "METARM_PREFERENCES": str(tmp_path / "p.jsonl"),
         "METARM_MAX_TOKENS": "512",
         "METARM_LOG_LEVEL": "INFO",
+        "METARM_LOG_FORMAT": "console",
     }
     assert environment["OMP_WAIT_POLICY"] == "active"
 

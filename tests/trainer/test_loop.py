@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import redis
 import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metarm import probe
 from metarm.calibration import IDENTITY, Calibration
@@ -33,6 +35,7 @@ from trainer.heartbeat import Heartbeat, TrainerReplacedError
 from trainer.loop import MAX_ATTEMPTS, Trainer
 from trainer.preferences import load_or_refuse
 from trainer.settings import TrainerSettings
+from trainer.tracking import Trackers
 from trainer.training import TrainReport
 
 GROUPS = 6
@@ -98,7 +101,10 @@ def make_bench(
         preferences = load_or_refuse(settings)
         retention = Retention(settings.store, redis_client, settings.keep_versions, settings.retention_grace_s)
         promote = settings.store.activate  # what a coordinator does where no service lives
-        trainer = Trainer(settings, settings.store, jobs, log, preferences, heartbeat, retention, promote)
+        trackers = Trackers(settings.report_to, tmp_path, jobs.tracker_failed)
+        trainer = Trainer(
+            settings, settings.store, jobs, log, preferences, heartbeat, retention, promote, trackers
+        )
         made.append(Bench(trainer, settings.store, jobs, log, heartbeat))
         return made[-1]
 
@@ -122,6 +128,45 @@ def log_samples(log: SampleLog, count: int = GROUPS) -> None:
         log.append([LoggedRequest(sample.request_id, (sample,), 60)])
 
 
+def test_a_run_is_reported_under_its_jobs_id_with_every_step_and_what_the_gate_found(
+    make_bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench = make_bench(gate_tolerance=1.0, report_to="tensorboard")
+    log_samples(bench.log)
+    job = bench.run(ascent="sgd", steps=4, learning_rate=1e-4)
+    assert job.status == "published", job
+    told = EventAccumulator(str(tmp_path / "tensorboard" / job.id)).Reload()
+    for name in ("loss", "difference", "grad_norm", "learning_rate"):
+        assert [event.step for event in told.Scalars(f"train/{name}")] == [1, 2, 3, 4]
+    rates = [event.value for event in told.Scalars("train/learning_rate")]
+    assert max(rates) == pytest.approx(1e-4)
+    assert rates[-1] < rates[0]
+    assert job.verdict is not None
+    for name, figure in job.verdict["figures"].items():
+        if figure is not None:
+            (event,) = told.Scalars(f"gate/{name}")
+            assert (event.step, event.value) == (4, pytest.approx(figure))
+    assert told.Scalars("gate/accepted")[0].value == 1.0
+    (parameters,) = (tmp_path / "tensorboard" / job.id).glob("*/hparams.yml")
+    kept = yaml.safe_load(parameters.read_text())
+    assert (kept["learning_rate"], kept["ascent"], kept["parent"]) == (1e-4, "sgd", "v000001")
+    assert bench.jobs.tracker_failures() == {}
+
+
+def test_a_tracker_that_fails_does_not_fail_the_run_and_is_said_once_and_counted(
+    make_bench: Callable[..., Bench], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "tensorboard").write_text("a file, where a folder is to be")
+    bench = make_bench(gate_tolerance=1.0, report_to="tensorboard")
+    log_samples(bench.log)
+    job = bench.run()
+    assert job.status == "published", job
+    assert bench.jobs.tracker_failures() == {"tensorboard": 1}
+    said = [record.getMessage() for record in caplog.records if record.name == "trainer.tracking"]
+    assert len(said) == 1
+    assert said[0].startswith("the run goes on without tensorboard: ")
+
+
 @pytest.mark.parametrize(
     ("ascent", "method"), [("sgd", "metarm"), ("shared_adam", "metarm"), ("none", "vanilla")]
 )
@@ -138,6 +183,13 @@ def test_a_run_publishes_what_the_gate_accepts_and_lets_go_of_its_samples(
     assert manifest["method"] == method
     assert manifest["settings"]["steps"] == 3
     assert (manifest["metrics"]["difference_last"] is not None) == (method == "metarm")
+    curve = bench.store.curve("v000002")
+    assert curve
+    figures = manifest["verdict"]["figures"]
+    accuracies = [(point["step"], point["accuracy"]) for point in curve["held_out_accuracy"]]
+    assert accuracies == [(0, figures["parent_accuracy"]), (3, figures["held_out_accuracy"])]
+    assert job.curve == {"steps": [1, 2, 3], "loss": curve["loss"], "difference": curve["difference"]}
+    assert all((difference is not None) == (method == "metarm") for difference in curve["difference"])
     assert bench.log.count_unused(100) == 0
     assert bench.jobs.active() is None
 

@@ -277,7 +277,7 @@ def test_held_out_scores_are_the_models_own_pair_by_pair(checkpoint: Kinds) -> N
 
 
 def test_the_summary_averages_the_first_and_last_tenth() -> None:
-    curve = [StepReport(loss=float(i), difference=None, grad_norm=1.0) for i in range(30)]
+    curve = [StepReport(loss=float(i), difference=None, grad_norm=1.0, learning_rate=1e-5) for i in range(30)]
     summary = TrainReport(30, "steps", 1.26, curve).summary()
     assert summary == {
         "steps": 30,

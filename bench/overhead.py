@@ -1,0 +1,236 @@
+"""`bench/overhead`: what the page and /metrics cost scoring, at full load.
+
+The same requests again and again: with nobody looking, with one viewer of the page and with three, /metrics
+scraped besides. The arms take turns in one run, another one first each round. Two loads: the benchmarks'
+encoder, where the forward is all; and the same requests from the score cache, where the event loop is.
+
+Beside the rate: the server's CPU time a score, which other work on the machine hardly moves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+
+from bench.load import Job, run
+from bench.machine import machine
+from bench.models import checkpoint, publish
+from bench.places import WORK
+from bench.processes import Child, Server, Worker, free_port
+from bench.results import quantile
+from bench.table import aligned
+from bench.viewers import Audience
+from bench.workload import GeneratedPairs, Load
+from metarm import process_environment
+from metarm.embedded_redis import EmbeddedRedis
+from metarm.encoding import load_encoder
+from metarm.versions import VersionStore
+
+AIM = 0.98  # scores a second with the page open and /metrics scraped ÷ with nobody looking
+TEXTS, CONNECTIONS, STEPS = 4, 8, 32
+VERSIONS = 3  # that have been scored with, so that there are figures of each
+PASSES_OF_CACHED = 30  # over the same requests: one alone takes a fraction of a second
+RESAMPLES = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    name: str
+    viewers: int
+    scrape_s: float
+
+
+ARMS = (Arm("nobody looks", 0, 0.0), Arm("1 viewer, scraped", 1, 5.0), Arm("3 viewers, scraped", 3, 5.0))
+
+
+@dataclass(slots=True)
+class Found:
+    """By load and arm: scores a second, the server's CPU seconds a score, and p99 seconds, of each round; what
+    was asked for beside scoring."""
+
+    rates: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    cpu_s: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    p99_s: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    asked: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench/overhead", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=8, help="each: every arm once")
+    parser.add_argument("--requests", type=int, default=72, help=f"of {TEXTS} texts, of one measurement")
+    parser.add_argument("--out", type=Path, help="JSON file of every measurement")
+    options = parser.parse_args()
+    WORK.mkdir(exist_ok=True)
+    started = time.monotonic()
+    found = Found()
+    for load, cache, passes in (("encoder", 0, 1), ("cached", 65_536, PASSES_OF_CACHED)):
+        with tempfile.TemporaryDirectory(dir=WORK) as folder, _server(Path(folder), cache) as server:
+            bodies = _bodies(options.requests) * passes
+            _measure(load, server, bodies, Path(folder), options.rounds, found)
+    print(report(found))
+    print(f"\n{options.rounds} rounds, {time.monotonic() - started:.0f} s")
+    if options.out:
+        content = {
+            "settings": {**vars(options), "out": str(options.out)},
+            "machine": machine(),
+            **asdict(found),
+        }
+        options.out.write_bytes(orjson.dumps(content))
+
+
+@contextlib.contextmanager
+def _server(folder: Path, cache_entries: int) -> Iterator[Server]:
+    """The service on versions of the same weights, each with figures of many policy steps, and its Redis."""
+    made = checkpoint("encoder")
+    store = VersionStore(folder / "versions")
+    first = publish(made, folder)
+    for _ in range(VERSIONS - 1):
+        name, staged = store.stage()
+        for file in made.path.iterdir():
+            (staged / file.name).write_bytes(file.read_bytes())
+        store.publish(name, {"parent": first, "job": None, "method": "import"}, activate=False)
+    redis = EmbeddedRedis(folder / "redis")
+    port = free_port()
+    settings = {
+        **process_environment.REQUIRED,
+        "METARM_DATA_DIR": str(folder),
+        "METARM_SCORE_CACHE_ENTRIES": str(cache_entries),
+        "METARM_LOG_LEVEL": "WARNING",
+        "METARM_PORT": str(port),
+        "REDIS_URL": redis.url,
+    }
+    with (
+        Child(redis.command(), folder / "redis", {}),
+        Server([sys.executable, "-m", "service"], folder / "service", settings, port, "/ready") as server,
+    ):
+        _fill(server.url, store.names())
+        yield server
+
+
+def _fill(url: str, versions: Sequence[str]) -> None:
+    """Have every version score groups of many policy steps, so that there is something to look at."""
+    with httpx.Client(base_url=url, timeout=120.0) as http:
+        for version in versions:
+            for step in range(STEPS):
+                groups = [{"prompt": f"Step {step}?", "responses": ["one", "two three", "four"]}] * 4
+                body = {"groups": groups, "version": version, "policy": {"name": "actor", "step": step}}
+                http.post("/score", json=body).raise_for_status()
+
+
+def _bodies(count: int) -> list[str]:
+    made = checkpoint("encoder")
+    source = GeneratedPairs(load_encoder(made.path, made.max_tokens))
+    requests = source.requests(Load("overhead", "encoder", CONNECTIONS, TEXTS, count), "overhead")
+    return [
+        orjson.dumps(
+            {
+                "groups": [{"prompt": request.prompt, "responses": list(request.responses)}],
+                "policy": {"name": "actor", "step": number % STEPS},
+            }
+        ).decode()
+        for number, request in enumerate(requests)
+    ]
+
+
+def _measure(load: str, server: Server, bodies: list[str], folder: Path, rounds: int, found: Found) -> None:
+    url, scores = server.url, TEXTS * len(bodies)
+    rates = found.rates.setdefault(load, {arm.name: [] for arm in ARMS})
+    cpu_s = found.cpu_s.setdefault(load, {arm.name: [] for arm in ARMS})
+    tails = found.p99_s.setdefault(load, {arm.name: [] for arm in ARMS})
+    asked = found.asked.setdefault(load, {arm.name: {} for arm in ARMS})
+    with Worker([sys.executable, "-m", "bench.viewers"], folder / "viewers", {}) as viewers:
+        run(Job(f"{url}/score", CONNECTIONS, bodies))  # warm: threads, caches, memory
+        for number in range(rounds):
+            first = number % len(ARMS)
+            for arm in ARMS[first:] + ARMS[:first]:
+                viewers.ask(asdict(Audience(url, arm.viewers, arm.scrape_s)))
+                time.sleep(1.0)  # opening the page is no part of it
+                before_s = server.cpu_s()
+                outcome = run(Job(f"{url}/score", CONNECTIONS, bodies))
+                cpu_s[arm.name].append((server.cpu_s() - before_s) / scores)
+                beside = viewers.ask(asdict(Audience(url, 0, 0.0)))["asked"]
+                asked[arm.name] = dict(Counter(asked[arm.name]) + Counter(beside))
+                rates[arm.name].append(scores / outcome.wall_s)
+                tails[arm.name].append(quantile(outcome.latencies_s, 0.99) or 0.0)
+            print(f"{load}, round {number + 1}: {_line(rates)}", flush=True)
+
+
+def report(found: Found) -> str:
+    rows: list[tuple[str, ...]] = [
+        (
+            "load",
+            "who looks",
+            "scores/s",
+            "from",
+            "to",
+            "÷ nobody",
+            "95%",
+            "CPU ÷ nobody",
+            "95%",
+            "p99 ms",
+            "asked",
+        )
+    ]
+    for load, rates in found.rates.items():
+        for arm in ARMS:
+            measured = rates[arm.name]
+            rows.append(
+                (
+                    load,
+                    arm.name,
+                    f"{statistics.median(measured):.1f}",
+                    f"{min(measured):.1f}",
+                    f"{max(measured):.1f}",
+                    *_compared(rates, arm),
+                    *_compared(found.cpu_s[load], arm),
+                    f"{1000 * statistics.median(found.p99_s[load][arm.name]):.0f}",
+                    str(sum(found.asked[load][arm.name].values())),
+                )
+            )
+    note = (
+        f"÷ nobody: scores a second, the median over rounds (aim: at least {AIM}); CPU: the server's, a score; "
+        "asked: requests beside scoring, all rounds"
+    )
+    return f"{aligned(rows, left=(0, 1))}\n\n{note}"
+
+
+def interval(ratios: Sequence[float]) -> tuple[float, float]:
+    """Of the median, by resampling the rounds."""
+    rng = random.Random(0)
+    medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
+    return medians[round(0.025 * RESAMPLES)], medians[round(0.975 * RESAMPLES) - 1]
+
+
+def _compared(figures: dict[str, list[float]], arm: Arm) -> tuple[str, str]:
+    """The median of an arm's figures by those with nobody looking, and its interval."""
+    if not arm.viewers:
+        return "1", ""
+    ratios = _ratios(figures, arm)
+    low, high = interval(ratios)
+    return f"{statistics.median(ratios):.4f}", f"{low:.4f} to {high:.4f}"
+
+
+def _ratios(figures: dict[str, list[float]], arm: Arm) -> list[float]:
+    """Of each round: this arm's figure by that with nobody looking."""
+    return [own / alone for own, alone in zip(figures[arm.name], figures[ARMS[0].name], strict=True)]
+
+
+def _line(rates: dict[str, list[Any]]) -> str:
+    return ", ".join(f"{name} {measured[-1]:.1f}" for name, measured in rates.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""A Prometheus registry that remembers what was declared, for the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One metric under the name it is asked for by, a histogram's without `_bucket`, `_sum`, `_count`."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    doc: str
+
+    def family(self) -> CounterMetricFamily | GaugeMetricFamily:
+        """Of a counter or a gauge: empty, to add samples to."""
+        of_kind = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
+        return of_kind(self.name, self.doc, labels=self.labels)
+
+
+class MetricRegistry:
+    """Declares each metric once."""
+
+    def __init__(self) -> None:
+        self.prometheus = CollectorRegistry()
+        self.declared: list[Declared] = []
+
+    def counter(self, name: str, doc: str, labels: tuple[str, ...] = ()) -> Counter:
+        """`name` ends in _total."""
+        self._declare(name, "counter", doc, labels)
+        return Counter(name, doc, labels, registry=self.prometheus)
+
+    def gauge(self, name: str, doc: str, labels: tuple[str, ...] = ()) -> Gauge:
+        self._declare(name, "gauge", doc, labels)
+        return Gauge(name, doc, labels, registry=self.prometheus)
+
+    def histogram(
+        self, name: str, doc: str, buckets: Sequence[float], labels: tuple[str, ...] = ()
+    ) -> Histogram:
+        self._declare(name, "histogram", doc, labels)
+        return Histogram(name, doc, labels, buckets=buckets, registry=self.prometheus)
+
+    def collected(self, collector: Collector, metrics: Sequence[Declared]) -> None:
+        """`collector` answers `metrics` when it is asked."""
+        self.declared += metrics
+        self.prometheus.register(collector)
+
+    def _declare(self, name: str, kind: Kind, doc: str, labels: tuple[str, ...]) -> None:
+        self.declared.append(Declared(name, kind, labels, doc))

@@ -1,0 +1,16 @@
+/** A dialog that asks before something is changed. */
+
+import { byId, say } from "./dom.js";
+
+/** Resolves to true where the reader agrees. `fields` are elements to fill in. */
+export async function agreed({ title, text, go, fields = [] }) {
+  const dialog = byId("ask-dialog");
+  say("ask-title", title);
+  say("ask-text", text);
+  say("ask-go", go);
+  byId("ask-fields").replaceChildren(...fields);
+  dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
+  return dialog.returnValue === "go";
+}

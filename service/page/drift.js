@@ -1,0 +1,209 @@
+/** The section Drift: what the served scores say of each version (GET /drift and GET /drift/{version}). */
+
+import { read } from "./api.js";
+import { Chart, faint, versionColour, wholeNumbers } from "./charts.js";
+import { byId, element, notice, say } from "./dom.js";
+import { count, fixed, percent } from "./format.js";
+import { colour } from "./theme.js";
+
+const MOST_VERSIONS = 6; // scored last: in the figure and the table
+const NOTHING = "No group of two or more responses has been scored yet. Scores of an RL run appear here by policy step.";
+
+export class Drift {
+  constructor() {
+    this.spread = new Chart("chart-spread", NOTHING);
+    this.differences = new Chart("chart-differences", NOTHING);
+    this.lengths = new Chart("chart-lengths", "Nothing has been scored yet.");
+    this.parents = {};
+  }
+
+  /** Parents by version, for what the current one is held against. */
+  know(versions) {
+    this.parents = Object.fromEntries(versions.map(({ name, parent }) => [name, parent]));
+  }
+
+  async load() {
+    try {
+      const report = await read("drift");
+      const shown = report.versions.slice(0, MOST_VERSIONS);
+      const version = report.serving || (shown[0] && shown[0].version);
+      const parent = this.parents[version];
+      const against = parent ? `?against=${parent}` : "";
+      const recent = version ? await read(`drift/${version}${against}`) : null;
+      notice("drift-error", "");
+      this.#showSpread(shown);
+      this.#showTable(shown, report.serving);
+      if (recent) this.#showRecent(recent, shown);
+      const auto = report.auto_retrain;
+      say("auto-retrain", auto.retrain === "auto" ? `Automatic retraining: ${auto.state}. ${auto.reason || ""}` : "");
+      return report;
+    } catch (error) {
+      notice("drift-error", `The figures of drift cannot be read: ${error.message}.`);
+      throw error;
+    }
+  }
+
+  #showSpread(versions) {
+    const lines = versions.flatMap(linesOf).sort((a, b) => a.label.localeCompare(b.label));
+    if (!lines.length) {
+      const scored = versions.some(({ total }) => total.compared_groups);
+      const unstamped = "Groups were scored, but none with a policy step: send \"policy\": {\"name\", \"step\"} with /score.";
+      this.spread.empty(scored ? unstamped : NOTHING);
+      return;
+    }
+    const newest = versions.find(({ in_distribution: known }) => known);
+    this.spread.draw(
+      () => ({
+        traces: [
+          ...lines.map((line) => ({
+            x: line.steps,
+            y: line.spreads,
+            name: line.label,
+            mode: "lines+markers",
+            line: { color: versionColour(line.version), width: 2, dash: line.dash },
+            marker: { size: 6 },
+            customdata: line.groups,
+            hovertemplate: `%{y:.3f}, %{customdata} groups<extra>${line.label}</extra>`,
+          })),
+          ...(newest ? [bandKey(newest)] : []),
+        ],
+        layout: {
+          xaxis: { title: { text: "policy step" }, ...wholeNumbers(lines.flatMap(({ steps }) => steps)) },
+          yaxis: { title: { text: "spread of Δr" } },
+          ...(newest ? band(newest) : {}),
+        },
+      }),
+      `Spread of reward differences by policy step. ${lines.map(({ label, spreads, steps }) => `${label}: ${fixed(spreads.at(-1))} at step ${steps.at(-1)}`).join("; ")}.`,
+    );
+  }
+
+  #showRecent({ version, differences, against, lengths }, versions) {
+    const sets = [[version, differences], ...(against ? [[against.version, against.differences]] : [])];
+    const seen = sets.filter(([, { pairs }]) => pairs > 0);
+    if (seen.length) {
+      const of = seen.map(([name, { pairs }]) => `${name}: ${count(pairs)}`).join(", ");
+      say("differences-of", `share of pairs by |Δr|, in score units; newest pairs of ${of}`);
+      this.differences.draw(() => histogram(seen), `Histogram of reward differences; pairs of ${of}.`);
+    } else {
+      this.differences.empty(NOTHING);
+    }
+    if (!lengths.tokens.length) {
+      this.lengths.empty(`${version} has scored nothing yet.`);
+      return;
+    }
+    const window = versions.find((one) => one.version === version)?.window;
+    const r = window ? fixed(window.length_correlation) : "–";
+    say("lengths-of", `score by tokens, ${count(lengths.tokens.length)} newest of ${version}; r = ${r} within groups`);
+    this.lengths.draw(() => scatter(version, lengths), `Scores of ${version} by tokens; correlation within groups ${r}.`);
+  }
+
+  #showTable(versions, serving) {
+    const rows = versions.map(({ version, window, no_ratio: why }) =>
+      element(
+        "tr",
+        {},
+        element(
+          "th",
+          { scope: "row" },
+          element("span", { class: `dot series-${Number(version.slice(1)) % 6}`, "aria-hidden": "true" }),
+          version,
+          version === serving ? element("span", { class: "chip good", text: "serving" }) : null,
+        ),
+        cell(count(window.groups)),
+        cell(fixed(window.spread)),
+        element("td", { text: fixed(window.spread_ratio), title: why || "" }),
+        cell(fixed(window.length_correlation)),
+        cell(percent(window.truncation_rate, 1)),
+        cell(percent(window.saturated_share, 1)),
+      ),
+    );
+    const none = element("tr", {}, element("td", { colSpan: 7, class: "none", text: "Nothing has been scored yet." }));
+    byId("figures").tBodies[0].replaceChildren(...(rows.length ? rows : [none]));
+  }
+}
+
+const cell = (text) => element("td", { text });
+
+/** A line for each policy that a version has scored at two steps or more, or at one. */
+function linesOf({ version, steps }) {
+  const policies = new Map();
+  for (const { policy, step, spread, compared_groups: groups } of steps) {
+    if (policy === null || spread === null) continue;
+    if (!policies.has(policy)) policies.set(policy, []);
+    policies.get(policy).push({ step, spread, groups });
+  }
+  return [...policies].map(([policy, points], place) => {
+    points.sort((a, b) => a.step - b.step);
+    return {
+      version,
+      label: `${version} · ${policy}`,
+      dash: ["solid", "dash", "dot", "dashdot"][place % 4],
+      steps: points.map(({ step }) => step),
+      spreads: points.map(({ spread }) => spread),
+      groups: points.map(({ groups }) => groups),
+    };
+  });
+}
+
+/** The spread in distribution, ± 1.96 of its own standard errors (as of a normal distribution). */
+function band({ in_distribution: { spread, pairs } }) {
+  const error = pairs ? (1.96 * spread) / Math.sqrt(2 * pairs) : 0;
+  const across = { xref: "paper", x0: 0, x1: 1, layer: "below" };
+  const line = { color: colour("muted"), width: 1, dash: "dash" };
+  return {
+    shapes: [
+      { ...across, type: "rect", y0: spread - error, y1: spread + error, line: { width: 0 }, fillcolor: faint(colour("muted"), 0.18) },
+      { ...across, type: "line", y0: spread, y1: spread, line },
+    ],
+  };
+}
+
+/** The band in the legend; it has no points. */
+function bandKey({ version, in_distribution: { spread, pairs } }) {
+  const of = pairs ? `, ${count(pairs)} pairs` : "";
+  const name = `in distribution: ${fixed(spread)} (${version}${of})`;
+  return { x: [null], y: [null], name, mode: "lines", line: { color: colour("muted"), width: 1, dash: "dash" } };
+}
+
+/** The current version as bars, its parent as a line around where its bars would be. */
+function histogram(sets) {
+  const traces = sets.map(([version, { width, counts, pairs }], place) => {
+    const of = {
+      x: counts.map((_, i) => (i + 0.5) * width),
+      y: counts.map((number) => (100 * number) / pairs),
+      customdata: counts.map((_, i) => `${fixed(i * width, 3)} to ${fixed((i + 1) * width, 3)}`),
+      hovertemplate: `%{y:.1f}% of pairs, |Δr| %{customdata}<extra>${version}</extra>`,
+    };
+    const line = versionColour(version);
+    if (place) return { ...of, name: `${version} (parent)`, mode: "lines", line: { color: line, width: 2, shape: "hvh" } };
+    const bars = { type: "bar", width: counts.map(() => width), marker: { color: faint(line, 0.55) } };
+    return { ...of, ...bars, name: `${version} (current)` };
+  });
+  const beyond = sets.map(([version, { beyond, pairs }]) => (beyond ? `${percent(beyond / pairs, 1)} of ${version}` : ""));
+  const past = beyond.filter(Boolean).join(", ");
+  const layout = {
+    bargap: 0,
+    hovermode: "closest",
+    xaxis: { title: { text: past ? `|Δr|; beyond: ${past}` : "|Δr|" } },
+    yaxis: { title: { text: "% of pairs" } },
+  };
+  return { traces, layout };
+}
+
+function scatter(version, { tokens, scores }) {
+  const trace = {
+    x: tokens,
+    y: scores,
+    name: version,
+    mode: "markers",
+    marker: { size: 5, color: faint(versionColour(version), 0.5) },
+    hovertemplate: "%{x} tokens, score %{y:.3f}<extra></extra>",
+  };
+  const layout = {
+    hovermode: "closest",
+    showlegend: false,
+    xaxis: { title: { text: "tokens of prompt and response" } },
+    yaxis: { title: { text: "score" }, rangemode: "normal" },
+  };
+  return { traces: [trace], layout };
+}

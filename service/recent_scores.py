@@ -1,0 +1,64 @@
+"""The newest scores of a version as they are, for pictures: reward differences, and score beside length.
+
+Bounded: of each group a few pairs and points are taken, of all of them the newest are kept. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+KEEP_DIFFERENCES, PAIRS_OF_GROUP = 2048, 8
+KEEP_POINTS, POINTS_OF_GROUP = 512, 4
+BINS = 32
+SHOWN_SHARE = 0.99  # of the differences; the rest is counted beyond the last bin
+
+
+class RecentScores:
+    """Of one version."""
+
+    def __init__(self) -> None:
+        self.differences: deque[float] = deque(maxlen=KEEP_DIFFERENCES)  # |Δr|
+        self.points: deque[tuple[int, float]] = deque(maxlen=KEEP_POINTS)  # tokens, score
+
+    def add(self, scores: Sequence[float], lengths: Sequence[int]) -> None:
+        """Take a group's first responses: each is in one pair at most, so that pairs are independent."""
+        pairs = islice(zip(scores[::2], scores[1::2], strict=False), PAIRS_OF_GROUP)
+        self.differences.extend(abs(one - other) for one, other in pairs)
+        self.points.extend(islice(zip(lengths, scores, strict=True), POINTS_OF_GROUP))
+
+    def lengths(self) -> dict[str, list[Any]]:
+        """Tokens and score of each point, the oldest first."""
+        return {
+            "tokens": [tokens for tokens, _ in self.points],
+            "scores": [round(score, 4) for _, score in self.points],
+        }
+
+
+def histograms(of_each: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """Histograms of several sets of differences, in the same bins from 0 on. `counts[i]` is of the differences
+    from i · width on; `beyond` of those past the last bin."""
+    together = sorted(value for differences in of_each for value in differences)
+    last = together[math.ceil(SHOWN_SHARE * len(together)) - 1] if together else 0.0
+    width = _round_up(last / BINS) if last > 0 else 1.0
+    return [_histogram(differences, width) for differences in of_each]
+
+
+def _histogram(differences: Sequence[float], width: float) -> dict[str, Any]:
+    counts, beyond = [0] * BINS, 0
+    for difference in differences:
+        place = int(difference / width)
+        if place < BINS:
+            counts[place] += 1
+        else:
+            beyond += 1
+    return {"pairs": len(differences), "width": width, "counts": counts, "beyond": beyond}
+
+
+def _round_up(width: float) -> float:
+    """The next of 1, 2, 2.5, 5 times a power of ten: bins that can be read, and that stay while values move."""
+    power = 10.0 ** math.floor(math.log10(width))
+    return next(step * power for step in (1.0, 2.0, 2.5, 5.0, 10.0) if step * power >= width)

@@ -1,0 +1,172 @@
+"""Reporting to trackers. Those that are not installed here (each is an extra) are said to be skipped."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate.tracking import GeneralTracker
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.processes import Process
+from tests.tiny import make_checkpoint
+from trainer import tracking
+from trainer.settings import TrainerSettings
+from trainer.tracking import TrackedRun, Trackers, _Reporter
+
+PATIENCE_S = 30.0
+CONFIG = {"learning_rate": 1e-5, "ascent": "sgd", "ascent_rate": None, "gradient_checkpointing": False}
+
+
+class Scripted(GeneralTracker):  # type: ignore[misc]
+    """Does as it is told: raises at a step, or waits there."""
+
+    name = "scripted"
+    requires_logging_directory = False
+
+    def __init__(self, *, fails_at: int | None = None, waits_at: int | None = None) -> None:
+        super().__init__(_blank=True)
+        self.steps: list[int] = []
+        self.finished = False
+        self.let_go = threading.Event()
+        self._fails_at, self._waits_at = fails_at, waits_at
+
+    @property
+    def tracker(self) -> None:
+        return None
+
+    def start(self) -> None:
+        pass
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        pass
+
+    def log(self, _values: dict[str, float], step: int | None = None, **_: Any) -> None:
+        if step == self._fails_at:
+            raise ConnectionError("the tracker's server does not answer")
+        if step == self._waits_at:
+            self.let_go.wait(30)
+        assert step is not None
+        self.steps.append(step)
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+def run_of(*trackers: Scripted) -> TrackedRun:
+    return TrackedRun([_Reporter("wandb", lambda one=one: one) for one in trackers])  # type: ignore[misc]
+
+
+def test_each_tracker_gets_every_step_in_order_and_is_ended() -> None:
+    trackers = Scripted(), Scripted()
+    run = run_of(*trackers)
+    run.begin(CONFIG)
+    for step in range(1, 51):
+        run.log("train", {"loss": 1 / step, "difference": None}, step)
+    assert run.finish(PATIENCE_S) == []
+    for tracker in trackers:
+        assert tracker.steps == list(range(1, 51))
+        assert tracker.finished
+
+
+def test_one_that_fails_is_left_out_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    fails, works = Scripted(fails_at=3), Scripted()
+    run = run_of(fails, works)
+    run.begin(CONFIG)
+    for step in range(1, 11):
+        run.log("train", {"loss": 1.0}, step)
+    assert len(run.finish(PATIENCE_S)) == 1
+    assert (fails.steps, works.steps) == ([1, 2], list(range(1, 11)))
+    assert len(caplog.records) == 1
+    assert "the tracker's server does not answer" in caplog.text
+
+
+def test_one_that_does_not_answer_holds_up_neither_a_step_nor_for_long_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking, "MOST_WAITING", 20)
+    stuck, works = Scripted(waits_at=1), Scripted()
+    run = run_of(stuck, works)
+    run.begin(CONFIG)
+    for step in range(1, 61):
+        run.log("train", {"loss": 1.0}, step)
+        while len(works.steps) < step:
+            time.sleep(0.001)
+    assert len(run.finish(0.2)) == 1
+    assert works.steps == list(range(1, 61))
+    assert works.finished
+    assert stuck.steps == []
+    assert len(caplog.records) == 1
+    stuck.let_go.set()
+
+
+def test_a_run_that_never_begins_leaves_no_trace(tmp_path: Path) -> None:
+    failed: list[str] = []
+    with Trackers(["tensorboard"], tmp_path, failed.append).run("job-1") as run:
+        run.log("gate", {"accepted": 1.0}, 3)
+    assert not (tmp_path / "tensorboard").exists()
+    assert failed == []
+
+
+def test_metarm_train_reports_its_loss_and_held_out_accuracy(tmp_path: Path) -> None:
+    backbone = make_checkpoint(tmp_path / "backbone", "bert-backbone")
+    preferences = tmp_path / "pairs.jsonl"
+    rows = [f'{{"prompt": "{n}?", "chosen": "It is forty two.", "rejected": "No."}}' for n in range(120)]
+    preferences.write_text("\n".join(rows))
+    data_dir = tmp_path / "data"
+    command = [sys.executable, "-m", "trainer.first_model", "--preferences", str(preferences)]
+    command += ["--model", str(backbone), "--init-head", "--data-dir", str(data_dir)]
+    command += ["--steps", "6", "--evaluate-every", "3", "--report-to", "tensorboard"]
+    with Process(command, tmp_path / "output.txt", {"METARM_LOG_FORMAT": "json"}) as process:
+        assert process.wait(120) == 0, process.output
+    told = EventAccumulator(str(data_dir / "tensorboard" / "first-model")).Reload()
+    assert [event.step for event in told.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in told.Scalars("eval/held_out_accuracy")] == [0, 3, 6]
+
+
+def test_what_a_name_needs_is_said_before_any_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert TrainerSettings(report_to="tensorboard, none").report_to == ["tensorboard"]
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
+    with pytest.raises(ValueError, match=r"pip install 'metarm-server\[wandb\]'"):
+        TrainerSettings(report_to="wandb")
+    with pytest.raises(ValueError, match="tensorboard"):
+        TrainerSettings(report_to="tensorbored")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_has_the_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    failed: list[str] = []
+    with Trackers(["wandb"], tmp_path, failed.append).run("job-1") as run:
+        run.begin(CONFIG)
+        run.log("train", {"loss": 0.5}, 1)
+        run.log("gate", {"held_out_accuracy": 0.75}, 1)
+    assert failed == []
+    (record,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    written = record.read_bytes()
+    for name in (b"train/loss", b"gate/held_out_accuracy", b"learning_rate", b"job-1", b"metarm"):
+        assert name in written
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow's own libraries
+def test_mlflow_has_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    failed: list[str] = []
+    with Trackers(["mlflow"], tmp_path, failed.append).run("job-1") as run:
+        run.begin(CONFIG)
+        for step in (1, 2):
+            run.log("train", {"loss": 0.5 / step}, step)
+        run.log("gate", {"held_out_accuracy": 0.75}, 2)
+    assert failed == []
+    client = mlflow.MlflowClient()
+    (kept,) = client.search_runs([client.get_experiment_by_name("metarm").experiment_id])
+    assert kept.info.run_name == "job-1"
+    assert kept.data.params["ascent"] == "sgd"
+    assert kept.data.metrics["gate/held_out_accuracy"] == 0.75
+    assert [m.value for m in client.get_metric_history(kept.info.run_id, "train/loss")] == [0.5, 0.25]
