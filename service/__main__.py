@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 from metarm import logs, process_environment
@@ -12,10 +11,6 @@ from service.settings import ServiceSettings
 
 def main() -> None:
     process_environment.ensure()
-    if (
-        os.getpid() == 1
-    ):  # of a container: to it a signal without a handler is none, and torch takes seconds to load
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     os.environ["HF_HUB_OFFLINE"] = "1"  # versions come from the store, never from a hub
     settings = ServiceSettings.from_command_line("metarm serve", sys.argv[1:])
     logs.configure("service", settings)
