@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -12,11 +13,12 @@ from typing import Any
 
 import httpx
 
-from tests.compose.engine import PYTHON_IMAGE, Engine, run
+from tests.compose.engine import PYTHON_IMAGE, ROOT, Engine, run
 from tests.processes import free_port
 
 BUILD_S = 1500.0
 START_S = 300.0
+TAG = f"test-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"  # another checkout's tests may run beside these
 FILES = ("--file", "docker-compose.yml", "--file", "tests/compose/beside-others.yml")
 # few, small updates on few, short pairs: the path is the same
 QUICK = {
@@ -49,7 +51,7 @@ class Stack:
             "PROXY_PORT": str(self.proxy_port),
             "PROMETHEUS_PORT": str(self.prometheus_port),
             "GRAFANA_PORT": str(free_port()),
-            "IMAGE_TAG": "test",
+            "IMAGE_TAG": TAG,
             **(LOCAL_IMAGES if engine.alone else {}),
             **settings,
         }
