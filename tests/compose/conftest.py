@@ -10,7 +10,7 @@ from tests.compose.engine import Engine, NoEngineError, find_engine
 from tests.compose.stack import Stack, stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine() -> Iterator[Engine]:
     try:
         found = find_engine()
@@ -20,7 +20,7 @@ def engine() -> Iterator[Engine]:
     found.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running(engine: Engine) -> Iterator[Stack]:
     """Built, up, and ready: one for all tests, which leave it so."""
     with stack(engine) as made:
