@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,13 @@ def engine() -> Iterator[Engine]:
         pytest.skip(f"no containers: {error}")
     yield found
     found.close()
+
+
+@pytest.fixture(scope="package")
+def thorough() -> None:
+    """Asked for by what takes minutes more than CI has."""
+    if os.environ.get("METARM_CONTAINER_TESTS") != "all":
+        pytest.skip("it takes minutes more: `make containers` runs it (METARM_CONTAINER_TESTS=all)")
 
 
 @pytest.fixture(scope="package")
