@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -68,6 +69,7 @@ class Found:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are ended on every way out
     parser = argparse.ArgumentParser(prog="bench/overhead", description=__doc__)
     parser.add_argument("--rounds", type=int, default=8, help="each: every arm once")
     parser.add_argument("--requests", type=int, default=72, help=f"of {TEXTS} texts, of one measurement")

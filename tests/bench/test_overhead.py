@@ -44,14 +44,8 @@ def test_an_arm_is_held_against_nobody_looking_in_the_same_round() -> None:
     rates = {alone: [100.0, 50.0, 80.0], one: [99.0, 49.5, 79.2], three: [98.0, 48.0, 78.4]}
     tails = {name: [0.1, 0.2, 0.3] for name in rates}
     cpu_s = {alone: [2.0, 1.0, 4.0], one: [2.02, 1.01, 4.04], three: [2.1, 1.05, 4.2]}
-    text = report(
-        Found(
-            {"encoder": rates},
-            {"encoder": cpu_s},
-            {"encoder": tails},
-            {"encoder": {name: {} for name in rates}},
-        )
-    )
+    asked: dict[str, dict[str, int]] = {name: {} for name in rates}
+    text = report(Found({"encoder": rates}, {"encoder": cpu_s}, {"encoder": tails}, {"encoder": asked}))
     rows = {line.split("  ")[1].strip(): line for line in text.splitlines() if line.startswith("encoder")}
     assert "0.9900" in rows[one]
     assert "1.0100" in rows[one]
