@@ -21,7 +21,7 @@ from service.metrics import Metrics
 from service.middleware import BodyLimit, Identify, Measure
 from service.parts import Parts
 from service.routes import drift, health, labels, leases, overview, page, retrain, score, versions
-from service.schemas.common import ErrorBody
+from service.schemas.fields import ErrorBody
 from service.settings import ServiceSettings
 
 UNTRACED = frozenset({"/health", "/ready", "/metrics"})  # asked again and again, by machines

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 
 from metarm.errors import InvalidRequestError
-from service.schemas.common import VersionName, VersionOrLabel
+from service.schemas.fields import VersionName, VersionOrLabel
 
 HEADER = "X-RM-Version"  # of requests, and of answers
 

@@ -11,8 +11,8 @@ from service.access import require_key
 from service.drift import VersionDrift
 from service.parts import Wired
 from service.recent_scores import RecentScores, histograms
-from service.schemas.common import VersionName
 from service.schemas.drift import DriftReport, RecentReport
+from service.schemas.fields import VersionName
 
 router = APIRouter(tags=["drift"], dependencies=[Depends(require_key)])
 

@@ -12,7 +12,7 @@ from metarm.versions import Label
 from service.access import require_admin, require_key
 from service.canary import CANARY
 from service.parts import Parts, Wired
-from service.schemas.common import LabelName
+from service.schemas.fields import LabelName
 from service.schemas.labels import LabelEntry, LabelRemoved, LabelRequest
 
 router = APIRouter(prefix="/labels", tags=["versions"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from service.schemas.common import Body, VersionName
+from service.schemas.fields import Body, VersionName
 
 
 class LabelRequest(Body):

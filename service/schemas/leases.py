@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field, model_validator
 
-from service.schemas.common import Body, LabelName, VersionName
+from service.schemas.fields import Body, LabelName, VersionName
 
 
 class LeaseRequest(Body):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from metarm.records import Ascent, Precision, Trainable
-from service.schemas.common import LARGEST_INTEGER, Body
+from service.schemas.fields import LARGEST_INTEGER, Body
 
 
 class RetrainRequest(Body):

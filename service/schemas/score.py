@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.schemas.common import LARGEST_INTEGER, Body, Name, Text, VersionName, VersionOrLabel
+from service.schemas.fields import LARGEST_INTEGER, Body, Name, Text, VersionName, VersionOrLabel
 
 
 class ChatMessage(Body):

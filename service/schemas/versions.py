@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from service.schemas.common import Body
+from service.schemas.fields import Body
 
 
 class VersionEntry(BaseModel):
