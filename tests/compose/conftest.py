@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from tests.compose.engine import Engine, NoEngineError, find_engine
 from tests.compose.stack import Stack, stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine() -> Iterator[Engine]:
     try:
         found = find_engine()
@@ -20,7 +21,14 @@ def engine() -> Iterator[Engine]:
     found.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
+def thorough() -> None:
+    """Asked for by what takes minutes more than CI has."""
+    if os.environ.get("METARM_CONTAINER_TESTS") != "all":
+        pytest.skip("it takes minutes more: `make containers` runs it (METARM_CONTAINER_TESTS=all)")
+
+
+@pytest.fixture(scope="package")
 def running(engine: Engine) -> Iterator[Stack]:
     """Built, up, and ready: one for all tests, which leave it so."""
     with stack(engine) as made:

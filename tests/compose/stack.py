@@ -18,7 +18,8 @@ from tests.processes import free_port
 
 BUILD_S = 1500.0
 START_S = 300.0
-TAG = f"test-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"  # other checkouts have their own
+# another checkout's tests may run beside these
+TAG = f"test-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
 FILES = ("--file", "docker-compose.yml", "--file", "tests/compose/beside-others.yml")
 # few, small updates on few, short pairs: the path is the same
 QUICK = {

@@ -33,7 +33,7 @@ class Prometheus:
 
 
 @pytest.fixture(scope="module")
-def prometheus(running: Stack) -> Iterator[Prometheus]:
+def prometheus(thorough: None, running: Stack) -> Iterator[Prometheus]:
     running.compose("--profile", "monitoring", "up", "--detach", "--no-deps", "prometheus")
     client = Prometheus(f"http://127.0.0.1:{running.prometheus_port}")
 

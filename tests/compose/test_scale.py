@@ -21,7 +21,7 @@ WORKERS = 3
 
 
 @pytest.fixture(scope="module")
-def proxied(running: Stack) -> Iterator[httpx.Client]:
+def proxied(thorough: None, running: Stack) -> Iterator[httpx.Client]:
     """Three services behind the proxy; one, with its port, afterwards."""
     scale(running, REPLICAS)
     url = f"http://127.0.0.1:{running.proxy_port}"

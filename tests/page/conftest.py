@@ -17,7 +17,7 @@ from tests.tiny import Kind
 READER, ADMIN = "reader-key", "admin-key"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # not longer: while Playwright runs, no test may start an event loop
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         path = find_chromium(playwright)
