@@ -34,7 +34,7 @@ bench: $(VENV)/.dev
 	bench/score --quick
 
 containers: $(VENV)/.dev
-	METARM_CONTAINER_TESTS=all $(BIN)/python -m pytest tests/compose
+	CONTAINER_TESTS=all $(BIN)/python -m pytest tests/compose
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.test_docs

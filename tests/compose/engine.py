@@ -35,8 +35,8 @@ class Engine:
         return run(["docker", *arguments], self.environment, timeout_s)
 
     def close(self) -> None:
-        """End it if it was started for these tests; its images stay."""
-        if self.started:
+        """End it if it was started for these tests and nobody else has come to use it; its images stay."""
+        if self.started and not self.docker("ps", "--quiet").strip():
             subprocess.run([STARTER, "down"], capture_output=True, check=False)
 
 
