@@ -10,6 +10,7 @@ causal: a small Llama with random weights and a tokenizer of whole words, so tha
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,6 +73,17 @@ def publish(made: Checkpoint, data_dir: Path) -> str:
     encoding = {"max_tokens": made.max_tokens}
     store.publish(name, {"parent": None, "job": None, "method": "import", "encoding": encoding})
     return name
+
+
+def publish_copies(made: Checkpoint, data_dir: Path, count: int) -> VersionStore:
+    """`count` versions of the same weights, the first of them current, in the store of `data_dir`."""
+    first = publish(made, data_dir)
+    store = VersionStore(data_dir / "versions")
+    for _ in range(count - 1):
+        name, staged = store.stage()
+        shutil.copytree(made.path, staged, dirs_exist_ok=True, copy_function=os.link)
+        store.publish(name, {"parent": first, "job": None, "method": "import"}, activate=False)
+    return store
 
 
 def packaged_encoder() -> str:

@@ -28,7 +28,7 @@ import orjson
 
 from bench.load import Job, run
 from bench.machine import machine
-from bench.models import checkpoint, publish
+from bench.models import checkpoint, publish_copies
 from bench.places import WORK
 from bench.processes import Child, Server, Worker, free_port
 from bench.results import quantile
@@ -38,7 +38,6 @@ from bench.workload import GeneratedPairs, Load
 from metarm import process_environment
 from metarm.embedded_redis import EmbeddedRedis
 from metarm.encoding import load_encoder
-from metarm.versions import VersionStore
 
 AIM = 0.98  # scores a second with the page open and /metrics scraped ÷ with nobody looking
 TEXTS, CONNECTIONS, STEPS = 4, 8, 32
@@ -96,14 +95,7 @@ def main() -> None:
 @contextlib.contextmanager
 def _server(folder: Path, cache_entries: int) -> Iterator[Server]:
     """The service on versions of the same weights, each with figures of many policy steps, and its Redis."""
-    made = checkpoint("encoder")
-    store = VersionStore(folder / "versions")
-    first = publish(made, folder)
-    for _ in range(VERSIONS - 1):
-        name, staged = store.stage()
-        for file in made.path.iterdir():
-            (staged / file.name).write_bytes(file.read_bytes())
-        store.publish(name, {"parent": first, "job": None, "method": "import"}, activate=False)
+    store = publish_copies(checkpoint("encoder"), folder, VERSIONS)
     redis = EmbeddedRedis(folder / "redis")
     port = free_port()
     settings = {

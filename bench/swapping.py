@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -27,7 +26,7 @@ import httpx
 import orjson
 
 from bench.machine import machine
-from bench.models import checkpoint, publish
+from bench.models import checkpoint, publish_copies
 from bench.places import WORK
 from bench.processes import Child, Server, Worker, free_port
 from bench.results import quantile
@@ -102,13 +101,7 @@ def main() -> None:
 @contextlib.contextmanager
 def _servers(folder: Path, cores: Sequence[Sequence[int]]) -> Iterator[list[str]]:
     """A service for each set of cores, on one store with VERSIONS versions of the same weights; their Redis."""
-    made = checkpoint("encoder")
-    store = VersionStore(folder / "versions")
-    first = publish(made, folder)
-    for _ in range(VERSIONS - 1):
-        name, staged = store.stage()
-        shutil.copytree(made.path, staged, dirs_exist_ok=True, copy_function=os.link)
-        store.publish(name, {"parent": first, "job": None, "method": "import"}, activate=False)
+    publish_copies(checkpoint("encoder"), folder, VERSIONS)
     redis = EmbeddedRedis(folder / "redis")
     environment = {
         **process_environment.REQUIRED,
