@@ -25,6 +25,7 @@ from typing import Any
 
 import httpx
 import orjson
+from tqdm import tqdm
 
 from bench.load import Job, run
 from bench.machine import machine
@@ -147,7 +148,7 @@ def _measure(load: str, server: Server, bodies: list[str], folder: Path, rounds:
     asked = found.asked.setdefault(load, {arm.name: {} for arm in ARMS})
     with Worker([sys.executable, "-m", "bench.viewers"], folder / "viewers", {}) as viewers:
         run(Job(f"{url}/score", CONNECTIONS, bodies))  # warm: threads, caches, memory
-        for number in range(rounds):
+        for number in tqdm(range(rounds), f"rounds, {load}", disable=None, leave=False):
             first = number % len(ARMS)
             for arm in ARMS[first:] + ARMS[:first]:
                 viewers.ask(asdict(Audience(url, arm.viewers, arm.scrape_s)))
@@ -159,7 +160,7 @@ def _measure(load: str, server: Server, bodies: list[str], folder: Path, rounds:
                 asked[arm.name] = dict(Counter(asked[arm.name]) + Counter(beside))
                 rates[arm.name].append(scores / outcome.wall_s)
                 tails[arm.name].append(quantile(outcome.latencies_s, 0.99) or 0.0)
-            print(f"{load}, round {number + 1}: {_line(rates)}", flush=True)
+            tqdm.write(f"{load}, round {number + 1}: {_line(rates)}")
 
 
 def report(found: Found) -> str:

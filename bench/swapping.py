@@ -24,6 +24,7 @@ from statistics import median
 
 import httpx
 import orjson
+from tqdm import tqdm
 
 from bench.machine import machine
 from bench.models import checkpoint, publish_copies
@@ -157,14 +158,14 @@ def measure(urls: Sequence[str], folder: Path, options: argparse.Namespace) -> F
             f"{at_most:.1f} requests of {options.texts} texts a second at most; sent: {options.share:.0%} of it"
         )
         names = VersionStore(folder / "versions").names()
-        for number in range(options.rounds):
+        for number in tqdm(range(options.rounds), "rounds", disable=None, leave=False):
             found.without.append(period(options.seconds, interval_s))
             ring = [names[(number * options.swaps + i + 1) % VERSIONS] for i in range(options.swaps)]
             swapping = _Swapping(urls, ring, options.seconds / options.swaps)
             swapping.start()
             found.during.append(period(options.seconds, interval_s))
             found.swaps += swapping.result()
-            print(f"round {number + 1}: p99 with ÷ without {_ratios(found)[-1]:.2f}", flush=True)
+            tqdm.write(f"round {number + 1}: p99 with ÷ without {_ratios(found)[-1]:.2f}")
     for url in urls:
         found.holds += int(_metric(url, 'rm_cut_over_hold_seconds_count{outcome="go"}'))
         found.held_s += _metric(url, 'rm_cut_over_hold_seconds_sum{outcome="go"}')

@@ -15,7 +15,7 @@ PROGRAMS = {
     "trainer": (["trainer"], "the background trainer alone"),
     "train": (["trainer.first_model"], "train a first reward model from preferences, for `metarm up` to serve"),
     "versions": (["metarm.versions_command"], "list, show, compare, activate, verify and prune versions"),
-    "tune": (["service.tuning"], "measure how the forward uses this machine best, and write it down"),
+    "tune": (["service.scoring.tuning"], "measure how the forward uses this machine best, and write it down"),
     "demo": (["simulation", "demo"], "play an RL worker against a running server: drift, retrain, swap"),
     "drill": (
         ["simulation", "drill"],

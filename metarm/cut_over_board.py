@@ -5,7 +5,7 @@
 
 One record, changed by scripts that compare before they set, so that every server and the coordinator see
 one order of events. `docs/architecture.md` has the protocol; the coordinator is metarm/cut_over.py, a
-server's part service/membership.py.
+server's part service/serving/membership.py.
 """
 
 from __future__ import annotations

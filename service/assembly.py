@@ -18,32 +18,32 @@ from metarm.jobs import JobBoard
 from metarm.lease_board import LeaseBoard
 from metarm.sample_log import SampleLog, connect
 from metarm.store_commands import StoreCommands
-from service.activation import Activator
-from service.batcher import Batcher
-from service.canary import CanaryFallbacks
 from service.condition import Condition
-from service.drift import Drift
-from service.engine import Engine
-from service.group_scoring import GroupScoring
-from service.labels import LabelWatch
-from service.leases import Leases
-from service.live_model import LiveModel, LoadedVersion
-from service.loader import VersionLoader
-from service.membership import Membership
 from service.metrics import Metrics
-from service.oversight import oversee
+from service.oversight.drift import Drift
+from service.oversight.wiring import oversee
 from service.page_files import PageFiles
 from service.parts import Parts
 from service.pulse import Pulse
-from service.refusals import RefusalMemory, Refusals
 from service.retraining import Retraining
 from service.sample_writer import SampleWriter
-from service.score_cache import ScoreCache
-from service.scorer import Scorer
+from service.scoring.batcher import Batcher
+from service.scoring.engine import Engine
+from service.scoring.group_scoring import GroupScoring
+from service.scoring.loader import VersionLoader
+from service.scoring.score_cache import ScoreCache
+from service.scoring.scorer import Scorer
+from service.scoring.tuning import choose_plan
+from service.serving.activation import Activator
+from service.serving.canary import CanaryFallbacks
+from service.serving.labels import LabelWatch
+from service.serving.leases import Leases
+from service.serving.live_model import LiveModel, LoadedVersion
+from service.serving.membership import Membership
+from service.serving.refusals import RefusalMemory, Refusals
+from service.serving.store_writes import StoreWrites
+from service.serving.swapper import Swapper
 from service.settings import ServiceSettings
-from service.store_writes import StoreWrites
-from service.swapper import Swapper
-from service.tuning import choose_plan
 
 TOKENIZER_THREADS = 2
 

@@ -11,8 +11,8 @@ import redis
 
 from metarm.errors import UnknownJobError
 from metarm.jobs import Job, JobBoard
-from service.labels import LabelWatch
-from service.swapper import Swapper
+from service.serving.labels import LabelWatch
+from service.serving.swapper import Swapper
 
 EVERY_S = 2.0
 

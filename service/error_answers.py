@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from metarm.errors import MetaRMError, PayloadTooLargeError, SampleLogUnavailableError
 from service.middleware import ERROR_KEY, ID_KEY, REQUEST_ID
-from service.pinning import header_of_captured
+from service.serving.pinning import header_of_captured
 
 # what the framework itself refuses, in our codes
 HTTP_CODES = {

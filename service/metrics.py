@@ -148,7 +148,7 @@ class DriftMetrics:
     def __init__(self, registry: MetricRegistry) -> None:
         counter, gauge, of_version = registry.counter, registry.gauge, ("version",)
         self.score = registry.histogram("rm_score", "Scores served.", SCORE_BUCKETS, of_version)
-        # by the names of the figures (service/drift.py)
+        # by the names of the figures (service/oversight/drift.py)
         self._gauges = {
             "spread": gauge(
                 "rm_reward_spread", "Spread of scores within groups, over the newest groups.", of_version

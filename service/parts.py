@@ -13,26 +13,26 @@ from metarm.fleet import Fleet
 from metarm.jobs import JobBoard
 from metarm.sample_log import SampleLog
 from metarm.versions import VersionStore
-from service.activation import Activator
-from service.batcher import Batcher
 from service.condition import Condition
-from service.group_scoring import GroupScoring
-from service.labels import LabelWatch
-from service.leases import Leases
-from service.live_model import LiveModel, LoadedVersion
-from service.loader import VersionLoader
-from service.membership import Membership
 from service.metrics import Metrics
-from service.oversight import Oversight
+from service.oversight.traffic import Traffic
+from service.oversight.wiring import Oversight
 from service.page_files import PageFiles
 from service.pulse import Pulse
-from service.refusals import Refusals
 from service.retraining import Retraining
 from service.sample_writer import SampleWriter
+from service.scoring.batcher import Batcher
+from service.scoring.group_scoring import GroupScoring
+from service.scoring.loader import VersionLoader
+from service.serving.activation import Activator
+from service.serving.labels import LabelWatch
+from service.serving.leases import Leases
+from service.serving.live_model import LiveModel, LoadedVersion
+from service.serving.membership import Membership
+from service.serving.refusals import Refusals
+from service.serving.store_writes import StoreWrites
+from service.serving.swapper import Swapper
 from service.settings import ServiceSettings
-from service.store_writes import StoreWrites
-from service.swapper import Swapper
-from service.traffic import Traffic
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,14 +28,11 @@ class Work(Protocol):
     def queued_tokens(self) -> int: ...
 
     @property
-    def slices(self) -> int: ...
-
-    @property
     def sliced_tokens(self) -> int: ...
 
     @property
     def slice_room(self) -> int:
-        """Tokens that these slices could have held."""
+        """Tokens that the slices taken could have held."""
         ...
 
 

@@ -110,20 +110,28 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
-def test_the_tree_in_the_readme_names_files_that_exist() -> None:
-    tree = (ROOT / "README.md").read_text().split("```text")[1].split("```")[0]
-    folder = Path()
-    missing = []
-    for line in tree.splitlines():
-        if not line.strip():
-            continue
+def tree() -> set[Path]:
+    """What README's tree names; a folder's entries are indented by two."""
+    text = (ROOT / "README.md").read_text().split("```text")[1].split("```")[0]
+    named: set[Path] = set()
+    folders: list[str] = []
+    for line in filter(str.strip, text.splitlines()):
         name = line.split()[0]
-        if name.endswith("/") and not line.startswith(" "):
-            folder = Path(name)
-        path = folder / name if line.startswith(" ") else Path(name)
-        if not (ROOT / path).exists():
-            missing.append(str(path))
-    assert missing == []
+        depth = (len(line) - len(line.lstrip())) // 2
+        named.add(Path(*folders[:depth], name))
+        folders[depth:] = [name]
+    return named
+
+
+def test_the_tree_in_the_readme_names_files_that_exist() -> None:
+    assert [str(path) for path in tree() if not (ROOT / path).exists()] == []
+
+
+def test_the_tree_in_the_readme_leaves_out_no_file_beside_those_it_names() -> None:
+    named = tree()
+    shown = {path.parent for path in named if path.suffix == ".py"} - {Path("bench")}  # commands
+    modules = {path.relative_to(ROOT) for folder in shown for path in (ROOT / folder).glob("*.py")}
+    assert {str(path) for path in modules - named if path.name != "__init__.py"} == set()
 
 
 def _all_errors(kind: type[MetaRMError]) -> list[type[MetaRMError]]:

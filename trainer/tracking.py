@@ -127,7 +127,7 @@ class _Reporter:
             tracker = self._made()
             tracker.start()
             tracker.store_init_configuration(config)
-            while (record := self._waiting.get()) is not None:
+            while (record := self._waiting.get()) is not None and self._error is None:
                 tracker.log(*record)
             tracker.finish()
         except Exception as error:  # noqa: BLE001 (whatever a tracker raises, the run goes on)

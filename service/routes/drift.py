@@ -8,9 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Depends
 
 from service.access import require_key
-from service.drift import VersionDrift
+from service.oversight.drift import VersionDrift
+from service.oversight.recent_scores import RecentScores, histograms
 from service.parts import Wired
-from service.recent_scores import RecentScores, histograms
 from service.schemas.drift import DriftReport, RecentReport
 from service.schemas.fields import VersionName
 

@@ -10,10 +10,10 @@ from starlette.concurrency import run_in_threadpool
 from metarm.errors import InvalidRequestError, UnknownLabelError, UnknownVersionError
 from metarm.versions import Label
 from service.access import require_admin, require_key
-from service.canary import CANARY
 from service.parts import Parts, Wired
 from service.schemas.fields import LabelName
 from service.schemas.labels import LabelEntry, LabelRemoved, LabelRequest
+from service.serving.canary import CANARY
 
 router = APIRouter(prefix="/labels", tags=["versions"])
 

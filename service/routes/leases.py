@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends
 
 from metarm.errors import InvalidRequestError
 from service.access import require_key
-from service.leases import Lease
 from service.parts import Parts, Wired
 from service.schemas.leases import LeaseReleased, LeaseRenewal, LeaseRequest, LeaseState
+from service.serving.leases import Lease
 
 router = APIRouter(prefix="/leases", tags=["versions"], dependencies=[Depends(require_key)])
 

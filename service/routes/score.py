@@ -14,13 +14,13 @@ from metarm.errors import PayloadTooLargeError
 from metarm.records import PolicyStamp, SampleGroup
 from metarm.sample_log import LoggedRequest
 from service.access import require_key
-from service.canary import canary_beside
-from service.group_scoring import Scored, prompt_of
-from service.live_model import LoadedVersion
+from service.oversight.traffic import ScoredTraffic
 from service.parts import Parts, Wired
-from service.pinning import HEADER, Pin, PinOfHeaders, captured
 from service.schemas.score import Group, ScoreRequest, ScoreResponse, TokenizeRequest, TokenizeResponse
-from service.traffic import ScoredTraffic
+from service.scoring.group_scoring import Scored, prompt_of
+from service.serving.canary import canary_beside
+from service.serving.live_model import LoadedVersion
+from service.serving.pinning import HEADER, Pin, PinOfHeaders, captured
 
 router = APIRouter(tags=["scoring"], dependencies=[Depends(require_key)])
 OWN_RETRIES_S = 600  # a made-up request id only has to outlive our own retries of one write

@@ -10,7 +10,7 @@ from service.schemas.retrain import JobState
 
 
 class Figures(BaseModel):
-    """Over some groups (service/drift.py says how); null where there is nothing to tell it by."""
+    """Over some groups (service/oversight/drift.py says how); null where there is nothing to tell it by."""
 
     groups: int
     compared_groups: int = Field(description="Those of two or more responses.")

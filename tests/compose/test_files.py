@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ FIXED = {"data_dir", "redis_url", "host", "port", "published_on"}  # by the imag
 
 
 def passed_on(service: str) -> set[str]:
-    """The settings that a container takes from `.env` or the shell."""
+    """What a container takes from `.env` or the shell."""
     lines = [line.split("=", 1) for line in COMPOSE["services"][service]["environment"]]
     return {name for name, *value in lines if not value or value[0].startswith(f"${{{name}:-")}
 
@@ -39,7 +41,8 @@ def exported_names() -> set[str]:
 @pytest.mark.parametrize("service", ["service", "trainer"])
 def test_every_setting_reaches_its_container(service: str) -> None:
     settings = {f"METARM_{name.upper()}" for name in SETTINGS[service].model_fields.keys() - FIXED}
-    assert passed_on(service) == settings
+    ours = {name for name in passed_on(service) if name.startswith("METARM_")}
+    assert ours == settings
 
 
 def test_the_example_of_an_env_file_names_what_is_read() -> None:
@@ -51,6 +54,28 @@ def test_the_example_of_an_env_file_names_what_is_read() -> None:
     outside = set(re.findall(r"\$\{(\w+)[:-]", text))
     assert outside - named == set(), "what docker-compose.yml asks for is to be explained in .env.example"
     assert [line for line in lines if line and not line.startswith("#")] == [], "all of it is commented out"
+
+
+def listed(target: str, *extras: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "docker/dependencies.py", target, *extras]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_an_image_gets_the_extras_that_are_asked_for_and_only_where_they_are_used() -> None:
+    plain = {target: set(listed(target).stdout.split("\n")) for target in ("service", "trainer")}
+    asked = {target: set(listed(target, "otel", "wandb").stdout.split("\n")) for target in plain}
+    added = {target: {line.split(">=")[0] for line in asked[target] - plain[target]} for target in plain}
+    assert added == {
+        "service": {"opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"},
+        "trainer": {"wandb"},
+    }
+    assert plain["service"] & plain["trainer"] == {""}, "the trainer's come beside those of all images"
+
+
+def test_an_extra_that_no_image_has_ends_the_build() -> None:
+    refused = listed("service", "demo", "otel")
+    assert refused.returncode != 0
+    assert "['demo']" in refused.stderr
 
 
 def test_the_versions_are_read_only_for_the_service_and_preferences_for_the_trainer() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from service.shadow import BUSY_SHARE
+from service.oversight.shadow import BUSY_SHARE
 from tests.hammer import Clients, random_group
 from tests.processes import HttpProcess, RedisProcess, service
 from tests.store import publish

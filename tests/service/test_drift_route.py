@@ -10,9 +10,9 @@ import pytest
 
 from metarm.prompt_share import share_of
 from metarm.versions import Label, VersionStore
-from service.drift import Figures, Reference
+from service.oversight.drift import Figures, Reference
 from tests.processes import HttpProcess, RedisProcess, service
-from tests.service.test_watch import POISON, WIDE, drift, score
+from tests.service.oversight.test_watch import POISON, WIDE, drift, score
 from tests.store import publish
 from tests.tiny import Kind, poisoned, with_head
 

@@ -77,9 +77,9 @@ def test_requests_are_no_lines_at_info_and_many_refusals_are_few(server: HttpPro
 
 def test_libraries_and_the_web_server_speak_json_as_well(server: HttpProcess) -> None:
     found = lines(server)
-    assert {"uvicorn.error", "service.swapper"} <= {line["logger"] for line in found}
+    assert {"uvicorn.error", "service.serving.swapper"} <= {line["logger"] for line in found}
     assert all({"timestamp", "level", "logger", "process", "message"} <= line.keys() for line in found)
-    (serving,) = [line for line in found if line["logger"] == "service.swapper"]
+    (serving,) = [line for line in found if line["logger"] == "service.serving.swapper"]
     assert serving["version"] == "v000001"
 
 

@@ -17,7 +17,6 @@ class Work:
     """A batcher's counts."""
 
     queued_tokens: int = 0
-    slices: int = 0
     sliced_tokens: int = 0
     slice_room: int = 0
 

@@ -15,7 +15,7 @@ from metarm.errors import ReadOnlyStoreError, UnknownVersionError
 from metarm.jobs import JobBoard
 from metarm.store_commands import StoreCommands
 from metarm.versions import Label, VersionStore
-from service.store_writes import StoreWrites
+from service.serving.store_writes import StoreWrites
 from tests.store import weightless_store
 from trainer.heartbeat import Heartbeat
 from trainer.store_clerk import StoreClerk

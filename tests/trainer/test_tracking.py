@@ -31,7 +31,7 @@ class Scripted(GeneralTracker):  # type: ignore[misc]
     def __init__(self, *, fails_at: int | None = None, waits_at: int | None = None) -> None:
         super().__init__(_blank=True)
         self.steps: list[int] = []
-        self.finished = False
+        self.ended = threading.Event()
         self.let_go = threading.Event()
         self._fails_at, self._waits_at = fails_at, waits_at
 
@@ -54,7 +54,7 @@ class Scripted(GeneralTracker):  # type: ignore[misc]
         self.steps.append(step)
 
     def finish(self) -> None:
-        self.finished = True
+        self.ended.set()
 
 
 def run_of(*trackers: Scripted) -> TrackedRun:
@@ -70,7 +70,7 @@ def test_each_tracker_gets_every_step_in_order_and_is_ended() -> None:
     assert run.finish(PATIENCE_S) == []
     for tracker in trackers:
         assert tracker.steps == list(range(1, 51))
-        assert tracker.finished
+        assert tracker.ended.is_set()
 
 
 def test_one_that_fails_is_left_out_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
@@ -98,10 +98,12 @@ def test_one_that_does_not_answer_holds_up_neither_a_step_nor_for_long_the_end(
             time.sleep(0.001)
     assert len(run.finish(0.2)) == 1
     assert works.steps == list(range(1, 61))
-    assert works.finished
+    assert works.ended.is_set()
     assert stuck.steps == []
     assert len(caplog.records) == 1
     stuck.let_go.set()
+    assert stuck.ended.wait(10), "once it answers again it is let go of, and its thread ends"
+    assert stuck.steps == [1]
 
 
 def test_a_run_that_never_begins_leaves_no_trace(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What looks at the answers: after each, never in its way."""

@@ -1,0 +1,141 @@
+"""retrain: auto. A run starts by itself when the current version's spread ratio stays low."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import redis
+
+from metarm.errors import JobConflictError, MetaRMError
+from metarm.jobs import Job, public_view
+from metarm.redis_keys import RETRAIN_COOLDOWN
+from service.metrics import Metrics
+from service.oversight.drift import Drift
+from service.retraining import Retraining
+from service.serving.live_model import LiveModel
+from service.settings import ServiceSettings
+
+log = logging.getLogger(__name__)
+
+State = Literal["off", "waiting", "no_reference", "steady", "cooling_down", "held_back", "triggered"]
+SHOWN = 50  # jobs looked through for those that drift started
+
+
+class Cooldown:
+    """The time between two runs, one for all servers. Blocking; raises redis.RedisError when Redis does
+    not answer."""
+
+    def __init__(self, client: redis.Redis, seconds: int) -> None:
+        self._redis = client
+        self._seconds = seconds
+
+    def left_s(self) -> int:
+        return max(0, self._redis.ttl(RETRAIN_COOLDOWN))
+
+    def begin(self, version: str) -> bool:
+        """False where another server has begun it."""
+        return bool(self._redis.set(RETRAIN_COOLDOWN, version, nx=True, ex=self._seconds))
+
+    def take_back(self) -> None:
+        """What this server has just begun came to nothing."""
+        self._redis.delete(RETRAIN_COOLDOWN)
+
+
+class AutoRetrain:
+    """Lives on the event loop."""
+
+    def __init__(
+        self,
+        rules: ServiceSettings,
+        live: LiveModel,
+        drift: Drift,
+        retraining: Retraining,
+        cooldown: Cooldown,
+        metrics: Metrics,
+    ) -> None:
+        self._rules = rules
+        self._live = live
+        self._drift = drift
+        self._retraining = retraining
+        self._cooldown = cooldown
+        self._metrics = metrics.drift
+        self._state: State = "off" if rules.retrain == "manual" else "waiting"
+        self._reason: str | None = None
+        self._triggered: list[Job] = []
+
+    async def look(self) -> None:
+        """Start a run if it is time for one. What stands against it is said in `view`, and no failure."""
+        if self._rules.retrain == "manual":
+            return
+        try:
+            self._say(*await self._decide())
+            self._triggered = await asyncio.to_thread(self._retraining.triggered, SHOWN)
+        except MetaRMError as error:
+            self._say("held_back", f"{error.code}: {error.message}")
+        except redis.RedisError as error:
+            self._say("held_back", f"Redis does not answer: {error}")
+
+    def view(self) -> dict[str, Any]:
+        """For GET /drift."""
+        return {
+            "retrain": self._rules.retrain,
+            "state": self._state,
+            "reason": self._reason,
+            "triggers": [public_view(job) for job in self._triggered],
+        }
+
+    async def _decide(self) -> tuple[State, str | None]:
+        """Raises what stands against a run that drift asks for."""
+        trigger = self._trigger()
+        if isinstance(trigger, tuple):
+            return trigger
+        left_s = await asyncio.to_thread(self._cooldown.left_s)
+        if left_s:
+            return "cooling_down", f"{left_s} s are left"
+        await asyncio.to_thread(self._retraining.check)
+        job = await asyncio.to_thread(self._start, trigger)
+        if job is None:
+            return "cooling_down", "another server has just started a run"
+        self._metrics.auto_retrains.inc()
+        log.info("drift starts %s: %s", job.id, trigger, extra={"job": job.id})
+        return "triggered", job.id
+
+    def _trigger(self) -> Mapping[str, Any] | tuple[State, str | None]:
+        """The figures that ask for a run, or the state and reason where none do."""
+        version, rules = self._live.current(), self._rules
+        drift = self._drift.of(version.name, version.manifest)
+        window, least = drift.window(), rules.retrain_over_groups
+        if drift.reference.missing:
+            return "no_reference", f"{version.name}: {drift.reference.missing}"
+        ratio = drift.reference.ratio(window.spread)
+        if window.groups < least or ratio is None or 2 * window.compared < least:
+            few = f"{version.name} answered {window.groups} groups, {window.compared} of two or more responses"
+            return "waiting", f"{few}; {least} are needed, half of them of two or more"
+        if ratio >= rules.retrain_below:
+            return "steady", f"the spread ratio is {ratio:.3f}; a run starts below {rules.retrain_below}"
+        return {
+            "by": "drift",
+            "at": time.time(),
+            "version": version.name,
+            "below": rules.retrain_below,
+            "reference_spread": drift.reference.spread,
+            **window.view(drift.reference),
+        }
+
+    def _start(self, trigger: Mapping[str, Any]) -> Job | None:
+        if not self._cooldown.begin(trigger["version"]):
+            return None
+        try:
+            return self._retraining.start({}, trigger)
+        except JobConflictError:
+            self._cooldown.take_back()
+            raise
+
+    def _say(self, state: State, reason: str | None) -> None:
+        if state != self._state:
+            log.info("retrain auto: %s: %s", state, reason)
+        self._state, self._reason = state, reason

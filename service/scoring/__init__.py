@@ -1,0 +1,1 @@
+"""A request's samples → scores, by the version they are handed with."""

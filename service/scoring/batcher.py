@@ -1,0 +1,210 @@
+"""A bounded queue in front of the forward threads: requests in, token-budgeted slices out (waiting_line.py).
+
+Knows nothing of torch or HTTP: it is handed `score_slice`, which runs in worker threads. A free worker
+takes the next slice itself, at once: under load a slice fills while the one before runs, and waiting
+for more would only delay it. Only a long request that comes to an idle server waits, some milliseconds,
+for the rest of a burst, before it is split between all workers.
+Every future it gives out ends with a result or an exception, also when a slice fails or the batcher
+closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Generic
+
+from metarm.errors import NotReadyError, OverloadedError, PayloadTooLargeError
+from service.scoring.waiting_line import Model, Pending, Sample, Taken, WaitingLine
+
+LINGER_S = 0.003  # that a lone request waits for company before it takes every core
+LINGERED_S = 0.3  # by one that takes this long at least: a hundredth of it
+
+
+class Batcher(Generic[Model, Sample]):
+    """Hands the waiting line's slices to worker threads, and their scores back to who waits."""
+
+    def __init__(
+        self,
+        score_slice: Callable[[Model, list[Sample], int], list[float]],
+        *,
+        queue_tokens: int,
+        ran: Callable[[int, float], None] = lambda _tokens, _seconds: None,
+        answered: Callable[[int, int], None] = lambda _arrived_ns, _taken_ns: None,
+    ) -> None:
+        """`score_slice(model, samples, share)` may use the cores of `share` workers.
+
+        `ran` is told of every slice that was scored, in its worker's thread: its tokens and the seconds it
+        took. `answered` is told of every request that was, where it waited: when it arrived, and when a worker
+        took the first of it, in nanoseconds of the monotonic clock.
+        """
+        self._score_slice = score_slice
+        self._ran = ran
+        self._answered = answered
+        self._line: WaitingLine[Model, Sample] = WaitingLine(queue_tokens)
+        self._lock = threading.Lock()  # guards the line and what follows
+        self._idle = 0  # workers that run nothing, asleep or about to look
+        self._sleeping: list[int] = []  # a heap
+        self._alarms: list[threading.Condition] = []  # of each worker, on the lock
+        self._closing = False
+        self._tokens_per_s = 5000.0  # smoothed; for Retry-After, and for what is worth a wait
+        self._threads: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def queued_tokens(self) -> int:
+        return self._line.tokens
+
+    @property
+    def sliced_tokens(self) -> int:
+        """Tokens of the slices taken since the start."""
+        return self._line.sliced_tokens
+
+    @property
+    def slice_room(self) -> int:
+        """Tokens that they could have held."""
+        return self._line.slices * self._line.slice_tokens
+
+    @property
+    def started(self) -> bool:
+        return bool(self._threads)
+
+    def start(self, workers: int, slice_tokens: int, begin: Callable[[int], None]) -> None:
+        """Start the worker threads; each calls `begin` with its number first."""
+        self._line.slice_tokens = slice_tokens
+        self._loop = asyncio.get_running_loop()
+        self._alarms = [threading.Condition(self._lock) for _ in range(workers)]
+        for number in range(workers):
+            thread = threading.Thread(
+                target=self._work, args=(number, begin), name=f"forward-{number}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    async def close(self) -> None:
+        """Fail what is still waiting, let the running slices end, stop the threads."""
+        with self._lock:
+            self._closing = True
+            waiting = self._line.clear()
+            self._wake(len(self._threads))
+        for pending in waiting:
+            _fail(pending, NotReadyError("the server is shutting down"))
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        await asyncio.sleep(0)  # what they handed back last
+
+    async def score(
+        self,
+        model: Model,
+        samples: Sequence[Sample],
+        costs: Sequence[int],
+        shared: Sequence[int],
+        *,
+        aside: bool = False,
+    ) -> list[float]:
+        """Scores of `samples` by `model`, in order. `costs` are tokens, without those a sample has
+        `shared` with the one before: such samples go into one slice, up to a size. `aside` is work that
+        bounds itself: a full queue takes it all the same.
+
+        Raises OverloadedError while the queue is full, PayloadTooLargeError for a request that would
+        not fit an empty one, and whatever the forward raised.
+        """
+        if not samples:
+            return []
+        tokens = sum(costs)
+        limit = self._line.most_tokens
+        if tokens > limit:
+            raise PayloadTooLargeError(
+                f"{tokens} tokens in one request; at most {limit}", tokens=tokens, limit=limit
+            )
+        done: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
+        pending = Pending(model, samples, costs, shared, done, tokens, time.monotonic_ns())
+        pending.missing, pending.scores = len(samples), [0.0] * len(samples)
+        with self._lock:
+            if self._closing:
+                raise NotReadyError("the server is shutting down")
+            if self.queued_tokens + tokens > limit and not aside:
+                wait_s = max(1, round(self.queued_tokens / self._tokens_per_s))
+                raise OverloadedError(
+                    f"{self.queued_tokens} tokens are waiting already", wait_s, queued_tokens=self.queued_tokens
+                )
+            self._line.add(pending)
+            self._wake(len(samples))
+        scores = await done
+        self._answered(pending.arrived_ns, pending.taken_ns)
+        return scores
+
+    def _wake(self, count: int) -> None:
+        """Wake up to `count` workers, always the same ones first: a lone request runs on all cores, and
+        the threads of one worker's forward have found a core each (docs/decisions/0005)."""
+        for _ in range(min(count, len(self._sleeping))):
+            self._alarms[heapq.heappop(self._sleeping)].notify()
+
+    def _work(self, number: int, begin: Callable[[int], None]) -> None:
+        """A worker thread: take a slice, run it, hand the scores back to the event loop."""
+        begin(number)
+        while True:
+            with self._lock:
+                self._idle += 1
+                while not (self._line or self._closing):
+                    heapq.heappush(self._sleeping, number)
+                    self._alarms[number].wait()
+                if self._lingers():
+                    self._alarms[number].wait(LINGER_S)
+                if self._closing:
+                    return
+                taken = self._line.take(self._idle)
+                self._idle -= 1
+                share = 1 if self._line else 1 + self._idle
+            if taken:
+                self._run(taken, share)
+
+    def _lingers(self) -> bool:
+        """Whether a lone request is long enough to wait for others: all cores are its own else."""
+        alone = len(self._line) == 1 and self._idle == len(self._threads) > 1
+        return alone and self.queued_tokens > LINGERED_S * self._tokens_per_s
+
+    def _run(self, taken: Sequence[Taken[Model, Sample]], share: int) -> None:
+        """Run one slice. Where it fails, each of its requests is tried alone, so that only the one at
+        fault meets its error."""
+        flat = [sample for one in taken for sample in one.samples]
+        started = time.monotonic()
+        try:
+            scores = self._score_slice(taken[0].pending.model, flat, share)
+        except Exception as error:  # noqa: BLE001 (whatever the forward raised goes to who waits for it)
+            if len(taken) == 1:
+                self._on_loop(_fail, taken[0].pending, error)
+            else:
+                for one in taken:
+                    self._run([one], share)
+            return
+        seconds = time.monotonic() - started
+        tokens = sum(one.pending.costs[i] for one in taken for i in one.part)
+        self._ran(tokens, seconds)
+        rate = tokens * len(self._threads) / share / max(seconds, 1e-6)
+        self._tokens_per_s += 0.1 * (rate - self._tokens_per_s)
+        self._on_loop(_hand_back, taken, scores)
+
+    def _on_loop(self, callback: Callable[..., None], *arguments: object) -> None:
+        assert self._loop is not None  # noqa: S101 (started)
+        self._loop.call_soon_threadsafe(callback, *arguments)
+
+
+def _hand_back(taken: Sequence[Taken[Model, Sample]], scores: Sequence[float]) -> None:
+    first = 0
+    for one in taken:
+        pending = one.pending
+        count = len(one.part)
+        pending.scores[one.part.start : one.part.stop] = scores[first : first + count]
+        pending.missing -= count
+        first += count
+        if pending.missing == 0 and not pending.done.done():
+            pending.done.set_result(pending.scores)
+
+
+def _fail(pending: Pending[Model, Sample], error: Exception) -> None:
+    if not pending.done.done():
+        pending.done.set_exception(error)

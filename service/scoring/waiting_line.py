@@ -1,0 +1,151 @@
+"""The requests that wait, and what of them the next slice takes. No threads, no locks: its owner has those."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+UNIT_SLICES = 4  # samples that belong together may take as many slices' tokens before they are split
+
+Model = TypeVar("Model")
+Sample = TypeVar("Sample")
+
+
+@dataclass(slots=True, eq=False)
+class Pending(Generic[Model, Sample]):
+    """One request: its samples, what each costs, what each shares with the one before it, those not yet
+    handed out, and the scores come back."""
+
+    model: Model
+    samples: Sequence[Sample]
+    costs: Sequence[int]
+    shared: Sequence[int]
+    done: asyncio.Future[list[float]]
+    left_tokens: int
+    arrived_ns: int  # of the monotonic clock, as the next
+    taken_ns: int = 0  # when a worker took the first of it
+    next_index: int = 0
+    missing: int = 0
+    scores: list[float] = field(default_factory=list)
+
+    def unit(self) -> range:
+        """The next samples that belong together: one, and those that share with the one before."""
+        end = self.next_index + 1
+        while end < len(self.samples) and self.shared[end]:
+            end += 1
+        return range(self.next_index, end)
+
+
+@dataclass(slots=True)
+class Taken(Generic[Model, Sample]):
+    """A request's part of a slice."""
+
+    pending: Pending[Model, Sample]
+    part: range
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        return self.pending.samples[self.part.start : self.part.stop]
+
+
+class WaitingLine(Generic[Model, Sample]):
+    """Half of every slice goes to the request that has waited longest, the rest to those with the fewest
+    slices left: neither a large request holds up small ones, nor do they starve it. One slice, one model;
+    the models that wait take turns."""
+
+    def __init__(self, most_tokens: int) -> None:
+        """Of `most_tokens` in all; whoever adds sees to it."""
+        self.most_tokens = most_tokens
+        self.slice_tokens = 0  # until the workers start
+        self.tokens = 0  # that wait
+        self.slices = 0  # taken since the start, and the tokens in them
+        self.sliced_tokens = 0
+        self._requests: list[Pending[Model, Sample]] = []  # oldest first
+        self._last_model: Model | None = None
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def add(self, pending: Pending[Model, Sample]) -> None:
+        self._requests.append(pending)
+        self.tokens += pending.left_tokens
+
+    def clear(self) -> list[Pending[Model, Sample]]:
+        """Nobody waits any more. Returns those that did."""
+        waiting, self._requests, self.tokens = self._requests, [], 0
+        return waiting
+
+    def take(self, idle: int) -> list[Taken[Model, Sample]]:
+        """The next slice: of one model, at least one unit, split between the `idle` workers, of which the
+        caller is one. Nothing where none waits any more."""
+        self._drop_finished()
+        if not self._requests:
+            return []
+        # versions take turns, so that a pinned request does not wait for all of another version's
+        oldest = next((p for p in self._requests if p.model is not self._last_model), self._requests[0])
+        self._last_model = oldest.model
+        room = min(self.slice_tokens, -(-self.tokens // idle))
+        taken = [Taken(oldest, part) for part in self._units(oldest, idle, room // 2, self.most_tokens)]
+        tokens = sum(oldest.costs[i] for one in taken for i in one.part)
+        others = [p for p in self._requests if p.model is oldest.model and p is not oldest]
+        # beside a part of the oldest that leaves no room, the smallest goes along, unless a worker is free
+        alone = not others or idle > 1
+        at_least = 0 if alone else max(self.slice_tokens // 2, 2 * self.slice_tokens - tokens)
+        others.sort(key=lambda p: p.left_tokens // self.slice_tokens)  # of about the same size, by age
+        for pending in [*others, oldest]:
+            for part in self._units(pending, idle, room - tokens, at_least):
+                tokens += sum(pending.costs[i] for i in part)
+                taken.append(Taken(pending, part))
+            if tokens >= room:
+                break
+            at_least = 0
+        self._requests = [p for p in self._requests if p.next_index < len(p.samples)]
+        self.slices += 1
+        self.sliced_tokens += tokens
+        return taken
+
+    def _units(self, pending: Pending[Model, Sample], idle: int, room: int, first_room: int) -> Iterator[range]:
+        """The request's next units that fit `room`, the first also where it fits `first_room`."""
+        while pending.next_index < len(pending.samples):
+            unit = self._part_of(pending, pending.unit(), idle)
+            cost = sum(pending.costs[i] for i in unit)
+            if cost > max(room, first_room):
+                return
+            pending.next_index = unit.stop
+            pending.taken_ns = pending.taken_ns or time.monotonic_ns()
+            pending.left_tokens -= cost
+            self.tokens -= cost
+            room -= cost
+            first_room = 0
+            yield unit
+
+    def _part_of(self, pending: Pending[Model, Sample], unit: range, idle: int) -> range:
+        """As much of a unit as one slice takes: all, unless that is very large, or the last work there is
+        while other workers are free, and worth that each computes what its part shares."""
+        cost = sum(pending.costs[i] for i in unit)
+        if cost > UNIT_SLICES * self.slice_tokens:
+            return _fitting(pending, unit, self.slice_tokens)
+        last = len(self._requests) == 1 and unit.stop == len(pending.samples)
+        if last and idle > 1 and len(unit) > 1 and cost >= 2 * pending.shared[unit.start + 1]:
+            return range(unit.start, unit.start - (-len(unit) // idle))
+        return unit
+
+    def _drop_finished(self) -> None:
+        """Leave out requests whose caller went away, or of which an earlier slice failed."""
+        for pending in self._requests:
+            if pending.done.done():
+                self.tokens -= pending.left_tokens
+        self._requests = [p for p in self._requests if not p.done.done()]
+
+
+def _fitting(pending: Pending[Model, Sample], unit: range, room: int) -> range:
+    """The first samples of a unit that fit `room`, at least one."""
+    end = unit.start + 1
+    room -= pending.costs[unit.start]
+    while end < unit.stop and pending.costs[end] <= room:
+        room -= pending.costs[end]
+        end += 1
+    return range(unit.start, end)

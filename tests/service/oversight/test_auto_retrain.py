@@ -1,0 +1,106 @@
+"""retrain: auto over real HTTP and a real Redis: two servers, and a trainer that only says it is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from metarm.jobs import JobBoard
+from metarm.redis_keys import RETRAIN_COOLDOWN
+from service.oversight.auto_retrain import Cooldown
+from tests.processes import HttpProcess, RedisProcess, service, two_services
+from tests.service.oversight.test_watch import WIDE, drift, score
+from tests.store import publish
+from tests.tiny import Kind
+
+AUTO = {"METARM_RETRAIN": "auto", "METARM_RETRAIN_OVER_GROUPS": "20", "METARM_WATCH_GROUPS": "0"}
+TRAINER = {"state": "ready", "min_groups": 10, "min_preferences": 1, "preferences": 5}
+HOUR_MS = 3_600_000
+
+
+def state(process: HttpProcess) -> str:
+    found: str = drift(process)["auto_retrain"]["state"]
+    return found
+
+
+def test_two_servers_start_one_run_and_its_figures_are_in_the_job(
+    tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
+) -> None:
+    publish(tmp_path, checkpoint("bert"), reference={**WIDE, "spread": 1000.0})
+    with (
+        two_services(tmp_path, redis_process.url, **AUTO) as (one, other),
+        redis_process.client() as client,
+    ):
+        board = JobBoard(client)
+        for process in (one, other):
+            score(process, 1, policy={"name": "actor", "step": 3})
+        one.wait_until(lambda: state(one) == "held_back")
+        assert "trainer_unavailable" in drift(one)["auto_retrain"]["reason"]
+        assert one.http.get("/ready").json()["degraded"][0]["part"] == "trainer"
+
+        assert board.hold_trainer("test", TRAINER, HOUR_MS)
+        one.wait_until(lambda: {state(one), state(other)} <= {"triggered", "cooling_down"})
+        time.sleep(4)  # another look of each
+        (job,) = board.recent(10)
+        trigger = job.trigger
+        assert trigger is not None
+        assert (trigger["version"], trigger["below"], trigger["groups"]) == ("v000001", 0.5, 20)
+        assert 0 < trigger["spread_ratio"] < 0.01
+        assert trigger["spread_ratio"] == trigger["spread"] / trigger["reference_spread"]
+        assert one.http.get(f"/retrain/{job.id}").json()["trigger"] == trigger
+        for process in (one, other):
+            process.wait_until(lambda process=process: len(drift(process)["auto_retrain"]["triggers"]) == 1)  # type: ignore[misc]
+        counted = [
+            "rm_auto_retrain_triggers_total 1.0" in process.http.get("/metrics").text
+            for process in (one, other)
+        ]
+        assert sorted(counted) == [False, True]
+        assert one.http.post("/retrain").json()["error"]["code"] == "job_running"
+
+        board.finish(job, "rejected")  # the cool-down holds all the same
+        time.sleep(4)
+        assert board.active() is None
+        assert 0 < client.ttl(RETRAIN_COOLDOWN) <= 3600
+        client.delete(RETRAIN_COOLDOWN)
+        one.wait_until(lambda: board.active() is not None)
+
+
+def test_nothing_starts_without_a_reference_or_while_the_spread_holds(
+    tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
+) -> None:
+    publish(tmp_path, checkpoint("bert"), reference=None)
+    with service(tmp_path, redis_process.url, **AUTO) as process, redis_process.client() as client:
+        process.wait_ready()
+        JobBoard(client).hold_trainer("test", TRAINER, HOUR_MS)
+        process.wait_until(lambda: state(process) == "no_reference")
+        publish(tmp_path, checkpoint("bert"), reference={**WIDE, "spread": 0.001})
+        process.wait_until(lambda: process.http.get("/versions").json()["serving"] == "v000002")
+        score(process, 2, count=15)
+        process.wait_until(lambda: "answered 15 groups" in str(drift(process)["auto_retrain"]["reason"]))
+        score(process, 3, count=15)
+        process.wait_until(lambda: state(process) == "steady")
+        assert JobBoard(client).recent(10) == []
+
+
+def test_manual_is_the_default_and_says_so(
+    tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
+) -> None:
+    publish(tmp_path, checkpoint("bert"))
+    with service(tmp_path, redis_process.url) as process:
+        process.wait_ready()
+        found = drift(process)["auto_retrain"]
+    assert found == {"retrain": "manual", "state": "off", "reason": None, "triggers": []}
+
+
+def test_one_server_of_several_begins_a_cooldown_and_may_take_it_back(redis_client: redis.Redis) -> None:
+    one, other = Cooldown(redis_client, 60), Cooldown(redis_client, 60)
+    assert one.left_s() == 0
+    assert one.begin("v000001")
+    assert not other.begin("v000001")
+    assert other.left_s() == pytest.approx(60, abs=2)
+    one.take_back()
+    assert other.begin("v000001")

@@ -1,0 +1,211 @@
+"""The figures against brute force, over random ragged groups; no server."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metarm.prompt_share import share_of
+from metarm.records import Message, PolicyStamp
+from service.oversight.drift import (
+    KEEP_STEPS,
+    KEEP_VERSIONS,
+    Comparison,
+    Drift,
+    Figures,
+    Reference,
+    disagreement,
+)
+
+REFERENCE = Reference.of({"reference": {"spread": 2.0, "low": -1.0, "high": 1.5}})
+NOTHING = Reference.of({})
+Group = tuple[list[float], list[int], int]
+
+
+def random_groups(seed: int, count: int = 60, mean: float = 0.0) -> list[Group]:
+    rng = random.Random(seed)
+    groups = []
+    for _ in range(count):
+        size = rng.choice([1, 2, 3, 4, 8, 17])
+        scores = [round(mean + rng.gauss(0, 1.5), 1) for _ in range(size)]  # rounded: some tie
+        lengths = [rng.randint(1, 500) for _ in range(size)]
+        groups.append((scores, lengths, rng.randint(0, size)))
+    return groups
+
+
+def added(groups: list[Group], reference: Reference = REFERENCE) -> Figures:
+    total = Figures()
+    for group in groups:
+        total = total.plus(Figures.of_group(*group, reference))
+    return total
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_figures_equal_brute_force_over_all_groups_and_pairs(seed: int) -> None:
+    groups = random_groups(seed)
+    view = added(groups).view(REFERENCE)
+    means = [
+        np.mean([(a - b) ** 2 for a, b in itertools.combinations(scores, 2)])
+        for scores, _, _ in groups
+        if len(scores) > 1
+    ]
+    flat = [score for scores, _, _ in groups for score in scores]
+    several = [group for group in groups if len(group[0]) > 1]
+    deviations = np.concatenate([np.array(scores) - np.mean(scores) for scores, _, _ in several])
+    longer = np.concatenate([np.array(lengths) - np.mean(lengths) for _, lengths, _ in several])
+    assert view == {
+        "groups": len(groups),
+        "compared_groups": len(means),
+        "responses": len(flat),
+        "spread": pytest.approx(np.sqrt(np.mean(means))),
+        "spread_ratio": pytest.approx(np.sqrt(np.mean(means)) / 2.0),
+        "length_correlation": pytest.approx(np.corrcoef(deviations, longer)[0, 1]),
+        "truncation_rate": pytest.approx(sum(cut for _, _, cut in groups) / len(flat)),
+        "saturated_share": pytest.approx(np.mean([not -1.0 <= score <= 1.5 for score in flat])),
+    }
+
+
+def test_a_large_mean_costs_no_precision() -> None:
+    near, far = (added(random_groups(3, mean=mean)) for mean in (0.0, 2.0**30))
+    assert far.spread == pytest.approx(near.spread, rel=1e-6)
+    assert far.length_correlation == pytest.approx(near.length_correlation, rel=1e-6)
+
+
+def test_a_group_counts_the_same_however_many_responses_it_has() -> None:
+    wide: Group = ([0.0, 4.0], [1, 1], 0)
+    narrow: Group = ([0.0] * 64, [1] * 64, 0)
+    assert added([wide, narrow]).spread == pytest.approx((4.0**2 / 2) ** 0.5)
+
+
+def test_groups_of_one_response_give_what_they_can() -> None:
+    view = added([([9.0], [7], 1), ([0.0], [9], 0)]).view(REFERENCE)
+    assert (view["groups"], view["compared_groups"]) == (2, 0)
+    assert view["spread"] is view["spread_ratio"] is view["length_correlation"] is None
+    assert (view["truncation_rate"], view["saturated_share"]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        ({}, "has no reference"),
+        ({"reference": None}, "has no reference"),
+        ({"reference": {"spread": 1.0}}, "cannot be read"),
+        ({"reference": {"spread": None, "low": 0, "high": 1}}, "cannot be read"),
+        ({"reference": {"spread": 0.0, "low": 0, "high": 1}}, "has no spread"),
+        ({"reference": {"spread": float("nan"), "low": 0, "high": 1}}, "has no spread"),
+    ],
+)
+def test_without_a_reference_what_needs_one_is_null_and_said_why(manifest: dict[str, Any], reason: str) -> None:
+    reference = Reference.of(manifest)
+    assert reason in str(reference.missing)
+    view = added(random_groups(1), reference).view(reference)
+    assert view["spread"] is not None
+    assert view["spread_ratio"] is view["saturated_share"] is None
+
+
+def brute_disagreement(own: list[float], other: list[float]) -> float | None:
+    outcomes = []
+    for i, j in itertools.combinations(range(len(own)), 2):
+        orders = [float(np.sign(scores[i] - scores[j])) for scores in (own, other)]
+        if any(orders):
+            outcomes.append(0.5 if 0.0 in orders else float(orders[0] != orders[1]))
+    return sum(outcomes) / len(outcomes) if outcomes else None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_disagreement_equals_counting_the_pairs(seed: int) -> None:
+    rng = random.Random(seed)
+    size = rng.randint(2, 30)
+    own, other = ([float(rng.randint(0, 6)) for _ in range(size)] for _ in range(2))
+    expected = brute_disagreement(own, other)
+    assert disagreement(own, other) == (None if expected is None else pytest.approx(expected))
+
+
+def test_disagreement_is_0_for_the_same_order_1_for_the_reverse_and_a_half_for_a_constant() -> None:
+    scores = [0.3, -1.0, 2.0, 0.7]
+    assert disagreement(scores, [10 * score + 3 for score in scores]) == 0
+    assert disagreement(scores, [-score for score in scores]) == 1
+    assert disagreement(scores, [1.0] * 4) == 0.5
+    assert disagreement([2.0] * 4, [1.0] * 4) is None
+
+
+def test_a_comparison_divides_each_spread_by_its_own_reference() -> None:
+    half, tenfold = (Reference.of({"reference": {"spread": s, "low": 0, "high": 1}}) for s in (2.0, 20.0))
+    scores = [0.0, 1.0, 5.0]
+    same = Comparison.of_group(scores, [10 * score for score in scores])
+    assert same.relative_spread(half, tenfold) == pytest.approx(1.0)
+    assert same.relative_spread(half, half) == pytest.approx(0.1)
+    assert same.relative_spread(half, NOTHING) is None
+    flat = Comparison.of_group([3.0] * 3, scores)
+    assert flat.relative_spread(NOTHING, NOTHING) == 0.0  # in any unit
+    assert Comparison.of_group(scores, [3.0] * 3).relative_spread(half, half) is None
+    both = same.plus(flat)
+    assert both.groups == 2
+    assert both.mean_disagreement == pytest.approx(0.25)
+
+
+def test_the_error_of_a_disagreement_is_that_of_a_mean_over_groups_that_rank() -> None:
+    scores = [0.0, 1.0, 2.0]
+    others = [[0.0, 1.0, 2.0], [1.0, 0.0, 2.0], [2.0, 1.0, 0.0], [0.0, 2.0, 1.0]]
+    compared = Comparison.of_group([1.0, 1.0], [2.0, 2.0])  # says nothing of the order
+    for other in others:
+        assert compared.ranked > 1 or compared.disagreement_error is None
+        compared = compared.plus(Comparison.of_group(scores, other))
+    shares = [0, 1 / 3, 1, 1 / 3]
+    assert compared.disagreement_error == pytest.approx(np.std(shares, ddof=1) / 2)
+    same = Comparison.of_group(scores, others[1])
+    assert same.plus(same).plus(same).disagreement_error == pytest.approx(0, abs=1e-6)
+
+
+def test_the_last_steps_of_a_version_are_kept_apart_and_older_ones_merged_and_counted() -> None:
+    version = Drift(window_groups=10).of("v000001", {"reference": {"spread": 2.0, "low": -1.0, "high": 1.5}})
+    groups = random_groups(7, count=KEEP_STEPS + 5)
+    for step, group in enumerate(groups):
+        version.add(Figures.of_group(*group, version.reference), PolicyStamp("actor", step))
+    version.add(Figures.of_group(*groups[0], version.reference), None)
+    assert len(version.steps) == KEEP_STEPS
+    assert list(version.steps)[-2:] == [PolicyStamp("actor", KEEP_STEPS + 4), None]
+    assert version.older_steps == 6
+    assert version.older == added(groups[:6])
+    assert version.total.spread == pytest.approx(added([*groups, groups[0]]).spread)
+
+
+def test_the_window_is_of_the_newest_groups_alone() -> None:
+    version = Drift(window_groups=10).of("v000001", {})
+    groups = random_groups(8, count=35)
+    assert version.window() == Figures()
+    for place, group in enumerate(groups):
+        version.add(Figures.of_group(*group, NOTHING), None)
+        assert version.window().view(NOTHING) == pytest.approx(
+            added(groups[max(0, place - 9) : place + 1], NOTHING).view(NOTHING)
+        )
+    for group in groups:
+        if len(group[0]) > 1:
+            version.compare("v000002", {}, Comparison.of_group(group[0], group[0]))
+    assert version.compared["v000002"].window().groups == 10
+    assert version.compared["v000002"].total.groups == sum(len(scores) > 1 for scores, _, _ in groups)
+
+
+def test_versions_scored_longest_ago_make_place() -> None:
+    drift = Drift(window_groups=10)
+    for number in range(KEEP_VERSIONS):
+        drift.of(f"v{number:06d}", {})
+    drift.of("v000000", {})
+    drift.of("v999999", {})
+    assert len(drift.versions()) == KEEP_VERSIONS
+    assert "v000000" in drift.versions()
+    assert "v000001" not in drift.versions()
+
+
+def test_a_share_of_prompts_is_that_share_and_always_the_same_prompts() -> None:
+    places = [share_of(f"Prompt {number}?") for number in range(4000)]
+    assert all(0 <= place < 1 for place in places)
+    assert np.mean([place < 0.1 for place in places]) == pytest.approx(0.1, abs=0.02)
+    assert share_of("Prompt 7?") == places[7] == pytest.approx(0.926027, abs=1e-6)
+    turns: list[Message] = [{"role": "user", "content": "Hi"}]
+    assert share_of(turns) == share_of([{"content": "Hi", "role": "user"}])
+    assert share_of(turns) != share_of("Hi")

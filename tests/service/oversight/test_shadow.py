@@ -1,0 +1,247 @@
+"""Groups scored a second time through the real cache, queue and engine, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from metarm.calibration import Calibration
+from metarm.model import RewardModel, load_model
+from metarm.versions import VersionStore
+from service.background import again_and_again
+from service.oversight.drift import Comparison, Drift
+from service.oversight.shadow import BUSY_SHARE, LOOK_S, MOST_WAITING, Shadow
+from service.oversight.traffic import AT_ONCE, ScoredTraffic, ShadowPlan, Traffic
+from service.oversight.traffic import MOST_WAITING as MOST_TRAFFIC
+from service.serving.live_model import LiveModel, LoadedVersion
+from tests.service.scoring.test_scorer import PROMPT, RESPONSES, Wired, poisoned, wired
+from tests.tiny import Kind
+
+Kinds = Callable[[Kind], Path]
+PLAN = ShadowPlan("v000002", "v000001", 1.0)
+
+
+@dataclass
+class Bench:
+    """A shadow whose queue is as long as `queued` says."""
+
+    shadow: Shadow
+    parts: Wired
+    answering: LoadedVersion
+    plans: list[ShadowPlan]
+    queued: list[int]
+    seen: list[tuple[str, str, Comparison]] = field(default_factory=list)
+
+    def offer(self, *responses: str, plan: ShadowPlan = PLAN) -> None:
+        encoded = self.answering.model.encoder.encode([(PROMPT, responses)])[0]
+        scores = [float(place) for place in range(len(responses))]
+        self.shadow.offer(self.answering, ScoredTraffic(PROMPT, responses, encoded, scores, None), plan)
+
+    async def requests(self, tokens: int) -> None:
+        """Have so many tokens scored, or a few more, for requests."""
+        encoded = self.answering.model.encoder.encode([(PROMPT, RESPONSES)])
+        wanted = self.parts.scorer.scored_tokens + tokens
+        while self.parts.scorer.scored_tokens < wanted:
+            await self.parts.scorer.score(self.answering, encoded)
+
+    def dropped(self, reason: str) -> float:
+        return float(self.parts.metrics.drift.shadow_dropped.labels(reason)._value.get())
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():  # noqa: ASYNC110 (whatever it is)
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def running(model: RewardModel, *, queue_tokens: int = 10**6) -> AsyncIterator[Bench]:
+    async def load(name: str) -> LoadedVersion:
+        return LoadedVersion(name, model, Calibration(2.0, 5.0))
+
+    async with wired(model, entries=0) as parts:
+        queued, plans = [0], [PLAN]
+        seen: list[tuple[str, str, Comparison]] = []
+        with ThreadPoolExecutor(1) as tokenizer_threads:
+            shadow = Shadow(
+                LiveModel(load, 2, VersionStore(Path("nowhere"))),
+                parts.scorer,
+                tokenizer_threads,
+                parts.metrics,
+                plans=lambda: plans,
+                queued_tokens=lambda: queued[0],
+                queue_tokens=queue_tokens,
+                compared=lambda version, other, group: seen.append((version.name, other.name, group)),
+            )
+            task = asyncio.create_task(again_and_again(shadow.look, 0))
+            yield Bench(shadow, parts, LoadedVersion("v000002", model), plans, queued, seen)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def test_a_group_is_compared_with_what_the_other_version_would_have_served(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+
+    async def main() -> None:
+        async with running(model) as bench:
+            bench.offer(*RESPONSES)
+            await bench.until(lambda: bool(bench.seen))
+            encoded = model.encoder.encode([(PROMPT, RESPONSES)])
+            (raw,) = await bench.parts.scorer.score(LoadedVersion("v000009", model), encoded)
+            served = [2.0 * score + 5.0 for score in raw]
+            expected = Comparison.of_group([0.0, 1.0, 2.0, 3.0], served)
+            ((version, other, group),) = bench.seen
+            assert (version, other) == ("v000002", "v000001")
+            assert group == pytest.approx(expected, rel=1e-3)
+
+    asyncio.run(main())
+
+
+def test_nothing_is_scored_while_requests_wait_and_all_of_it_afterwards(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+
+    async def main() -> None:
+        async with running(model) as bench:
+            bench.queued[0] = 7
+            for _ in range(3):
+                bench.offer(*RESPONSES)
+            await asyncio.sleep(0.2)
+            assert (bench.seen, bench.parts.slices) == ([], [])
+            bench.queued[0] = 0
+            await bench.until(lambda: len(bench.seen) == 3)
+
+    asyncio.run(main())
+
+
+def test_while_requests_always_wait_a_fiftieth_of_all_that_is_scored_is_scored_in_the_shadow(
+    checkpoint: Kinds,
+) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    cost = sum(len(sample.ids) for sample in model.encoder.encode([(PROMPT, RESPONSES)])[0])
+
+    async def main() -> None:
+        async with running(model) as bench:
+            bench.queued[0] = 7
+            for _ in range(10):
+                bench.offer(*RESPONSES)
+            for number in range(1, 4):
+                await bench.requests(int(0.7 * cost / BUSY_SHARE))
+                await asyncio.sleep(5 * LOOK_S)
+                assert len(bench.seen) == number - 1
+                await bench.requests(int(0.31 * cost / BUSY_SHARE))
+                await bench.until(lambda number=number: len(bench.seen) == number)  # type: ignore[misc]
+            bench.queued[0] = 0
+            await bench.until(lambda: len(bench.seen) == 10)
+            bench.queued[0] = 7
+            bench.offer(*RESPONSES)
+            await asyncio.sleep(5 * LOOK_S)
+            assert len(bench.seen) == 10  # what was scored without waiting was paid for as well
+
+    asyncio.run(main())
+
+
+def test_the_most_urgent_plan_is_served_first_and_the_others_keep_a_place_of_their_own(
+    checkpoint: Kinds,
+) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    canary = ShadowPlan("v000002", "v000003", 1.0)
+
+    async def main() -> None:
+        async with running(model) as bench:
+            bench.plans.append(canary)
+            bench.queued[0] = 1
+            bench.offer(*RESPONSES, plan=canary)
+            await asyncio.sleep(0.05)  # it is taken, and waits
+            for _ in range(MOST_WAITING + 3):
+                bench.offer("Yes.", "No.", plan=canary)
+            assert bench.dropped("queue_full") == 3
+            for _ in range(2):
+                bench.offer("Yes.", "No.")
+            assert bench.dropped("queue_full") == 3
+            bench.queued[0] = 0
+            await bench.until(lambda: len(bench.seen) >= 4)
+            assert [other for _, other, _ in bench.seen[:4]] == ["v000003", "v000001", "v000001", "v000003"]
+
+    asyncio.run(main())
+
+
+def test_a_long_group_is_scored_in_pieces_that_a_request_need_not_wait_long_for(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+
+    async def main() -> None:
+        async with running(model, queue_tokens=8 * 60) as bench:
+            bench.offer(*RESPONSES, *RESPONSES[::-1])
+            await bench.until(lambda: bool(bench.seen))
+            sizes = [sum(len(sample.ids) for sample in taken) for taken in bench.parts.slices]
+            assert len(sizes) > 2
+            assert max(sizes) <= 60
+
+    asyncio.run(main())
+
+
+def test_whatever_is_not_scored_is_counted_by_reason_and_ends_nothing(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    token = model.encoder.tokenizer.convert_tokens_to_ids("first")
+    assert isinstance(token, int)
+
+    async def main() -> None:
+        async with running(model) as bench:
+            with poisoned(model, token):
+                bench.offer("The first train.", "No.")
+                await bench.until(lambda: bench.dropped("non_finite") == 1)
+            bench.offer(*RESPONSES, plan=ShadowPlan("v000002", "v000007", 1.0))
+            await bench.until(lambda: bench.dropped("no_longer_wanted") == 1)
+            bench.queued[0] = 1
+            bench.offer(*RESPONSES)
+            await asyncio.sleep(0.05)  # it is taken, and waits
+            for _ in range(MOST_WAITING + 5):
+                bench.offer("Yes.", "No.")
+            assert bench.dropped("queue_full") == 5
+            assert bench.seen == []
+            bench.plans.clear()
+            bench.queued[0] = 0
+            await bench.until(lambda: bench.dropped("no_longer_wanted") == 1 + MOST_WAITING)
+            assert len(bench.seen) == 1
+            bench.plans.append(PLAN)
+            bench.offer(*RESPONSES)
+            await bench.until(lambda: len(bench.seen) == 2)
+
+    asyncio.run(main())
+
+
+def test_traffic_is_taken_at_once_looked_at_in_small_turns_and_dropped_beyond_a_bound(
+    checkpoint: Kinds,
+) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    version = LoadedVersion("v000002", model)
+    encoded = model.encoder.encode([(PROMPT, RESPONSES)])[0]
+    group = ScoredTraffic(PROMPT, RESPONSES, encoded, [0.0, 1.0, 2.0, 3.0], None)
+    single = ScoredTraffic(PROMPT, RESPONSES[:1], encoded[:1], [0.0], None)
+    handed: list[ScoredTraffic] = []
+
+    async def main() -> None:
+        async with wired(model) as parts:
+            drift, plans = (
+                Drift(50),
+                [PLAN, ShadowPlan("v000009", "v000001", 1.0), ShadowPlan("v000002", "v000003", 0.0)],
+            )
+            traffic = Traffic(drift, parts.metrics, lambda: plans, lambda _, group, __: handed.append(group))
+            traffic.scored(version, [group, single] * AT_ONCE)
+            assert drift.versions() == {}  # not in the request's own time
+            look = asyncio.create_task(traffic.look())
+            await asyncio.sleep(0)
+            assert drift.versions()["v000002"].total.groups == AT_ONCE
+            await look
+            assert drift.versions()["v000002"].total.groups == 2 * AT_ONCE
+            assert drift.versions()["v000002"].total.compared == AT_ONCE
+            assert handed == [group] * AT_ONCE  # of those two, and by the first plan alone
+            traffic.scored(version, [group] * MOST_TRAFFIC)
+            traffic.scored(version, [group] * 3)
+            assert parts.metrics.drift.traffic_dropped._value.get() == 3
+
+    asyncio.run(main())

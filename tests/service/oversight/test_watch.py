@@ -1,0 +1,367 @@
+"""The watch after a promotion: what it finds, and over real HTTP what it does."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from metarm.errors import ReadOnlyStoreError
+from metarm.model import load_model
+from metarm.sample_log import connect
+from metarm.versions import VersionStore
+from service.metrics import Metrics
+from service.oversight.drift import Comparison, Drift, Figures, Reference, VersionDrift
+from service.oversight.watch import Watch
+from service.oversight.watch_board import Outcome, WatchBoard, WatchRecord
+from service.oversight.watched import Watched, breaches
+from service.serving.live_model import LiveModel, LoadedVersion
+from service.settings import ServiceSettings
+from tests.processes import HttpProcess, RedisProcess, service, two_services
+from tests.store import publish
+from tests.tiny import CORPUS, Kind, poisoned, with_head
+
+RULES = ServiceSettings(watch_min_groups=3, watch_min_spread_ratio=0.5, watch_max_disagreement=0.6)
+LOOSE = RULES.model_copy(update={"watch_min_spread_ratio": 0.0})  # of the order alone
+WIDE: dict[str, Any] = {"spread": 1.0, "low": -9.0, "high": 9.0}
+WATCH = {
+    "METARM_POLL_MS": "50",
+    "METARM_WATCH_GROUPS": "12",
+    "METARM_WATCH_MIN_GROUPS": "6",
+}
+ALL_PROMPTS = {**WATCH, "METARM_WATCH_SHARE": "1"}
+FORCED = {"accepted": False, "forced": True, "reasons": ["worse"], "figures": {}, "thresholds": {}}
+POISON = "pencils"
+SCORES = [0.1, -1.0, 2.0, 0.7]
+
+
+def watched(own: float, other: float, pairs: list[tuple[list[float], list[float]]]) -> Watched:
+    """By their reference spreads; 0: no reference."""
+    drift, parent = (
+        Reference.of({"reference": {**WIDE, "spread": spread} if spread else None}) for spread in (own, other)
+    )
+    found = Watched("v000002", "v000001", 1.0, VersionDrift(drift, 9), parent, 0, 0)
+    for group in pairs:
+        found.compared = found.compared.plus(Comparison.of_group(*group))
+    return found
+
+
+def scaled(factor: float) -> list[float]:
+    return [factor * score for score in SCORES]
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "factor", "mentions"),
+    [
+        (1.0, 1.0, 1.0, None),
+        (1.0, 1.0, 0.4, "spread ratio is 0.400"),
+        (0.4, 1.0, 0.4, None),  # the same in its own unit
+        (2.5, 1.0, 1.0, "spread ratio is 0.400"),  # the same numbers, in another unit
+        (1.0, 1.0, -1.0, "orders 1.000 of the pairs in 3 groups"),
+        (0.0, 1.0, 0.1, None),  # units cannot be compared
+        (0.0, 0.0, 0.0, "spread ratio is 0.000"),  # nothing is nothing in any unit
+    ],
+)
+def test_a_breach_is_a_low_spread_in_its_own_unit_or_another_order(
+    own: float, other: float, factor: float, mentions: str | None
+) -> None:
+    reasons = breaches(watched(own, other, [(scaled(factor), SCORES)] * 3), RULES)
+    assert len(reasons) == (mentions is not None)
+    assert mentions is None or mentions in reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("parent_spread", "swapped", "groups", "mentions"),
+    [
+        (1.0, 1, 3, None),  # one pair in six: honest retrains do that
+        (1.0, 2, 3, "orders 0.333 of the pairs in 3 groups otherwise than its parent, which still tells"),
+        (9.0, 2, 3, None),  # the parent itself tells little apart here
+        (0.0, 2, 3, None),  # or it is not known whether it does
+        (1.0, 2, 2, None),  # too few groups
+    ],
+)
+def test_another_order_is_a_breach_where_the_parent_tells_responses_apart(
+    parent_spread: float, swapped: int, groups: int, mentions: str | None
+) -> None:
+    ranks = [0.0, 1.0, 2.0, 3.0]
+    others = {1: [1.0, 0.0, 2.0, 3.0], 2: [1.0, 0.0, 3.0, 2.0]}
+    reasons = breaches(watched(1.0, parent_spread, [(others[swapped], ranks)] * groups), LOOSE)
+    assert len(reasons) == (mentions is not None)
+    assert mentions is None or mentions in reasons[0]
+
+
+def test_another_order_by_chance_is_no_breach() -> None:
+    """As much disagreement as before, in groups so different that it may be chance."""
+    ranks = [0.0, 1.0, 2.0, 3.0]
+    pairs = [(ranks, ranks), (ranks, ranks), (ranks[::-1], ranks)]
+    found = watched(1.0, 1.0, pairs)
+    assert found.compared.mean_disagreement == pytest.approx(1 / 3)
+    assert found.compared.disagreement_error == pytest.approx(1 / 3)
+    assert breaches(found, LOOSE) == []
+    assert len(breaches(watched(1.0, 1.0, pairs * 12), LOOSE)) == 0
+    assert len(breaches(watched(1.0, 1.0, pairs * 20), LOOSE)) == 1
+
+
+def test_too_few_groups_say_nothing_but_one_score_that_is_no_number_does() -> None:
+    found = watched(1.0, 1.0, [(scaled(-0.1), SCORES)] * 2)
+    assert breaches(found, RULES) == []
+    found.drift.non_finite = 1
+    assert "not a finite number" in breaches(found, RULES)[0]
+
+
+def test_what_was_counted_before_the_watch_began_is_not_its_own() -> None:
+    found = watched(1.0, 1.0, [])
+    found.drift.add(Figures.of_group(SCORES, [1, 2, 3, 4], 0, found.drift.reference), None)
+    found.groups_before, found.non_finite_before, found.drift.non_finite = 1, 2, 2
+    assert found.groups == found.non_finite == 0
+    assert breaches(found, RULES) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "kept"),
+    [
+        ("watching", "passed", "passed"),
+        ("passed", "watching", "passed"),
+        ("watching", "left", "left"),
+        ("left", "watching", "watching"),
+        ("rolled_back", "passed", "rolled_back"),
+        ("rolled_back", "left", "rolled_back"),
+        ("passed", "rolled_back", "rolled_back"),
+    ],
+)
+def test_servers_that_end_a_watch_in_any_order_keep_its_gravest_outcome(
+    first: Outcome, then: Outcome, kept: Outcome, redis_client: redis.Redis
+) -> None:
+    board = WatchBoard(redis_client)
+    assert board.read() == {}
+    for outcome in (first, then):
+        board.save(WatchRecord("v000002", "v000001", outcome, 1.5, "why", {"groups": 3}))
+    assert board.read() == {"v000002": WatchRecord("v000002", "v000001", kept, 1.5, "why", {"groups": 3})}
+
+
+def test_a_rollback_that_fails_is_said_and_tried_again_and_one_without_redis_is_saved_later(
+    tmp_path: Path,
+    redis_process: RedisProcess,
+    checkpoint: Callable[[Kind], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [publish(tmp_path, checkpoint("bert"), reference=WIDE) for _ in range(2)]
+    store = VersionStore(tmp_path / "versions")
+    store.activate(names[0])
+    monkeypatch.setattr("service.oversight.watch.RETRY_S", 0.0)
+    monkeypatch.setattr("service.oversight.watch.READ_EVERY_S", 0.0)
+    refusals = [ReadOnlyStoreError("the store cannot be written from here")]
+
+    async def load(name: str) -> LoadedVersion:
+        model = load_model(store.path(name), 128)
+        return LoadedVersion(name, model, manifest=store.manifest(name))
+
+    async def main() -> None:
+        live, metrics, drift = LiveModel(load, 2, store), Metrics(), Drift(50)
+
+        async def activate(name: str, reason: str) -> None:
+            assert "spread ratio is 0.100" in reason
+            if refusals:
+                raise refusals.pop()
+            store.activate(name)
+            await live.make_current(name)
+
+        async def promote() -> Watch:
+            watch = Watch(RULES, store, live, drift, WatchBoard(client), activate, metrics)
+            for name in names:
+                store.activate(name)
+                await live.make_current(name)
+                await watch.look()
+            assert watch.view()["watching"]["version"] == names[1]
+            parent, child = [await live.load(name) for name in names]
+            for _ in range(3):
+                watch.compared(parent, child, Comparison.of_group(SCORES, SCORES))  # not this way round
+                watch.compared(child, parent, Comparison.of_group(scaled(0.1), SCORES))
+            return watch
+
+        watch = await promote()
+        await watch.look()
+        assert "cannot be written" in watch.view()["watching"]["rollback_failed"]
+        assert live.current_name == names[1]
+        redis_process.kill(signal.SIGKILL)
+        redis_process.wait()
+        await watch.look()
+        assert live.current_name == store.current() == names[0]
+        assert [record["version"] for record in watch.rollbacks()] == [names[1]]
+        redis_process.start()
+        await watch.look()
+        assert WatchBoard(client).read()[names[1]].outcome == "rolled_back"
+
+        again = Watch(RULES, store, live, drift, WatchBoard(client), activate, metrics)
+        for name in names:  # by hand, on a server that starts anew
+            await live.make_current(name)
+            await again.look()
+        assert again.view()["watching"] is None
+        assert again.rollbacks() == watch.rollbacks()
+
+    with connect(redis_process.url, timeout_s=1.0) as client:
+        asyncio.run(main())
+
+
+def score(process: HttpProcess, seed: int, count: int = 30, **more: Any) -> set[str]:
+    """Random groups, a request each; the versions that answered them."""
+    rng, words = random.Random(seed), " ".join(CORPUS).replace(POISON, "").split()
+    answered = set()
+    for _ in range(count):
+        texts = [" ".join(rng.choices(words, k=rng.randint(2, 20))) for _ in range(5)]
+        body = {"groups": [{"prompt": texts[0], "responses": texts[1:]}], **more}
+        answer = process.http.post("/score", json=body)
+        assert answer.status_code == 200, answer.text
+        answered.add(answer.json()["version"])
+    return answered
+
+
+def drift(process: HttpProcess) -> dict[str, Any]:
+    report: dict[str, Any] = process.http.get("/drift").json()
+    return report
+
+
+def serving(process: HttpProcess) -> str:
+    name: str = process.http.get("/versions").json()["serving"]
+    return name
+
+
+def watching(process: HttpProcess) -> str | None:
+    under_way = drift(process)["watch"]["watching"]
+    return under_way["version"] if under_way else None
+
+
+def ended(process: HttpProcess, version: str) -> dict[str, Any]:
+    """How a version's watch ended, once it has."""
+    found: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        found[:] = [e for e in drift(process)["watch"]["ended"] if e["version"] == version]
+        return bool(found)
+
+    process.wait_until(look)
+    return found[0]
+
+
+def test_a_version_that_reverses_its_parent_is_rolled_back_and_a_restart_and_a_person_know_it(
+    tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
+) -> None:
+    publish(tmp_path, checkpoint("bert"), reference=WIDE)
+    with service(tmp_path, redis_process.url, **WATCH, METARM_WATCH_SHARE="0.001") as process:
+        process.wait_ready()
+        score(process, 1)
+        assert watching(process) is None  # the first version was promoted from nothing
+        hacked = with_head(tmp_path / "hacked", checkpoint("bert"), -1)
+        publish(tmp_path, hacked, reference=WIDE, verdict=FORCED)
+        process.wait_until(lambda: watching(process) == "v000002")
+        assert drift(process)["watch"]["watching"]["share"] == 1.0  # as the gate had refused it
+        score(process, 2)
+        process.wait_until(lambda: serving(process) == "v000001")
+        outcome = ended(process, "v000002")
+        assert (outcome["outcome"], outcome["parent"]) == ("rolled_back", "v000001")
+        assert outcome["figures"]["compared"]["disagreement"] == 1.0
+        assert outcome["figures"]["compared"]["relative_spread"] == pytest.approx(1.0, abs=1e-3)
+        listed = process.http.get("/versions").json()
+        assert (listed["current"], listed["rollbacks"]) == ("v000001", [outcome])
+        assert "orders 1.000 of the pairs" in outcome["reason"]
+        assert "orders 1.000 of the pairs" in process.output
+        metrics = process.http.get("/metrics").text
+        assert 'rm_rollbacks_total{version="v000002"} 1.0' in metrics
+        assert 'rm_disagreement{other="v000001",version="v000002"} 1.0' in metrics
+        assert 'rm_shadow_scored_total{version="v000001"}' in metrics
+        assert score(process, 3) == {"v000001"}
+        assert watching(process) is None  # a rollback is no promotion
+    with service(tmp_path, redis_process.url, **WATCH) as process:
+        process.wait_ready()
+        process.wait_until(lambda: process.http.get("/versions").json()["rollbacks"] == [outcome])
+        assert process.http.post("/versions/v000002/activate").json()["serving"] == "v000002"
+        score(process, 4)
+        process.wait_until(lambda: drift(process)["versions"][0]["total"]["groups"] == 30)
+        assert watching(process) is None
+        assert (serving(process), drift(process)["versions"][0]["shadow"]) == ("v000002", [])
+
+
+def test_an_equal_version_passes_and_later_ones_fall_by_a_constant_or_a_score_that_is_no_number(
+    tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
+) -> None:
+    for _ in range(2):
+        publish(tmp_path, checkpoint("bert"))  # no reference: what spread alone says is still seen
+    with service(tmp_path, redis_process.url, **ALL_PROMPTS) as process:
+        process.wait_ready()
+        score(process, 1, count=3)
+        publish(tmp_path, checkpoint("bert"))
+        process.wait_until(lambda: watching(process) == "v000003")
+        under_way = drift(process)["watch"]["watching"]
+        assert "no reference" in under_way["spread_not_compared"]
+        score(process, 2)
+        passed = ended(process, "v000003")
+        assert passed["outcome"] == "passed"
+        assert passed["figures"]["compared"]["disagreement"] == 0
+        assert passed["figures"]["answered_groups"] >= 12
+
+        publish(tmp_path, with_head(tmp_path / "constant", checkpoint("bert"), 0))
+        process.wait_until(lambda: watching(process) == "v000004")
+        score(process, 3)
+        assert ended(process, "v000004")["outcome"] == "rolled_back"
+        process.wait_until(lambda: serving(process) == "v000003")
+
+        publish(tmp_path, poisoned(tmp_path / "poisoned", POISON))
+        process.wait_until(lambda: watching(process) == "v000005")
+        answer = process.http.post("/score", json={"groups": [{"prompt": "x", "responses": [POISON]}]})
+        assert answer.json()["error"]["code"] == "non_finite_score"
+        process.wait_until(lambda: serving(process) == "v000003")
+        assert "not a finite number" in ended(process, "v000005")["reason"]
+        assert 'rm_non_finite_scores_total{version="v000005"} 1.0' in process.http.get("/metrics").text
+
+        assert process.http.post("/versions/v000002/activate").json()["serving"] == "v000002"
+        score(process, 5)
+        assert watching(process) is None  # an older version is no promotion
+        assert "watching v000002" not in process.output  # nor was it one at the start
+        taken_back = process.http.get("/versions").json()["rollbacks"]
+    assert [record["version"] for record in taken_back] == ["v000005", "v000004"]
+
+
+def test_a_watch_goes_on_after_a_restart_and_ends_when_another_version_is_made_current(
+    tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
+) -> None:
+    publish(tmp_path, checkpoint("bert"))
+    publish(tmp_path, checkpoint("bert"), activate=False)
+    with service(tmp_path, redis_process.url, **ALL_PROMPTS) as process, redis_process.client() as client:
+        process.wait_ready()
+        assert process.http.post("/versions/v000002/activate").json()["serving"] == "v000002"
+        process.wait_until(lambda: "v000002" in WatchBoard(client).read())
+    with service(tmp_path, redis_process.url, **ALL_PROMPTS) as process:
+        process.wait_ready()
+        process.wait_until(lambda: watching(process) == "v000002")
+        assert process.http.post("/versions/v000001/activate").json()["serving"] == "v000001"
+        left = ended(process, "v000002")
+        assert (left["outcome"], left["reason"]) == ("left", "v000001 serves now")
+        assert watching(process) is None
+
+
+def test_what_one_of_two_servers_rolls_back_the_other_leaves_and_lists(
+    tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
+) -> None:
+    publish(tmp_path, checkpoint("bert"))
+    with two_services(tmp_path, redis_process.url, **ALL_PROMPTS) as (one, other):
+        publish(tmp_path, with_head(tmp_path / "hacked", checkpoint("bert"), -1))
+        for process in (one, other):
+            process.wait_until(lambda process=process: watching(process) == "v000002")  # type: ignore[misc]
+        score(one, 1)
+        for process in (one, other):
+            process.wait_until(lambda process=process: serving(process) == "v000001")  # type: ignore[misc]
+            assert ended(process, "v000002")["outcome"] in ("rolled_back", "left")
+            process.wait_until(lambda process=process: _taken_back(process) == ["v000002"])  # type: ignore[misc]
+            assert watching(process) is None
+        assert _taken_back(one) == ["v000002"]  # still: that the other left it says less
+        assert "rm_rollbacks_total{" not in other.http.get("/metrics").text
+
+
+def _taken_back(process: HttpProcess) -> list[str]:
+    return [record["version"] for record in process.http.get("/versions").json()["rollbacks"]]

@@ -1,0 +1,694 @@
+"""The queue on its own, with real threads and score functions in plain Python."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metarm.errors import NotReadyError, OverloadedError, PayloadTooLargeError
+from service.scoring import batcher as batcher_module
+from service.scoring.batcher import Batcher
+from service.scoring.waiting_line import UNIT_SLICES
+
+PATIENCE_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    request: str
+    index: int
+    cost: int = 10
+    joined: bool = False
+    faulty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    model: Model
+    samples: list[Sample]
+    share: int
+
+    @property
+    def tokens(self) -> int:
+        return sum(sample.cost for sample in self.samples)
+
+    def of(self, request: str) -> list[Sample]:
+        return [sample for sample in self.samples if sample.request == request]
+
+
+class FaultyError(Exception):
+    """What a forward raises for a faulty sample."""
+
+
+class Forward:
+    """A score function that writes down its slices; where it is `held`, each waits to be let through."""
+
+    def __init__(self, *, held: bool = False) -> None:
+        self.slices: list[Slice] = []
+        self._lock = threading.Lock()
+        self._permits = threading.Semaphore(0)
+        self._held = held
+
+    def __call__(self, model: Model, samples: list[Sample], share: int) -> list[float]:
+        with self._lock:
+            self.slices.append(Slice(model, list(samples), share))
+        if self._held:
+            assert self._permits.acquire(timeout=PATIENCE_S)
+        for sample in samples:
+            if sample.faulty:
+                raise FaultyError(sample.request)
+        return [answer(model, sample) for sample in samples]
+
+    def let_through(self, count: int = 1) -> None:
+        self._permits.release(count)
+
+    def let_all_through(self) -> None:
+        self._held = False
+        self._permits.release(1000)
+
+    async def next_slice(self) -> Slice:
+        """End the slice that is held; the one a worker takes then."""
+        before = len(self.slices)
+        self.let_through()
+        await until(lambda: len(self.slices) > before)
+        return self.slices[before]
+
+    @property
+    def scored(self) -> list[Sample]:
+        return [sample for part in self.slices for sample in part.samples]
+
+
+MODEL = Model("v000001")
+OTHER = Model("v000002")
+
+
+def answer(model: Model, sample: Sample) -> float:
+    """A score of its own for every sample and model."""
+    return sum(map(ord, model.name + sample.request)) + sample.index / 1000
+
+
+def samples_of(request: str, count: int, cost: int = 10) -> list[Sample]:
+    return [Sample(request, index, cost) for index in range(count)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 (what worker threads do sets no event)
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def running(
+    forward: Forward, *, workers: int = 1, slice_tokens: int = 100, queue_tokens: int = 10**6
+) -> AsyncIterator[Batcher[Model, Sample]]:
+    """A batcher whose workers all wait for work."""
+    batcher: Batcher[Model, Sample] = Batcher(forward, queue_tokens=queue_tokens)
+    begun: list[int] = []
+    batcher.start(workers, slice_tokens, begun.append)
+    await until(lambda: batcher._idle == workers)
+    assert sorted(begun) == list(range(workers))
+    try:
+        yield batcher
+    finally:
+        forward.let_all_through()
+        await batcher.close()
+
+
+def scores(
+    batcher: Batcher[Model, Sample], samples: Sequence[Sample], model: Model = MODEL, *, aside: bool = False
+) -> Awaitable[list[float]]:
+    return batcher.score(model, samples, [s.cost for s in samples], [s.joined for s in samples], aside=aside)
+
+
+async def send(
+    batcher: Batcher[Model, Sample], samples: Sequence[Sample], model: Model = MODEL
+) -> asyncio.Task[list[float]]:
+    """A request that is in the queue, or was taken from it, when this returns."""
+    task: asyncio.Task[list[float]] = asyncio.ensure_future(scores(batcher, samples, model))
+    await asyncio.sleep(0)
+    return task
+
+
+async def plug(batcher: Batcher[Model, Sample], forward: Forward) -> asyncio.Task[list[float]]:
+    """Keep the one worker busy, so that what follows waits together."""
+    task = await send(batcher, samples_of("plug", 1))
+    await until(lambda: len(forward.slices) == 1)
+    return task
+
+
+def expected(samples: Sequence[Sample], model: Model = MODEL) -> list[float]:
+    return [answer(model, sample) for sample in samples]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_every_request_gets_its_own_scores_in_order(workers: int) -> None:
+    async def main() -> None:
+        forward = Forward()
+        async with running(forward, workers=workers) as batcher:
+            requests = [samples_of(f"r{number}", 1 + number * 7 % 23, 1 + number % 40) for number in range(200)]
+            answers = await asyncio.gather(*(scores(batcher, samples) for samples in requests))
+            assert answers == [expected(samples) for samples in requests]
+            assert Counter(forward.scored) == Counter(sample for samples in requests for sample in samples)
+            assert batcher.queued_tokens == 0
+
+    asyncio.run(main())
+
+
+def test_requests_that_wait_together_share_slices() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward) as batcher:
+            await plug(batcher, forward)
+            tasks = [await send(batcher, samples_of(f"r{number}", 1)) for number in range(25)]
+            forward.let_all_through()
+            await asyncio.gather(*tasks)
+            assert [part.tokens for part in forward.slices] == [10, 100, 100, 50]
+
+    asyncio.run(main())
+
+
+def test_a_small_request_does_not_wait_for_large_ones() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward) as batcher:
+            await plug(batcher, forward)
+            for number in range(50):
+                await send(batcher, samples_of(f"large{number}", 64))
+            small = await send(batcher, samples_of("small", 1))
+            assert (await forward.next_slice()).of("small")
+            await forward.next_slice()
+            assert await small == expected(samples_of("small", 1))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_nor_does_one_whose_samples_fill_more_than_half_a_slice(joined: bool) -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward) as batcher:
+            await plug(batcher, forward)
+            for number in range(50):
+                await send(batcher, samples_of(f"large{number}", 64, cost=60))
+            small = joined_samples("small", 4, 30) if joined else samples_of("small", 1, cost=60)
+            await send(batcher, small)
+            assert (await forward.next_slice()).of("small") == small
+
+    asyncio.run(main())
+
+
+def test_nor_does_one_for_another_model() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward) as batcher:
+            await plug(batcher, forward)
+            for number in range(50):
+                await send(batcher, samples_of(f"large{number}", 64))
+            await send(batcher, samples_of("small", 1), OTHER)
+            first_two = [await forward.next_slice() for _ in range(2)]
+            assert any(part.of("small") for part in first_two)
+
+    asyncio.run(main())
+
+
+def test_large_units_go_one_a_slice() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward) as batcher:
+            await plug(batcher, forward)
+            groups = [joined_samples(f"group{number}", 4, cost=70) for number in range(3)]
+            for group in groups:
+                await send(batcher, group)
+            await send(batcher, samples_of("small", 1, cost=50))
+            assert (await forward.next_slice()).samples == groups[0] + samples_of("small", 1, cost=50)
+            assert [(await forward.next_slice()).samples for _ in range(2)] == groups[1:]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("shared", "parts"), [(20, [3, 3]), (70, [6])])
+def test_the_last_unit_is_split_between_free_workers_where_that_pays(shared: int, parts: list[int]) -> None:
+    async def main() -> None:
+        forward = Forward()
+        async with running(forward, workers=2) as batcher:
+            samples = samples_of("group", 6)
+            costs = [shared + 10, *[10] * 5]
+            found = await batcher.score(MODEL, samples, costs, [0, *[shared] * 5])
+            assert found == expected(samples)
+            assert sorted(len(part.samples) for part in forward.slices) == parts
+
+    asyncio.run(main())
+
+
+def test_a_long_request_waits_a_moment_for_the_rest_of_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher_module, "LINGER_S", 0.3)
+
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward, workers=2, slice_tokens=2000) as batcher:
+            groups = [joined_samples(name, 4, cost=1000) for name in ("first", "second")]
+            await send(batcher, groups[0])
+            await asyncio.sleep(0.05)
+            await send(batcher, groups[1])
+            await until(lambda: len(forward.slices) == 2)
+            assert [part.samples for part in forward.slices] == groups
+
+    asyncio.run(main())
+
+
+def test_a_short_request_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher_module, "LINGER_S", PATIENCE_S)
+
+    async def main() -> None:
+        async with running(Forward(), workers=2) as batcher, asyncio.timeout(PATIENCE_S / 2):
+            assert await scores(batcher, samples_of("short", 3)) == expected(samples_of("short", 3))
+
+    asyncio.run(main())
+
+
+def test_the_oldest_request_goes_on_while_small_ones_keep_arriving() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward) as batcher:
+            await plug(batcher, forward)
+            large = await send(batcher, samples_of("large", 50))
+            for turn in range(10):
+                for number in range(10):  # a whole slice's worth, every time
+                    await send(batcher, samples_of(f"small{turn}-{number}", 1))
+                part = await forward.next_slice()
+                assert len(part.of("large")) == 5  # half of the slice
+                assert part.tokens == 100
+            await forward.next_slice()
+            assert await large == expected(samples_of("large", 50))
+
+    asyncio.run(main())
+
+
+def test_what_has_fewer_slices_left_goes_before_larger_ones_that_came_earlier() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward) as batcher:
+            await plug(batcher, forward)
+            for name, count in (("oldest", 64), ("larger", 20), ("small", 4), ("smaller", 2)):
+                await send(batcher, samples_of(name, count))
+            assert Counter(s.request for s in (await forward.next_slice()).samples) == {
+                "oldest": 5,
+                "small": 4,  # of less than a slice, both of them, and it came first
+                "smaller": 1,
+            }
+            assert Counter(s.request for s in (await forward.next_slice()).samples) == {
+                "oldest": 5,
+                "smaller": 1,
+                "larger": 4,
+            }
+
+    asyncio.run(main())
+
+
+def test_where_nobody_else_waits_the_oldest_request_gets_the_whole_slice() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward) as batcher:
+            await plug(batcher, forward)
+            await send(batcher, samples_of("only", 24))
+            assert [len((await forward.next_slice()).samples) for _ in range(3)] == [10, 10, 4]
+
+    asyncio.run(main())
+
+
+def test_models_are_never_mixed_in_a_slice() -> None:
+    async def main() -> None:
+        forward = Forward()
+        async with running(forward, workers=2) as batcher:
+            requests = [(samples_of(f"r{n}", 1 + n % 9), (MODEL, OTHER)[n % 3 == 0]) for n in range(120)]
+            answers = await asyncio.gather(*(scores(batcher, samples, model) for samples, model in requests))
+            assert answers == [expected(samples, model) for samples, model in requests]
+            model_of = {samples[0].request: model for samples, model in requests}
+            for part in forward.slices:
+                assert {model_of[sample.request] for sample in part.samples} == {part.model}
+
+    asyncio.run(main())
+
+
+def test_equal_models_that_are_not_the_same_object_are_not_mixed() -> None:
+    """A version that was dropped and loaded again is another object."""
+
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward) as batcher:
+            await plug(batcher, forward)
+            for number in range(4):
+                await send(batcher, samples_of(f"r{number}", 1), Model("v000001"))
+            assert [len((await forward.next_slice()).samples) for _ in range(4)] == [1, 1, 1, 1]
+
+    asyncio.run(main())
+
+
+def joined_samples(request: str, count: int, cost: int) -> list[Sample]:
+    return [Sample(request, index, cost, joined=index > 0) for index in range(count)]
+
+
+def test_samples_that_belong_together_stay_in_one_slice() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward) as batcher:
+            await plug(batcher, forward)
+            two_groups = [
+                *joined_samples("groups", 6, 10),
+                Sample("groups", 6),
+                Sample("groups", 7, joined=True),
+            ]
+            await send(batcher, two_groups)
+            await send(batcher, samples_of("small", 3))
+            first = await forward.next_slice()
+            assert first.of("groups") == two_groups[:6]
+            assert first.of("small") == samples_of("small", 3)
+            assert (await forward.next_slice()).samples == two_groups[6:]
+
+    asyncio.run(main())
+
+
+def test_samples_that_belong_together_may_take_a_few_slices_tokens_and_are_split_beyond() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward) as batcher:
+            await plug(batcher, forward)
+            whole = joined_samples("whole", UNIT_SLICES * 10, 10)
+            await send(batcher, whole)
+            assert (await forward.next_slice()).samples == whole
+            large = joined_samples("large", UNIT_SLICES * 10 + 5, 10)
+            await send(batcher, large)
+            assert (await forward.next_slice()).samples == large[:10]  # what fits a slice
+            assert (await forward.next_slice()).samples == large[10:]  # which is now few enough
+
+    asyncio.run(main())
+
+
+def test_a_sample_larger_than_a_slice_is_scored_alone() -> None:
+    async def main() -> None:
+        forward = Forward()
+        async with running(forward, slice_tokens=10) as batcher:
+            samples = samples_of("huge", 3, cost=500)
+            assert await scores(batcher, samples) == expected(samples)
+            assert [part.samples for part in forward.slices] == [[sample] for sample in samples]
+
+    asyncio.run(main())
+
+
+def test_a_lone_request_is_split_over_the_workers_that_are_idle() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward, workers=4, slice_tokens=1000) as batcher:
+            samples = samples_of("lone", 8)
+            task = await send(batcher, samples)
+            await until(lambda: len(forward.slices) == 4)  # all at once: none is let through yet
+            assert sorted(len(part.samples) for part in forward.slices) == [2, 2, 2, 2]
+            assert [part.share for part in forward.slices] == [1, 1, 1, 1]
+            forward.let_all_through()
+            assert await task == expected(samples)
+
+    asyncio.run(main())
+
+
+def test_a_lone_slice_may_use_the_cores_of_idle_workers() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward, workers=3) as batcher:
+            for number in range(3):
+                await send(batcher, samples_of(f"r{number}", 1))
+                await until(lambda n=number: len(forward.slices) > n)  # type: ignore[misc]
+            assert [part.share for part in forward.slices] == [3, 2, 1]
+
+    asyncio.run(main())
+
+
+def test_a_failed_slice_fails_only_the_request_at_fault() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward) as batcher:
+            plugged = await plug(batcher, forward)
+            good = [await send(batcher, samples_of(f"good{number}", 1)) for number in range(4)]
+            bad = await send(batcher, [Sample("bad", 0), Sample("bad", 1, faulty=True)])
+            forward.let_all_through()
+            with pytest.raises(FaultyError, match="bad"):
+                await bad
+            for number, task in enumerate(good):
+                assert await task == expected(samples_of(f"good{number}", 1))
+            await plugged
+            await until(lambda: batcher.queued_tokens == 0)
+            assert await scores(batcher, samples_of("later", 3)) == expected(samples_of("later", 3))
+
+    asyncio.run(main())
+
+
+def test_what_is_left_of_a_failed_request_is_not_scored() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward) as batcher:
+            samples = [Sample("bad", 0, faulty=True), *samples_of("bad", 60)[1:]]
+            task = await send(batcher, samples)
+            await until(lambda: len(forward.slices) == 1)
+            taken = forward.slices[0].samples
+            assert taken == samples[:10]
+            assert (await forward.next_slice()).samples == samples[:1]  # tried alone
+            forward.let_through()
+            with pytest.raises(FaultyError):
+                await task
+            forward.let_all_through()
+            await scores(batcher, samples_of("later", 1))
+            assert set(forward.scored) - set(taken) == set(samples_of("later", 1))
+            assert batcher.queued_tokens == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_request_ends_when_many_fail(workers: int) -> None:
+    async def main() -> None:
+        forward = Forward()
+        async with running(forward, workers=workers) as batcher:
+            requests = [
+                [Sample(f"r{n}", index, faulty=n % 5 == 0 and index == n % 7) for index in range(1 + n % 12)]
+                for n in range(150)
+            ]
+            tasks = [scores(batcher, samples) for samples in requests]
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+            for samples, got in zip(requests, answers, strict=True):
+                if any(sample.faulty for sample in samples):
+                    assert isinstance(got, FaultyError)
+                    assert str(got) == samples[0].request
+                else:
+                    assert got == expected(samples)
+            await until(lambda: batcher.queued_tokens == 0)
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_request_is_not_scored_and_leaves_the_queue() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward) as batcher:
+            await plug(batcher, forward)
+            gone = await send(batcher, samples_of("gone", 30))
+            stays = await send(batcher, samples_of("stays", 1))
+            assert batcher.queued_tokens == 310
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+            forward.let_all_through()
+            assert await stays == expected(samples_of("stays", 1))
+            assert batcher.queued_tokens == 0
+            assert not [sample for sample in forward.scored if sample.request == "gone"]
+
+    asyncio.run(main())
+
+
+def test_a_request_cancelled_while_it_runs_is_scored_no_further() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward) as batcher:
+            gone = await send(batcher, samples_of("gone", 30))
+            await until(lambda: len(forward.slices) == 1)
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+            stays = await send(batcher, samples_of("stays", 1))
+            forward.let_all_through()
+            await stays
+            assert [part.samples for part in forward.slices] == [samples_of("gone", 10), samples_of("stays", 1)]
+            assert batcher.queued_tokens == 0
+
+    asyncio.run(main())
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward, queue_tokens=1000) as batcher:
+            await plug(batcher, forward)
+            waiting = await send(batcher, samples_of("waiting", 95))
+            with pytest.raises(OverloadedError) as refused:
+                await scores(batcher, samples_of("late", 6))
+            assert refused.value.retry_after_s is not None
+            assert refused.value.retry_after_s >= 1
+            assert refused.value.details["queued_tokens"] == 950
+            fits = await send(batcher, samples_of("fits", 5))
+            forward.let_all_through()
+            assert await fits == expected(samples_of("fits", 5))
+            await waiting
+            assert await scores(batcher, samples_of("late", 6)) == expected(samples_of("late", 6))
+            assert not [s for s in forward.scored if s.request == "late"][6:]
+
+    asyncio.run(main())
+
+
+def test_a_full_queue_takes_work_that_bounds_itself_and_is_then_as_full_as_that() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward, queue_tokens=1000) as batcher:
+            await plug(batcher, forward)
+            await send(batcher, samples_of("waiting", 100))
+            beside = asyncio.ensure_future(scores(batcher, samples_of("beside", 5), aside=True))
+            await asyncio.sleep(0)
+            assert batcher.queued_tokens == 1050
+            with pytest.raises(OverloadedError):
+                await scores(batcher, samples_of("late", 1))
+            with pytest.raises(PayloadTooLargeError):
+                await scores(batcher, samples_of("huge", 101), aside=True)
+            forward.let_all_through()
+            assert await beside == expected(samples_of("beside", 5))
+
+    asyncio.run(main())
+
+
+def test_a_request_larger_than_the_queue_is_refused_for_good() -> None:
+    async def main() -> None:
+        async with running(Forward(), queue_tokens=1000) as batcher:
+            with pytest.raises(PayloadTooLargeError) as refused:
+                await scores(batcher, samples_of("huge", 101))
+            assert refused.value.details == {"tokens": 1010, "limit": 1000}
+            assert batcher.queued_tokens == 0
+            assert len(await scores(batcher, samples_of("whole", 100))) == 100
+
+    asyncio.run(main())
+
+
+def test_a_request_without_samples_is_answered_at_once() -> None:
+    async def main() -> None:
+        async with running(Forward()) as batcher:
+            assert await scores(batcher, []) == []
+
+    asyncio.run(main())
+
+
+def test_what_was_asked_before_the_workers_start_is_scored_by_them() -> None:
+    async def main() -> None:
+        forward = Forward()
+        batcher: Batcher[Model, Sample] = Batcher(forward, queue_tokens=1000)
+        early = await send(batcher, samples_of("early", 3))
+        batcher.start(2, 100, lambda _: None)
+        assert batcher.started
+        assert await early == expected(samples_of("early", 3))
+        await batcher.close()
+
+    asyncio.run(main())
+
+
+def test_each_worker_begins_in_its_own_thread() -> None:
+    async def main() -> None:
+        begun: dict[int, str] = {}
+        batcher: Batcher[Model, Sample] = Batcher(Forward(), queue_tokens=1000)
+        batcher.start(3, 100, lambda number: begun.update({number: threading.current_thread().name}))
+        await until(lambda: len(begun) == 3)
+        assert begun == {number: f"forward-{number}" for number in range(3)}
+        await batcher.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_closing_fails_what_waits_ends_what_runs_and_leaves_no_thread(workers: int) -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        batcher: Batcher[Model, Sample] = Batcher(forward, queue_tokens=10**6)
+        batcher.start(workers, 100, lambda _: None)
+        runs = []
+        for number in range(workers):
+            runs.append(await send(batcher, samples_of(f"runs{number}", 1)))
+            await until(lambda n=number: len(forward.slices) == n + 1)  # type: ignore[misc]
+        waits = [await send(batcher, samples_of(f"waits{number}", 40)) for number in range(3)]
+        closing = asyncio.ensure_future(batcher.close())
+        for task in waits:
+            with pytest.raises(NotReadyError, match="shutting down"):
+                await task
+        assert not closing.done()
+        forward.let_all_through()
+        await closing
+        for number, task in enumerate(runs):
+            assert await task == expected(samples_of(f"runs{number}", 1))
+        assert len(forward.slices) == workers
+        with pytest.raises(NotReadyError):
+            await scores(batcher, samples_of("late", 1))
+
+    asyncio.run(main())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("forward-")]
+
+
+def test_a_batcher_that_never_started_closes() -> None:
+    batcher: Batcher[Model, Sample] = Batcher(Forward(), queue_tokens=1000)
+    assert not batcher.started
+    asyncio.run(batcher.close())
+
+
+costs = st.lists(st.tuples(st.integers(1, 60), st.booleans()), min_size=1, max_size=12)
+workloads = st.lists(st.tuples(st.sampled_from([MODEL, OTHER]), costs, st.booleans()), min_size=1, max_size=15)
+
+
+@given(workloads, st.integers(1, 4), st.integers(1, 120))
+@settings(deadline=None, max_examples=60)
+def test_any_workload_is_scored_once_in_slices_of_the_right_size(
+    workload: list[tuple[Model, list[tuple[int, bool]], bool]], workers: int, slice_tokens: int
+) -> None:
+    async def main() -> None:
+        forward = Forward()
+        async with running(forward, workers=workers, slice_tokens=slice_tokens) as batcher:
+            requests = [
+                (
+                    model,
+                    [Sample(f"r{n}", i, cost, joined and i > 0) for i, (cost, joined) in enumerate(costs)],
+                )
+                for n, (model, costs, _) in enumerate(workload)
+            ]
+            tasks = []
+            for (model, samples), (_, _, pause) in zip(requests, workload, strict=True):
+                tasks.append(await send(batcher, samples, model))
+                if pause:
+                    await asyncio.sleep(0.0005)
+            async with asyncio.timeout(PATIENCE_S):
+                answers = await asyncio.gather(*tasks)
+            assert answers == [expected(samples, model) for model, samples in requests]
+            assert batcher.queued_tokens == 0
+        assert Counter(forward.scored) == Counter(sample for _, samples in requests for sample in samples)
+        for part in forward.slices:
+            # only the oldest request and the one with the least left may have one unit more than fits
+            names = list(dict.fromkeys(sample.request for sample in part.samples))
+            assert part.tokens <= slice_tokens or len(names) <= 2
+            for name in names:
+                samples = part.of(name)
+                tokens = sum(sample.cost for sample in samples)
+                if tokens > slice_tokens:  # what belongs together, and of that not too much
+                    assert all(sample.joined for sample in samples[1:])
+                    assert tokens <= UNIT_SLICES * slice_tokens or len(samples) == 1
+
+    asyncio.run(main())

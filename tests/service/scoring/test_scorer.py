@@ -1,0 +1,228 @@
+"""Encoded groups through the real cache, queue and engine, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from metarm.encoding import Encoded
+from metarm.errors import NonFiniteScoreError, PayloadTooLargeError
+from metarm.forward import PrefixCache
+from metarm.model import RewardModel, load_model
+from service.metrics import Metrics
+from service.scoring.batcher import Batcher
+from service.scoring.engine import Engine
+from service.scoring.score_cache import ScoreCache
+from service.scoring.scorer import Scorer
+from service.scoring.tuning import ForwardPlan
+from service.serving.live_model import LoadedVersion
+from tests.metarm.forward.networks import plain_scores
+from tests.tiny import Kind
+
+Kinds = Callable[[Kind], Path]
+PROMPT = "Rosa buys eight pencils at seven coins each and pays with one hundred coins. What is left?"
+RESPONSES = ["It is forty two.", "The first train.", "", "A longer response says more words."]
+
+
+@dataclass(frozen=True, slots=True)
+class Wired:
+    scorer: Scorer
+    batcher: Batcher[LoadedVersion, Encoded]
+    metrics: Metrics
+    plans: list[RewardModel]  # the models a plan was chosen for
+    slices: list[list[Encoded]]
+
+    def counted(self, result: str) -> float:
+        return float(self.metrics.score_cache.labels(result)._value.get())
+
+
+@asynccontextmanager
+async def wired(
+    model: RewardModel, *, entries: int = 100, slice_tokens: int = 100, queue_tokens: int = 10**6
+) -> AsyncIterator[Wired]:
+    metrics, slices = Metrics(), []
+    plans: list[RewardModel] = []
+    engine = Engine(PrefixCache(10**8))
+
+    def score_slice(version: LoadedVersion, samples: list[Encoded], share: int) -> list[float]:
+        slices.append(samples)
+        return engine.score_slice(version, samples, share)
+
+    def choose(model: RewardModel) -> ForwardPlan:
+        plans.append(model)
+        return ForwardPlan(1, 1, 1000, slice_tokens)
+
+    batcher: Batcher[LoadedVersion, Encoded] = Batcher(score_slice, queue_tokens=queue_tokens)
+    scorer = Scorer(engine, batcher, ScoreCache(entries), metrics, choose)
+    scorer.prepare(model)
+    yield Wired(scorer, batcher, metrics, plans, slices)
+    await batcher.close()
+
+
+def groups_of(model: RewardModel, *groups: Sequence[str]) -> list[list[Encoded]]:
+    """Each group on a prompt of its own."""
+    words = PROMPT.split()
+    return model.encoder.encode([(f"{words[n]} {PROMPT}", group) for n, group in enumerate(groups)])
+
+
+def expected(model: RewardModel, groups: list[list[Encoded]]) -> list[list[float]]:
+    with torch.inference_mode():
+        return [plain_scores(model.network, group).tolist() for group in groups]
+
+
+@contextmanager
+def poisoned(model: RewardModel, token: int) -> Iterator[None]:
+    weight = model.network.get_input_embeddings().weight
+    with torch.no_grad():
+        kept = weight[token].clone()
+        weight[token] = float("nan")
+        yield
+        weight[token] = kept
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_only_what_is_not_known_is_computed_and_every_score_keeps_its_place(
+    checkpoint: Kinds, kind: Kind
+) -> None:
+    model = load_model(checkpoint(kind), 128)
+    version = LoadedVersion("v000001", model)
+
+    async def main() -> None:
+        async with wired(model) as w:
+            first = groups_of(model, RESPONSES[:2], RESPONSES[2:])
+            approximately = [pytest.approx(scores, abs=1e-4) for scores in expected(model, first)]
+            assert await w.scorer.score(version, first) == approximately
+            seen = sum(map(len, w.slices))
+            assert seen == 4
+            more = groups_of(model, [RESPONSES[3], *RESPONSES[:2], "Yes."], RESPONSES[2:], ["No."])
+            approximately = [pytest.approx(scores, abs=1e-4) for scores in expected(model, more)]
+            assert await w.scorer.score(version, more) == approximately
+            assert sum(map(len, w.slices)) == seen + 3
+            assert (w.counted("hit"), w.counted("miss")) == (4, 7)
+            assert await w.scorer.score(version, more) == approximately
+            assert sum(map(len, w.slices)) == seen + 3
+
+    asyncio.run(main())
+
+
+def test_a_known_score_is_that_of_its_version_alone(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+
+    async def main() -> None:
+        async with wired(model) as w:
+            groups = groups_of(model, RESPONSES)
+            for name in ("v000001", "v000002", "v000001"):
+                await w.scorer.score(LoadedVersion(name, model), groups)
+            assert (w.counted("hit"), w.counted("miss")) == (4, 8)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_response_that_stands_twice_in_a_request_is_computed_once_and_has_one_score(
+    checkpoint: Kinds, kind: Kind
+) -> None:
+    """Computed in slices of different sizes, its last digits could differ."""
+    model = load_model(checkpoint(kind), 128)
+
+    async def main() -> None:
+        async with wired(model, slice_tokens=30, entries=0) as w:
+            first, second = RESPONSES[:2]
+            groups = groups_of(model, [first, second, first], [first, first])
+            scores = await w.scorer.score(LoadedVersion("v000001", model), groups)
+            assert sum(map(len, w.slices)) == 3
+            assert scores[0][0] == scores[0][2]
+            assert scores[1][0] == scores[1][1]
+            assert scores == [pytest.approx(group, abs=1e-4) for group in expected(model, groups)]
+
+    asyncio.run(main())
+
+
+def test_a_score_that_is_not_finite_is_refused_and_not_kept(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    version = LoadedVersion("v000001", model)
+    groups = groups_of(model, ["It is!"])
+    (poison,) = set(groups[0][0].ids) - set(groups_of(model, ["It is"])[0][0].ids)
+
+    async def main() -> None:
+        async with wired(model) as w:
+            with poisoned(model, poison):
+                for _ in range(2):
+                    with pytest.raises(NonFiniteScoreError, match="v000001"):
+                        await w.scorer.score(version, groups)
+            approximately = [pytest.approx(scores, abs=1e-4) for scores in expected(model, groups)]
+            assert await w.scorer.score(version, groups) == approximately
+
+    asyncio.run(main())
+
+
+def test_a_score_of_exactly_zero_is_kept_and_answered(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    for parameter in model.network.get_submodule("classifier").parameters():
+        parameter.data.zero_()
+
+    async def main() -> None:
+        async with wired(model) as w:
+            for _ in range(2):
+                scores = await w.scorer.score(LoadedVersion("v000001", model), groups_of(model, RESPONSES))
+                assert scores == [[0.0] * 4]
+            assert (w.counted("hit"), w.counted("miss")) == (4, 4)
+
+    asyncio.run(main())
+
+
+def test_how_the_machine_is_used_is_fixed_by_the_first_model(checkpoint: Kinds) -> None:
+    first, second = (load_model(checkpoint("bert"), 128) for _ in range(2))
+
+    async def main() -> None:
+        async with wired(first) as w:
+            w.scorer.prepare(second)
+            assert w.plans == [first]
+            assert not w.batcher.started
+            await w.scorer.score(LoadedVersion("v000002", second), groups_of(second, RESPONSES))
+            assert w.batcher.started
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("kind", "share"), [("llama", True), ("llama", False), ("bert", True)])
+def test_a_shared_prompt_is_counted_once_against_the_queue(checkpoint: Kinds, kind: Kind, share: bool) -> None:
+    model = load_model(checkpoint(kind), 128, share_prompts=share)
+    groups = groups_of(model, RESPONSES)
+    tokens = sum(len(sample.ids) for sample in groups[0])
+    if kind == "llama" and share:
+        assert len({sample.prompt_tokens for sample in groups[0]}) == 1
+        tokens -= 3 * groups[0][0].prompt_tokens
+
+    async def main() -> None:
+        async with wired(model, queue_tokens=tokens) as w:
+            assert len((await w.scorer.score(LoadedVersion("v000001", model), groups))[0]) == 4
+        async with wired(model, queue_tokens=tokens - 1) as w:
+            with pytest.raises(PayloadTooLargeError):
+                await w.scorer.score(LoadedVersion("v000001", model), groups)
+
+    asyncio.run(main())
+
+
+def test_a_group_on_one_prompt_stays_in_one_slice_where_its_prompt_is_shared(checkpoint: Kinds) -> None:
+    groups_per_slice: dict[bool, list[int]] = {}
+    for share in (True, False):
+        model = load_model(checkpoint("llama"), 128, share_prompts=share)
+
+        async def main(model: RewardModel = model, share: bool = share) -> None:
+            async with wired(model, slice_tokens=70) as w:
+                groups = groups_of(model, RESPONSES, RESPONSES, RESPONSES)
+                await w.scorer.score(LoadedVersion("v000001", model), groups)
+                prompts = [[sample.ids[:5] for sample in part] for part in w.slices]
+                groups_per_slice[share] = [len({tuple(ids) for ids in part}) for part in prompts]
+                assert sum(map(len, w.slices)) == 12
+
+        asyncio.run(main())
+    assert sum(groups_per_slice[True]) == 3  # none in two
+    assert sum(groups_per_slice[False]) > 3
