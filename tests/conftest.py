@@ -6,9 +6,11 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from xdist.scheduler import LoadScopeScheduling
 
 from metarm import process_environment
 
@@ -21,6 +23,19 @@ from metarm.cut_over import COMMAND_TIMEOUT_S  # noqa: E402 (after the environme
 from metarm.sample_log import connect  # noqa: E402
 from tests.processes import RedisProcess  # noqa: E402
 from tests.tiny import Kind, make_checkpoint  # noqa: E402
+
+SHARED = ("tests/compose/", "tests/page/")  # folders with one engine, one browser
+
+
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """Where tests run in several processes, those of one file run in one, as their servers are the file's."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((folder for folder in SHARED if nodeid.startswith(folder)), nodeid.split("::")[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
