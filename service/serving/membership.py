@@ -113,9 +113,9 @@ class Membership:
     def _turn(self) -> None:
         if not self._notices.subscribed:
             self._notices.subscribe(CUT_OVER_NOTICES)
-        if time.monotonic() >= self._renew_at:
-            self._renew()
         busy = self._take_part(self._board.state())
+        if time.monotonic() >= self._renew_at:  # at once after a cut-over: others ask what this server serves
+            self._renew()
         self._notices.get_message(timeout=BUSY_POLL_S if busy else IDLE_POLL_S)
 
     def _renew(self) -> bool:

@@ -130,6 +130,20 @@ def test_new_requests_wait_between_hold_and_go_and_pinned_ones_do_not(
     run(test)
 
 
+def test_after_a_cut_over_a_server_says_at_once_what_it_serves(
+    store: VersionStore, redis_process: RedisProcess, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with member(store, redis_process) as one:
+            monkeypatch.setattr("service.serving.membership.IDLE_POLL_S", 6.0)  # it would be told by then
+            await one.begin_hold("v000002")
+            store.activate("v000002")
+            await one.move("hold", "go")
+            await until(lambda: [r.serving for r in Fleet(redis_client).live()] == ["v000002"], timeout_s=3.0)
+
+    run(test)
+
+
 def test_an_abort_lets_new_requests_go_on_with_the_old_version(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
