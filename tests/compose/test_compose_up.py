@@ -48,6 +48,13 @@ def test_the_first_start_makes_the_demo_model_and_says_so(running: Stack) -> Non
     assert manifest["metrics"]["steps"] == 8, "METARM_BOOTSTRAP_PAIRS did not reach the trainer"
 
 
+def test_the_image_has_the_page_and_its_charts(running: Stack) -> None:
+    assert "page/main.js" in running.http.get("/").text
+    charts = running.http.get("/page/plotly.min.js")
+    assert charts.status_code == 200
+    assert len(charts.content) > 1_000_000
+
+
 @pytest.mark.parametrize("service", ["redis", "service", "trainer"])
 def test_a_container_is_healthy_and_bounded(running: Stack, service: str) -> None:
     running.wait_until(lambda: running.healthy(service), f"{service} is not healthy")
