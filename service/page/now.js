@@ -121,24 +121,28 @@ function state(id, text, good) {
   byId(id).dataset.state = good ? "good" : "bad";
 }
 
-/** A line where another version began to serve. */
-function swaps({ serving }, at) {
+/** A line where another version began to serve, its name beside it, where there is room. */
+function swaps({ serving, at: seconds }, at) {
+  const begin = seconds.at(-1) - KEEP_S;
   const places = serving.map((name, i) => i).filter((i) => i && serving[i] && serving[i] !== serving[i - 1]);
   const line = { color: colour("muted"), width: 1, dash: "dot" };
   const font = { size: 11, color: colour("muted") };
   return {
     shapes: places.map((i) => ({ type: "line", x0: at[i], x1: at[i], y0: 0, y1: 1, yref: "paper", line })),
-    annotations: places.map((i) => ({
-      x: at[i],
-      y: 1,
-      yref: "paper",
-      text: serving[i],
-      showarrow: false,
-      xanchor: "right",
-      yanchor: "top",
-      xshift: -3,
-      font,
-    })),
+    annotations: places.map((i) => {
+      const early = seconds[i] - begin < KEEP_S / 5;
+      return {
+        x: at[i],
+        y: 1,
+        yref: "paper",
+        text: serving[i],
+        showarrow: false,
+        xanchor: early ? "left" : "right",
+        yanchor: "top",
+        xshift: early ? 3 : -3,
+        font,
+      };
+    }),
   };
 }
 
