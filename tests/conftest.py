@@ -27,7 +27,7 @@ from tests.tiny import Kind, make_checkpoint  # noqa: E402
 SHARED = ("tests/compose/", "tests/page/")  # folders with one engine, one browser
 
 
-class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Where tests run in several processes, those of one file run in one, as their servers are the file's."""
 
     def _split_scope(self, nodeid: str) -> str:
