@@ -19,6 +19,8 @@ import redis
 from metarm import process_environment
 from metarm.embedded_redis import EmbeddedRedis
 
+BUSY_S = 1.0  # that a busy machine may add to a wait that a test times
+
 
 def free_port() -> int:
     with socket.socket() as listener:

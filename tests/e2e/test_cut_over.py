@@ -20,13 +20,12 @@ from metarm.cut_over import HOLD_S, Coordinator
 from metarm.cut_over_board import CutOver, CutOverBoard
 from metarm.versions import VersionStore
 from tests.hammer import Hammer, assert_never_backwards, assert_scored_by_the_version_named
-from tests.processes import HttpProcess, Pair, RedisProcess, service, trainer, two_services
+from tests.processes import BUSY_S, HttpProcess, Pair, RedisProcess, service, trainer, two_services
 from tests.scripted_server import ScriptedServer
 from tests.store import publish
 from tests.tiny import make_checkpoint
 
 VERSIONS = 7
-BUSY_S = 1.0  # that a busy machine may add to a wait
 
 
 @pytest.fixture(scope="module")
