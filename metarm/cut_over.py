@@ -25,13 +25,15 @@ COMMAND_TIMEOUT_S = 0.25  # of the Redis clients used here, so that a hold waits
 LEASE_MS = 3_000  # after which a silent coordinator counts as dead
 HOLD_S = 1.0  # that a server holds new requests at most
 LET_GO_S = 0.75  # of it: then a server looks where the pointer stands, and goes by that
-MOVE_WITHIN_S = 0.5  # of it: later the pointer does not move, since servers are about to look
+MOVE_WITHIN_S = 0.5  # of it: later the pointer is not about to move, since servers are about to look
+RENAME_WITHIN_S = 0.7  # and not moved after all, where the disk or the store's lock took until then
 HOLD_LEASE_MS = 2_000  # by then nobody holds any more
 PATIENCE_S = 2.0  # with a Redis that does not answer
 ATTEMPTS = 3  # to hold, with a pause in which the registration of a dead server expires
 PAUSE_S = 2.5
 PREPARE_POLL_S = 0.02
 HOLD_POLL_S = 0.002
+NOT_HELD = "did not hold new requests in time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,9 @@ class Coordinator:
         if error is not None:
             return _Unheld(error)
         before = self._store.current()
-        self._move_pointer(begun)
+        if not self._move_pointer(begun, lambda: time.monotonic() - started < RENAME_WITHIN_S):
+            late = "was about to let go when the pointer could be moved at last"
+            return _Unheld(self._aborted(begun, dict.fromkeys(ready, late), retry_after_s=5))
         decided = self._decide_go(begun, "hold")
         if decided is not None and decided.id == begun.id and decided.phase == "abort":
             # the servers had let go of their requests before the pointer moved
@@ -138,7 +142,7 @@ class Coordinator:
 
     def _hold(self, begun: CutOver, ready: list[str], started: float) -> CutOverAbortedError | None:
         """Have all servers hold new requests. None once they do, else what to say."""
-        waiting, why = ready, "did not hold new requests in time"
+        waiting, why = ready, NOT_HELD
         state: CutOver | None = begun
         while time.monotonic() - started < MOVE_WITHIN_S:
             try:
@@ -152,15 +156,16 @@ class Coordinator:
                 if not waiting and time.monotonic() - started < MOVE_WITHIN_S:
                     return None
                 time.sleep(HOLD_POLL_S)
-                state = self._board.state()
+                state, why = self._board.state(), NOT_HELD
             except redis.RedisError as error:
                 why = f"could not be asked: Redis does not answer: {error}"
                 time.sleep(HOLD_POLL_S)
         return self._aborted(begun, dict.fromkeys(waiting or ready, why), retry_after_s=5)
 
-    def _move_pointer(self, begun: CutOver) -> None:
+    def _move_pointer(self, begun: CutOver, still: Callable[[], bool] = lambda: True) -> bool:
+        """False where `still` said no at the last moment: the pointer is where it was."""
         try:
-            self._store.activate(begun.version)
+            return self._store.activate(begun.version, still)
         except (OSError, MetaRMError) as error:
             self._abort(begun, f"the pointer could not be moved: {error}")
             raise

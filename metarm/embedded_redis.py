@@ -15,7 +15,8 @@ class EmbeddedRedis:
     """A server on a socket under the data directory that only this user may open, append-only file on.
 
     `appendfsync everysec`: entries are written at once and synced every second, so the crash of a
-    process keeps them; the crash of the machine can take the last second.
+    process keeps them; the crash of the machine can take the last second. While a sync takes long, what is
+    to be written waits for up to two seconds: then a crash of the server can take that.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["activate", "set_label", "remove_label"]
 WAIT_S = 1.0  # of one blocking command: less than a client's socket timeout
+SHORTEST_WAIT_S = 0.01  # none at all would mean for ever
 KEEP_ANSWER_S = 60
 
 
@@ -51,8 +52,9 @@ class StoreCommands:
             pipeline.lpush(COMMANDS, id_)
             pipeline.execute()
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            found = cast("tuple[bytes, bytes] | None", self._redis.blpop([answer_key(id_)], timeout=WAIT_S))
+        while (left_s := deadline - time.monotonic()) > 0:
+            wait_s = max(SHORTEST_WAIT_S, min(WAIT_S, left_s))
+            found = cast("tuple[bytes, bytes] | None", self._redis.blpop([answer_key(id_)], timeout=wait_s))
             if found is not None:
                 return _value_of(orjson.loads(found[1]))
         if self._redis.delete(command_key(id_)):

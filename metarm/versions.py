@@ -21,7 +21,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -202,19 +202,27 @@ class VersionStore:
         """Drop a staged candidate that came to nothing; its name stays used."""
         shutil.rmtree(self._staging / name, ignore_errors=True)
 
-    def activate(self, name: str) -> None:
+    def activate(self, name: str, still: Callable[[], bool] = lambda: True) -> bool:
         """Point `current` at a published version: one atomic rename, then durable.
 
-        Raises UnknownVersionError, or ReadOnlyStoreError where this process may not write.
+        `still` is asked last of all before the rename, after whatever a slow disk may take time for: where it
+        says no, nothing changes and this returns False. Raises UnknownVersionError, or ReadOnlyStoreError
+        where this process may not write.
         """
         with self._locked():
             self.path(name)
-            self._withdraw_for(name)
+            known = self._withdraw_for(name)
             link = self.root / f".current-{os.getpid()}"
             link.unlink(missing_ok=True)
             link.symlink_to(name)
+            if not still():
+                link.unlink()
+                if known is not None:
+                    self._write_withdrawn(known)
+                return False
             link.rename(self.root / "current")
             sync(self.root)
+            return True
 
     def check_writable(self) -> None:
         """Raises ReadOnlyStoreError where this process may not write."""
@@ -241,17 +249,21 @@ class VersionStore:
         shutil.rmtree(away, ignore_errors=True)
         return True
 
-    def _withdraw_for(self, name: str) -> None:
-        """Note that the pointer is about to leave a version for `name`, an older one; or comes back to it."""
+    def _withdraw_for(self, name: str) -> list[str] | None:
+        """Note that the pointer is about to leave a version for `name`, an older one; or comes back to it.
+        Returns what was noted before, None where that cannot be read."""
         try:
             before, known = self.current(), self.withdrawn()
         except InvalidVersionError:
-            return  # activating repairs a broken pointer: what it left cannot be known
+            return None  # activating repairs a broken pointer: what it left cannot be known
         goes_back = before is not None and version_number(name) < version_number(before)
-        now = {*known, *([before] if before and goes_back else [])} - {name}
-        if now != set(known):
-            left = {"versions": sorted(now, key=version_number)}
-            write_durably(self.root / WITHDRAWN, json_bytes(left))
+        self._write_withdrawn({*known, *([before] if before and goes_back else [])} - {name})
+        return known
+
+    def _write_withdrawn(self, names: Iterable[str]) -> None:
+        now = sorted(names, key=version_number)
+        if now != self.withdrawn():
+            write_durably(self.root / WITHDRAWN, json_bytes({"versions": now}))
 
     def set_label(self, label: str, target: Label) -> None:
         """Move or make a label. Raises UnknownVersionError, or ReadOnlyStoreError."""

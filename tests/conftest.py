@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import redis
 from xdist.scheduler import LoadScopeScheduling
@@ -23,6 +24,10 @@ from metarm.cut_over import COMMAND_TIMEOUT_S  # noqa: E402 (after the environme
 from metarm.sample_log import connect  # noqa: E402
 from tests.processes import RedisProcess  # noqa: E402
 from tests.tiny import Kind, make_checkpoint  # noqa: E402
+
+# no deadline: a machine that stalls is no bug
+hypothesis.settings.register_profile("busy", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("busy")
 
 SHARED = ("tests/compose/", "tests/page/")  # folders with one engine, one browser
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,13 +21,27 @@ import redis
 from metarm import process_environment
 from metarm.embedded_redis import EmbeddedRedis
 
-BUSY_S = 1.0  # that a busy machine may add to a wait that a test times
+BUSY_S = 2.5  # that a busy machine may add to a wait that a test times
+
+
+def _ports() -> Iterator[int]:
+    """Below those that the kernel gives to connections, and others for each process that runs tests."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    mine = range(20_000 + worker, 32_000, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    start = random.randrange(len(mine))
+    yield from itertools.cycle([*mine[start:], *mine[:start]])
+
+
+PORTS = _ports()
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    for port in PORTS:
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("unreachable: ports come round again")
 
 
 class Process:
@@ -122,7 +138,8 @@ class HttpProcess(Process):
         self.port = int(environment.get("METARM_PORT") or free_port())
         self.url = f"http://127.0.0.1:{self.port}"
         folder.mkdir(parents=True, exist_ok=True)
-        self.http = httpx.Client(base_url=self.url, timeout=60.0)
+        fresh = httpx.Limits(keepalive_expiry=2.0)  # a server closes what is idle for 5 s
+        self.http = httpx.Client(base_url=self.url, timeout=60.0, limits=fresh)
         super().__init__(command, folder / "output.txt", {**environment, "METARM_PORT": str(self.port)})
 
     def __exit__(self, *exc_info: object) -> None:
@@ -135,7 +152,7 @@ class HttpProcess(Process):
         except httpx.TransportError:
             return False
 
-    def wait_ready(self, timeout_s: float = 60.0) -> None:
+    def wait_ready(self, timeout_s: float = 180.0) -> None:
         self.wait_until(lambda: self.answers("/ready"), timeout_s)
 
 

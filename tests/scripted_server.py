@@ -13,6 +13,8 @@ from metarm.cut_over_board import CutOver, CutOverBoard, Phase
 from metarm.fleet import LIFETIME_MS, RENEW_S, Fleet, ServiceRecord
 from metarm.versions import VersionStore
 
+LASTING_MS = 60_000  # a registration that no stall of the machine outlasts
+
 
 class ScriptedServer:
     """Answers what it is told to, and remembers where the pointer stood in each phase."""
@@ -33,7 +35,7 @@ class ScriptedServer:
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Self:
-        assert self.register()
+        assert self.register(LASTING_MS)
         self._thread.start()
         return self
 
@@ -41,6 +43,12 @@ class ScriptedServer:
         self.die()
         with contextlib.suppress(redis.RedisError):
             self._fleet.leave(self.name)
+
+    def wait_until_seen(self, phase: Phase, timeout_s: float = 30.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while phase not in self.seen:
+            assert time.monotonic() < deadline, f"{self.name} saw no {phase}, but {self.seen}"
+            time.sleep(0.002)
 
     def register(self, lifetime_ms: int = LIFETIME_MS) -> bool:
         return self._fleet.renew(ServiceRecord(self.name, "", 0, None, [], 0.0), lifetime_ms)

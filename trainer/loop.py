@@ -62,7 +62,7 @@ class Trainer:
         preferences: PreferenceSet | ConfigurationError,
         heartbeat: Heartbeat,
         retention: Retention,
-        promote: Callable[[str], None],
+        promote: Callable[[str], object],
         trackers: Trackers,
     ) -> None:
         """`promote` makes a published version current, or raises CutOverAbortedError."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,10 +12,16 @@ import pytest
 
 from bench.overhead import ARMS, Found, interval, report
 from bench.processes import Worker
-from bench.viewers import PAGE, Audience, interval_s
-from tests.processes import RedisProcess, service
+from bench.viewers import PAGE, Audience
+from tests.processes import HttpProcess, RedisProcess, service
 from tests.store import publish
 from tests.tiny import Kind
+
+
+def answered(process: HttpProcess, route: str) -> float:
+    series = f'rm_requests_total{{route="{route}",status="200"}} '
+    lines = process.http.get("/metrics").text.splitlines()
+    return sum(float(line.removeprefix(series)) for line in lines if line.startswith(series))
 
 
 def test_viewers_ask_the_server_for_what_the_page_asks_for(
@@ -28,8 +33,10 @@ def test_viewers_ask_the_server_for_what_the_page_asks_for(
     command = [sys.executable, "-m", "bench.viewers"]
     with service(tmp_path, redis_process.url) as process, Worker(command, tmp_path / "viewers", {}) as viewers:
         process.wait_ready()
-        assert viewers.ask(asdict(Audience(process.url, 2, 0.5))) == {"asked": {}}
-        time.sleep(interval_s("OVERVIEW_MS") + 2.0)
+        assert viewers.ask(asdict(Audience(process.url, 2, 0.1))) == {"asked": {}}
+        # both open the page, and one asks again: two rounds of it at least
+        for path, times in (("/overview", 5), ("/retrain", 2), ("/drift/{version}", 2)):
+            process.wait_until(lambda path=path, times=times: answered(process, path) >= times)  # type: ignore[misc]
         asked = viewers.ask(asdict(Audience(process.url, 0, 0.0)))["asked"]
         assert viewers.ask(asdict(Audience(process.url, 0, 0.0))) == {"asked": {}}
     assert read == {"overview", "drift", "versions", "labels", "retrain"}

@@ -160,9 +160,9 @@ def test_a_killed_container_comes_back_and_nothing_is_lost(running: Stack, servi
 def test_a_trainer_killed_in_a_run_finishes_it_with_the_same_samples(running: Stack) -> None:
     score(running)
     with RewardClient(str(running.http.base_url)) as client:
-        job = client.retrain(steps=12)["job"]
-        running.wait_until(lambda: client.job(job)["progress"]["step"] >= 1, "the run makes no step")
         trainer = running.container("trainer")["Id"]
+        job = client.retrain(steps=24)["job"]
+        running.wait_until(lambda: client.job(job)["progress"]["step"] >= 1, "the run makes no step")
         running.engine.docker("pause", trainer)  # at once: a small run is soon over
         running.crash("trainer")
         running.engine.docker("unpause", trainer)

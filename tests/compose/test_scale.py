@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import httpx
@@ -109,7 +110,7 @@ def test_all_cut_over_together_behind_the_proxy(running: Stack, proxied: httpx.C
 def test_replicas_that_are_killed_leave_and_come_back_without_a_failed_request(
     running: Stack, proxied: httpx.Client
 ) -> None:
-    before = running.logged()
+    before = settled(running.logged)
     with Workers(proxied) as workers:
         running.wait_until(lambda: workers.answered(10), "nothing is answered")
         running.engine.docker("kill", running.containers("service")[0])
@@ -129,6 +130,15 @@ def test_replicas_that_are_killed_leave_and_come_back_without_a_failed_request(
     running.wait_until(
         lambda: most - 2 * WORKERS <= running.logged() <= most, "samples got lost, or came twice"
     )
+
+
+def settled(read: Callable[[], int]) -> int:
+    """What a count comes to once nothing is added to it for a second."""
+    seen, now = -1, read()
+    while seen != now:
+        time.sleep(1.0)
+        seen, now = now, read()
+    return now
 
 
 def two_versions(stack: Stack, http: httpx.Client) -> tuple[str, str]:

@@ -3,6 +3,7 @@ reversed labels is forced through, and the watch takes it back while the policy 
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -36,7 +37,8 @@ def test_a_hacked_model_forced_through_is_taken_back_while_the_policy_goes_on(tm
     environment = prepared(PLAN, tmp_path / "models", tmp_path)
     settings = {**SERVICE, **PLAN.service, **environment}
     with PrivateServer(tmp_path, settings) as server, RewardClient(server.url) as client:
-        drill = play(PLAN, server.url, lambda: None)  # raises where one request for scores fails
+        # a moment after each update, as a policy's own step takes; raises where one request for scores fails
+        drill = play(PLAN, server.url, lambda: time.sleep(0.1))
         listed = client.versions()
 
     parent, hacked = drill.parent, drill.hacked

@@ -47,7 +47,7 @@ def test_a_users_own_decoder_redis_and_preferences_go_the_whole_way(
         "METARM_SCORE_KEYS": "",  # as a compose file passes on what is not set
     }
     with system(tmp_path / "data", **settings) as process:
-        process.wait_ready()
+        process.wait_ready(240)
         names = {child.name() for child in psutil.Process(process.pid).children()}
         assert "valkey-server" not in names  # the user's own Redis is used, none is started
         with RewardClient(process.url) as client:

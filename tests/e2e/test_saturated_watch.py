@@ -16,7 +16,7 @@ from tests.processes import HttpProcess, RedisProcess, service
 from tests.store import publish
 from tests.tiny import make_checkpoint, with_head
 
-CLIENTS, GROUPS, RESPONSES = 6, 16, 4
+CLIENTS, GROUPS, RESPONSES = 12, 64, 4  # seconds of work, so that clients that stall leave a queue
 MOST_TOKENS = RESPONSES * 128  # of a group: the tiny model's context
 SETTINGS = {
     "METARM_POLL_MS": "50",
@@ -112,7 +112,7 @@ def test_a_queue_that_is_full_and_refuses_requests_keeps_no_watch_from_being_jud
 ) -> None:
     sound = make_checkpoint(tmp_path / "sound", "bert")
     publish(tmp_path, sound)
-    full = {**SETTINGS, "METARM_QUEUE_TOKENS": "5000"}
+    full = {**SETTINGS, "METARM_QUEUE_TOKENS": "30000"}
     with service(tmp_path, redis_process.url, **full) as process:
         process.wait_ready()
         with Flood(process.url) as flood:

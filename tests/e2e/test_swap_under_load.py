@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-import time
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,11 @@ from tests.store import publish
 from tests.tiny import make_checkpoint
 
 CLIENTS = 8
+
+
+def wait_for_more(process: HttpProcess, answers: Sized) -> None:
+    seen = len(answers)
+    process.wait_until(lambda: len(answers) >= seen + 10 * CLIENTS)
 
 
 def test_eight_clients_score_through_three_swaps_each_answer_by_the_version_it_names(
@@ -46,10 +51,10 @@ def test_eight_clients_score_through_three_swaps_each_answer_by_the_version_it_n
         for thread in clients:
             thread.start()
         for checkpoint in checkpoints[1:]:
-            time.sleep(1.0)
+            wait_for_more(process, answers)
             name = publish(tmp_path, checkpoint)
             process.wait_until(lambda name=name: answers[-1][1]["version"] == name)  # type: ignore[misc]
-        time.sleep(0.5)
+        wait_for_more(process, answers)
         stop.set()
         for thread in clients:
             thread.join()

@@ -246,14 +246,30 @@ def test_waiting_for_a_job_ends_when_the_job_has(status: str) -> None:
     assert {(r.method, r.path) for r in server.received} == {("GET", "/retrain/job-1")}
 
 
-def test_waiting_for_a_job_ends_at_the_timeout() -> None:
+class Clock:
+    """The module `time`, as far as waiting goes, for which waiting takes no time."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        return sum(self.slept)
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+def test_waiting_for_a_job_ends_at_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("metarm.client.time", clock)
     with (
         answering(job("running")) as server,
         RewardClient(server.url) as client,
         pytest.raises(TimeoutError, match="job-1 is still running"),
     ):
-        client.wait_for_job("job-1", timeout_s=0.1, poll_s=0.01)
-    assert len(server.received) > 1
+        client.wait_for_job("job-1", timeout_s=60.0, poll_s=25.0)
+    assert clock.slept == [25.0, 25.0, 25.0]
+    assert len(server.received) == 4
 
 
 def test_every_other_call_goes_where_the_api_has_it() -> None:

@@ -28,10 +28,11 @@ def test_a_service_that_stops_renewing_is_gone_after_its_lifetime_and_one_that_l
     redis_client: redis.Redis,
 ) -> None:
     fleet = Fleet(redis_client)
-    fleet.renew(record("silent"), lifetime_ms=50)
+    fleet.renew(record("silent"))
     fleet.renew(record("leaver"))
     fleet.leave("leaver")
     assert [r.id for r in fleet.live()] == ["silent"]
+    fleet.renew(record("silent"), lifetime_ms=50)
     time.sleep(0.1)
     assert fleet.live() == []
 

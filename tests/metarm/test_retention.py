@@ -162,14 +162,14 @@ def test_retention_asks_for_the_leases_that_are_there_now(
     store: VersionStore, redis_client: redis.Redis
 ) -> None:
     names = [publish(store) for _ in range(5)]
-    lease(redis_client, "a", names[0], 0.4)
+    lease(redis_client, "a", names[0])
     lease(redis_client, "b", names[1])
     lease(redis_client, "c", names[1])
     lease(redis_client, "d", "-")  # given back
     assert leased_versions(redis_client) == {names[0]: 1, names[1]: 2}
     retention = Retention(store, redis_client, 1, 0)
     assert retention.prune() == [names[2]]
-    time.sleep(0.5)  # the first lease is over
+    lease(redis_client, "a", names[0], -1.0)  # over
     assert retention.prune() == [names[0]]
     assert store.pruned() == [names[0], names[2]]
 

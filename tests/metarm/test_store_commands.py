@@ -89,11 +89,13 @@ def test_without_a_trainer_nothing_is_sent(redis_client: redis.Redis) -> None:
 
 
 def test_a_command_that_nobody_took_in_time_is_never_done(
-    commands: StoreCommands, serve: Callable[[Do], None]
+    commands: StoreCommands, serve: Callable[[Do], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    with pytest.raises(TrainerUnavailableError, match="did not take"):
-        commands.ask("activate", {}, 0.1)
+    with monkeypatch.context() as patched:
+        patched.setattr("metarm.store_commands.WAIT_S", 10.0)  # how much longer than asked a command lives
+        with pytest.raises(TrainerUnavailableError, match="did not take"):
+            commands.ask("activate", {}, 0.1)
     serve(lambda kind, _arguments: done.append(kind))
     time.sleep(0.2)
     assert done == []

@@ -272,6 +272,26 @@ def test_what_the_pointer_left_for_an_older_version_is_withdrawn_until_it_comes_
     assert store.current() == fourth
 
 
+@pytest.mark.parametrize("back", [True, False])
+def test_a_pointer_that_is_not_to_move_after_all_leaves_everything_as_it_was(
+    store: VersionStore, back: bool
+) -> None:
+    names = [publish(store) for _ in range(3)]
+    store.activate(names[1])
+    asked: list[str | None] = []
+
+    def no_longer() -> bool:
+        asked.append(store.current())
+        return False
+
+    assert not store.activate(names[0] if back else names[2], no_longer)
+    assert asked == [names[1]]
+    assert (store.current(), store.withdrawn()) == (names[1], [names[2]])
+    assert list(store.root.glob(".current-*")) == []
+    assert store.activate(names[2], lambda: True)
+    assert (store.current(), store.withdrawn()) == (names[2], [])
+
+
 def test_a_list_of_withdrawn_versions_that_cannot_be_read_is_an_error_and_not_empty(
     store: VersionStore,
 ) -> None:

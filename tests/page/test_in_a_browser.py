@@ -87,7 +87,8 @@ class Traffic:
                         "responses": [f"{word} {WORDS[step % 7]}" for word in WORDS],
                     }
                 ]
-                body = {"groups": groups, "policy": {"name": "actor", "step": step // 5}}
+                policy = {"name": "actor", "step": step // 50}  # few: the server keeps 32
+                body = {"groups": groups, "policy": policy}
                 self._server.http.post("/score", json=body).raise_for_status()
                 if self._end.wait(0.05):
                     return

@@ -86,7 +86,7 @@ def test_requests_are_no_lines_at_info_and_many_refusals_are_few(server: HttpPro
     lines_of(server, "request_id", "the-last")  # behind all that was to be said before it
     said = [line.get("route") for line in lines(server)[before:]]
     assert said.count("/score") == 1
-    assert set(said) == {"/score", "/versions/{version}"}
+    assert set(said) - {None} == {"/score", "/versions/{version}"}  # None: of no request
     assert len(said) < refused / 10
 
 

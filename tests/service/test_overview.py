@@ -68,7 +68,8 @@ def test_the_overview_follows_redis_the_trainer_and_its_job(
         board.hold_trainer("a", {"state": "ready"}, 60_000)
         job = board.create({})
         board.save(job.with_changes(status="running", progress={"step": 3, "steps": 40, "loss": 0.5}))
-        process.wait_until(lambda: overview(process).job is not None)
+        process.wait_until(lambda: getattr(overview(process).job, "status", None) == "running")
+        process.wait_until(lambda: overview(process).trainer is not None)
         seen = overview(process)
         assert seen.trainer
         assert seen.trainer.state == "ready"

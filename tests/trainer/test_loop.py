@@ -24,7 +24,7 @@ from metarm.errors import ConfigurationError, CutOverAbortedError
 from metarm.jobs import Job, JobBoard
 from metarm.model import RewardModel, load_model
 from metarm.records import PolicyStamp, Preference, SampleGroup
-from metarm.redis_keys import LEASES
+from metarm.redis_keys import LEASES, TRAINER
 from metarm.retention import Retention, held_out_accuracy
 from metarm.sample_log import LoggedRequest, SampleLog
 from metarm.versions import Label, VersionStore, version_number
@@ -411,8 +411,7 @@ def test_a_trainer_told_to_stop_leaves_its_job_queued_with_its_samples(
 
 def test_a_replaced_trainer_stops_working(make_bench: Callable[..., Bench], redis_client: redis.Redis) -> None:
     bench = make_bench()
-    bench.jobs.release_trainer(bench.heartbeat.holder)
-    assert bench.jobs.hold_trainer("another:1", {}, 60_000)
+    redis_client.set(TRAINER, b'{"holder":"another:1"}', px=60_000)
     with pytest.raises(TrainerReplacedError):
         bench.trainer.run(threading.Event())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +14,7 @@ import redis
 from metarm.cut_over import Coordinator
 from metarm.errors import ReadOnlyStoreError, UnknownVersionError
 from metarm.jobs import JobBoard
+from metarm.redis_keys import TRAINER
 from metarm.store_commands import StoreCommands
 from metarm.versions import Label, VersionStore
 from service.serving.store_writes import StoreWrites
@@ -72,12 +74,17 @@ def test_the_trainers_refusal_is_the_services(writes: StoreWrites) -> None:
 
 
 def test_a_trainer_that_lost_its_place_takes_no_commands(
-    clerk: StoreClerk, writes: StoreWrites, store: VersionStore, redis_client: redis.Redis
+    clerk: StoreClerk,
+    writes: StoreWrites,
+    store: VersionStore,
+    redis_client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    JobBoard(redis_client).release_trainer(clerk._heartbeat.holder)
-    assert JobBoard(redis_client).hold_trainer("another:1", {}, 60_000)
+    redis_client.set(TRAINER, b'{"holder":"another:1"}', px=60_000)
     clerk._heartbeat._renew_once()
-    clerk._thread.join(1.5)  # what it waited for already is over by now
+    deadline = time.monotonic() + 30
+    while "no commands are taken" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.01)  # what it waited for already is over then
     with pytest.raises(Exception, match="did not take"):
         writes._commands.ask("activate", {"version": "v000002", "together": True}, 1.0)
     assert store.current() == "v000001"

@@ -32,7 +32,7 @@ class Scripted(GeneralTracker):  # type: ignore[misc]
         super().__init__(_blank=True)
         self.steps: list[int] = []
         self.ended = threading.Event()
-        self.let_go = threading.Event()
+        self.waits, self.let_go = threading.Event(), threading.Event()
         self._fails_at, self._waits_at = fails_at, waits_at
 
     @property
@@ -49,7 +49,8 @@ class Scripted(GeneralTracker):  # type: ignore[misc]
         if step == self._fails_at:
             raise ConnectionError("the tracker's server does not answer")
         if step == self._waits_at:
-            self.let_go.wait(30)
+            self.waits.set()
+            self.let_go.wait(60)
         assert step is not None
         self.steps.append(step)
 
@@ -90,13 +91,14 @@ def test_one_that_does_not_answer_holds_up_neither_a_step_nor_for_long_the_end(
 ) -> None:
     monkeypatch.setattr(tracking, "MOST_WAITING", 20)
     stuck, works = Scripted(waits_at=1), Scripted()
-    run = run_of(stuck, works)
+    run = run_of(works, stuck)
     run.begin(CONFIG)
     for step in range(1, 61):
         run.log("train", {"loss": 1.0}, step)
+        assert stuck.waits.wait(30)
         while len(works.steps) < step:
             time.sleep(0.001)
-    assert len(run.finish(0.2)) == 1
+    assert len(run.finish(2.0)) == 1
     assert works.steps == list(range(1, 61))
     assert works.ended.is_set()
     assert stuck.steps == []

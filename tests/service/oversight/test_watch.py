@@ -292,7 +292,7 @@ def test_an_equal_version_passes_and_later_ones_fall_by_a_constant_or_a_score_th
 ) -> None:
     for _ in range(2):
         publish(tmp_path, checkpoint("bert"))  # no reference: what spread alone says is still seen
-    with service(tmp_path, redis_process.url, **ALL_PROMPTS) as process:
+    with service(tmp_path, redis_process.url, **ALL_PROMPTS) as process, redis_process.client() as client:
         process.wait_ready()
         score(process, 1, count=3)
         publish(tmp_path, checkpoint("bert"))
@@ -310,6 +310,7 @@ def test_an_equal_version_passes_and_later_ones_fall_by_a_constant_or_a_score_th
         score(process, 3)
         assert ended(process, "v000004")["outcome"] == "rolled_back"
         process.wait_until(lambda: serving(process) == "v000003")
+        process.wait_until(lambda: "v000004" in WatchBoard(client).read())  # so the watch has seen it serve
 
         publish(tmp_path, poisoned(tmp_path / "poisoned", POISON))
         process.wait_until(lambda: watching(process) == "v000005")

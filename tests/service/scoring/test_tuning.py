@@ -224,7 +224,7 @@ def test_metarm_tune_shows_what_it_measured_and_writes_the_best_of_it_down(
     tune = "os.execv(sys.executable, [sys.executable, '-m', 'metarm.cli', 'tune'])"
     command = [sys.executable, "-c", one_core + tune]
     with Process(command, tmp_path / "output.txt", {"METARM_DATA_DIR": str(tmp_path)}) as process:
-        assert process.wait() == 0, process.output
+        assert process.wait(180) == 0, process.output
         output = process.output
     assert "v000001, encoder route, 1 cores" in output
     rows = re.findall(r"^ +(\d+) +(\d+) +(\d+) +(\d+)$", output, re.MULTILINE)

@@ -107,12 +107,12 @@ def test_a_lease_that_is_over_is_unknown_and_its_version_may_leave(
 
 def test_a_lease_is_renewed_on_any_server(servers: Pair) -> None:
     one, other = servers
-    made = lease(one, 1.5, version="v000001")
+    made = lease(one, 4.0, version="v000001")
     renewed = other.http.post(f"/leases/{made['lease']}/renew", json={"ttl_s": 60})
     assert renewed.status_code == 200
     assert renewed.json()["version"] == "v000001"
     assert renewed.json()["expires"] > made["expires"] + 50
-    time.sleep(1.6)
+    time.sleep(4.1)
     crowd(one, "v000002", "v000003")
     assert "v000001" in loaded(one)
 
@@ -169,12 +169,12 @@ def test_the_client_pins_what_it_scores_inside_a_lease_and_gives_it_back(
 ) -> None:
     one, _ = servers
     with RewardClient(one.url) as client:
-        with client.lease(version="v000001", ttl_s=5) as held:
+        with client.lease(version="v000001", ttl_s=60) as held:
             assert client.score([GROUP]).version == held.version == "v000001"
             assert client.score([GROUP], version="v000003").version == "v000003"
             before = held.expires
-            held.renew(60)
-            assert held.expires > before + 50
+            held.renew(600)
+            assert held.expires > before + 500
             assert [entry["lease"] for entry in client.leases()] == [held.id]
         assert client.score([GROUP]).version == "v000005"
         assert client.leases() == []
@@ -207,7 +207,7 @@ def test_a_lease_outlives_redis_and_is_there_again_after_redis_lost_it(data_dir:
 def test_a_restarted_server_holds_what_is_leased(data_dir: Path, shared_redis: RedisProcess) -> None:
     with service(data_dir, shared_redis.url, **SETTINGS) as process:
         process.wait_ready()
-        lease(process, version="v000002")
+        lease(process, 600.0, version="v000002")
     with service(data_dir, shared_redis.url, **SETTINGS) as process:
         process.wait_ready()
         process.wait_until(lambda: "v000002" in loaded(process))

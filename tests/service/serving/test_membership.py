@@ -135,11 +135,11 @@ def test_after_a_cut_over_a_server_says_at_once_what_it_serves(
 ) -> None:
     async def test() -> None:
         async with member(store, redis_process) as one:
-            monkeypatch.setattr("service.serving.membership.IDLE_POLL_S", 6.0)  # it would be told by then
+            monkeypatch.setattr("service.serving.membership.IDLE_POLL_S", 12.0)  # it would be told by then
             await one.begin_hold("v000002")
             store.activate("v000002")
             await one.move("hold", "go")
-            await until(lambda: [r.serving for r in Fleet(redis_client).live()] == ["v000002"], timeout_s=3.0)
+            await until(lambda: [r.serving for r in Fleet(redis_client).live()] == ["v000002"], timeout_s=9.0)
 
     run(test)
 
@@ -171,10 +171,12 @@ def test_a_hold_that_nobody_ends_ends_by_itself_with_what_the_pointer_says(
 ) -> None:
     async def test() -> None:
         async with member(store, redis_process) as one:
-            await one.begin_hold("v000002")
-            held = time.monotonic()
+            await one.begin("v000002")
+            await one.until_phase_said("c1", "ready")
             if pointer_moved:
-                store.activate("v000002")
+                store.activate("v000002")  # which nobody here follows by itself
+            held = time.monotonic()
+            await one.begin_hold("v000002")
             if not redis_answers:
                 redis_process.kill(signal.SIGSTOP)
             assert await one.captured() == expected
@@ -233,7 +235,7 @@ def test_a_server_that_starts_during_a_cut_over_answers_only_once_it_has_ended(
     async def test() -> None:
         async with member(store, redis_process, joined=False) as one:
             fleet = Fleet(redis.Redis.from_url(redis_process.url))
-            fleet.renew(ServiceRecord("other", "", 0, None, [], 0.0))
+            fleet.renew(ServiceRecord("other", "", 0, None, [], 0.0), LEASE_MS)
             await one.begin("v000002")
             joining = asyncio.create_task(one.membership.join())
             await asyncio.sleep(0.2)
