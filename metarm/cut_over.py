@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 COMMAND_TIMEOUT_S = 0.25  # of the Redis clients used here, so that a hold waits for none
 LEASE_MS = 3_000  # after which a silent coordinator counts as dead
-HOLD_S = 1.0  # that a server holds new requests at most
+HOLD_S = 1.0  # that a server holds new requests at most, while Redis answers
 LET_GO_S = 0.75  # of it: then a server looks where the pointer stands, and goes by that
 MOVE_WITHIN_S = 0.5  # of it: later the pointer is not about to move, since servers are about to look
 RENAME_WITHIN_S = 0.7  # and not moved after all, where the disk or the store's lock took until then
