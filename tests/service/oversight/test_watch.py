@@ -205,7 +205,7 @@ def test_a_rollback_that_fails_is_said_and_tried_again_and_one_without_redis_is_
         assert again.view()["watching"] is None
         assert again.rollbacks() == watch.rollbacks()
 
-    with connect(redis_process.url, timeout_s=1.0) as client:
+    with connect(redis_process.url, timeout_s=10.0) as client:
         asyncio.run(main())
 
 

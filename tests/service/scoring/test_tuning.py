@@ -38,6 +38,7 @@ def cores(monkeypatch: pytest.MonkeyPatch) -> int:
     """A machine of eight cores, on which a timing takes no time."""
     monkeypatch.setattr(tuning, "usable_cores", lambda: 8)
     monkeypatch.setattr(tuning, "TIMING_S", 0.0)
+    monkeypatch.setattr(tuning, "SLOW_S", 60.0)
     return 8
 
 
