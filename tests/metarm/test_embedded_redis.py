@@ -7,6 +7,7 @@ import pytest
 import redis
 
 from metarm.embedded_redis import LONGEST_SOCKET_PATH, EmbeddedRedis
+from metarm.errors import ConfigurationError
 from tests.processes import RedisProcess
 
 
@@ -36,5 +37,26 @@ def test_a_deep_data_directory_does_not_stop_the_server(tmp_path: Path, length: 
     folder = tmp_path / ("d" * length)
     with RedisProcess(folder) as server, server.client() as client:
         assert len(server.url.removeprefix("unix://")) <= LONGEST_SOCKET_PATH
+        assert EmbeddedRedis(folder).url == server.url  # at every start: none is left behind
         client.set("metarm:test", "1")
         assert (folder / "appendonlydir").is_dir()
+
+
+@pytest.mark.parametrize("planted", ["a link", "a file", "open to others"])
+def test_a_place_for_the_socket_that_others_could_enter_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    temporary, theirs = tmp_path / "t", tmp_path / "theirs"
+    temporary.mkdir()
+    theirs.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr("metarm.embedded_redis.LONGEST_SOCKET_PATH", 0)
+    place = Path(EmbeddedRedis(tmp_path / "data").url.removeprefix("unix://")).parent
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    if planted == "open to others":
+        place.chmod(0o755)
+    else:
+        place.rmdir()
+        place.touch() if planted == "a file" else place.symlink_to(theirs)
+    with pytest.raises(ConfigurationError, match="not a folder of this user alone"):
+        EmbeddedRedis(tmp_path / "data")
