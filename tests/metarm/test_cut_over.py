@@ -147,6 +147,7 @@ def test_servers_that_let_go_before_the_pointer_moved_keep_the_old_version(
 ) -> None:
     monkeypatch.setattr(cut_over, "ATTEMPTS", 1)
     monkeypatch.setattr(cut_over, "MOVE_WITHIN_S", 30.0)
+    monkeypatch.setattr(cut_over, "RENAME_WITHIN_S", 30.0)
     board, activate = CutOverBoard(quick), VersionStore.activate
 
     def slow_activate(self: VersionStore, name: str, *still: Callable[[], bool]) -> bool:

@@ -80,6 +80,12 @@ def store(tmp_path: Path) -> VersionStore:
     return weightless_store(tmp_path, 3)
 
 
+@pytest.fixture
+def held_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member does not let go by itself while a test is about to say how a cut-over ends."""
+    monkeypatch.setattr("service.serving.membership.LET_GO_S", 30.0)
+
+
 @asynccontextmanager
 async def member(store: VersionStore, server: RedisProcess, *, joined: bool = True) -> AsyncIterator[Member]:
     broken: set[str] = set()
@@ -112,6 +118,7 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
 
 
+@pytest.mark.usefixtures("held_for_long")
 def test_new_requests_wait_between_hold_and_go_and_pinned_ones_do_not(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
@@ -130,6 +137,7 @@ def test_new_requests_wait_between_hold_and_go_and_pinned_ones_do_not(
     run(test)
 
 
+@pytest.mark.usefixtures("held_for_long")
 def test_after_a_cut_over_a_server_says_at_once_what_it_serves(
     store: VersionStore, redis_process: RedisProcess, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +152,7 @@ def test_after_a_cut_over_a_server_says_at_once_what_it_serves(
     run(test)
 
 
+@pytest.mark.usefixtures("held_for_long")
 def test_an_abort_lets_new_requests_go_on_with_the_old_version(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
@@ -265,6 +274,7 @@ def test_a_server_registers_once_redis_is_there_and_leaves_when_it_ends(
     assert fleet.live() == []
 
 
+@pytest.mark.usefixtures("held_for_long")
 def test_a_server_takes_part_again_once_a_killed_redis_is_back(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
