@@ -13,6 +13,7 @@ import redis
 from metarm.errors import CutOverAbortedError, MetaRMError, TrainerUnavailableError, UnknownVersionError
 from metarm.jobs import JobBoard
 from metarm.store_commands import Kind, StoreCommands
+from tests.processes import BUSY_S
 
 Do = Callable[[Kind, Mapping[str, Any]], Any]
 
@@ -94,8 +95,10 @@ def test_a_command_that_nobody_took_in_time_is_never_done(
     done: list[str] = []
     with monkeypatch.context() as patched:
         patched.setattr("metarm.store_commands.WAIT_S", 10.0)  # how much longer than asked a command lives
+        began = time.monotonic()
         with pytest.raises(TrainerUnavailableError, match="did not take"):
             commands.ask("activate", {}, 0.1)
+        assert time.monotonic() - began < 0.1 + BUSY_S  # as long as asked, not as one blocking command may take
     serve(lambda kind, _arguments: done.append(kind))
     time.sleep(0.2)
     assert done == []
