@@ -21,7 +21,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -251,19 +251,20 @@ class VersionStore:
 
     def _withdraw_for(self, name: str) -> list[str] | None:
         """Note that the pointer is about to leave a version for `name`, an older one; or comes back to it.
-        Returns what was noted before, None where that cannot be read."""
+        Returns what was noted before where this has changed it, else None."""
         try:
             before, known = self.current(), self.withdrawn()
         except InvalidVersionError:
             return None  # activating repairs a broken pointer: what it left cannot be known
         goes_back = before is not None and version_number(name) < version_number(before)
-        self._write_withdrawn({*known, *([before] if before and goes_back else [])} - {name})
+        now = {*known, *([before] if before and goes_back else [])} - {name}
+        if now == set(known):
+            return None
+        self._write_withdrawn(sorted(now, key=version_number))
         return known
 
-    def _write_withdrawn(self, names: Iterable[str]) -> None:
-        now = sorted(names, key=version_number)
-        if now != self.withdrawn():
-            write_durably(self.root / WITHDRAWN, json_bytes({"versions": now}))
+    def _write_withdrawn(self, names: Sequence[str]) -> None:
+        write_durably(self.root / WITHDRAWN, json_bytes({"versions": names}))
 
     def set_label(self, label: str, target: Label) -> None:
         """Move or make a label. Raises UnknownVersionError, or ReadOnlyStoreError."""

@@ -12,6 +12,7 @@ import redis
 from metarm.cut_over_board import CutOver, CutOverBoard, Phase
 from metarm.fleet import LIFETIME_MS, RENEW_S, Fleet, ServiceRecord
 from metarm.versions import VersionStore
+from tests.processes import wait_until
 
 LASTING_MS = 60_000  # a registration that no stall of the machine outlasts
 
@@ -44,11 +45,8 @@ class ScriptedServer:
         with contextlib.suppress(redis.RedisError):
             self._fleet.leave(self.name)
 
-    def wait_until_seen(self, phase: Phase, timeout_s: float = 30.0) -> None:
-        deadline = time.monotonic() + timeout_s
-        while phase not in self.seen:
-            assert time.monotonic() < deadline, f"{self.name} saw no {phase}, but {self.seen}"
-            time.sleep(0.002)
+    def wait_until_seen(self, phase: Phase) -> None:
+        wait_until(lambda: phase in self.seen)
 
     def register(self, lifetime_ms: int = LIFETIME_MS) -> bool:
         return self._fleet.renew(ServiceRecord(self.name, "", 0, None, [], 0.0), lifetime_ms)

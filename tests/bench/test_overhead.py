@@ -35,8 +35,8 @@ def test_viewers_ask_the_server_for_what_the_page_asks_for(
         process.wait_ready()
         assert viewers.ask(asdict(Audience(process.url, 2, 0.1))) == {"asked": {}}
         # both open the page, and one asks again: two rounds of it at least
-        for path, times in (("/overview", 5), ("/retrain", 2), ("/drift/{version}", 2)):
-            process.wait_until(lambda path=path, times=times: answered(process, path) >= times)  # type: ignore[misc]
+        wanted = {"/overview": 5, "/retrain": 2, "/drift/{version}": 2}
+        process.wait_until(lambda: all(answered(process, path) >= wanted[path] for path in wanted))
         asked = viewers.ask(asdict(Audience(process.url, 0, 0.0)))["asked"]
         assert viewers.ask(asdict(Audience(process.url, 0, 0.0))) == {"asked": {}}
     assert read == {"overview", "drift", "versions", "labels", "retrain"}

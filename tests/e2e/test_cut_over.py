@@ -21,7 +21,7 @@ from metarm.cut_over_board import CutOver, CutOverBoard
 from metarm.errors import CutOverAbortedError
 from metarm.versions import VersionStore
 from tests.hammer import Hammer, assert_never_backwards, assert_scored_by_the_version_named
-from tests.processes import BUSY_S, HttpProcess, Pair, RedisProcess, service, trainer, two_services
+from tests.processes import BUSY_S, HttpProcess, Pair, RedisProcess, service, trainer, two_services, wait_until
 from tests.scripted_server import ScriptedServer
 from tests.store import publish
 from tests.tiny import make_checkpoint
@@ -127,13 +127,6 @@ def scored_by(process: HttpProcess) -> str:
     assert answer.status_code == 200, answer.text
     version: str = answer.json()["version"]
     return version
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def wait_for_cut_over(redis_process: RedisProcess, condition: Callable[[CutOver], bool]) -> CutOver:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -18,6 +17,7 @@ from metarm.redis_keys import TRAINER
 from metarm.store_commands import StoreCommands
 from metarm.versions import Label, VersionStore
 from service.serving.store_writes import StoreWrites
+from tests.processes import wait_until
 from tests.store import weightless_store
 from trainer.heartbeat import Heartbeat
 from trainer.store_clerk import StoreClerk
@@ -82,9 +82,7 @@ def test_a_trainer_that_lost_its_place_takes_no_commands(
 ) -> None:
     redis_client.set(TRAINER, b'{"holder":"another:1"}', px=60_000)
     clerk._heartbeat._renew_once()
-    deadline = time.monotonic() + 30
-    while "no commands are taken" not in caplog.text and time.monotonic() < deadline:
-        time.sleep(0.01)  # what it waited for already is over then
+    wait_until(lambda: "no commands are taken" in caplog.text)  # what it waited for already is over then
     with pytest.raises(Exception, match="did not take"):
         writes._commands.ask("activate", {"version": "v000002", "together": True}, 1.0)
     assert store.current() == "v000001"
