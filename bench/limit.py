@@ -19,7 +19,7 @@ import torch
 from bench.models import Checkpoint
 from bench.places import THREADS
 from bench.processes import Worker
-from metarm import process_environment
+from metarm.runtime import process_environment
 
 Shape = tuple[int, int, int]  # (rows, inner, columns) of one product
 LARGE: tuple[Shape, ...] = ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 1024, 4096))

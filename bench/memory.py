@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from bench.models import checkpoint
-from metarm.model import load_model, quiet_transformers
+from metarm.model.reward_model import load_model, quiet_transformers
 from trainer.batches import encode_pairs
 from trainer.preferences import load_preferences
 from trainer.settings import TrainerSettings

@@ -25,10 +25,10 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from bench.places import MODELS
-from metarm.encoding import Encoder
 from metarm.errors import ConfigurationError
-from metarm.model import RewardModel, import_model
-from metarm.versions import VersionStore
+from metarm.model.encoding import Encoder
+from metarm.model.reward_model import RewardModel, import_model
+from metarm.store.versions import VersionStore
 
 Kind = Literal["encoder", "causal"]
 MAX_TOKENS: dict[Kind, int] = {"encoder": 512, "causal": 1024}

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import orjson
 
-from metarm import process_environment
-from metarm.model import load_model, quiet_transformers
-from metarm.parallel import score_parallel
+from metarm.model.parallel import score_parallel
+from metarm.model.reward_model import load_model, quiet_transformers
+from metarm.runtime import process_environment
 
 
 def main() -> None:

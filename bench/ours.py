@@ -11,8 +11,8 @@ from bench.models import publish
 from bench.places import THREADS
 from bench.processes import Child
 from bench.workload import Request
-from metarm import process_environment
-from metarm.embedded_redis import EmbeddedRedis
+from metarm.runtime import process_environment
+from metarm.runtime.embedded_redis import EmbeddedRedis
 
 
 def service(name: str, setting: Setting, settings: Mapping[str, str]) -> ServerPlan:

@@ -36,9 +36,9 @@ from bench.results import quantile
 from bench.table import aligned
 from bench.viewers import Audience
 from bench.workload import GeneratedPairs, Load
-from metarm import process_environment
-from metarm.embedded_redis import EmbeddedRedis
-from metarm.encoding import load_encoder
+from metarm.model.encoding import load_encoder
+from metarm.runtime import process_environment
+from metarm.runtime.embedded_redis import EmbeddedRedis
 
 AIM = 0.98  # scores a second with the page open and /metrics scraped ÷ with nobody looking
 TEXTS, CONNECTIONS, STEPS = 4, 8, 32

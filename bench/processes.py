@@ -18,7 +18,7 @@ import orjson
 import psutil
 
 from bench.places import ROOT, THREADS
-from metarm import process_environment
+from metarm.runtime import process_environment
 
 START_S = 300.0
 END_S = 20.0

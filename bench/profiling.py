@@ -12,8 +12,8 @@ from torch.profiler import ProfilerActivity, profile
 from bench.models import checkpoint
 from bench.places import WORK
 from bench.workload import GeneratedGroups, GeneratedPairs, Load, Request
-from metarm.encoding import Encoded, load_encoder
-from metarm.model import RewardModel, load_model, quiet_transformers
+from metarm.model.encoding import Encoded, load_encoder
+from metarm.model.reward_model import RewardModel, load_model, quiet_transformers
 from trainer.batches import EncodedPair, backward_preference
 
 ROWS = 12

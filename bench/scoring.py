@@ -25,8 +25,8 @@ from bench.results import LoadResult, Results, aims
 from bench.roster import ENVIRONMENTS, FLOAT32, MIXED, NAMES, PEERS, roster
 from bench.system import system_aims
 from bench.workload import FULL, QUICK, GeneratedGroups, GeneratedPairs, Load, RealPairs, Request, Source
-from metarm.encoding import load_encoder
-from metarm.model import quiet_transformers
+from metarm.model.encoding import load_encoder
+from metarm.model.reward_model import quiet_transformers
 
 ROUNDS, QUICK_ROUNDS = 5, 2
 WARM_UP_REQUESTS = 8

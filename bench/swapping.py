@@ -34,10 +34,10 @@ from bench.results import quantile
 from bench.steady import Period, Sent
 from bench.table import aligned
 from bench.workload import GeneratedPairs, Load
-from metarm import process_environment
-from metarm.embedded_redis import EmbeddedRedis
-from metarm.encoding import load_encoder
-from metarm.versions import VersionStore
+from metarm.model.encoding import load_encoder
+from metarm.runtime import process_environment
+from metarm.runtime.embedded_redis import EmbeddedRedis
+from metarm.store.versions import VersionStore
 
 AIM = 1.15  # p99 with swaps ÷ without
 VERSIONS = 4  # swapped in a ring, of which two stay in memory: each has to be loaded

@@ -19,7 +19,7 @@ from bench.models import checkpoint, publish
 from bench.processes import Server, free_port
 from bench.results import Aim, quantile
 from bench.workload import GeneratedPairs, Load
-from metarm.encoding import load_encoder
+from metarm.model.encoding import load_encoder
 
 IDLE_S = 3.0
 TEXTS = 4  # of one small request
@@ -32,7 +32,16 @@ class System(Server):
 
     def __init__(self, folder: Path, **settings: str) -> None:
         port = free_port()
-        command = [sys.executable, "-m", "metarm.cli", "up", "--port", str(port), "--data-dir", str(folder)]
+        command = [
+            sys.executable,
+            "-m",
+            "metarm.commands.main",
+            "up",
+            "--port",
+            str(port),
+            "--data-dir",
+            str(folder),
+        ]
         super().__init__(command, folder / "up", settings, port, "/ready")
 
     def service(self) -> psutil.Process:

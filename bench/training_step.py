@@ -19,11 +19,11 @@ from bench.models import checkpoint
 from bench.places import ROOT, THREADS
 from bench.processes import clean_environment
 from bench.workload import GeneratedPairs, Load
-from metarm import process_environment
-from metarm.encoding import Encoded
-from metarm.forward import PrefixStore
-from metarm.forward.padded import Padded
-from metarm.model import load_model, quiet_transformers
+from metarm.model.encoding import Encoded
+from metarm.model.forward import PrefixStore
+from metarm.model.forward.padded import Padded
+from metarm.model.reward_model import load_model, quiet_transformers
+from metarm.runtime import process_environment
 from trainer.batches import EncodedPair, backward_preference
 
 PAIRS = 16

@@ -20,10 +20,10 @@ from tqdm import tqdm
 from bench.models import checkpoint
 from bench.places import THREADS
 from bench.workload import GeneratedPairs, Load
-from metarm import process_environment
-from metarm.encoding import Encoded
-from metarm.model import RewardModel, load_model, quiet_transformers
+from metarm.model.encoding import Encoded
+from metarm.model.reward_model import RewardModel, load_model, quiet_transformers
 from metarm.records import Ascent
+from metarm.runtime import process_environment
 from trainer.batches import (
     EncodedGroup,
     EncodedPair,

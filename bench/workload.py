@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.models import Kind, causal_words
-from metarm.encoding import Encoder
+from metarm.model.encoding import Encoder
 
 SHORTEST, LONGEST = 20, 512  # tokens of a pair, special tokens included
 LENGTH_MEDIAN, LENGTH_SIGMA = 116.0, 0.68  # of the log-normal; its mean, clipped, is about 143

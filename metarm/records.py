@@ -2,7 +2,7 @@
 
 | record        | produced by                    | consumed by                     |
 | ------------- | ------------------------------ | ------------------------------- |
-| SampleGroup   | service.sample_writer          | trainer.loop, through the log   |
+| SampleGroup   | service.samples.writer          | trainer.loop, through the log   |
 | Preference    | trainer.preferences (files)    | trainer.batches                 |
 | ScoredGroup   | service                        | metarm.client, RL workers       |
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from metarm import logs, process_environment
+from metarm.runtime import logs, process_environment
 from service.settings import ServiceSettings
 
 
@@ -18,8 +18,8 @@ def main() -> None:
     with process_environment.uncollected():
         import uvicorn  # after the environment is in force: it pulls in the app, and that torch
 
-        from metarm.model import quiet_transformers
-        from service.app import create_app
+        from metarm.model.reward_model import quiet_transformers
+        from service.http.app import create_app
 
     quiet_transformers()
     uvicorn.run(

@@ -9,41 +9,41 @@ from typing import NamedTuple
 
 import redis
 
-from metarm import tracing
-from metarm.cut_over import COMMAND_TIMEOUT_S, Coordinator
-from metarm.encoding import Encoded
-from metarm.fleet import Fleet
-from metarm.forward import PrefixCache
-from metarm.jobs import JobBoard
-from metarm.lease_board import LeaseBoard
-from metarm.sample_log import SampleLog, connect
-from metarm.store_commands import StoreCommands
-from service.condition import Condition
-from service.metrics import Metrics
+from metarm.model.encoding import Encoded
+from metarm.model.forward import PrefixCache
+from metarm.runtime import tracing
+from metarm.shared.coordinator import COMMAND_TIMEOUT_S, Coordinator
+from metarm.shared.fleet import Fleet
+from metarm.shared.jobs import JobBoard
+from metarm.shared.leases import LeaseBoard
+from metarm.shared.sample_log import SampleLog, connect
+from metarm.shared.store_commands import StoreCommands
+from service.http.page_files import PageFiles
 from service.oversight.drift import Drift
+from service.oversight.health import Condition
 from service.oversight.wiring import oversee
-from service.page_files import PageFiles
 from service.parts import Parts
-from service.pulse import Pulse
-from service.retraining import Retraining
-from service.sample_writer import SampleWriter
+from service.samples.retraining import Retraining
+from service.samples.writer import SampleWriter
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
 from service.scoring.group_scoring import GroupScoring
-from service.scoring.loader import VersionLoader
 from service.scoring.score_cache import ScoreCache
 from service.scoring.scorer import Scorer
 from service.scoring.tuning import choose_plan
-from service.serving.activation import Activator
-from service.serving.canary import CanaryFallbacks
-from service.serving.labels import LabelWatch
-from service.serving.leases import Leases
-from service.serving.live_model import LiveModel, LoadedVersion
-from service.serving.membership import Membership
-from service.serving.refusals import RefusalMemory, Refusals
-from service.serving.store_writes import StoreWrites
-from service.serving.swapper import Swapper
 from service.settings import ServiceSettings
+from service.telemetry.metrics import Metrics
+from service.telemetry.pulse import Pulse
+from service.versions.activation import Activator
+from service.versions.canary import CanaryFallbacks
+from service.versions.labels import LabelWatch
+from service.versions.leases import Leases
+from service.versions.live_model import LiveModel, LoadedVersion
+from service.versions.loader import VersionLoader
+from service.versions.membership import Membership
+from service.versions.refusals import RefusalMemory, Refusals
+from service.versions.store_writes import StoreWrites
+from service.versions.swapper import Swapper
 
 TOKENIZER_THREADS = 2
 

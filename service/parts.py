@@ -8,31 +8,31 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from metarm.encoding import Encoded
-from metarm.fleet import Fleet
-from metarm.jobs import JobBoard
-from metarm.sample_log import SampleLog
-from metarm.versions import VersionStore
-from service.condition import Condition
-from service.metrics import Metrics
+from metarm.model.encoding import Encoded
+from metarm.shared.fleet import Fleet
+from metarm.shared.jobs import JobBoard
+from metarm.shared.sample_log import SampleLog
+from metarm.store.versions import VersionStore
+from service.http.page_files import PageFiles
+from service.oversight.health import Condition
 from service.oversight.traffic import Traffic
 from service.oversight.wiring import Oversight
-from service.page_files import PageFiles
-from service.pulse import Pulse
-from service.retraining import Retraining
-from service.sample_writer import SampleWriter
+from service.samples.retraining import Retraining
+from service.samples.writer import SampleWriter
 from service.scoring.batcher import Batcher
 from service.scoring.group_scoring import GroupScoring
-from service.scoring.loader import VersionLoader
-from service.serving.activation import Activator
-from service.serving.labels import LabelWatch
-from service.serving.leases import Leases
-from service.serving.live_model import LiveModel, LoadedVersion
-from service.serving.membership import Membership
-from service.serving.refusals import Refusals
-from service.serving.store_writes import StoreWrites
-from service.serving.swapper import Swapper
 from service.settings import ServiceSettings
+from service.telemetry.metrics import Metrics
+from service.telemetry.pulse import Pulse
+from service.versions.activation import Activator
+from service.versions.labels import LabelWatch
+from service.versions.leases import Leases
+from service.versions.live_model import LiveModel, LoadedVersion
+from service.versions.loader import VersionLoader
+from service.versions.membership import Membership
+from service.versions.refusals import Refusals
+from service.versions.store_writes import StoreWrites
+from service.versions.swapper import Swapper
 
 
 @dataclass(frozen=True, slots=True)

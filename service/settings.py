@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from metarm.settings import ProcessSettings
+from metarm.runtime.settings import ProcessSettings
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import orjson
 
+from experiments.closed_loop import command, report_command
+from experiments.hacked import command as drill_command
 from metarm.client import RewardClient
 from metarm.errors import ConfigurationError, MetaRMError
-from simulation.closed_loop import command, report_command
 from simulation.demo import run_demo
-from simulation.drill import command as drill_command
 from simulation.optimise import Pressure
 from simulation.preferences import write_preferences
 from simulation.rounds import Plan

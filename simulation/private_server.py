@@ -36,7 +36,7 @@ class PrivateServer:
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "metarm.cli", "up"],
+                [sys.executable, "-m", "metarm", "up"],
                 env=self._environment(),
                 cwd=self._folder,  # no .env of the user's
                 stdin=subprocess.DEVNULL,

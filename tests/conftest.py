@@ -13,15 +13,15 @@ import pytest
 import redis
 from xdist.scheduler import LoadScopeScheduling
 
-from metarm import process_environment
+from metarm.runtime import process_environment
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.update(process_environment.REQUIRED)
 for variable in [name for name in os.environ if name.startswith("METARM_")] + ["REDIS_URL", "PREFERENCES"]:
     os.environ.pop(variable, None)  # a developer's own settings must not decide a test
 
-from metarm.cut_over import COMMAND_TIMEOUT_S  # noqa: E402 (after the environment)
-from metarm.sample_log import connect  # noqa: E402
+from metarm.shared.coordinator import COMMAND_TIMEOUT_S  # noqa: E402 (after the environment)
+from metarm.shared.sample_log import connect  # noqa: E402
 from tests.processes import RedisProcess  # noqa: E402
 from tests.tiny import Kind, make_checkpoint  # noqa: E402
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 import httpx
 import pytest
 
-from metarm.versions import VersionStore, version_number
+from metarm.store.versions import VersionStore, version_number
 from tests.offline import TOLERANCE, OfflineModel
 from tests.tiny import CORPUS
 

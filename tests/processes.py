@@ -18,8 +18,8 @@ from typing import Any, Self
 import httpx
 import redis
 
-from metarm import process_environment
-from metarm.embedded_redis import EmbeddedRedis
+from metarm.runtime import process_environment
+from metarm.runtime.embedded_redis import EmbeddedRedis
 
 BUSY_S = 2.5  # that a busy machine may add to a wait that a test times
 
@@ -210,4 +210,4 @@ def trainer(data_dir: Path, redis_url: str, **settings: str) -> Process:
 def system(data_dir: Path, **settings: str) -> HttpProcess:
     """`metarm up` with its embedded Redis."""
     environment = {"METARM_DATA_DIR": str(data_dir), "METARM_TRAIN_PRIORITY": "low", **settings}
-    return HttpProcess([sys.executable, "-m", "metarm.cli", "up"], data_dir / "up", environment)
+    return HttpProcess([sys.executable, "-m", "metarm", "up"], data_dir / "up", environment)

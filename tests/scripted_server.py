@@ -9,9 +9,9 @@ from typing import Self
 
 import redis
 
-from metarm.cut_over_board import CutOver, CutOverBoard, Phase
-from metarm.fleet import LIFETIME_MS, RENEW_S, Fleet, ServiceRecord
-from metarm.versions import VersionStore
+from metarm.shared.cut_over import CutOver, CutOverBoard, Phase
+from metarm.shared.fleet import LIFETIME_MS, RENEW_S, Fleet, ServiceRecord
+from metarm.store.versions import VersionStore
 from tests.processes import wait_until
 
 LASTING_MS = 60_000  # a registration that no stall of the machine outlasts

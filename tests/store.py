@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metarm.model import load_model
-from metarm.versions import VersionStore
+from metarm.model.reward_model import load_model
+from metarm.store.versions import VersionStore
 from tests.tiny import make_checkpoint
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.core import Metric
 
+from metarm.commands.up import LaunchSettings
 from metarm.errors import MetaRMError
-from metarm.launcher import LaunchSettings
-from metarm.settings import ProcessSettings
-from service.metrics import Metrics
+from metarm.runtime.settings import ProcessSettings
 from service.settings import ServiceSettings
-from service.training_metrics import TrainingFigures
+from service.telemetry.metrics import Metrics
+from service.telemetry.training_metrics import TrainingFigures
 from trainer.settings import FirstModelSettings, TrainerSettings
 
 ROOT = Path(__file__).parent.parent

@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 
-from metarm import logs, process_environment, tracing
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, MetaRMError
+from metarm.runtime import logs, process_environment, tracing
 from trainer.settings import TrainerSettings
 
 LOW_PRIORITY = 10  # niceness
@@ -37,13 +38,14 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
     with process_environment.uncollected():
         import torch  # after the environment is in force
 
-        from metarm.cores import usable_cores
-        from metarm.cut_over import COMMAND_TIMEOUT_S, Coordinator
-        from metarm.jobs import JobBoard
-        from metarm.model import quiet_transformers
-        from metarm.retention import Retention
-        from metarm.sample_log import SampleLog, connect
-        from metarm.store_commands import StoreCommands
+        from metarm.model.reward_model import quiet_transformers
+        from metarm.runtime.cores import usable_cores
+        from metarm.shared.coordinator import COMMAND_TIMEOUT_S, Coordinator
+        from metarm.shared.jobs import JobBoard
+        from metarm.shared.leases import leased_versions
+        from metarm.shared.sample_log import SampleLog, connect
+        from metarm.shared.store_commands import StoreCommands
+        from metarm.store.retention import Retention
         from trainer.bootstrap import ensure_first_version
         from trainer.heartbeat import Heartbeat
         from trainer.loop import Trainer
@@ -77,7 +79,9 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
         torch.set_num_threads(settings.train_threads or usable_cores())
         if settings.train_priority == "idle":
             _only_what_is_left()
-        retention = Retention(store, client, settings.keep_versions, settings.retention_grace_s)
+        retention = Retention(
+            store, partial(leased_versions, client), settings.keep_versions, settings.retention_grace_s
+        )
         log = SampleLog(client)
         promote = clerk.promote
         trainer = Trainer(settings, store, jobs, log, preferences, heartbeat, retention, promote, trackers)

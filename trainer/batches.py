@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from metarm.encoding import Encoded, Encoder
 from metarm.errors import TrainingError
-from metarm.model import RewardModel
+from metarm.model.encoding import Encoded, Encoder
+from metarm.model.reward_model import RewardModel
 from metarm.records import Preference, SampleGroup
 from trainer.meta_update import centering_loss, contrast, difference_loss, preference_loss
 

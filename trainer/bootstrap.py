@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from metarm.code_version import code_version
 from metarm.errors import ConfigurationError, InvalidRequestError, JobCancelledError, TrainingError
-from metarm.model import RewardModel, import_model, load_model
-from metarm.versions import VersionStore
+from metarm.model.reward_model import RewardModel, import_model, load_model
+from metarm.runtime.code_version import code_version
+from metarm.store.versions import VersionStore
 from trainer.candidate import described_first
 from trainer.figures import accuracy
 from trainer.fine_tuning import Course, fine_tune

@@ -12,12 +12,12 @@ from typing import Any
 import orjson
 import torch
 
-from metarm import probe
-from metarm.calibration import IDENTITY, Calibration, fit
-from metarm.encoding import Encoded, Encoder
 from metarm.errors import TrainingError
-from metarm.model import RewardModel
+from metarm.model import probe
+from metarm.model.encoding import Encoded, Encoder
+from metarm.model.reward_model import RewardModel
 from metarm.records import Preference, SampleGroup
+from metarm.store.calibration import IDENTITY, Calibration, fit
 from trainer.batches import EncodedPair, encode_groups, encode_pairs
 from trainer.figures import PairScores, deviation
 from trainer.gate import Answers

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from metarm.errors import ConfigurationError, JobCancelledError
-from metarm.model import RewardModel
-from metarm.progress import Progress
+from metarm.model.reward_model import RewardModel
 from metarm.records import Preference, Trainable
+from metarm.runtime.progress import Progress
 from trainer.batches import encode_pairs
 from trainer.figures import accuracy
 from trainer.learning_curve import LearningCurve

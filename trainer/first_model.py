@@ -8,9 +8,9 @@ import sys
 import threading
 from types import FrameType
 
-from metarm import logs, process_environment
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, JobCancelledError, MetaRMError
-from metarm.versions import VersionStore
+from metarm.runtime import logs, process_environment
+from metarm.store.versions import VersionStore
 from trainer.settings import FirstModelSettings
 
 EVALUATIONS = 5  # in a run, where the settings do not say
@@ -51,8 +51,8 @@ def run(settings: FirstModelSettings, stop: threading.Event) -> None:
     with process_environment.uncollected():
         import torch  # after the environment is in force
 
-        from metarm.cores import usable_cores
-        from metarm.model import quiet_transformers
+        from metarm.model.reward_model import quiet_transformers
+        from metarm.runtime.cores import usable_cores
         from trainer.bootstrap import first_checkpoint, first_manifest, publish_first
         from trainer.fine_tuning import Course, fine_tune
         from trainer.learning_curve import refuse_to_draw

@@ -10,9 +10,9 @@ import sys
 import redis
 
 from metarm.errors import MetaRMError
-from metarm.jobs import JobBoard
-from metarm.sample_log import connect
-from metarm.settings import ProcessSettings
+from metarm.runtime.settings import ProcessSettings
+from metarm.shared.jobs import JobBoard
+from metarm.shared.sample_log import connect
 
 
 def main() -> None:

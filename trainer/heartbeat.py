@@ -12,7 +12,7 @@ from typing import Any
 import redis
 
 from metarm.errors import MetaRMError
-from metarm.jobs import JobBoard
+from metarm.shared.jobs import JobBoard
 
 log = logging.getLogger(__name__)
 LIFETIME_MS = 10_000

@@ -9,9 +9,6 @@ from dataclasses import asdict
 
 import redis
 
-from metarm import logs, tracing
-from metarm.calibration import Calibration
-from metarm.code_version import code_version
 from metarm.errors import (
     ConfigurationError,
     CutOverAbortedError,
@@ -21,13 +18,16 @@ from metarm.errors import (
     NotEnoughDataError,
     NotReadyError,
 )
-from metarm.jobs import Job, JobBoard
-from metarm.model import RewardModel, load_model
-from metarm.progress import Progress
+from metarm.model.reward_model import RewardModel, load_model
 from metarm.records import JobStatus
-from metarm.retention import Retention
-from metarm.sample_log import SampleLog
-from metarm.versions import VersionStore
+from metarm.runtime import logs, tracing
+from metarm.runtime.code_version import code_version
+from metarm.runtime.progress import Progress
+from metarm.shared.jobs import Job, JobBoard
+from metarm.shared.sample_log import SampleLog
+from metarm.store.calibration import Calibration
+from metarm.store.retention import Retention
+from metarm.store.versions import VersionStore
 from trainer.batches import encode_groups, encode_pairs
 from trainer.candidate import Yardstick, calibrated_like, described
 from trainer.gate import Thresholds, judge

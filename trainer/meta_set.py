@@ -8,7 +8,7 @@ from typing import Any
 
 from metarm.errors import NotEnoughDataError
 from metarm.records import SampleGroup
-from metarm.sample_log import SampleLog
+from metarm.shared.sample_log import SampleLog
 from trainer.settings import TrainerSettings
 
 

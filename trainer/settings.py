@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from metarm.records import Ascent, Precision, Tracker, Trainable
-from metarm.settings import ProcessSettings, RetentionSettings
+from metarm.runtime.settings import ProcessSettings, RetentionSettings
 
 PACKAGED_PREFERENCES = "packaged demo preferences"
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import redis
 
-from metarm.cut_over import Coordinator
 from metarm.errors import CutOverAbortedError, InvalidRequestError
-from metarm.store_commands import Kind, StoreCommands
-from metarm.versions import Label, VersionStore
+from metarm.shared.coordinator import Coordinator
+from metarm.shared.store_commands import Kind, StoreCommands
+from metarm.store.versions import Label, VersionStore
 from trainer.heartbeat import Heartbeat, TrainerReplacedError
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 from torch.nn import Parameter
 
-from metarm.encoding import Encoded
 from metarm.errors import ConfigurationError, TrainingError
-from metarm.model import RewardModel
+from metarm.model.encoding import Encoded
+from metarm.model.reward_model import RewardModel
 from metarm.records import ASCENT_RATES, Ascent, Precision, Trainable
 from trainer.batches import (
     EncodedGroup,

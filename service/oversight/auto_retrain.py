@@ -11,13 +11,13 @@ from typing import Any, Literal
 import redis
 
 from metarm.errors import JobConflictError, MetaRMError
-from metarm.jobs import Job, public_view
-from metarm.redis_keys import RETRAIN_COOLDOWN
-from service.metrics import Metrics
+from metarm.shared.jobs import Job, public_view
+from metarm.shared.keys import RETRAIN_COOLDOWN
 from service.oversight.drift import Drift
-from service.retraining import Retraining
-from service.serving.live_model import LiveModel
+from service.samples.retraining import Retraining
 from service.settings import ServiceSettings
+from service.telemetry.metrics import Metrics
+from service.versions.live_model import LiveModel
 
 log = logging.getLogger(__name__)
 

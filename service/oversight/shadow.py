@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from metarm.encoding import Encoded
 from metarm.errors import NonFiniteScoreError
-from service.metrics import Metrics
+from metarm.model.encoding import Encoded
 from service.oversight.drift import Comparison
 from service.oversight.traffic import ScoredTraffic, ShadowPlan
 from service.scoring.scorer import Scorer
-from service.serving.canary import CANARY
-from service.serving.live_model import LiveModel, LoadedVersion
+from service.telemetry.metrics import Metrics
+from service.versions.canary import CANARY
+from service.versions.live_model import LiveModel, LoadedVersion
 
 log = logging.getLogger(__name__)
 

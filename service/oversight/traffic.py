@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from metarm.encoding import Encoded
-from metarm.prompt_share import share_of
+from metarm.model.encoding import Encoded
 from metarm.records import PolicyStamp, Prompt
-from service.metrics import Metrics
 from service.oversight.drift import Drift, Figures
-from service.serving.live_model import LoadedVersion
+from service.telemetry.metrics import Metrics
+from service.versions.live_model import LoadedVersion
+from service.versions.prompt_share import share_of
 
 MOST_WAITING = 20_000  # groups
 AT_ONCE = 8  # groups looked at before requests get a turn again: some tenths of a millisecond

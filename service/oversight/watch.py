@@ -18,14 +18,14 @@ from typing import Any
 import redis
 
 from metarm.errors import MetaRMError
-from metarm.versions import VersionStore
-from service.metrics import Metrics
+from metarm.shared.watches import Outcome, WatchBoard, WatchRecord
+from metarm.store.versions import VersionStore
 from service.oversight.drift import Comparison, Drift, Reference
 from service.oversight.traffic import ShadowPlan
-from service.oversight.watch_board import Outcome, WatchBoard, WatchRecord
 from service.oversight.watched import Watched, breaches
-from service.serving.live_model import LiveModel, LoadedVersion
 from service.settings import ServiceSettings
+from service.telemetry.metrics import Metrics
+from service.versions.live_model import LiveModel, LoadedVersion
 
 log = logging.getLogger(__name__)
 

@@ -9,21 +9,21 @@ from dataclasses import dataclass
 
 import redis
 
-from metarm.encoding import Encoded
-from metarm.versions import VersionStore
-from service.background import again_and_again
-from service.metrics import Metrics
+from metarm.model.encoding import Encoded
+from metarm.runtime.loops import again_and_again
+from metarm.shared.watches import WatchBoard
+from metarm.store.versions import VersionStore
 from service.oversight.auto_retrain import AutoRetrain, Cooldown
 from service.oversight.drift import Comparison, Drift
 from service.oversight.shadow import Shadow, canary_in_the_shadow
 from service.oversight.traffic import ShadowPlan, Traffic
 from service.oversight.watch import Watch
-from service.oversight.watch_board import WatchBoard
-from service.retraining import Retraining
+from service.samples.retraining import Retraining
 from service.scoring.batcher import Batcher
 from service.scoring.scorer import Scorer
-from service.serving.live_model import LiveModel, LoadedVersion
 from service.settings import ServiceSettings
+from service.telemetry.metrics import Metrics
+from service.versions.live_model import LiveModel, LoadedVersion
 
 RETRAIN_LOOK_S = 3.0
 

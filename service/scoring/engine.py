@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import torch
 
-from metarm.cores import worker_cpus
-from metarm.encoding import Encoded
-from metarm.forward import PrefixCache
-from metarm.model import DEFAULT_BATCH_TOKENS
+from metarm.model.encoding import Encoded
+from metarm.model.forward import PrefixCache
+from metarm.model.reward_model import DEFAULT_BATCH_TOKENS
+from metarm.runtime.cores import worker_cpus
 from service.scoring.placement import Placement
 from service.scoring.tuning import ForwardPlan
-from service.serving.live_model import LoadedVersion
+from service.versions.live_model import LoadedVersion
 
 
 class Engine:

@@ -8,14 +8,14 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import cast
 
-from metarm.encoding import Encoded
 from metarm.errors import NotReadyError, OverloadedError
+from metarm.model.encoding import Encoded
 from metarm.records import Message, Prompt
-from metarm.tracing import span
-from service.schemas.score import Group
+from metarm.runtime.tracing import span
+from service.http.schemas.score import Group
 from service.scoring.scorer import Scorer
-from service.serving.canary import CanaryFallbacks
-from service.serving.live_model import LoadedVersion
+from service.versions.canary import CanaryFallbacks
+from service.versions.live_model import LoadedVersion
 
 OF_THE_SERVER = (OverloadedError, NotReadyError)  # whichever version scores
 

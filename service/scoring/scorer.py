@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from metarm.encoding import Encoded
 from metarm.errors import NonFiniteScoreError
-from metarm.model import RewardModel, all_finite
-from service.metrics import Metrics
+from metarm.model.encoding import Encoded
+from metarm.model.reward_model import RewardModel, all_finite
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
 from service.scoring.score_cache import ScoreCache
 from service.scoring.tuning import ForwardPlan
-from service.serving.live_model import LoadedVersion
+from service.telemetry.metrics import Metrics
+from service.versions.live_model import LoadedVersion
 
 log = logging.getLogger(__name__)
 

@@ -23,13 +23,13 @@ from typing import Any
 
 import torch
 
-from metarm import process_environment
-from metarm.cores import usable_cores
-from metarm.encoding import Encoded
-from metarm.forward.packing import consecutive
-from metarm.model import DEFAULT_BATCH_TOKENS, RewardModel, load_model, quiet_transformers
-from metarm.parallel import score_parallel
-from metarm.progress import bar
+from metarm.model.encoding import Encoded
+from metarm.model.forward.packing import consecutive
+from metarm.model.parallel import score_parallel
+from metarm.model.reward_model import DEFAULT_BATCH_TOKENS, RewardModel, load_model, quiet_transformers
+from metarm.runtime import process_environment
+from metarm.runtime.cores import usable_cores
+from metarm.runtime.progress import bar
 from service.settings import ServiceSettings
 
 log = logging.getLogger(__name__)

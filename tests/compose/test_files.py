@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from metarm.settings import ProcessSettings
-from service.metrics import Metrics
+from metarm.runtime.settings import ProcessSettings
 from service.settings import ServiceSettings
+from service.telemetry.metrics import Metrics
 from tests.compose.dashboard import MONITORING, dashboard, expressions, named_metrics, panels, rules
 from tests.compose.engine import ROOT
 from trainer.settings import TrainerSettings

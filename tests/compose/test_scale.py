@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from metarm import ClientError, RewardClient
-from metarm.versions import version_number
+from metarm.store.versions import version_number
 from tests.compose.stack import Stack
 from tests.demo_groups import demo_groups
 

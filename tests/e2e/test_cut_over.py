@@ -16,10 +16,10 @@ import httpx
 import pytest
 import redis
 
-from metarm.cut_over import HOLD_S, Coordinator
-from metarm.cut_over_board import CutOver, CutOverBoard
 from metarm.errors import CutOverAbortedError
-from metarm.versions import VersionStore
+from metarm.shared.coordinator import HOLD_S, Coordinator
+from metarm.shared.cut_over import CutOver, CutOverBoard
+from metarm.store.versions import VersionStore
 from tests.hammer import Hammer, assert_never_backwards, assert_scored_by_the_version_named
 from tests.processes import BUSY_S, HttpProcess, Pair, RedisProcess, service, trainer, two_services, wait_until
 from tests.scripted_server import ScriptedServer

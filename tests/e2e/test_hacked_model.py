@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.closed_loop.plan import FirstModelPlan, StudyPlan
+from experiments.hacked.command import SERVICE, prepared
+from experiments.hacked.plan import DrillPlan
+from experiments.hacked.play import play
 from metarm import RewardClient
 from service.settings import ServiceSettings
-from simulation.closed_loop.plan import FirstModelPlan, StudyPlan
-from simulation.drill.command import SERVICE, prepared
-from simulation.drill.plan import DrillPlan
-from simulation.drill.play import play
 from simulation.private_server import PrivateServer
 
 pytestmark = pytest.mark.slow

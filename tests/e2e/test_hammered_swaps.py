@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metarm.versions import VersionStore
+from metarm.store.versions import VersionStore
 from tests.hammer import Hammer, assert_scored_by_the_version_named, loads_of
 from tests.processes import HttpProcess, RedisProcess, service
 from tests.store import publish_several

@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from metarm import RewardClient
-from metarm.calibration import Calibration
-from metarm.sample_log import SampleLog
-from metarm.versions import VersionStore
+from metarm.shared.sample_log import SampleLog
+from metarm.store.calibration import Calibration
+from metarm.store.versions import VersionStore
 from tests.demo_groups import demo_groups
 from tests.offline import TOLERANCE, OfflineModel
 from tests.processes import RedisProcess, system

@@ -80,7 +80,7 @@ def test_a_corrupt_version_is_refused_and_the_running_one_goes_on(
         data = bytearray(weights.read_bytes())
         data[-100] ^= 1
         weights.write_bytes(data)
-        from metarm.versions import VersionStore
+        from metarm.store.versions import VersionStore
 
         VersionStore(tmp_path / "versions").activate(name)
         process.wait_until(lambda: process.http.get("/ready").json()["status"] == "degraded")

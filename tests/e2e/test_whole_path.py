@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from metarm import RewardClient
-from metarm.sample_log import SampleLog
+from metarm.shared.sample_log import SampleLog
 from tests.demo_groups import demo_groups
 from tests.offline import TOLERANCE, OfflineModel
 from tests.processes import HttpProcess, system

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metarm.errors import TrainingError
-from metarm.model import RewardModel, load_model
+from metarm.model.reward_model import RewardModel, load_model
 from metarm.records import Preference, SampleGroup
-from tests.metarm.forward.networks import plain_scores
+from tests.metarm.model.forward.networks import plain_scores
 from tests.tiny import Kind
 from trainer.batches import (
     EncodedGroup,

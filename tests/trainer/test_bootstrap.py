@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarm.model import load_model
-from metarm.versions import VersionStore
+from metarm.model.reward_model import load_model
+from metarm.store.versions import VersionStore
 from tests.demo_groups import demo_groups
 from tests.processes import RedisProcess, trainer
 from tests.tiny import Kind

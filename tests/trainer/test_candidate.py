@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarm import probe
-from metarm.calibration import IDENTITY, Calibration
-from metarm.encoding import Encoded
 from metarm.errors import InvalidVersionError, TrainingError
-from metarm.model import RewardModel, load_model
+from metarm.model import probe
+from metarm.model.encoding import Encoded
+from metarm.model.reward_model import RewardModel, load_model
 from metarm.records import Preference, SampleGroup
+from metarm.store.calibration import IDENTITY, Calibration
 from tests.demo_groups import demo_groups
 from tests.tiny import CORPUS, Kind
 from trainer.candidate import (

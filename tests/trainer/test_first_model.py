@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from metarm import probe
-from metarm.code_version import code_version
 from metarm.errors import ConfigurationError, JobCancelledError
-from metarm.model import load_model
+from metarm.model import probe
+from metarm.model.reward_model import load_model
 from metarm.records import Preference, Prompt
-from metarm.versions import VersionStore
+from metarm.runtime.code_version import code_version
+from metarm.store.versions import VersionStore
 from tests.demo_groups import demo_groups
 from tests.processes import Process, RedisProcess, service
 from tests.store import publish
@@ -52,7 +52,7 @@ def settings(preferences: Path, model: Path, data_dir: Path, **changes: Any) -> 
 
 
 def metarm_train(tmp_path: Path, *arguments: object) -> Process:
-    command = [sys.executable, "-m", "metarm.cli", "train", *map(str, arguments)]
+    command = [sys.executable, "-m", "metarm", "train", *map(str, arguments)]
     return Process(command, tmp_path / "output.txt", {"METARM_TRAIN_THREADS": "1"})
 
 

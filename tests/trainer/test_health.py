@@ -6,7 +6,7 @@ import sys
 
 import redis
 
-from metarm.jobs import JobBoard
+from metarm.shared.jobs import JobBoard
 from tests.processes import RedisProcess
 
 

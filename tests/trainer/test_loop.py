@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,18 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metarm import probe
-from metarm.calibration import IDENTITY, Calibration
-from metarm.code_version import code_version
 from metarm.errors import ConfigurationError, CutOverAbortedError
-from metarm.jobs import Job, JobBoard
-from metarm.model import RewardModel, load_model
+from metarm.model import probe
+from metarm.model.reward_model import RewardModel, load_model
 from metarm.records import PolicyStamp, Preference, SampleGroup
-from metarm.redis_keys import LEASES, TRAINER
-from metarm.retention import Retention, held_out_accuracy
-from metarm.sample_log import LoggedRequest, SampleLog
-from metarm.versions import Label, VersionStore, version_number
+from metarm.runtime.code_version import code_version
+from metarm.shared.jobs import Job, JobBoard
+from metarm.shared.keys import LEASES, TRAINER
+from metarm.shared.leases import leased_versions
+from metarm.shared.sample_log import LoggedRequest, SampleLog
+from metarm.store.calibration import IDENTITY, Calibration
+from metarm.store.retention import Retention, held_out_accuracy
+from metarm.store.versions import Label, VersionStore, version_number
 from tests.demo_groups import demo_groups
 from tests.store import publish
 from tests.tiny import Kind
@@ -99,7 +101,12 @@ def make_bench(
         heartbeat = Heartbeat(jobs)
         assert heartbeat.take_place({}, threading.Event())
         preferences = load_or_refuse(settings)
-        retention = Retention(settings.store, redis_client, settings.keep_versions, settings.retention_grace_s)
+        retention = Retention(
+            settings.store,
+            partial(leased_versions, redis_client),
+            settings.keep_versions,
+            settings.retention_grace_s,
+        )
         promote = settings.store.activate  # what a coordinator does where no service lives
         trackers = Trackers(settings.report_to, tmp_path, jobs.tracker_failed)
         trainer = Trainer(

@@ -5,8 +5,8 @@ import redis
 
 from metarm.errors import NotEnoughDataError
 from metarm.records import PolicyStamp, SampleGroup
-from metarm.redis_keys import SAMPLES
-from metarm.sample_log import LoggedRequest, SampleLog
+from metarm.shared.keys import SAMPLES
+from metarm.shared.sample_log import LoggedRequest, SampleLog
 from trainer.meta_set import read_meta_set
 from trainer.settings import TrainerSettings
 

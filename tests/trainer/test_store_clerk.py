@@ -10,13 +10,13 @@ from typing import NoReturn
 import pytest
 import redis
 
-from metarm.cut_over import Coordinator
 from metarm.errors import ReadOnlyStoreError, UnknownVersionError
-from metarm.jobs import JobBoard
-from metarm.redis_keys import TRAINER
-from metarm.store_commands import StoreCommands
-from metarm.versions import Label, VersionStore
-from service.serving.store_writes import StoreWrites
+from metarm.shared.coordinator import Coordinator
+from metarm.shared.jobs import JobBoard
+from metarm.shared.keys import TRAINER
+from metarm.shared.store_commands import StoreCommands
+from metarm.store.versions import Label, VersionStore
+from service.versions.store_writes import StoreWrites
 from tests.processes import wait_until
 from tests.store import weightless_store
 from trainer.heartbeat import Heartbeat

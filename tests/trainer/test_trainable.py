@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from metarm.errors import ConfigurationError, JobCancelledError
-from metarm.model import RewardModel, load_model
+from metarm.model.reward_model import RewardModel, load_model
 from metarm.records import Ascent, Trainable
-from tests.metarm.forward.networks import make_network
+from tests.metarm.model.forward.networks import make_network
 from tests.tiny import Kind
 from tests.trainer.test_training import GROUPS, PREFERENCES, SMALL
 from trainer.batches import EncodedPair, encode_groups, encode_pairs

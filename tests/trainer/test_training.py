@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metarm.errors import ConfigurationError, JobCancelledError, TrainingError
-from metarm.model import RewardModel, load_model
+from metarm.model.reward_model import RewardModel, load_model
 from metarm.records import ASCENT_RATES, Ascent, Preference, SampleGroup, Trainable
 from tests.tiny import Kind
 from trainer.batches import backward_preference, encode_groups, encode_pairs

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from metarm.jobs import JobBoard
-from metarm.redis_keys import RETRAIN_COOLDOWN
+from metarm.shared.jobs import JobBoard
+from metarm.shared.keys import RETRAIN_COOLDOWN
 from service.oversight.auto_retrain import Cooldown
 from tests.processes import HttpProcess, RedisProcess, service, two_services
 from tests.service.oversight.test_watch import WIDE, drift, score

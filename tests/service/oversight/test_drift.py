@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metarm.prompt_share import share_of
 from metarm.records import Message, PolicyStamp
 from service.oversight.drift import (
     KEEP_STEPS,
@@ -20,6 +19,7 @@ from service.oversight.drift import (
     Reference,
     disagreement,
 )
+from service.versions.prompt_share import share_of
 
 REFERENCE = Reference.of({"reference": {"spread": 2.0, "low": -1.0, "high": 1.5}})
 NOTHING = Reference.of({})

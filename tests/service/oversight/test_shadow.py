@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from metarm.calibration import Calibration
-from metarm.model import RewardModel, load_model
-from metarm.versions import VersionStore
-from service.background import again_and_again
+from metarm.model.reward_model import RewardModel, load_model
+from metarm.runtime.loops import again_and_again
+from metarm.store.calibration import Calibration
+from metarm.store.versions import VersionStore
 from service.oversight.drift import Comparison, Drift
 from service.oversight.shadow import BUSY_SHARE, LOOK_S, MOST_WAITING, Shadow
 from service.oversight.traffic import AT_ONCE, ScoredTraffic, ShadowPlan, Traffic
 from service.oversight.traffic import MOST_WAITING as MOST_TRAFFIC
-from service.serving.live_model import LiveModel, LoadedVersion
+from service.versions.live_model import LiveModel, LoadedVersion
 from tests.service.scoring.test_scorer import PROMPT, RESPONSES, Wired, poisoned, wired
 from tests.tiny import Kind
 

@@ -13,16 +13,16 @@ import pytest
 import redis
 
 from metarm.errors import ReadOnlyStoreError
-from metarm.model import load_model
-from metarm.sample_log import connect
-from metarm.versions import VersionStore
-from service.metrics import Metrics
+from metarm.model.reward_model import load_model
+from metarm.shared.sample_log import connect
+from metarm.shared.watches import Outcome, WatchBoard, WatchRecord
+from metarm.store.versions import VersionStore
 from service.oversight.drift import Comparison, Drift, Figures, Reference, VersionDrift
 from service.oversight.watch import Watch
-from service.oversight.watch_board import Outcome, WatchBoard, WatchRecord
 from service.oversight.watched import Watched, breaches
-from service.serving.live_model import LiveModel, LoadedVersion
 from service.settings import ServiceSettings
+from service.telemetry.metrics import Metrics
+from service.versions.live_model import LiveModel, LoadedVersion
 from tests.processes import HttpProcess, RedisProcess, service, two_services
 from tests.store import publish
 from tests.tiny import CORPUS, Kind, poisoned, with_head

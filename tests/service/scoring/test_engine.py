@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarm.encoding import Encoded
-from metarm.forward import PrefixCache
-from metarm.model import RewardModel, load_model
+from metarm.model.encoding import Encoded
+from metarm.model.forward import PrefixCache
+from metarm.model.reward_model import RewardModel, load_model
 from service.scoring.engine import Engine
 from service.scoring.tuning import ForwardPlan
-from service.serving.live_model import LoadedVersion
-from tests.metarm.forward.networks import plain_scores
+from service.versions.live_model import LoadedVersion
+from tests.metarm.model.forward.networks import plain_scores
 from tests.tiny import Kind
 
 Kinds = Callable[[Kind], Path]

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarm.encoding import Encoded
 from metarm.errors import NonFiniteScoreError, PayloadTooLargeError
-from metarm.forward import PrefixCache
-from metarm.model import RewardModel, load_model
-from service.metrics import Metrics
+from metarm.model.encoding import Encoded
+from metarm.model.forward import PrefixCache
+from metarm.model.reward_model import RewardModel, load_model
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
 from service.scoring.score_cache import ScoreCache
 from service.scoring.scorer import Scorer
 from service.scoring.tuning import ForwardPlan
-from service.serving.live_model import LoadedVersion
-from tests.metarm.forward.networks import plain_scores
+from service.telemetry.metrics import Metrics
+from service.versions.live_model import LoadedVersion
+from tests.metarm.model.forward.networks import plain_scores
 from tests.tiny import Kind
 
 Kinds = Callable[[Kind], Path]

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from metarm.model import RewardModel, load_model
+from metarm.model.reward_model import RewardModel, load_model
 from service.scoring import tuning
 from service.scoring.tuning import ForwardPlan, calibrate, choose_plan
 from service.settings import ServiceSettings
 from tests.processes import Process, RedisProcess, service
-from tests.service.test_score import GROUP
+from tests.service.http.test_score import GROUP
 from tests.store import publish
 from tests.tiny import Kind
 
@@ -222,7 +222,7 @@ def test_metarm_tune_shows_what_it_measured_and_writes_the_best_of_it_down(
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
     one_core = f"import os, sys; os.sched_setaffinity(0, [{min(os.sched_getaffinity(0))}]); "
-    tune = "os.execv(sys.executable, [sys.executable, '-m', 'metarm.cli', 'tune'])"
+    tune = "os.execv(sys.executable, [sys.executable, '-m', 'metarm.commands.main', 'tune'])"
     command = [sys.executable, "-c", one_core + tune]
     with Process(command, tmp_path / "output.txt", {"METARM_DATA_DIR": str(tmp_path)}) as process:
         assert process.wait(180) == 0, process.output
@@ -242,7 +242,7 @@ def test_metarm_tune_shows_what_it_measured_and_writes_the_best_of_it_down(
 
 
 def test_metarm_tune_without_a_version_says_so(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "metarm.cli", "tune"]
+    command = [sys.executable, "-m", "metarm", "tune"]
     with Process(command, tmp_path / "output.txt", {"METARM_DATA_DIR": str(tmp_path)}) as process:
         assert process.wait() == 1
         assert "has no version yet" in process.output

@@ -1,0 +1,92 @@
+"""`metarm simulate`: run the closed loop, print its tables, write one JSON."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.closed_loop.jobs import Mode, run_study
+from experiments.closed_loop.plan import QUICK_ARMS, Arm, StudyPlan, all_arms, arm_named
+from experiments.closed_loop.records import write_study
+from experiments.closed_loop.tables import summary
+from metarm.errors import ConfigurationError
+
+SEEDS, QUICK_SEEDS = 10, 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `metarm simulate` takes."""
+    arms = ", ".join(all_arms())
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK_SEEDS} seeds, arms {', '.join(QUICK_ARMS)}"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=argparse.SUPPRESS, help=f"how many seeds (default: {SEEDS})"
+    )
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
+    parser.add_argument(
+        "--arms",
+        default=argparse.SUPPRESS,
+        help=f"arms, separated by commas: ASCENT@RATE, or {arms} (default: all named)",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=StudyPlan().rounds, help="rounds of optimisation, retrains between"
+    )
+    parser.add_argument(
+        "--served",
+        action="store_true",
+        help="over HTTP, each run against a `metarm up` of its own; the numbers are the same",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=2, help="processes that run side by side, one thread each"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("data/simulation"), help="folder for study.json, runs and first models"
+    )
+
+
+def simulate(options: argparse.Namespace) -> None:
+    """Run what is asked for; runs that `--out` holds already are not run again. Raises
+    ConfigurationError for what cannot be run, and what a run raises."""
+    seeds = getattr(options, "seeds", QUICK_SEEDS if options.quick else SEEDS)
+    for name, value, least in (
+        ("--seeds", seeds, 1),
+        ("--first-seed", options.first_seed, 0),
+        ("--rounds", options.rounds, 2),
+        ("--workers", options.workers, 1),
+    ):
+        if value < least:
+            raise ConfigurationError(f"{name} must be at least {least}")
+    mode: Mode = "served" if options.served else "in-process"
+    arms = _arms(options, mode)
+    plan = replace(StudyPlan(), rounds=options.rounds)
+    numbers = range(options.first_seed, options.first_seed + seeds)
+    started = time.monotonic()
+    print(f"{len(numbers)} seeds × {len(arms)} arms, {mode}, {options.workers} at a time\n", flush=True)
+    study = run_study(plan, arms, list(numbers), mode, options.workers, options.out)
+    file = options.out / "study.json"
+    write_study(study, file)
+    print(summary(study))
+    print(f"\n{time.monotonic() - started:.0f} s; wrote {file}")
+
+
+def _arms(options: argparse.Namespace, mode: Mode) -> Mapping[str, Arm]:
+    """The arms asked for. Over HTTP, a rate below 0 is refused: by default the arm is then left out."""
+    if "arms" in options:
+        arms = [arm_named(name) for name in options.arms.split(",")]
+        refused = [arm.name for arm in arms if mode == "served" and not _served(arm)]
+        if refused:
+            raise ConfigurationError(
+                f"{refused[0]}: POST /retrain takes no rate below 0; run it without --served"
+            )
+    else:
+        names = QUICK_ARMS if options.quick else tuple(all_arms())
+        arms = [arm for arm in map(arm_named, names) if mode == "in-process" or _served(arm)]
+    return {arm.name: arm for arm in arms}
+
+
+def _served(arm: Arm) -> bool:
+    return float((arm.retrain or {}).get("ascent_rate", 0.0)) >= 0.0

@@ -1,0 +1,5 @@
+"""`python -m metarm`: the `metarm` command."""
+
+from metarm.commands.main import main
+
+main()

@@ -1,0 +1,215 @@
+"""`metarm up`: Redis, service and trainer as child processes; one Ctrl-C or SIGTERM ends all three.
+
+Every child has a process group of its own, so that a Ctrl-C reaches this process alone, which then
+ends them in the order that loses nothing: the service (it writes out its samples), the trainer,
+Redis. They stay in one session: Linux shares the cores between sessions whatever their niceness,
+and the trainer must stand behind the service. A child that dies once everything has been ready is
+started again.
+
+Where a version is published already, the trainer starts only once the service answers: the cores
+are the service's until it can score.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import version as package_version
+from pathlib import Path
+from types import FrameType
+
+import httpx
+import redis
+from pydantic import AliasChoices, Field
+
+import metarm
+from metarm.errors import EXIT_CONFIGURATION, ConfigurationError
+from metarm.runtime import logs, process_environment
+from metarm.runtime.child import Child, GivenUpError, ending
+from metarm.runtime.embedded_redis import EmbeddedRedis
+from metarm.runtime.settings import ProcessSettings
+
+POLL_S = 0.2
+START_POLL_S = 0.05  # until ready: somebody waits
+REDIS_START_S = 60.0
+
+
+class LaunchSettings(ProcessSettings):
+    """Start Redis, the scoring service and the trainer. The settings of `metarm serve` and `metarm
+    trainer` that are not listed here are taken from the environment as well."""
+
+    host: str = Field("127.0.0.1", description="Address the service listens on.")
+    port: int = Field(8080, ge=1, le=65535, description="Port the service listens on.")
+    model: str | None = Field(
+        None, description="First version: checkpoint folder or hub id. Unset: the packaged MiniLM."
+    )
+    init_head: bool = Field(False, description="Give a bare backbone a new scalar head and fine-tune it.")
+    preferences: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("METARM_PREFERENCES", "PREFERENCES"),
+        description="Labelled pairs in TRL's format: JSONL, JSON.gz, Parquet. Unset: the packaged demo pairs.",
+    )
+
+    def environment(self, redis_url: str) -> dict[str, str]:
+        """What the children are started with."""
+        ours = {
+            "METARM_DATA_DIR": str(self.data_dir.absolute()),
+            "METARM_REDIS_URL": redis_url,
+            "METARM_HOST": self.host,
+            "METARM_PORT": str(self.port),
+            "METARM_MODEL": self.model,
+            "METARM_INIT_HEAD": str(self.init_head).lower(),
+            "METARM_PREFERENCES": str(self.preferences.absolute()) if self.preferences else None,
+            "METARM_MAX_TOKENS": str(self.max_tokens),
+            "METARM_LOG_LEVEL": self.log_level,
+            "METARM_LOG_FORMAT": self.log_format,
+        }
+        given = {name: value for name, value in ours.items() if value is not None}
+        return {**os.environ, **process_environment.REQUIRED, **given}
+
+
+def up(settings: LaunchSettings) -> int:
+    """Run everything until a signal; the exit status."""
+    logs.configure("launcher", settings)
+    stop = _Stop()
+    try:
+        with _claimed(settings.data_dir):
+            return _run(settings, stop)
+    except ConfigurationError as error:
+        logs.announce(error.message)
+        return EXIT_CONFIGURATION
+
+
+def _run(settings: LaunchSettings, stop: _Stop) -> int:
+    _check_port(settings)
+    children: list[Child] = []
+    try:
+        redis_url = settings.redis_url or _start_redis(settings, children, stop)
+        environment = settings.environment(redis_url)
+        trainer, service = (Child(n, [sys.executable, "-m", n], environment) for n in ("trainer", "service"))
+        children += [trainer, service]
+        service.start()
+        if not settings.store.names():
+            trainer.start()  # it makes the version that the service waits for
+        logs.announce(_started_text(settings, redis_url))
+        ready = False
+        with httpx.Client(base_url=_url(settings), timeout=2.0) as http:
+            while not stop.requested:
+                for child in children:
+                    child.revive(starting=not ready)
+                status = None if ready else _readiness(http)
+                if status is not None and not trainer.started:
+                    trainer.start()
+                if status == httpx.codes.OK:
+                    ready = True
+                    logs.announce(_ready_text(settings))
+                time.sleep(POLL_S if ready else START_POLL_S)
+        return 0
+    except GivenUpError as error:
+        logs.announce(str(error))
+        return error.status
+    finally:
+        logs.announce("stopping: service, trainer, Redis")
+        for child in reversed(children):
+            child.stop()
+        logs.announce("stopped")
+
+
+def _check_port(settings: LaunchSettings) -> None:
+    """Raises ConfigurationError where something listens there already: its answers are not ours."""
+    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}): set METARM_PORT"
+            ) from error
+
+
+def _start_redis(settings: LaunchSettings, children: list[Child], stop: _Stop) -> str:
+    embedded = EmbeddedRedis(settings.data_dir.absolute() / "redis")
+    child = Child("redis", embedded.command(), os.environ)
+    child.start()
+    children.append(child)
+    deadline = time.monotonic() + REDIS_START_S
+    with contextlib.closing(redis.Redis.from_url(embedded.url)) as client:
+        while not stop.requested:
+            if child.exit_code() is not None:
+                raise ConfigurationError(f"the embedded Redis did not start ({ending(child.exit_code())})")
+            try:
+                client.ping()
+                break
+            except redis.RedisError as error:
+                if time.monotonic() > deadline:
+                    raise ConfigurationError(f"the embedded Redis does not answer: {error}") from error
+                time.sleep(0.05)
+    return embedded.url
+
+
+def _readiness(http: httpx.Client) -> int | None:
+    """The status of /ready: 200 once the service scores, None until it listens."""
+    try:
+        return http.get("/ready").status_code
+    except httpx.TransportError:
+        return None
+
+
+class _Stop:
+    """Remembers that SIGINT or SIGTERM came."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._request)
+
+    def _request(self, _number: int, _frame: FrameType | None) -> None:
+        self.requested = True
+
+
+@contextlib.contextmanager
+def _claimed(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory: two launchers on one would share a Redis folder."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with open(data_dir / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(f"another `metarm up` is running on {data_dir.absolute()}") from error
+        yield
+
+
+def _url(settings: LaunchSettings) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 (not a bind)
+    return f"http://{host}:{settings.port}"
+
+
+def _started_text(settings: LaunchSettings, redis_url: str) -> str:
+    kept = "" if settings.redis_url else " (embedded Valkey, append-only file)"
+    packages = ", ".join(f"{name} {package_version(name)}" for name in ("torch", "transformers", "fastapi"))
+    return "\n".join(
+        [
+            f"MetaRM Server {metarm.__version__}, Python {sys.version.split()[0]}, {packages}",
+            f"  service   {_url(settings)}  (API description: {_url(settings)}/docs)",
+            "  trainer   in the background; it makes the first version if there is none",
+            f"  redis     {logs.without_password(redis_url)}{kept}",
+            f"  data      {settings.data_dir.absolute()}",
+        ]
+    )
+
+
+def _ready_text(settings: LaunchSettings) -> str:
+    body = '{"groups":[{"prompt":"What is 17 + 25?","responses":["17 + 25 is 42.","It is 41!"]}]}'
+    return "\n".join(
+        [
+            "ready. Try:",
+            f"  curl -s {_url(settings)}/score -H 'content-type: application/json' -d '{body}'",
+            "Ctrl-C stops everything.",
+        ]
+    )

@@ -1,0 +1,274 @@
+"""(prompt, response) → token ids: the only chat-template, special-token and truncation code.
+
+Three formats, chosen by what the tokenizer brings (docs/api.md, "How text becomes tokens"):
+
+| format | when                    | tokens                                                        |
+| ------ | ----------------------- | ------------------------------------------------------------- |
+| chat   | it has a chat template  | the template applied to the prompt's messages + the response  |
+| pair   | it has a separator      | the tokenizer's own pair: [CLS] prompt [SEP] response [SEP]   |
+| concat | neither                 | tokenizer(prompt + response), then EOS if it is not there     |
+
+Over `max_tokens`, tokens are dropped from the left: the prompt's first, so that the end of the
+response, which every pooled score depends on, is kept; `truncated` says so.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal, cast
+from weakref import WeakValueDictionary
+
+from jinja2 import TemplateError
+from tokenizers import Encoding as TokenizerEncoding
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from metarm.errors import InvalidRequestError, InvalidVersionError
+from metarm.records import Message, Prompt
+from metarm.store.manifest import MANIFEST
+from metarm.store.versions import CURVE
+
+Format = Literal["chat", "pair", "concat"]
+UNSET_LENGTH = 10**9  # above this, a tokenizer's model_max_length means "not set"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One sequence: token ids (S,), segment ids (S,) where the model reads them, and whether tokens
+    were dropped to fit. The first `prompt_tokens` come from the prompt alone: other responses to it
+    most likely begin with the same ones."""
+
+    ids: list[int]
+    type_ids: list[int] | None
+    truncated: bool
+    prompt_tokens: int = field(default=0, compare=False)
+
+    @property
+    def key(self) -> bytes:
+        """A digest of what the model reads: sequences of one key have one score."""
+        return blake2b(
+            array("I", [len(self.ids), *self.ids]).tobytes() + bytes(self.type_ids or ()), digest_size=16
+        ).digest()
+
+
+class Encoder:
+    """Thread-safe. Encodes for one checkpoint."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> None:
+        """`max_tokens` bounds every sequence, special tokens included."""
+        self.tokenizer = tokenizer
+        self.max_tokens = min(max_tokens, _declared_limit(tokenizer))
+        self.format = _format_of(tokenizer)
+        self._uses_segments = "token_type_ids" in tokenizer.model_input_names
+        self._fast = _plain_copy(tokenizer.backend_tokenizer)
+        self._frame = _pair_frame(self._fast) if self.format == "pair" else None
+
+    def encode(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
+        """Encode each group's (prompt, response) sequences, in order.
+
+        Raises InvalidRequestError where the chat template refuses the messages, or nothing is left
+        to score.
+        """
+        if self.format == "pair":
+            return self._encode_pairs(groups)
+        texts = [self._texts(prompt, responses) for prompt, responses in groups]
+        flat = [text for group in texts for text, _ in group]
+        special = self.format == "concat"
+        encoded = iter(self._fast.encode_batch(flat, add_special_tokens=special))
+        return [[self._single(next(encoded), first) for _, first in group] for group in texts]
+
+    def encode_one(self, prompt: Prompt, response: str) -> Encoded:
+        return self.encode([(prompt, [response])])[0][0]
+
+    def describe(self) -> dict[str, Any]:
+        """What a version's manifest records of the encoding."""
+        return {"format": self.format, "max_tokens": self.max_tokens}
+
+    def _texts(self, prompt: Prompt, responses: Sequence[str]) -> list[tuple[str, int]]:
+        """Each response's whole text, and how many of its first characters come from the prompt."""
+        if self.format == "concat":
+            first = _plain_text(prompt)
+            return [(first + response, len(first)) for response in responses]
+        chars = _common_start(self._conversation(prompt, "A"), self._conversation(prompt, "B"))
+        return [(self._conversation(prompt, response), chars) for response in responses]
+
+    def _conversation(self, prompt: Prompt, response: str) -> str:
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        conversation = [*messages, {"role": "assistant", "content": response}]
+        try:
+            return cast("str", self.tokenizer.apply_chat_template(conversation, tokenize=False))
+        except TemplateError as error:
+            raise InvalidRequestError(f"the model's chat template refuses these messages: {error}") from error
+
+    def _single(self, encoding: TokenizerEncoding, prompt_chars: int) -> Encoded:
+        ids: list[int] = encoding.ids
+        prompt_tokens = _tokens_before(encoding, prompt_chars)
+        eos = self.tokenizer.eos_token_id
+        if self.format == "concat" and eos is not None and ids[-1:] != [eos]:
+            ids.append(eos)
+        if not ids:
+            raise InvalidRequestError("an empty prompt and an empty response leave nothing to score")
+        if len(ids) <= self.max_tokens:
+            return Encoded(ids, self._segments(ids), False, prompt_tokens)
+        dropped = len(ids) - self.max_tokens
+        start = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        ids = start + ids[dropped + len(start) :]
+        return Encoded(ids, self._segments(ids), True, max(0, prompt_tokens - dropped))
+
+    def _segments(self, ids: list[int]) -> list[int] | None:
+        return [0] * len(ids) if self._uses_segments else None
+
+    def _encode_pairs(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
+        texts = [text for prompt, responses in groups for text in (_plain_text(prompt), *responses)]
+        parts = iter(self._fast.encode_batch(texts, add_special_tokens=False))
+        encoded = []
+        for _, responses in groups:
+            first = next(parts).ids
+            encoded.append([self._pair(first, next(parts).ids) for _ in responses])
+        return encoded
+
+    def _pair(self, first: list[int], second: list[int]) -> Encoded:
+        assert self._frame is not None  # noqa: S101 (the format is "pair")
+        frame = self._frame
+        room = self.max_tokens - frame.size
+        truncated = len(first) + len(second) > room
+        if truncated:
+            second = second[max(0, len(second) - room) :]
+            first = first[max(0, len(first) - (room - len(second))) :]
+        ids = [*frame.before, *first, *frame.between, *second, *frame.after]
+        if not self._uses_segments:
+            return Encoded(ids, None, truncated)
+        head = len(frame.before) + len(first)
+        segments = [frame.first_segment] * head + frame.between_segments
+        segments += [frame.second_segment] * (len(ids) - len(segments))
+        return Encoded(ids, segments, truncated)
+
+
+@dataclass(frozen=True, slots=True)
+class PairFrame:
+    """The special tokens a tokenizer puts around and between two texts, and the segments it gives them."""
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+    first_segment: int
+    between_segments: list[int]
+    second_segment: int
+
+    @property
+    def size(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+def _pair_frame(fast: Tokenizer) -> PairFrame:
+    """Read off a joined pair of two letters. Framing ids ourselves is what tokenizers' own post-processing
+    does, without its price: that keeps every overflowing window of a text cut short."""
+    joined = fast.encode("a", "b")
+    parts = joined.sequence_ids  # None for special tokens, else 0 or 1
+    first, second = parts.index(0), parts.index(1)
+    first_end = second - parts[:second][::-1].index(0)
+    second_end = len(parts) - parts[::-1].index(1)
+    ids, segments = joined.ids, joined.type_ids
+    return PairFrame(
+        before=ids[:first],
+        between=ids[first_end:second],
+        after=ids[second_end:],
+        first_segment=segments[first],
+        between_segments=segments[first_end:second],
+        second_segment=segments[second],
+    )
+
+
+def load_encoder(path: Path | str, max_tokens: int) -> Encoder:
+    """The encoder of a checkpoint folder (or hub id); that of another folder with the same files where one
+    is still in use. Raises InvalidVersionError."""
+    if not isinstance(path, Path):
+        return _read_encoder(path, max_tokens)
+    key = (_digest_of_encoding(path), max_tokens)
+    encoder = _in_use.get(key)
+    if encoder is None:
+        encoder = _in_use[key] = _read_encoder(path, max_tokens)
+    return encoder
+
+
+# Versions mostly share one tokenizer. Reading it holds the interpreter's lock for some 50 ms at a stretch, in
+# which no request moves.
+_in_use: WeakValueDictionary[tuple[bytes, int], Encoder] = WeakValueDictionary()
+
+
+def _digest_of_encoding(folder: Path) -> bytes:
+    """Of every file that could bear on it: all but the weights and what we add."""
+    digest = blake2b(digest_size=32)
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.suffix != ".safetensors" and file.name not in (MANIFEST, CURVE):
+            content = file.read_bytes()
+            digest.update(f"{file.relative_to(folder)} {len(content)}\n".encode())
+            digest.update(content)
+    return digest.digest()
+
+
+def _read_encoder(path: Path | str, max_tokens: int) -> Encoder:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidVersionError(f"{path}: its tokenizer does not load: {error}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InvalidVersionError(f"{path}: a fast tokenizer (tokenizer.json) is needed")
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+        # what transformers makes up for a folder without tokenizer files
+        raise InvalidVersionError(f"{path}: its tokenizer has no vocabulary; are its files there?")
+    return Encoder(tokenizer, max_tokens)
+
+
+def _format_of(tokenizer: PreTrainedTokenizerFast) -> Format:
+    if tokenizer.chat_template is not None:
+        return "chat"
+    return "pair" if tokenizer.sep_token is not None else "concat"
+
+
+def _declared_limit(tokenizer: PreTrainedTokenizerFast) -> int:
+    limit = tokenizer.model_max_length
+    return int(limit) if limit and limit < UNSET_LENGTH else UNSET_LENGTH
+
+
+def _plain_copy(backend: Tokenizer) -> Tokenizer:
+    """A copy without the truncation and padding some tokenizer.json files bake in."""
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def _common_start(one: str, other: str) -> int:
+    """How many first characters two texts have in common."""
+    longest = range(min(len(one), len(other)))
+    return bisect_left(longest, True, key=lambda last: one[: last + 1] != other[: last + 1])
+
+
+def _tokens_before(encoding: TokenizerEncoding, chars: int) -> int:
+    """How many tokens lie wholly within the first `chars` characters of the text."""
+    for char in range(chars - 1, -1, -1):
+        token = encoding.char_to_token(char)
+        if token is not None:  # some characters have none, such as a space that a tokenizer drops
+            span = encoding.token_to_chars(token)
+            return int(token) + (span is None or span[1] <= chars)
+    return 0
+
+
+def _plain_text(prompt: Prompt) -> str:
+    """A prompt for models without a chat template: a lone user message as it is, else one
+    "Role: content" paragraph a turn, ending with the assistant's turn to speak."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1 and prompt[0]["role"] == "user":
+        return prompt[0]["content"]
+    return "\n\n".join([_turn(message) for message in prompt] + ["Assistant: "])
+
+
+def _turn(message: Message) -> str:
+    return f"{message['role'].capitalize()}: {message['content']}"

@@ -1,0 +1,54 @@
+"""Score many samples offline on all cores: threads side by side, each with a batch of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from metarm.model.encoding import Encoded
+from metarm.model.forward.packing import consecutive
+from metarm.model.reward_model import DEFAULT_BATCH_TOKENS, RewardModel
+
+
+def score_parallel(
+    model: RewardModel,
+    samples: Sequence[Encoded],
+    *,
+    workers: int,
+    threads: int = 1,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+) -> Tensor:
+    """Rewards (n,) in float32, in the order of `samples`, without gradients.
+
+    `workers` batches run at once on `threads` cores each: two batches on a core each finish sooner
+    than two in turn on both, whose threads wait for one another in every layer.
+    """
+    waiting = list(consecutive([len(sample.ids) for sample in samples], batch_tokens))
+    parts: dict[int, Tensor] = {}
+    failures: list[Exception] = []
+    lock = threading.Lock()
+
+    def work() -> None:
+        torch.set_num_threads(threads)  # the calling thread's own
+        while True:
+            with lock:
+                if not waiting or failures:
+                    return
+                run = waiting.pop()
+            try:
+                with torch.inference_mode():
+                    parts[run.start] = model.scores(samples[run.start : run.stop], batch_tokens)
+            except Exception as error:  # noqa: BLE001 (raised again by the caller's thread)
+                failures.append(error)
+
+    team = [threading.Thread(target=work) for _ in range(workers)]
+    for thread in team:
+        thread.start()
+    for thread in team:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return torch.cat([parts[start] for start in sorted(parts)])

@@ -1,0 +1,94 @@
+"""A few fixed texts that every version answers when it is made, and must answer alike when it is loaded.
+
+What digests cannot see: another tokenizer library that splits texts otherwise, a forward that goes
+wrong on this machine, weights that are no numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from metarm.errors import InvalidVersionError
+from metarm.model.encoding import Encoded
+from metarm.model.reward_model import RewardModel
+
+TEXTS = (
+    ("What is 17 + 25?", ("17 + 25 is 42.", "It is 41!", "")),
+    ("Name a river that flows north.", ("The Nile.", "Le Rhône coule au sud, 尼罗河 flows north.")),
+    ("Why is the sky blue? " * 8, ("Air scatters short waves more than long ones. " * 6, "It is not.")),
+)
+TOLERANCE = 1e-3  # of the probe's own spread, or of 1 where that is less: processors round differently
+
+
+def take(model: RewardModel) -> list[dict[str, Any]]:
+    """For the manifest: what `model` makes of each text, in float32. A score that is no number is null."""
+    samples = _encoded(model)
+    return [
+        {"tokens": _digest(sample), "score": score if math.isfinite(score) else None}
+        for sample, score in zip(samples, _scores(model, samples), strict=True)
+    ]
+
+
+def check(model: RewardModel, manifest: Mapping[str, Any]) -> None:
+    """Raises InvalidVersionError where `model`, loaded in float32, has weights that are not finite, or does
+    not answer the texts as its manifest says. A manifest without a probe says nothing of them; a text
+    that is cut here or was cut there, by another limit, is not compared."""
+    name = f"{manifest.get('name')}"
+    for parameter, weight in model.network.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise InvalidVersionError(f"{name}: {parameter} has weights that are not finite numbers")
+    samples, record = _encoded(model), manifest.get("probe")
+    if record is not None:
+        _compare_tokens(name, samples, record)
+    if max(max(sample.ids) for sample in samples) >= model.network.get_input_embeddings().num_embeddings:
+        raise InvalidVersionError(f"{name}: its tokenizer makes tokens that its network does not know")
+    scores = _scores(model, samples)
+    if not all(math.isfinite(score) for score in scores):
+        raise InvalidVersionError(f"{name} answers scores that are not finite numbers")
+    if record is not None:
+        _compare_scores(name, samples, scores, record)
+
+
+def _compare_tokens(name: str, samples: Sequence[Encoded], record: Sequence[Mapping[str, Any]]) -> None:
+    if len(record) != len(samples):
+        raise InvalidVersionError(f"{name}: its probe is of {len(record)} texts, not of {len(samples)}")
+    for sample, text in zip(samples, record, strict=True):
+        if _comparable(sample, text) and text["tokens"] != _digest(sample):
+            raise InvalidVersionError(f"{name} makes other tokens of the probe's texts than when it was made")
+
+
+def _compare_scores(
+    name: str, samples: Sequence[Encoded], scores: Sequence[float], record: Sequence[Mapping[str, Any]]
+) -> None:
+    was = [text["score"] for text in record]
+    if None in was:
+        raise InvalidVersionError(f"{name} answered scores that are not finite numbers when it was made")
+    allowed = TOLERANCE * max(1.0, max(was) - min(was))
+    for sample, score, text in zip(samples, scores, record, strict=True):
+        if _comparable(sample, text) and abs(score - text["score"]) > allowed:
+            raise InvalidVersionError(
+                f"{name} scores a text of the probe {score:.6g}, and {text['score']:.6g} when it was made"
+            )
+
+
+def _encoded(model: RewardModel) -> list[Encoded]:
+    return [sample for group in model.encoder.encode(list(TEXTS)) for sample in group]
+
+
+@torch.inference_mode()
+def _scores(model: RewardModel, samples: Sequence[Encoded]) -> list[float]:
+    scores: list[float] = model.scores(samples).tolist()
+    return scores
+
+
+def _comparable(sample: Encoded, text: Mapping[str, Any]) -> bool:
+    return not sample.truncated and text["tokens"] is not None
+
+
+def _digest(sample: Encoded) -> str | None:
+    return None if sample.truncated else hashlib.sha256(sample.key).hexdigest()

@@ -1,0 +1,201 @@
+"""Where log lines go: to stderr, one by one, for people or as JSON, with what is bound to their context.
+
+| field               | holds                                                                         |
+| ------------------- | ----------------------------------------------------------------------------- |
+| timestamp, level    | UTC in ISO 8601; debug, info, warning, error or critical                      |
+| process, logger     | launcher, service, trainer or train; the module that speaks, also a library's |
+| message, exception  | a sentence; a traceback                                                       |
+| request_id          | of the HTTP request that the line is about                                    |
+| job, version        | of the retrain job, the reward model's version                                |
+| trace_id, span_id   | where traces are exported                                                     |
+
+Everything speaks through the standard library's logging; structlog renders it. Secrets are masked in the
+finished line, so that none comes through a library's message or a traceback either.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, cast
+from urllib.parse import unquote
+
+import orjson
+import structlog
+from structlog.contextvars import bind_contextvars, bound_contextvars, merge_contextvars
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from metarm.runtime import tracing
+from metarm.runtime.settings import ProcessSettings
+
+MASK = "***"
+SELDOM_S = 60.0
+SHORTEST_SECRET = 4  # a shorter one would mask half of every line
+SECRET_VARIABLES = ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN")
+HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
+URL_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
+CONSOLE_FIELDS = frozenset({"timestamp", "level", "logger", "process", "message", "exception"})
+
+log = logging.getLogger(__name__)
+
+
+class _Json(structlog.stdlib.ProcessorFormatter):
+    """Tells a handler that writes JSON from one that writes for people."""
+
+
+def configure(process: str, settings: ProcessSettings) -> None:
+    """Have all logging of this process, libraries' included, written as `settings` say."""
+    as_json = settings.log_format == "json"
+    finish: list[Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,
+        structlog.processors.EventRenamer("message"),
+        structlog.processors.JSONRenderer(serializer=_dumps) if as_json else _for_people,
+        cast("Processor", _Masking([*settings.secrets, *_of_others()])),
+    ]
+    formatter = (_Json if as_json else structlog.stdlib.ProcessorFormatter)(
+        processors=finish, foreign_pre_chain=_gathering(process, as_json)
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    handler.addFilter(_Seldom("opentelemetry"))
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every request it makes
+    logging.captureWarnings(True)
+    sys.excepthook = _on_uncaught
+    threading.excepthook = _on_uncaught_in_thread
+
+
+def about_request(request_id: str) -> None:
+    """Bind a request's id to the lines of this context: the task that answers it, and all that it starts."""
+    bind_contextvars(request_id=request_id)
+
+
+@contextmanager
+def about_job(job: str) -> Iterator[None]:
+    """Bind a job's id to the lines of this thread inside the block."""
+    with bound_contextvars(job=job):
+        yield
+
+
+def announce(text: str) -> None:
+    """What a command says to whoever started it: printed on stdout, or a line among the others where these are
+    JSON."""
+    if writes_json():
+        log.info(text)
+    else:
+        print(f"metarm: {text}", flush=True)
+
+
+def refuse(command: str, message: str) -> None:
+    """Why a command ends: on stderr, or a line among the others where these are JSON."""
+    if writes_json():
+        log.critical(message)
+    else:
+        print(f"{command}: {message}", file=sys.stderr)
+
+
+def _gathering(process: str, as_json: bool) -> list[Processor]:
+    """What becomes a field of the line."""
+
+    def named(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        event.pop("color_message", None)  # uvicorn's own, the message with escape codes
+        event["process"] = process
+        return event
+
+    in_utc = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    here = structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False)
+    return [
+        merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        named,
+        _trace_ids,
+        in_utc if as_json else here,
+    ]
+
+
+def _trace_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    event.update(tracing.ids())
+    return event
+
+
+def _dumps(event: EventDict, **_: Any) -> str:
+    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _for_people(_: WrappedLogger, __: str, event: EventDict) -> str:
+    fields = "".join(f" {name}={value}" for name, value in event.items() if name not in CONSOLE_FIELDS)
+    line = f"{event['timestamp']} {event['process']} {event['level'].upper()} {event['message']}{fields}"
+    return f"{line}\n{event['exception']}" if "exception" in event else line
+
+
+class _Seldom(logging.Filter):
+    """Lets a library that says the same of every item say it once in a while."""
+
+    def __init__(self, library: str) -> None:
+        super().__init__()
+        self._prefix = f"{library}."
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(self._prefix):
+            return True
+        what = f"{record.name} {record.msg}"
+        if record.created - self._said.get(what, 0.0) < SELDOM_S:
+            return False
+        self._said[what] = record.created
+        return True
+
+
+def _of_others() -> list[str]:
+    """Secrets of trackers and collectors, in the variables they are set by."""
+    given = [os.environ.get(name, "") for name in SECRET_VARIABLES]
+    headers = [pair.partition("=")[2].strip() for pair in os.environ.get(HEADERS, "").split(",")]
+    return [*given, *headers, *map(unquote, headers)]
+
+
+class _Masking:
+    """Takes secrets out of a finished line."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        long = {secret for secret in secrets if len(secret) >= SHORTEST_SECRET}
+        in_json = {json.dumps(secret)[1:-1] for secret in long}
+        self._secrets = sorted(long | in_json, key=len, reverse=True)
+
+    def __call__(self, _: WrappedLogger, __: str, line: str) -> str:
+        for secret in self._secrets:
+            line = line.replace(secret, MASK)
+        return URL_PASSWORD.sub(rf"\1{MASK}@", line)
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown."""
+    return URL_PASSWORD.sub(rf"\1{MASK}@", url)
+
+
+def writes_json() -> bool:
+    """Whether lines are objects: nothing else may be written between them then."""
+    return any(isinstance(handler.formatter, _Json) for handler in logging.getLogger().handlers)
+
+
+def _on_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    log.critical("ended by an error", exc_info=(kind, error, trace))
+
+
+def _on_uncaught_in_thread(caught: threading.ExceptHookArgs) -> None:
+    if caught.exc_value is not None and caught.exc_type is not SystemExit:
+        name = caught.thread.name if caught.thread else "?"
+        trace = (caught.exc_type, caught.exc_value, caught.exc_traceback)
+        log.critical("the thread %s ended by an error", name, exc_info=trace)

@@ -1,0 +1,221 @@
+"""The coordinator of a cut-over: makes a version current on all live servers together. No torch.
+
+Used by whoever moves the pointer: a service for `activate`, the trainer for what it publishes. The pointer
+on disk is the truth. It moves while no server captures a version for new requests, so whoever cannot reach
+Redis any more finds there how the cut-over ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import redis
+
+from metarm.errors import CutOverAbortedError, MetaRMError
+from metarm.shared.cut_over import CutOver, CutOverBoard, Phase
+from metarm.store.versions import VersionStore
+
+log = logging.getLogger(__name__)
+
+COMMAND_TIMEOUT_S = 0.25  # of the Redis clients used here, so that a hold waits for none
+LEASE_MS = 3_000  # after which a silent coordinator counts as dead
+HOLD_S = 1.0  # that a server holds new requests at most, while Redis answers
+LET_GO_S = 0.75  # of it: then a server looks where the pointer stands, and goes by that
+MOVE_WITHIN_S = 0.5  # of it: later the pointer is not about to move, since servers are about to look
+RENAME_WITHIN_S = 0.7  # and not moved after all, where the disk or the store's lock took until then
+HOLD_LEASE_MS = 2_000  # by then nobody holds any more
+PATIENCE_S = 2.0  # with a Redis that does not answer
+ATTEMPTS = 3  # to hold, with a pause in which the registration of a dead server expires
+PAUSE_S = 2.5
+PREPARE_POLL_S = 0.02
+HOLD_POLL_S = 0.002
+NOT_HELD = "did not hold new requests in time"
+
+
+@dataclass(frozen=True, slots=True)
+class _Unheld:
+    """An attempt that never came to its hold, or in which some server did not hold: worth another."""
+
+    error: CutOverAbortedError
+
+
+class Coordinator:
+    """`client` is one with COMMAND_TIMEOUT_S."""
+
+    def __init__(self, client: redis.Redis, store: VersionStore, *, name: str, prepare_s: float) -> None:
+        """`name` is what others are told of who coordinates; `prepare_s`: how long servers may load."""
+        self._board = CutOverBoard(client)
+        self._store = store
+        self._name = name
+        self._prepare_s = prepare_s
+
+    def promote(self, version: str, *, together: bool = True) -> list[str]:
+        """Make `version` current; return the servers that cut over together, none where each follows the
+        pointer alone: because it is asked for, none lives, or Redis does not answer.
+
+        Raises UnknownVersionError, ReadOnlyStoreError, and CutOverAbortedError, which says who refused the
+        version or was too slow: then all stay on the one they had.
+        """
+        self._store.path(version)
+        self._store.check_writable()
+        if not together:
+            self._store.activate(version)
+            return []
+        for attempt in range(1, ATTEMPTS + 1):
+            found = self._attempt(version)
+            if not isinstance(found, _Unheld):
+                return found
+            if attempt == ATTEMPTS:
+                raise found.error
+            log.warning("%s; trying again", found.error.message)
+            time.sleep(PAUSE_S)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _attempt(self, version: str) -> list[str] | _Unheld:
+        id_ = uuid.uuid4().hex
+        begun = self._begin(id_, version)
+        if begun is None:
+            self._store.activate(version)
+            return []
+        if begun.id != id_:
+            text = f"a cut-over to {begun.version} is under way ({begun.coordinator})"
+            return _Unheld(CutOverAbortedError(text, 2, version=begun.version))
+        ready = self._prepare(begun)
+        if len(ready) > 1:
+            return self._hold_and_go(begun, ready)
+        self._move_pointer(begun)
+        self._decide_go(begun, "prepare")
+        return ready
+
+    def _begin(self, id_: str, version: str) -> CutOver | None:
+        """The cut-over under way, ours or another's; None where there is nobody to cut over with."""
+        try:
+            return _patient(lambda: self._board.begin(id_, version, self._name, LEASE_MS))
+        except redis.RedisError as error:
+            log.warning(
+                "each server follows the pointer to %s alone: Redis does not answer: %s", version, error
+            )
+            return None
+
+    def _prepare(self, begun: CutOver) -> list[str]:
+        """Wait until every server that lives has the version; return them."""
+        deadline = time.monotonic() + self._prepare_s
+        while True:
+            try:
+                state = _patient(lambda: self._board.keep(begun.id, LEASE_MS))
+            except redis.RedisError as error:
+                raise CutOverAbortedError(f"Redis does not answer any more: {error}", 2) from error
+            if state is None or state.id != begun.id or state.phase != "prepare" or not state.running:
+                raise _given_up(begun, state)
+            if state.refusals():
+                raise self._aborted(begun, state.refusals())
+            missing = state.saying("")
+            if not missing:
+                return state.saying("ready")
+            if time.monotonic() > deadline:
+                late = f"had not loaded it within {self._prepare_s:g} s"
+                raise self._aborted(begun, dict.fromkeys(missing, late), retry_after_s=5)
+            time.sleep(PREPARE_POLL_S)
+
+    def _hold_and_go(self, begun: CutOver, ready: list[str]) -> list[str] | _Unheld:
+        started = time.monotonic()
+        error = self._hold(begun, ready, started)
+        if error is not None:
+            return _Unheld(error)
+        before = self._store.current()
+        if not self._move_pointer(begun, lambda: time.monotonic() - started < RENAME_WITHIN_S):
+            late = "was about to let go when the pointer could be moved at last"
+            return _Unheld(self._aborted(begun, dict.fromkeys(ready, late), retry_after_s=5))
+        decided = self._decide_go(begun, "hold")
+        if decided is not None and decided.id == begun.id and decided.phase == "abort":
+            # the servers had let go of their requests before the pointer moved
+            if before is not None and self._store.current() == begun.version:
+                self._store.activate(before)
+            return _Unheld(_given_up(begun, decided))
+        took_ms = 1000 * (time.monotonic() - started)
+        log.info("%d servers cut over to %s, new requests held for %.0f ms", len(ready), begun.version, took_ms)
+        return ready
+
+    def _hold(self, begun: CutOver, ready: list[str], started: float) -> CutOverAbortedError | None:
+        """Have all servers hold new requests. None once they do, else what to say."""
+        waiting, why = ready, NOT_HELD
+        state: CutOver | None = begun
+        while time.monotonic() - started < MOVE_WITHIN_S:
+            try:
+                if state is None or state.id != begun.id or state.phase in ("go", "abort"):
+                    return _given_up(begun, state)
+                if state.phase == "prepare":
+                    state = self._board.move(begun.id, "prepare", "hold", lease_ms=HOLD_LEASE_MS)
+                    time.sleep(HOLD_POLL_S)
+                    continue
+                waiting = state.saying("ready", "lost")
+                if not waiting and time.monotonic() - started < MOVE_WITHIN_S:
+                    return None
+                time.sleep(HOLD_POLL_S)
+                state, why = self._board.state(), NOT_HELD
+            except redis.RedisError as error:
+                why = f"could not be asked: Redis does not answer: {error}"
+                time.sleep(HOLD_POLL_S)
+        return self._aborted(begun, dict.fromkeys(waiting or ready, why), retry_after_s=5)
+
+    def _move_pointer(self, begun: CutOver, still: Callable[[], bool] = lambda: True) -> bool:
+        """False where `still` said no at the last moment: the pointer is where it was."""
+        try:
+            return self._store.activate(begun.version, still)
+        except (OSError, MetaRMError) as error:
+            self._abort(begun, f"the pointer could not be moved: {error}")
+            raise
+
+    def _decide_go(self, begun: CutOver, now: Phase) -> CutOver | None:
+        """The pointer has moved: say so. Without Redis, each server finds it there."""
+        try:
+            return _patient(lambda: self._board.move(begun.id, now, "go"))
+        except redis.RedisError as error:
+            log.warning("servers find out for themselves about %s: %s", begun.version, error)
+            return None
+
+    def _aborted(
+        self, begun: CutOver, servers: dict[str, str], retry_after_s: int | None = None
+    ) -> CutOverAbortedError:
+        said = "; ".join(f"{server}: {why}" for server, why in servers.items())
+        error = CutOverAbortedError(
+            f"all servers stay on the version they had, not {begun.version}: {said}",
+            retry_after_s,
+            version=begun.version,
+            servers=servers,
+        )
+        self._abort(begun, error.message)
+        return error
+
+    def _abort(self, begun: CutOver, reason: str) -> None:
+        """Without Redis it ends by itself, once the lease is over."""
+        try:
+            self._board.move(begun.id, "prepare", "abort", reason)
+            self._board.move(begun.id, "hold", "abort", reason)
+        except redis.RedisError as error:
+            log.warning("the cut-over to %s is left to lapse: %s", begun.version, error)
+
+
+def _given_up(begun: CutOver, state: CutOver | None) -> CutOverAbortedError:
+    why = state.reason if state is not None and state.id == begun.id else ""
+    return CutOverAbortedError(
+        f"the cut-over to {begun.version} was given up: {why or 'its coordinator was too slow'}",
+        2,
+        version=begun.version,
+    )
+
+
+def _patient(call: Callable[[], CutOver | None]) -> CutOver | None:
+    """Ask again while Redis does not answer, for a while. Raises redis.RedisError."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return call()
+        except redis.RedisError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(PREPARE_POLL_S)

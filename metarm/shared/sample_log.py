@@ -1,0 +1,193 @@
+"""The sample log: scored groups on a Redis stream, read by the trainer's consumer group.
+
+The only Redis Streams code. A group counts as consumed when it is acknowledged, which the
+trainer does once the outcome of the run that used it is durable; what a crashed trainer had
+taken is delivered again, because every trainer reads under the same consumer name. Commands of
+Redis 6.2 only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
+from redis.retry import Retry
+
+from metarm.errors import InvalidRequestError
+from metarm.records import SampleGroup, decode_sample, encode_sample
+from metarm.shared.keys import SAMPLES, SAMPLES_CONSUMER, SAMPLES_GROUP, SAMPLES_TRIMMED, request_key
+
+PAGE = 500
+
+# One request's groups, all or nothing, and only the first time its id is seen.
+# KEYS: stream, request marker. ARGV: marker lifetime in s, then (k, data) per group.
+APPEND_ONCE = """
+if not redis.call('SET', KEYS[2], '1', 'NX', 'EX', ARGV[1]) then return 0 end
+for i = 2, #ARGV, 2 do redis.call('XADD', KEYS[1], '*', 'k', ARGV[i], 'data', ARGV[i + 1]) end
+return (#ARGV - 1) / 2
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRequest:
+    """The groups of one /score call. A client's own id is remembered longer than a made-up one,
+    which only has to survive our own retries of the write."""
+
+    request_id: str
+    groups: tuple[SampleGroup, ...]
+    remember_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stream entry as read back: `group` is None where the data could not be decoded, or was
+    trimmed before it was read."""
+
+    id: str
+    group: SampleGroup | None
+
+
+def connect(url: str, timeout_s: float = 2.0) -> redis.Redis:
+    """A client that fails within `timeout_s` and leaves retrying to its callers, who can count."""
+    return redis.Redis.from_url(
+        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+    )
+
+
+class SampleLog:
+    """Thread-safe. Every method raises redis.RedisError when Redis does not answer."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+
+    def append(self, requests: Sequence[LoggedRequest]) -> int:
+        """Log the requests in one round trip; return how many groups were new, not of a known request id."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for request in requests:
+            fields: list[Any] = []
+            for group in request.groups:
+                fields += [len(group.responses), encode_sample(group)]
+            pipeline.eval(APPEND_ONCE, 2, SAMPLES, request_key(request.request_id), request.remember_s, *fields)
+        return sum(pipeline.execute())
+
+    def trim(self, max_entries: int, max_age_s: float) -> dict[str, int]:
+        """Drop the oldest entries over either bound; return how many fell to each, which Redis
+        also sums up over all servers and restarts."""
+        oldest_ms = max(0, int((time.time() - max_age_s) * 1000))
+        by_age = self._redis.xtrim(SAMPLES, minid=oldest_ms, approximate=False)
+        by_count = self._redis.xtrim(SAMPLES, maxlen=max_entries, approximate=False)
+        trimmed = {"age": by_age, "count": by_count}
+        for reason, entries in trimmed.items():
+            if entries:
+                self._redis.hincrby(SAMPLES_TRIMMED, reason, entries)
+        return trimmed
+
+    def trimmed_total(self) -> dict[str, int]:
+        """Entries trimmed since the log began, by reason."""
+        raw = cast("dict[bytes, bytes]", self._redis.hgetall(SAMPLES_TRIMMED))
+        return {reason.decode(): int(entries) for reason, entries in raw.items()}
+
+    def length(self) -> int:
+        """Entries on the stream, consumed or not."""
+        return self._redis.xlen(SAMPLES)
+
+    def count_unused(self, at_most: int) -> int:
+        """Groups with two or more responses that no finished run has used, counted up to `at_most`.
+
+        Entries are acknowledged from the front (`acknowledge_through`), so all from the first pending
+        one on are unused.
+        """
+        self._ensure_group()
+        pending = self._redis.xpending_range(SAMPLES, SAMPLES_GROUP, "-", "+", count=1)
+        first = cast("bytes", pending[0]["message_id"]) if pending else b"(" + self._last_delivered()
+        count = 0
+        for _, fields in self._range(first, b"+"):
+            count += _responses_in(fields) >= 2
+            if count >= at_most:
+                break
+        return count
+
+    def read_unused(self) -> Iterator[Entry]:
+        """Every entry that no finished run has used, oldest first: what an earlier, unfinished run
+        had taken, then what is new. They stay pending until `acknowledge_through`."""
+        self._ensure_group()
+        yield from self._pages(start="0")
+        yield from self._pages(start=">")
+
+    def acknowledge_through(self, last_id: str) -> int:
+        """Mark what was read, up to and with entry `last_id`, as used; return how many entries that were.
+
+        A run reads everything unused, so what is pending up to its last entry is what it read.
+        """
+        acknowledged = 0
+        while True:
+            pending = self._redis.xpending_range(SAMPLES, SAMPLES_GROUP, "-", last_id, count=PAGE)
+            if not pending:
+                return acknowledged
+            ids = [entry["message_id"] for entry in pending]
+            acknowledged += self._redis.xack(SAMPLES, SAMPLES_GROUP, *ids)
+
+    def _pages(self, start: str) -> Iterator[Entry]:
+        while True:
+            answer = self._redis.xreadgroup(SAMPLES_GROUP, SAMPLES_CONSUMER, {SAMPLES: start}, count=PAGE)
+            entries = _stream_entries(answer)
+            for id_, fields in entries:
+                yield Entry(id_.decode(), _decode(fields))
+            if not entries:
+                return
+            if start != ">":
+                start = entries[-1][0].decode()
+
+    def _last_delivered(self) -> bytes:
+        groups = self._redis.xinfo_groups(SAMPLES)
+        last: bytes = next(g["last-delivered-id"] for g in groups if g["name"] == SAMPLES_GROUP.encode())
+        return last
+
+    def _range(self, first: bytes, last: bytes) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
+        while True:
+            page = cast(
+                "list[tuple[bytes, dict[bytes, bytes]]]",
+                self._redis.xrange(SAMPLES, first, last, count=PAGE),
+            )
+            yield from page
+            if len(page) < PAGE:
+                return
+            first = b"(" + page[-1][0]
+
+    def _ensure_group(self) -> None:
+        try:
+            self._redis.xgroup_create(SAMPLES, SAMPLES_GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+
+def _stream_entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """The entries of our one stream in an XREADGROUP reply: a list in RESP2, a map in RESP3."""
+    if not answer:
+        return []
+    if isinstance(answer, dict):
+        (pages,) = answer.values()
+        return [entry for page in pages for entry in page]
+    ((_, entries),) = answer
+    return cast("list[tuple[bytes, dict[bytes, bytes]]]", entries)
+
+
+def _decode(fields: dict[bytes, bytes] | None) -> SampleGroup | None:
+    if not fields or b"data" not in fields:
+        return None
+    try:
+        return decode_sample(fields[b"data"])
+    except InvalidRequestError:
+        return None
+
+
+def _responses_in(fields: dict[bytes, bytes]) -> int:
+    """k of an entry without decoding it; 0 for an entry that is not ours."""
+    k = fields.get(b"k", b"0")
+    return int(k) if k.isdigit() else 0

@@ -1,0 +1,62 @@
+"""A version's manifest: the SHA-256 of every file beside it, and of the manifest itself (its seal).
+
+A manifest is told from one that was written by somebody else than `seal`, or changed since: its bytes are
+those that its content gives, its last field the digest of all before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from metarm.errors import InvalidVersionError
+from metarm.store.files import json_bytes, sync
+
+MANIFEST = "manifest.json"
+FORMAT = 2
+
+
+def record(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What every manifest says first, then `fields`."""
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"format": FORMAT, "name": name, "created": created, **fields}
+
+
+def seal(folder: Path, name: str, fields: Mapping[str, Any]) -> None:
+    """Write the manifest of a folder that is complete but for it; all of it is on disk then."""
+    digests = {p.relative_to(folder).as_posix(): _sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    (folder / MANIFEST).write_bytes(_sealed({**record(name, fields), "digests": digests}))
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+def check(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
+    """Raises InvalidVersionError naming the first thing in `folder` that is not as it was sealed."""
+    if manifest.get("format") != FORMAT or manifest.get("name") != name:
+        raise InvalidVersionError(f"{name}: its manifest is of another format or another version")
+    if (folder / MANIFEST).is_symlink():
+        raise InvalidVersionError(f"{name}: its {MANIFEST} is a symbolic link")
+    if _sealed(manifest) != (folder / MANIFEST).read_bytes():
+        raise InvalidVersionError(f"{name}: its {MANIFEST} is not as it was written")
+    digests = cast("dict[str, str]", manifest.get("digests", {}))
+    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
+    if present - {MANIFEST} != set(digests):
+        odd = sorted((present - {MANIFEST}) ^ set(digests))
+        raise InvalidVersionError(f"{name}: its files are not those its manifest lists: {odd}")
+    for file, digest in sorted(digests.items()):
+        path = folder / file
+        if path.is_symlink() or not path.is_file() or _sha256(path) != digest:
+            raise InvalidVersionError(f"{name}: {file} does not have the digest its manifest lists")
+
+
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
+    content = {key: value for key, value in manifest.items() if key != "seal"}
+    return json_bytes({**content, "seal": hashlib.sha256(json_bytes(content)).hexdigest()})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

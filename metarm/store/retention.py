@@ -1,0 +1,92 @@
+"""Which versions' files are let go of, and when: a store must not fill the disk. No torch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from calendar import timegm
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from metarm.errors import InvalidVersionError
+from metarm.store.versions import VersionStore
+
+log = logging.getLogger(__name__)
+
+
+def reasons_to_keep(
+    store: VersionStore, leased: Mapping[str, int], keep_versions: int, grace_s: float
+) -> dict[str, str | None]:
+    """Every published version, oldest first, and why its files stay; None: they need not.
+
+    What stays: the newest `keep_versions`, the current version and its parent, what a label or a lease names,
+    the best on its held-out pairs, what is younger than `grace_s`, and what cannot be read.
+    """
+    names = store.names()
+    parents: dict[str, str | None] = {}
+    measured: dict[str, float | None] = {}
+    kept: dict[str, str | None] = {}
+    for name in names:
+        try:
+            manifest = store.manifest(name)
+            kept[name] = "young" if _age_s(manifest) < grace_s else None
+            parents[name], measured[name] = manifest.get("parent"), held_out_accuracy(manifest)
+        except (InvalidVersionError, KeyError, ValueError, TypeError, AttributeError):
+            kept[name] = "its manifest cannot be read"
+    current = store.current()
+    reasons = dict.fromkeys(names[max(0, len(names) - keep_versions) :], f"one of the newest {keep_versions}")
+    best = _best(measured)
+    if best is not None:
+        reasons[best] = "the best on its held-out pairs"
+    parent = parents.get(current) if current is not None else None
+    if parent is not None:
+        reasons[parent] = "the parent of the current version"
+    reasons |= dict.fromkeys(leased, "leased")
+    reasons |= {label.version: f"labelled {word}" for word, label in store.labels().items()}
+    if current is not None:
+        reasons[current] = "current"
+    return {name: reasons.get(name) or kept[name] for name in names}
+
+
+def held_out_accuracy(manifest: Mapping[str, Any]) -> float | None:
+    """What a version scored when it was made; None where nothing measured it."""
+    figures = (manifest.get("verdict") or {}).get("figures") or {}
+    value = figures.get("held_out_accuracy", (manifest.get("metrics") or {}).get("held_out_accuracy"))
+    return None if value is None else float(value)
+
+
+class Retention:
+    """Deletes what need not stay, whenever it is asked to."""
+
+    def __init__(
+        self, store: VersionStore, leased: Callable[[], Mapping[str, int]], keep_versions: int, grace_s: float
+    ) -> None:
+        """`leased` counts the leases on each version; it may raise, and then nothing is deleted."""
+        self._store = store
+        self._leased = leased
+        self._keep_versions = keep_versions
+        self._grace_s = grace_s
+
+    def reasons(self) -> dict[str, str | None]:
+        """Every published version and why it stays (`reasons_to_keep`)."""
+        return reasons_to_keep(self._store, self._leased(), self._keep_versions, self._grace_s)
+
+    def prune(self) -> list[str]:
+        """The versions whose files were deleted. Raises what `leased` raises (nothing is deleted then),
+        ReadOnlyStoreError, InvalidVersionError."""
+        going = [name for name, reason in self.reasons().items() if reason is None]
+        gone = [name for name in going if self._store.prune(name)]
+        if gone:
+            log.info("let go of the files of %s; their manifests stay", ", ".join(gone))
+        return gone
+
+
+def _best(measured: Mapping[str, float | None]) -> str | None:
+    """The version of the highest held-out accuracy; of equal ones the newest."""
+    rows = [(value, place, name) for place, (name, value) in enumerate(measured.items()) if value is not None]
+    return max(rows)[2] if rows else None
+
+
+def _age_s(manifest: Mapping[str, Any]) -> float:
+    """Seconds since it was made."""
+    return time.time() - timegm(time.strptime(manifest["created"], "%Y-%m-%dT%H:%M:%SZ"))

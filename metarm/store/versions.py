@@ -1,0 +1,309 @@
+"""The version store: reward-model checkpoints on disk, and the one pointer that says which is current.
+
+    {root}/v000004/          a plain Hugging Face checkpoint + manifest.json: SHA-256 of all, and of itself
+    {root}/v000001/curve.json  how a first version was trained, step by step
+    {root}/current           a symbolic link to one version; moves by one atomic rename
+    {root}/.withdrawn        versions that the pointer left for an older one, as JSON
+    {root}/labels.json       other names for versions: stable, canary, …; replaced by a rename
+    {root}/rejected/v000005.json   what became of a candidate that was not published
+    {root}/pruned/v000002.json     the manifest of a version whose weights were let go of
+    {root}/.staging/v000006/ a candidate being written; .staging/.trash what is being deleted
+    {root}/.last             the highest number ever given out; names are never reused
+    {root}/.lock             held while a number is taken or the pointer moves
+
+The only code that knows this layout. No torch: the caller saves the weights into the staging folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from metarm.errors import InvalidVersionError, ReadOnlyStoreError, UnknownVersionError
+from metarm.store.files import json_bytes, read_json, sync, write_durably
+from metarm.store.manifest import MANIFEST, check, record, seal
+
+CURVE = "curve.json"
+NAME = re.compile(r"v\d{6,}")
+LABELS = "labels.json"
+Status = Literal["published", "rejected", "pruned"]
+WITHDRAWN = ".withdrawn"
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a label names. Of `canary` besides: the share of prompts it concerns, and whether it answers
+    them or is only recorded beside the current version's answer (shadow)."""
+
+    version: str
+    share: float = 0.0
+    shadow: bool = False
+
+
+class VersionStore:
+    """One folder of versions, shared by the trainer (writes) and any number of services (read)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._staging = root / ".staging"
+        self._rejected = root / "rejected"
+        self._pruned = root / "pruned"
+
+    def prepare(self) -> None:
+        """Create the folders; drop what a crashed writer left unfinished."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self._staging, ignore_errors=True)
+        self._staging.mkdir()
+        self._rejected.mkdir(exist_ok=True)
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """Published versions, oldest first."""
+        if not self.root.is_dir():
+            return []
+        found = [p.name for p in self.root.iterdir() if NAME.fullmatch(p.name) and not p.is_symlink()]
+        return sorted(found, key=version_number)
+
+    def current(self) -> str | None:
+        """The version the pointer names; None before the first one is published."""
+        try:
+            target = os.readlink(self.root / "current")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise InvalidVersionError(f"the pointer 'current' is no link: {error.strerror}") from error
+        if not NAME.fullmatch(target):
+            raise InvalidVersionError(f"the pointer 'current' names {target!r}, which is no version")
+        return target
+
+    def path(self, name: str) -> Path:
+        """The folder of a published version. Raises UnknownVersionError."""
+        folder = self.root / name
+        if NAME.fullmatch(name) and folder.is_symlink():
+            raise UnknownVersionError(f"{name} is a symbolic link, which is no version", known=self.names())
+        if not NAME.fullmatch(name) or not folder.is_dir():
+            raise UnknownVersionError(f"there is no version {name!r}", known=self.names())
+        return folder
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        """The manifest of a published, rejected or pruned version. Raises UnknownVersionError."""
+        if NAME.fullmatch(name):
+            # in the order in which a version moves: one that is pruned meanwhile is found all the same
+            places = (
+                self._rejected / f"{name}.json",
+                self.root / name / MANIFEST,
+                self._pruned / f"{name}.json",
+            )
+            for file in places:
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    return read_json(file)
+        self.path(name)
+        raise InvalidVersionError(f"{name} has no {MANIFEST}")
+
+    def curve(self, name: str) -> dict[str, Any] | None:
+        """The training curve of a published version; None where it has none. Raises UnknownVersionError."""
+        file = self.path(name) / CURVE
+        return read_json(file) if file.is_file() else None
+
+    def labels(self) -> dict[str, Label]:
+        """Every label and what it names."""
+        file = self.root / LABELS
+        if not file.is_file():
+            return {}
+        try:
+            found = {label: Label(**fields) for label, fields in read_json(file).items()}
+            usable = all(NAME.fullmatch(to.version) and 0 <= to.share <= 1 for to in found.values())
+        except TypeError as error:
+            raise InvalidVersionError(f"{LABELS} is not readable: {error}") from error
+        if not usable:
+            raise InvalidVersionError(f"{LABELS} names what is no version, or a share that is none")
+        return found
+
+    def withdrawn(self) -> list[str]:
+        """Versions that were current until an older one was made current, oldest first; one that is
+        made current again is no longer among them."""
+        file = self.root / WITHDRAWN
+        if not file.is_file():
+            return []
+        names = read_json(file).get("versions")
+        if not isinstance(names, list) or not all(NAME.fullmatch(str(name)) for name in names):
+            raise InvalidVersionError(f"{WITHDRAWN} is not a list of versions")
+        return sorted(names, key=version_number)
+
+    def rejected(self) -> list[str]:
+        return _stems(self._rejected)
+
+    def pruned(self) -> list[str]:
+        """Versions that were published and whose manifests alone are left."""
+        published = set(self.names())
+        return [name for name in _stems(self._pruned) if name not in published]
+
+    def statuses(self) -> dict[str, Status]:
+        """Every version there was and what became of it, oldest first."""
+        found: dict[str, Status] = dict.fromkeys(self.pruned(), "pruned")
+        found |= dict.fromkeys(self.rejected(), "rejected")
+        found |= dict.fromkeys(self.names(), "published")
+        return {name: found[name] for name in sorted(found, key=version_number)}
+
+    def verify(self, name: str) -> dict[str, Any]:
+        """The manifest, once every file it lists has the digest it lists, and no other file is there.
+
+        Raises InvalidVersionError naming the first file that differs.
+        """
+        folder, manifest = self.path(name), self.manifest(name)
+        check(folder, name, manifest)
+        return manifest
+
+    # --- writing -------------------------------------------------------------------------------
+
+    def stage(self) -> tuple[str, Path]:
+        """A new name, never used before, and the empty folder to save its checkpoint in."""
+        with self._locked():
+            counter = self.root / ".last"
+            given_out = [version_number(n) for n in (*self.names(), *self.rejected(), *self.pruned())]
+            number = 1 + max([int(counter.read_text()) if counter.exists() else 0, *given_out])
+            write_durably(counter, str(number).encode())
+            name = f"v{number:06d}"
+        folder = self._staging / name
+        folder.mkdir(parents=True)
+        return name, folder
+
+    def keep_curve(self, name: str, curve: Mapping[str, Any]) -> None:
+        """Put a training curve into a staged folder."""
+        (self._staging / name / CURVE).write_bytes(json_bytes(curve))
+
+    def publish(self, name: str, manifest: Mapping[str, Any], *, activate: bool = True) -> None:
+        """Turn a staged folder into a published version and, unless told otherwise, make it current.
+
+        Files, digests and manifest are on disk before the version appears, and the version is on
+        disk before the pointer moves: at no moment is anything half published.
+        """
+        folder = self._staging / name
+        seal(folder, name, manifest)
+        folder.rename(self.root / name)
+        sync(self.root)
+        if activate:
+            self.activate(name)
+
+    def reject(self, name: str, manifest: Mapping[str, Any]) -> None:
+        """Keep a candidate's manifest, drop its weights."""
+        write_durably(self._rejected / f"{name}.json", json_bytes(record(name, manifest)))
+        shutil.rmtree(self._staging / name, ignore_errors=True)
+
+    def discard(self, name: str) -> None:
+        """Drop a staged candidate that came to nothing; its name stays used."""
+        shutil.rmtree(self._staging / name, ignore_errors=True)
+
+    def activate(self, name: str, still: Callable[[], bool] = lambda: True) -> bool:
+        """Point `current` at a published version: one atomic rename, then durable.
+
+        `still` is asked last of all before the rename, after whatever a slow disk may take time for: where it
+        says no, nothing changes and this returns False. Raises UnknownVersionError, or ReadOnlyStoreError
+        where this process may not write.
+        """
+        with self._locked():
+            self.path(name)
+            known = self._withdraw_for(name)
+            link = self.root / f".current-{os.getpid()}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(name)
+            if not still():
+                link.unlink()
+                if known is not None:
+                    self._write_withdrawn(known)
+                return False
+            link.rename(self.root / "current")
+            sync(self.root)
+            return True
+
+    def check_writable(self) -> None:
+        """Raises ReadOnlyStoreError where this process may not write."""
+        with self._locked():
+            pass
+
+    def prune(self, name: str) -> bool:
+        """Let go of a published version's files and keep its manifest; False where it has meanwhile become
+        current or got a label, and stays.
+
+        Readers see the whole version or none: it leaves its place by one rename, and is deleted elsewhere.
+        """
+        with self._locked():
+            if name == self.current() or name in {label.version for label in self.labels().values()}:
+                return False
+            folder = self.path(name)
+            self._pruned.mkdir(exist_ok=True)
+            write_durably(self._pruned / f"{name}.json", (folder / MANIFEST).read_bytes())
+            trash = self._staging / ".trash"
+            trash.mkdir(parents=True, exist_ok=True)
+            away = trash / f"{name}-{os.getpid()}"
+            folder.rename(away)
+            sync(self.root)
+        shutil.rmtree(away, ignore_errors=True)
+        return True
+
+    def _withdraw_for(self, name: str) -> list[str] | None:
+        """Note that the pointer is about to leave a version for `name`, an older one; or comes back to it.
+        Returns what was noted before where this has changed it, else None."""
+        try:
+            before, known = self.current(), self.withdrawn()
+        except InvalidVersionError:
+            return None  # activating repairs a broken pointer: what it left cannot be known
+        goes_back = before is not None and version_number(name) < version_number(before)
+        now = {*known, *([before] if before and goes_back else [])} - {name}
+        if now == set(known):
+            return None
+        self._write_withdrawn(sorted(now, key=version_number))
+        return known
+
+    def _write_withdrawn(self, names: Sequence[str]) -> None:
+        write_durably(self.root / WITHDRAWN, json_bytes({"versions": names}))
+
+    def set_label(self, label: str, target: Label) -> None:
+        """Move or make a label. Raises UnknownVersionError, or ReadOnlyStoreError."""
+        with self._locked():
+            self.path(target.version)
+            self._write_labels({**self.labels(), label: target})
+
+    def remove_label(self, label: str) -> None:
+        """Raises UnknownVersionError where there is none, or ReadOnlyStoreError."""
+        with self._locked():
+            labels = self.labels()
+            if label not in labels:
+                raise UnknownVersionError(f"there is no label {label!r}", known=sorted(labels))
+            del labels[label]
+            self._write_labels(labels)
+
+    def _write_labels(self, labels: Mapping[str, Label]) -> None:
+        named = {name: asdict(target) for name, target in labels.items()}
+        write_durably(self.root / LABELS, json_bytes(named))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            handle = open(self.root / ".lock", "a")  # noqa: SIM115 (closed below, after the lock)
+        except OSError as error:
+            raise ReadOnlyStoreError(
+                f"the version store {self.root} cannot be written from here: {error.strerror}"
+            ) from error
+        with handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+
+def _stems(folder: Path) -> list[str]:
+    """The versions whose manifests `folder` keeps, oldest first."""
+    found = [path.stem for path in folder.glob("v*.json") if NAME.fullmatch(path.stem)]
+    return sorted(found, key=version_number)
+
+
+def version_number(name: str) -> int:
+    """v000012 → 12."""
+    return int(name[1:])

@@ -1,0 +1,54 @@
+"""Which version a request asks for, in body and headers, and which one every answer to it names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+
+from metarm.errors import InvalidRequestError
+from service.http.schemas.fields import VersionName, VersionOrLabel
+
+HEADER = "X-RM-Version"  # of requests, and of answers
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A version's name or label, and the oldest version that may answer; None: any."""
+
+    version: str | None
+    min_version: str | None
+
+    def beside(self, version: str | None, min_version: str | None) -> Pin:
+        """This pin of the headers together with the body's. Raises InvalidRequestError where they differ."""
+        return Pin(
+            _one_of(self.version, version, "version"), _one_of(self.min_version, min_version, "min_version")
+        )
+
+
+async def _of_headers(
+    x_rm_version: Annotated[VersionOrLabel | None, Header(description="As `version` in the body.")] = None,
+    x_rm_min_version: Annotated[VersionName | None, Header(description="As `min_version` in the body.")] = None,
+) -> Pin:
+    return Pin(x_rm_version, x_rm_min_version)
+
+
+def captured(request: Request, version: str) -> None:
+    """From here on every answer to this request names `version`, an error's as well."""
+    request.state.captured = version
+
+
+def header_of_captured(request: Request) -> dict[str, str]:
+    """For an error's answer: empty where the request failed before a version was captured for it."""
+    version = getattr(request.state, "captured", None)
+    return {HEADER: version} if version else {}
+
+
+PinOfHeaders = Annotated[Pin, Depends(_of_headers)]
+
+
+def _one_of(header: str | None, body: str | None, name: str) -> str | None:
+    if header is not None and body is not None and header != body:
+        raise InvalidRequestError(f"{name} is {body} in the body, and {header} in the headers")
+    return header if body is None else body

@@ -1,0 +1,62 @@
+"""GET /overview: what this server does just now. Nothing is asked or worked out here: it is read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Query, Response
+
+import metarm
+from metarm.shared.jobs import Job
+from service.http.access import require_key
+from service.http.routes.labels import entries
+from service.http.schemas.overview import Overview
+from service.oversight.health import Examined
+from service.parts import Parts, Wired
+
+router = APIRouter(tags=["health"], dependencies=[Depends(require_key)])
+
+
+@router.get("/overview", response_model=Overview)
+async def overview(
+    parts: Wired,
+    since: Annotated[float, Query(ge=0, description="Leave out the history up to this Unix time.")] = 0.0,
+) -> Response:
+    """Version and labels, rates and latencies of the last minute, queue, batches, Redis, trainer, and what
+    does not work. Cheap: asking every second does not slow scoring."""
+    body = {
+        "server_version": metarm.__version__,
+        "started": parts.pulse.started,
+        "serving": parts.live.current_name,
+        "loaded": parts.live.loaded_names,
+        "labels": entries(parts),
+        "now": parts.pulse.now(),
+        "queue": {"tokens": parts.batcher.queued_tokens, "limit": parts.settings.queue_tokens},
+        "samples_buffered": parts.writer.groups_waiting,
+        **_condition(parts.condition.last, parts),
+        "history": parts.pulse.history(since),
+    }
+    return Response(orjson.dumps(body), media_type="application/json")
+
+
+def _condition(found: Examined | None, parts: Parts) -> dict[str, Any]:
+    degraded = list(found.degraded) if found else []
+    if parts.live.current_name is None:
+        degraded.insert(0, ("version", "no reward model is loaded yet: the first version is still being made"))
+    return {
+        "redis": None if found is None else "up" if found.redis else "down",
+        "trainer": {"state": str(found.trainer.get("state"))} if found and found.trainer else None,
+        "job": _job(found.job) if found and found.job else None,
+        "degraded": [{"part": part, "reason": reason} for part, reason in degraded],
+    }
+
+
+def _job(job: Job) -> dict[str, Any]:
+    progress = job.progress
+    return {
+        "job": job.id,
+        "status": job.status,
+        "step": progress.get("step", 0),
+        "steps": progress.get("steps"),
+    }

@@ -1,0 +1,96 @@
+"""GET /versions and its manifests; POST /versions/{v}/activate rolls back or forward."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import redis
+from fastapi import APIRouter, Depends
+from pydantic import ValidationError
+
+from metarm.errors import InvalidVersionError
+from metarm.store.versions import Status
+from service.http.access import require_admin, require_key
+from service.http.schemas.versions import Activated, ActivateRequest, VersionCurve, VersionEntry, VersionList
+from service.parts import Parts, Wired
+
+router = APIRouter(prefix="/versions", tags=["versions"])
+LINEAGE = (  # what a version was made from, by what, and how: with the files it names, enough to make it again
+    "parent",
+    "job",
+    "method",
+    "created",
+    "source",
+    "samples",
+    "preferences",
+    "settings",
+    "code_version",
+    "calibration",
+    "verdict",
+)
+
+
+@router.get("", response_model=VersionList, dependencies=[Depends(require_key)])
+def versions(parts: Wired) -> dict[str, Any]:
+    """Every version there was with its lineage, which is current, and which this server serves."""
+    current = parts.store.current()
+    refused = parts.swapper.refused
+    return {
+        "current": current,
+        "serving": parts.live.current_name,
+        **_servers(parts),
+        "refused": {"name": refused.name, "reason": refused.reason} if refused else None,
+        "refusals": [asdict(refusal) for refusal in parts.refusals.all()],
+        "rollbacks": parts.oversight.watch.rollbacks(),
+        "versions": [_entry(n, n == current, status, parts) for n, status in parts.store.statuses().items()],
+    }
+
+
+@router.get("/{version}", response_model=dict[str, Any], dependencies=[Depends(require_key)])
+def manifest(version: str, parts: Wired) -> dict[str, Any]:
+    """The manifest: parent, job, method, metrics, verdict, digests, time of making."""
+    return parts.store.manifest(version)
+
+
+@router.get("/{version}/curve", response_model=VersionCurve, dependencies=[Depends(require_key)])
+def curve(version: str, parts: Wired) -> dict[str, Any]:
+    """Losses and held-out accuracies of the run that made a published version."""
+    found = parts.store.curve(version) or {}
+    lists = {name: found.get(name, []) for name in ("loss", "difference", "held_out_accuracy")}
+    return {"version": version, **lists}
+
+
+@router.post("/{version}/activate", response_model=Activated, dependencies=[Depends(require_admin)])
+async def activate(version: str, parts: Wired, body: ActivateRequest | None = None) -> dict[str, Any]:
+    """Make a published version the current one, on all live servers together; answers once this one scores
+    with it. 409 names the servers that could not take it: then all stay on the version they had."""
+    together = body.together if body else True
+    done = await parts.activator.activate(version, "asked for over HTTP", together=together)
+    return {"current": done.current, "serving": done.serving}
+
+
+def _servers(parts: Parts) -> dict[str, Any]:
+    try:
+        return {"servers": [asdict(record) for record in parts.fleet.live()]}
+    except redis.RedisError as error:
+        return {"servers": None, "servers_unknown": f"Redis does not answer: {error}"}
+
+
+def _entry(name: str, current: bool, status: Status, parts: Parts) -> VersionEntry:
+    entry: dict[str, Any] = {
+        "name": name,
+        "current": current,
+        "serving": name == parts.live.current_name,
+        "loaded": name in parts.live.loaded_names,
+    }
+    try:
+        made_from = {key: parts.store.manifest(name).get(key) for key in LINEAGE}
+        found = VersionEntry(**entry, status=status, **made_from)
+    except InvalidVersionError as error:
+        return VersionEntry(**entry, status="unreadable", reasons=[error.message])
+    except ValidationError as error:
+        odd = ", ".join(str(each["loc"][0]) for each in error.errors())
+        return VersionEntry(**entry, status="unreadable", reasons=[f"its manifest makes no sense of {odd}"])
+    found.reasons = (found.verdict or {}).get("reasons", [])
+    return found

@@ -1,0 +1,29 @@
+"""Bodies of the routes of labels."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from service.http.schemas.fields import Body, VersionName
+
+
+class LabelRequest(Body):
+    version: VersionName
+    share: float | None = Field(
+        None, ge=0, le=1, description="Of canary only: the share of prompts it concerns."
+    )
+    shadow: bool | None = Field(
+        None, description="Of canary only: its scores are recorded beside the answer, not answered."
+    )
+
+
+class LabelEntry(BaseModel):
+    label: str
+    version: str
+    share: float
+    shadow: bool
+    loaded: bool = Field(description="This server holds the version in memory.")
+
+
+class LabelRemoved(BaseModel):
+    label: str

@@ -1,0 +1,88 @@
+"""Bodies of POST /retrain and of the jobs it starts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from metarm.records import Ascent, Precision, Trainable
+from service.http.schemas.fields import LARGEST_INTEGER, Body
+
+
+class RetrainRequest(Body):
+    """Options of one run, over the trainer's settings of the same names (docs/metarm.md)."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"ascent": "conservative", "steps": 40}]}
+    )
+
+    ascent: Ascent | None = Field(None, description="How an update uses the samples; none: vanilla.")
+    steps: int | None = Field(None, ge=1, le=100_000)
+    batch_size: int | None = Field(None, ge=1, le=4096, description="n, preference pairs in an update.")
+    meta_batch_size: int | None = Field(None, ge=1, le=4096, description="m, groups in an update.")
+    meta_every: int | None = Field(
+        None, ge=1, le=100_000, description="Updates from one computation of the meta gradient to the next."
+    )
+    responses_per_prompt: int | None = Field(None, ge=2, le=256, description="k, responses used of each group.")
+    learning_rate: float | None = Field(None, gt=0, le=1, description="α")
+    ascent_rate: float | None = Field(None, ge=0, le=1000, description="η; each ascent has its own.")
+    label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="ε, share of labels taken as wrong.")
+    center_rewards_coefficient: float | None = Field(
+        None, ge=0, le=1000, description="Weight of mean (r_chosen + r_rejected)²."
+    )
+    trainable: Trainable | None = Field(None, description="Which parameters the run changes.")
+    lora_rank: int | None = Field(None, ge=1, le=4096)
+    lora_alpha: int | None = Field(None, ge=1, le=65_536)
+    gradient_checkpointing: bool | None = Field(None, description="Less memory, more time.")
+    train_precision: Precision | None = Field(None, description="What the run multiplies in.")
+    seed: int | None = Field(None, ge=0, le=LARGEST_INTEGER)
+    force: bool | None = Field(
+        None,
+        description="Publish the candidate in spite of the gate; its manifest and the job record the reasons "
+        "against it. Scores that are not finite are never forced.",
+    )
+
+
+class Progress(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    step: int
+    steps: int | None
+
+
+class JobState(BaseModel):
+    job: str
+    status: Literal["queued", "running", "published", "rejected", "failed", "cancelled"]
+    created: float = Field(description="Unix time in seconds.")
+    finished: float | None
+    attempts: int = Field(description="How often a trainer has started it.")
+    options: dict[str, Any]
+    progress: Progress
+    candidate: str | None = Field(description="The version it made, published or rejected.")
+    verdict: dict[str, Any] | None = Field(
+        description="accepted, forced, reasons, figures and thresholds of the gate."
+    )
+    samples: dict[str, int] | None = Field(description="Logged groups by what became of them.")
+    error: dict[str, Any] | None
+    trigger: dict[str, Any] | None = Field(description="The drift that started it, where nobody asked for it.")
+
+
+class Curve(BaseModel):
+    """How the run learns. Of a long one neighbouring updates are averaged: 200 points at most."""
+
+    steps: list[int] = Field(description="The last update of each point.")
+    loss: list[float] = Field(description="The preference loss.")
+    difference: list[float | None] = Field(
+        description="Of the samples: J, or C of conservative; null where it was not computed."
+    )
+
+
+class JobDetail(JobState):
+    curve: Curve | None
+
+
+class JobAccepted(BaseModel):
+    job: str
+    status: str
+    status_url: str

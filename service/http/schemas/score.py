@@ -1,0 +1,91 @@
+"""Bodies of POST /score and POST /tokenize."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.http.schemas.fields import LARGEST_INTEGER, Body, Name, Text, VersionName, VersionOrLabel
+
+
+class ChatMessage(Body):
+    role: Name
+    content: Text
+
+
+class Group(Body):
+    """One prompt and the policy's responses to it."""
+
+    id: Name | None = Field(None, description="Returned as it is; by default the group's place in the request.")
+    prompt: Text | Annotated[list[ChatMessage], Field(min_length=1)]
+    responses: list[Text] = Field(min_length=1)
+
+
+class Policy(Body):
+    """Which policy wrote the responses, and at which optimiser step."""
+
+    name: Name
+    step: int = Field(ge=0, le=LARGEST_INTEGER)
+
+
+class ScoreRequest(Body):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "groups": [
+                        {
+                            "prompt": "What is 17 + 25?",
+                            "responses": ["17 + 25 is 42.", "It is 41, I am absolutely certain!"],
+                        }
+                    ],
+                    "policy": {"name": "actor", "step": 120},
+                }
+            ]
+        },
+    )
+
+    groups: list[Group] = Field(min_length=1)
+    version: VersionOrLabel | None = Field(
+        None, description="Score with this version, or the one this label names, or 409."
+    )
+    min_version: VersionName | None = Field(None, description="Score with this version or a later one, or 409.")
+    raw: bool = Field(False, description="Answer the model's own rewards beside the calibrated scores.")
+    log: bool = Field(True, description="Log the groups as samples of the policy.")
+    policy: Policy | None = None
+    request_id: Name | None = Field(None, description="A repeated request with the same id is logged once.")
+
+
+class GroupScores(BaseModel):
+    id: str
+    version: str = Field(description="The one version that scored this group: the request's, or the canary.")
+    scores: list[float] = Field(description="One finite reward per response, in order, calibrated.")
+    raw: list[float] | None = Field(None, description="Before calibration; where it was asked for.")
+    tokens: list[int] = Field(description="Tokens of prompt and response, after truncation.")
+    truncated: list[bool] = Field(description="Whether tokens were dropped from the left to fit.")
+
+
+class ScoreResponse(BaseModel):
+    version: str = Field(description="The one version that scored the request, but for a canary's groups.")
+    groups: list[GroupScores]
+
+
+class TokenizeRequest(Body):
+    groups: list[Group] = Field(min_length=1)
+    version: VersionOrLabel | None = None
+    min_version: VersionName | None = None
+
+
+class GroupTokens(BaseModel):
+    id: str
+    input_ids: list[list[int]]
+    truncated: list[bool]
+
+
+class TokenizeResponse(BaseModel):
+    version: str
+    format: Literal["chat", "pair", "concat"]
+    max_tokens: int
+    groups: list[GroupTokens]

@@ -1,0 +1,58 @@
+"""Asks for retrain jobs: on request (POST /retrain), or because of drift (auto_retrain). Blocking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from metarm.errors import NotEnoughDataError, TrainerUnavailableError
+from metarm.shared.jobs import Job, JobBoard
+from metarm.shared.sample_log import SampleLog
+from service.samples.writer import SampleWriter
+
+FLUSH_S = 5.0  # samples answered just before count as well
+
+
+class Retraining:
+    """Every method raises redis.RedisError when Redis does not answer."""
+
+    def __init__(self, jobs: JobBoard, writer: SampleWriter, sample_log: SampleLog) -> None:
+        self._jobs = jobs
+        self._writer = writer
+        self._sample_log = sample_log
+
+    def check(self) -> None:
+        """Raises TrainerUnavailableError or NotEnoughDataError where a job would come to nothing."""
+        trainer = self._jobs.trainer()
+        if trainer is None:
+            raise TrainerUnavailableError("no trainer is running: start one (`metarm trainer`) and ask again")
+        if trainer["state"] != "ready":
+            raise TrainerUnavailableError("the trainer is still starting: ask again in a few seconds")
+        self._check_data(trainer)
+
+    def start(self, options: Mapping[str, Any], trigger: Mapping[str, Any] | None = None) -> Job:
+        """Queue a job that was checked. Raises JobConflictError while there is another."""
+        return self._jobs.create(options, trigger)
+
+    def triggered(self, count: int) -> list[Job]:
+        """Those of the last `count` jobs that nobody asked for, newest first."""
+        return [job for job in self._jobs.recent(count) if job.trigger is not None]
+
+    def _check_data(self, trainer: Mapping[str, Any]) -> None:
+        if "preferences_error" in trainer:
+            raise NotEnoughDataError(f"the trainer cannot use its preferences: {trainer['preferences_error']}")
+        self._writer.flush(FLUSH_S)
+        groups = self._sample_log.count_unused(trainer["min_groups"])
+        have = {"groups": groups, "pairs": trainer["preferences"]}
+        need = {"groups": trainer["min_groups"], "pairs": trainer["min_preferences"]}
+        if have["groups"] < need["groups"]:
+            raise NotEnoughDataError(
+                f"{have['groups']} unused sample groups with two or more responses are logged; "
+                f"{need['groups']} are needed",
+                have=have,
+                need=need,
+            )
+        if have["pairs"] < need["pairs"]:
+            raise NotEnoughDataError(
+                f"{have['pairs']} training preferences; {need['pairs']} are needed", have=have, need=need
+            )

@@ -1,0 +1,170 @@
+"""A bounded buffer between scoring and the sample log: never delays a score, counts what it drops."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import redis
+
+from metarm.runtime import tracing
+from metarm.shared.sample_log import LoggedRequest, SampleLog
+from service.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+log = logging.getLogger(__name__)
+
+WRITE_AT_ONCE = 200  # requests in one round trip
+TRIM_EVERY_S = 10.0
+RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+SHUTDOWN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Offered:
+    """A request's groups, and where it is traced."""
+
+    request: LoggedRequest
+    context: Context | None
+
+
+class SampleWriter:
+    """Hands scored requests to the log from a thread of its own.
+
+    While Redis does not answer, requests wait here, up to `buffer_groups` groups; the newest are
+    dropped beyond that. A write whose answer was lost is repeated under the same request id, which
+    the log takes once.
+    """
+
+    def __init__(
+        self,
+        sample_log: SampleLog,
+        metrics: Metrics,
+        *,
+        buffer_groups: int,
+        max_groups: int,
+        max_age_s: float,
+    ) -> None:
+        self._log = sample_log
+        self._metrics = metrics
+        self._buffer_groups = buffer_groups
+        self._max_groups = max_groups
+        self._max_age_s = max_age_s
+        self._waiting: deque[_Offered] = deque()
+        self._groups_waiting = 0
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="sample-writer", daemon=True)
+        self.error: str | None = None
+
+    @property
+    def groups_waiting(self) -> int:
+        """Groups in the buffer."""
+        return self._groups_waiting
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def offer(self, request: LoggedRequest) -> None:
+        """Take a request's groups, or drop and count them; returns at once either way."""
+        with self._changed:
+            if self._groups_waiting + len(request.groups) > self._buffer_groups:
+                self._metrics.samples_dropped.labels("buffer_full").inc(len(request.groups))
+                return
+            self._waiting.append(_Offered(request, tracing.here()))
+            self._groups_waiting += len(request.groups)
+            self._metrics.samples_buffered.set(self._groups_waiting)
+            self._changed.notify_all()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was offered is in the log; False if it takes longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._groups_waiting == 0, timeout_s)
+
+    def close(self) -> None:
+        """Write what is left, then stop; what Redis does not take in time is dropped and counted."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(SHUTDOWN_S + 5.0)
+
+    def _run(self) -> None:
+        failures, next_trim, deadline, at_once = 0, 0.0, float("inf"), WRITE_AT_ONCE
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing, TRIM_EVERY_S)
+                if self._closing:
+                    deadline = min(deadline, time.monotonic() + SHUTDOWN_S)
+                    if not self._waiting or time.monotonic() > deadline:
+                        self._drop_rest()
+                        return
+                batch = [self._waiting[i] for i in range(min(at_once, len(self._waiting)))]
+            try:
+                if batch:
+                    self._leave(batch, written=self._write(batch), otherwise="duplicate")
+                if time.monotonic() >= next_trim:
+                    self._trim()
+                    next_trim = time.monotonic() + TRIM_EVERY_S
+                elif not batch:
+                    continue  # nothing was asked of Redis: nothing is known of it
+                self._report(None)
+                failures = 0
+            except (TypeError, ValueError) as error:  # a group the codec cannot hold: never wait for it again
+                if len(batch) > 1:
+                    at_once = 1  # one by one, until the one at fault is alone
+                    continue
+                log.exception("a request that cannot be logged: %s", error)
+                self._leave(batch, written=0, otherwise="unencodable")
+                at_once = WRITE_AT_ONCE
+            except redis.RedisError as error:
+                self._report(str(error))
+                time.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
+                failures += 1
+
+    def _write(self, batch: Sequence[_Offered]) -> int:
+        """How many groups were new to the log."""
+        began = time.monotonic_ns()
+        written = self._log.append([offered.request for offered in batch])
+        for offered in batch:
+            groups = len(offered.request.groups)
+            tracing.record("log", began, time.monotonic_ns(), offered.context, groups=groups)
+        return written
+
+    def _leave(self, batch: Sequence[_Offered], *, written: int, otherwise: str) -> None:
+        """The first requests leave the buffer: `written` of their groups went to the log, the rest did
+        not, for the reason `otherwise`."""
+        groups = sum(len(offered.request.groups) for offered in batch)
+        self._metrics.samples_logged.inc(written)
+        if groups > written:
+            self._metrics.samples_dropped.labels(otherwise).inc(groups - written)
+        with self._changed:
+            for _ in batch:
+                self._waiting.popleft()
+            self._groups_waiting -= groups
+            self._metrics.samples_buffered.set(self._groups_waiting)
+            self._changed.notify_all()
+
+    def _trim(self) -> None:
+        for reason, entries in self._log.trim(self._max_groups, self._max_age_s).items():
+            if entries:
+                self._metrics.samples_dropped.labels(f"trimmed_{reason}").inc(entries)
+
+    def _drop_rest(self) -> None:
+        if self._groups_waiting:
+            self._metrics.samples_dropped.labels("shutdown").inc(self._groups_waiting)
+            log.error("%d sample groups never reached Redis: %s", self._groups_waiting, self.error)
+
+    def _report(self, error: str | None) -> None:
+        if error and not self.error:
+            log.warning("the sample log does not answer, buffering: %s", error)
+        if self.error and not error:
+            log.info("the sample log answers again")
+        self.error = error
+        self._metrics.redis_up.set(0 if error else 1)

@@ -1,0 +1,213 @@
+"""Every metric of the service, declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import ProcessCollector, generate_latest
+
+import metarm
+from service.telemetry.registry import MetricRegistry
+from service.telemetry.training_metrics import TrainingMetrics
+
+SCORE_BUCKETS = (-20, -10, -5, -3, -2, -1, -0.5, -0.2, 0, 0.2, 0.5, 1, 2, 3, 5, 10, 20)
+LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+PART_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+HOLD_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+LOAD_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+TOKEN_BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 65_536)
+SHARE_BUCKETS = (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1)
+WATCH_OUTCOMES = ("passed", "unjudged", "left", "rolled_back")
+DROPPED = ("buffer_full", "shutdown", "unencodable", "duplicate", "trimmed_count", "trimmed_age")
+
+
+class Metrics:
+    """One registry per application, so that two can live in one process."""
+
+    def __init__(self) -> None:
+        self.registry = MetricRegistry()
+        counter, gauge, histogram = self.registry.counter, self.registry.gauge, self.registry.histogram
+
+        self.requests = counter("rm_requests_total", "Requests answered.", ("route", "status"))
+        self.request_seconds = histogram(
+            "rm_request_duration_seconds", "Time from request to answer.", LATENCY_BUCKETS_S, ("route",)
+        )
+        self.responses_scored = counter("rm_responses_scored_total", "Responses scored.", ("version",))
+        self.tokens_scored = counter("rm_tokens_scored_total", "Tokens scored.", ("version",))
+        self.responses_truncated = counter("rm_responses_truncated_total", "Responses cut to fit.")
+        self.queue_tokens = gauge("rm_queue_tokens", "Tokens waiting for a forward thread.")
+        self.queue_seconds = histogram(
+            "rm_queue_duration_seconds",
+            "Time that requests waited for a forward thread to take up the first of them.",
+            PART_BUCKETS_S,
+        )
+        self.batch_tokens = histogram(
+            "rm_batch_tokens",
+            "Tokens of a slice, all that a forward thread takes at once; of a shared prompt, one copy.",
+            TOKEN_BUCKETS,
+        )
+        self.forward_seconds = histogram(
+            "rm_forward_duration_seconds", "Time that a slice's forward took.", PART_BUCKETS_S
+        )
+        self.padding_ratio = histogram(
+            "rm_padding_ratio",
+            "Share of a slice's multiplied tokens that were padding: 0 on the packed routes.",
+            SHARE_BUCKETS,
+        )
+        self.score_cache = counter(
+            "rm_score_cache_total", "Responses by whether their score was known: hit or miss.", ("result",)
+        )
+        self.prefix_cache = counter(
+            "rm_prefix_cache_total",
+            "Prompts of causal models looked up for sharing, by result: hit or miss.",
+            ("result",),
+        )
+        self.swaps = counter(
+            "rm_swap_total",
+            "Version swaps (swapped); versions that would not load, and pointers that lead nowhere (refused).",
+            ("result",),
+        )
+        self.load_seconds = histogram(
+            "rm_version_load_duration_seconds",
+            "Time to verify, load, probe and warm a version.",
+            LOAD_BUCKETS_S,
+        )
+        self.canary_fallbacks = counter(
+            "rm_canary_fallbacks_total",
+            "Groups that the canary could not score and the request's own version did: non_finite or failed.",
+            ("reason",),
+        )
+        self.version_loads = counter(
+            "rm_version_loads_total", "Loads of a version from disk to memory.", ("version",)
+        )
+        self.versions_loaded = gauge("rm_versions_loaded", "Versions in memory.")
+        self.leases = gauge("rm_leases", "Leases that keep versions in memory, as this server sees them.")
+        self.hold_seconds = histogram(
+            "rm_cut_over_hold_seconds",
+            "Time that new requests were held for servers to cut over together, by how it ended: go or abort.",
+            HOLD_BUCKETS_S,
+            ("outcome",),
+        )
+        self.version_info = gauge(
+            "rm_version_info",
+            '1 for each label and the version it names. The label "" is the version that serves now.',
+            ("version", "label"),
+        )
+        self.samples_logged = counter("rm_samples_logged_total", "Sample groups written to the log.")
+        self.samples_dropped = counter(
+            "rm_samples_dropped_total",
+            "Sample groups that did not reach the log (buffer_full, shutdown, unencodable), were repeats of a "
+            "known request id (duplicate), or were trimmed from it (trimmed_count, trimmed_age).",
+            ("reason",),
+        )
+        self.samples_buffered = gauge("rm_samples_buffered", "Sample groups waiting for Redis.")
+        self.redis_up = gauge("rm_redis_up", "1 while the sample log answers.")
+        self.build_info = gauge("rm_build_info", "1 for the version of this package.", ("version",))
+        self.drift = DriftMetrics(self.registry)
+        self.training = TrainingMetrics(self.registry)
+        ProcessCollector(registry=self.registry.prometheus)
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """An increase can only be seen of a series that was there before."""
+        self.build_info.labels(metarm.__version__).set(1)
+        for result in ("swapped", "refused"):
+            self.swaps.labels(result)
+        for reason in DROPPED:
+            self.samples_dropped.labels(reason)
+        for reason in ("non_finite", "failed"):
+            self.canary_fallbacks.labels(reason)
+
+    def looked_up_prefix(self, found: bool) -> None:
+        self.prefix_cache.labels("hit" if found else "miss").inc()
+
+    def ran(self, tokens: int, seconds: float) -> None:
+        self.batch_tokens.observe(tokens)
+        self.forward_seconds.observe(seconds)
+
+    def waited(self, arrived_ns: int, taken_ns: int) -> None:
+        self.queue_seconds.observe((taken_ns - arrived_ns) / 1e9)
+
+    def held(self, outcome: str, seconds: float) -> None:
+        self.hold_seconds.labels(outcome).observe(seconds)
+
+    def serving(self, current: str | None, labels: Mapping[str, str]) -> None:
+        """`labels` are versions by label."""
+        self.version_info.clear()
+        for label, version in {**labels, **({"": current} if current else {})}.items():
+            self.version_info.labels(version, label).set(1)
+
+    def render(self) -> bytes:
+        """The Prometheus text format."""
+        return generate_latest(self.registry.prometheus)
+
+
+class DriftMetrics:
+    """What served scores say of a version, and what came of it. The gauges are over the newest groups."""
+
+    def __init__(self, registry: MetricRegistry) -> None:
+        counter, gauge, of_version = registry.counter, registry.gauge, ("version",)
+        self.score = registry.histogram("rm_score", "Scores served.", SCORE_BUCKETS, of_version)
+        # by the names of the figures (service/oversight/drift.py)
+        self._gauges = {
+            "spread": gauge(
+                "rm_reward_spread", "Spread of scores within groups, over the newest groups.", of_version
+            ),
+            "spread_ratio": gauge(
+                "rm_reward_spread_ratio", "That spread ÷ the one in distribution.", of_version
+            ),
+            "length_correlation": gauge(
+                "rm_length_correlation", "Correlation of score and tokens within groups.", of_version
+            ),
+            "truncation_rate": gauge("rm_truncation_ratio", "Share of responses cut to fit.", of_version),
+            "saturated_share": gauge(
+                "rm_saturated_ratio", "Share of scores outside the reference's 1% to 99%.", of_version
+            ),
+        }
+        self._disagreement = gauge(
+            "rm_disagreement", "Share of pairs that another version orders otherwise.", ("version", "other")
+        )
+        self.non_finite = counter(
+            "rm_non_finite_scores_total", "Scorings that failed by a score that is no number.", of_version
+        )
+        self.traffic_dropped = counter(
+            "rm_traffic_dropped_total", "Answered groups left out of all drift figures: too many waited."
+        )
+        self.shadow_scored = counter(
+            "rm_shadow_scored_total", "Groups scored a second time, by the version that did.", of_version
+        )
+        self.shadow_dropped = counter(
+            "rm_shadow_dropped_total",
+            "Groups that were to be scored a second time and were not: queue_full, no_longer_wanted, "
+            "non_finite or failed.",
+            ("reason",),
+        )
+        self.watches = counter(
+            "rm_watches_total",
+            "Watches ended on this server: passed, unjudged, left or rolled_back.",
+            ("outcome",),
+        )
+        self.rollbacks = counter(
+            "rm_rollbacks_total", "Versions that their watch on this server rolled back.", of_version
+        )
+        self.auto_retrains = counter(
+            "rm_auto_retrain_triggers_total", "Runs that drift has started from this server."
+        )
+
+    def show(
+        self,
+        figures: Mapping[str, Mapping[str, float | None]],
+        disagreement: Mapping[tuple[str, str], float | None],
+    ) -> None:
+        """Set every gauge anew: figures by version, disagreement by version and other. One that is None is
+        not shown, and neither are versions that are gone."""
+        for gauge in (*self._gauges.values(), self._disagreement):
+            gauge.clear()
+        for version, of_version in figures.items():
+            for name, gauge in self._gauges.items():
+                figure = of_version[name]
+                if figure is not None:
+                    gauge.labels(version).set(figure)
+        for pair, share in disagreement.items():
+            if share is not None:
+                self._disagreement.labels(*pair).set(share)

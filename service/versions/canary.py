@@ -1,0 +1,63 @@
+"""The label `canary`: a share of the prompts that it answers, and what it could not score."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from metarm.errors import MetaRMError, NonFiniteScoreError
+from metarm.records import Prompt
+from metarm.store.versions import version_number
+from service.versions.live_model import LiveModel, LoadedVersion
+from service.versions.prompt_share import share_of
+
+log = logging.getLogger(__name__)
+
+CANARY = "canary"
+LOG_EVERY_S = 60.0  # for a canary and a reason: a broken one fails many times a second
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A version that scores the `share` of the prompts."""
+
+    version: LoadedVersion
+    share: float
+
+    def scores(self, prompt: Prompt) -> bool:
+        return share_of(prompt) < self.share
+
+
+def canary_beside(current: LoadedVersion, live: LiveModel, min_version: str | None) -> Canary | None:
+    """The canary of a request that pins no version; None where the label is not set, is a shadow, or names
+    a version that is not in memory here or is older than `min_version`."""
+    label = live.labels.get(CANARY)
+    if label is None or label.shadow or label.share == 0 or current.name != live.current_name:
+        return None
+    version = live.loaded(label.version)
+    if version is None or (min_version and version_number(version.name) < version_number(min_version)):
+        return None
+    return Canary(version, label.share)
+
+
+class CanaryFallbacks:
+    """Told of every group that the canary could not score. Lives on the event loop."""
+
+    def __init__(self, counted: Callable[[str, int], None]) -> None:
+        """`counted` is told why, and of how many groups."""
+        self._counted = counted
+        self._logged: dict[tuple[str, str], float] = {}  # by canary and reason, monotonic seconds
+
+    def __call__(self, canary: str, groups: int, error: Exception) -> None:
+        reason = "non_finite" if isinstance(error, NonFiniteScoreError) else "failed"
+        self._counted(reason, groups)
+        now = time.monotonic()
+        if now - self._logged.get((canary, reason), float("-inf")) < LOG_EVERY_S:
+            return
+        self._logged[canary, reason] = now
+        unexpected = None if isinstance(error, MetaRMError) else error
+        log.warning(
+            "the canary %s fails, the request's own version answers: %s", canary, error, exc_info=unexpected
+        )

@@ -1,0 +1,148 @@
+"""Leases: versions that clients want kept in memory for a while, on every server of one Redis.
+
+Each server copies what Redis lists, about once a second, and holds the versions named there. The copy
+lasts as long as was promised, also while Redis is gone or after it came back empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import redis
+
+from metarm.errors import UnknownLeaseError
+from metarm.shared.leases import LeaseBoard
+from service.versions.holding import Holding
+from service.versions.live_model import LiveModel
+
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """`ends` is in monotonic seconds."""
+
+    id: str
+    version: str
+    ends: float
+
+    @property
+    def left_s(self) -> float:
+        return self.ends - time.monotonic()
+
+
+class Leases:
+    """Lives on the event loop; its Redis commands run in threads."""
+
+    def __init__(self, board: LeaseBoard, live: LiveModel, counted: Callable[[int], None]) -> None:
+        """`counted` is told how many hold."""
+        self._board = board
+        self._live = live
+        self._counted = counted
+        self._holding = Holding(live, "leases")
+        self._known: dict[str, Lease] = {}
+        self._changing = asyncio.Lock()
+        self._unreachable = False
+
+    async def run(self) -> None:
+        """Follow Redis until cancelled."""
+        try:
+            while True:
+                await self.follow()
+                await asyncio.sleep(POLL_S)
+        finally:
+            await self._holding.close()
+
+    async def follow(self) -> None:
+        """Copy what Redis lists, write back what it lost, drop what is over."""
+        async with self._changing:
+            try:
+                self._known = await asyncio.to_thread(self._agreed)
+                if self._unreachable:
+                    log.info("Redis answers again: leases of other servers are seen")
+                self._unreachable = False
+            except redis.RedisError as error:
+                if not self._unreachable:
+                    log.warning("leases of other servers are not seen, those known last: %s", error)
+                self._unreachable = True
+            self._hold()
+
+    def all(self) -> list[Lease]:
+        """Those that hold now, the first to end first."""
+        return sorted((lease for lease in self._known.values() if lease.left_s > 0), key=lambda x: x.ends)
+
+    async def create(self, version: str, ttl_s: float) -> Lease:
+        """Keep a version, or what a label names now, in memory for `ttl_s`.
+
+        It is loaded when this returns. Raises what `LiveModel.get` raises, TooManyLeasesError, and
+        redis.RedisError; then nothing has changed.
+        """
+        chosen = await self._live.get(version, None)
+        with self._live.using(chosen):
+            async with self._changing:
+                made = Lease(f"lease-{uuid.uuid4().hex[:12]}", chosen.name, time.monotonic() + ttl_s)
+                await asyncio.to_thread(self._board.create, made.id, chosen.name, ttl_s)
+                self._known[made.id] = made
+                self._hold()
+        return made
+
+    async def renew(self, lease: str, ttl_s: float) -> Lease:
+        """Let it last `ttl_s` from now, if that is longer than it does. Raises UnknownLeaseError."""
+        async with self._changing:
+            known = self._known.get(lease)
+            if known is not None and known.left_s > 0:  # in case Redis came back without it
+                await asyncio.to_thread(self._board.restore, lease, known.version, known.left_s)
+            now = time.monotonic()
+            listed = await asyncio.to_thread(self._board.renew, lease, ttl_s)
+            if listed is None or listed.version is None:
+                self._forget(lease)
+                raise _unknown(lease)
+            renewed = self._known[lease] = Lease(lease, listed.version, now + listed.left_s)
+            self._hold()
+        return renewed
+
+    async def release(self, lease: str) -> None:
+        """End it now, for every server. Raises UnknownLeaseError."""
+        async with self._changing:
+            known = self._known.get(lease)
+            if known is not None and known.left_s > 0:
+                await asyncio.to_thread(self._board.restore, lease, known.version, known.left_s)
+            given_back = await asyncio.to_thread(self._board.release, lease)
+            self._forget(lease)
+        if not given_back:
+            raise _unknown(lease)
+
+    def _agreed(self) -> dict[str, Lease]:
+        """What Redis lists, and what it should: in a thread."""
+        now = time.monotonic()  # the copy ends no later than what it is of
+        listed = self._board.all()
+        agreed = {
+            lease: Lease(lease, entry.version, now + entry.left_s)
+            for lease, entry in listed.items()
+            if entry.version is not None
+        }
+        for lease, known in self._known.items():
+            if lease not in listed and known.left_s > 0:
+                self._board.restore(lease, known.version, known.left_s)
+                agreed[lease] = known
+        return agreed
+
+    def _forget(self, lease: str) -> None:
+        self._known.pop(lease, None)
+        self._hold()
+
+    def _hold(self) -> None:
+        self._known = {lease.id: lease for lease in self.all()}
+        self._holding.want({lease.version for lease in self._known.values()})
+        self._counted(len(self._known))
+
+
+def _unknown(lease: str) -> UnknownLeaseError:
+    return UnknownLeaseError(f"there is no lease {lease!r}: it was given back, or is over")

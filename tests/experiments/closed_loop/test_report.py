@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from experiments.closed_loop.records import write_study
+from experiments.closed_loop.tables import claims_table, summary, win_rows
+from simulation.cli import main
+from tests.experiments.closed_loop.made_up import made_up_run, made_up_study
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    study = made_up_study(8, fixed=made_up_run, none=made_up_run, sgd=made_up_run, joint=made_up_run)
+    write_study(study, tmp_path / "study.json")
+    return tmp_path / "study.json"
+
+
+def test_the_page_stands_alone_and_holds_every_picture_and_claim(study_file: Path, tmp_path: Path) -> None:
+    assert main(["report", "--simulation", str(study_file), "--out", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    pictures = sorted(path.stem for path in (tmp_path / "report").glob("*.png"))
+    assert pictures == ["figure-1-variance", "figure-4-validation", "figure-5-differences", "gold-by-round"]
+    assert page.count("data:image/png;base64,") == len(pictures)
+    assert re.findall(r"(?:src|href)=\"(?!data:)|https?://|@import|<script", page) == []
+    assert all(f"<td>C{number}</td>" in page for number in range(1, 8))
+    assert "prefers-color-scheme: dark" in page
+    HTMLParser().feed(page)
+
+
+def test_a_report_needs_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--simulation", str(tmp_path / "none.json"), "--out", str(tmp_path / "o")]) == 1
+    assert "none.json cannot be read" in capsys.readouterr().err
+
+
+def test_a_report_without_matplotlib_says_what_to_install(study_file: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "from simulation.cli import main\n"
+        f"sys.exit(main(['report', '--simulation', {str(study_file)!r}, '--out', {str(tmp_path)!r}]))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "pip install 'metarm-server[demo]'" in ended.stderr
+
+
+def test_tables_name_every_arm_and_claim_and_few_seeds_are_said() -> None:
+    arms = {"fixed": made_up_run, "none": made_up_run, "sgd": made_up_run}
+    text = summary(made_up_study(8, **arms))
+    assert [name for name in ("C1", "C2", "C3", "C4", "C5", "C6", "C7") if f"\n{name}  " not in text] == []
+    assert "answer nothing" not in text
+    assert "3 seeds answer nothing" in claims_table(made_up_study(3, **arms))
+
+
+def test_each_arm_meets_only_the_others() -> None:
+    study = made_up_study(2, fixed=made_up_run, none=made_up_run, sgd=made_up_run)
+    opponents = {arm: set(outcomes) for arm, _, outcomes in win_rows(study)}
+    assert opponents == {
+        "best of 16": {"initial"},
+        "fixed": {"initial", "best of n"},
+        "none": {"initial", "fixed", "best of n"},
+        "sgd": {"initial", "fixed", "vanilla", "best of n"},
+    }

@@ -1,0 +1,196 @@
+"""`metarm versions` on a real store, called as a program and as a function."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from metarm.commands.versions import main
+from metarm.shared.keys import LEASES
+from metarm.store.versions import Label, VersionStore
+from tests.processes import RedisProcess
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> VersionStore:
+    store = VersionStore(tmp_path / "data" / "versions")
+    store.prepare()
+    return store
+
+
+def publish(store: VersionStore, weights: bytes = b"weights", **manifest: Any) -> str:
+    name, folder = store.stage()
+    (folder / "config.json").write_bytes(b"{}")
+    (folder / "model.safetensors").write_bytes(weights)
+    store.publish(name, {"parent": store.current(), "method": "metarm", **manifest})
+    return name
+
+
+@pytest.fixture
+def filled(store: VersionStore) -> VersionStore:
+    """Three published versions, one forced, and one rejected; the second is current."""
+    publish(store, settings={"steps": 3, "ascent": "none"}, metrics={"held_out_accuracy": 0.5})
+    verdict = {"accepted": True, "reasons": [], "figures": {"held_out_accuracy": 0.625}}
+    publish(store, b"other", settings={"steps": 5, "ascent": "none"}, verdict=verdict)
+    publish(store, verdict={"accepted": False, "forced": True, "reasons": ["worse"], "figures": {}})
+    name, _ = store.stage()
+    store.reject(name, {"parent": "v000002", "verdict": {"accepted": False, "reasons": ["far worse"]}})
+    store.activate("v000002")
+    store.set_label("stable", Label("v000001"))
+    return store
+
+
+@pytest.fixture
+def run(store: VersionStore, capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: str, status: int = 0) -> str:
+        assert main([*arguments, "--data-dir", str(store.root.parent)]) == status
+        captured = capsys.readouterr()
+        return captured.out if status == 0 else captured.out + captured.err
+
+    return run
+
+
+def test_list_shows_every_version_and_fits_eighty_columns(filled: VersionStore, run: Any) -> None:
+    lines = run("list").splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert [line.split()[:2] for line in lines[1:]] == [
+        ["v000001", "published"],
+        ["v000002", "published"],
+        ["v000003", "forced"],
+        ["v000004", "rejected"],
+    ]
+    assert "stable" in lines[1]
+    assert "current" in lines[2]
+    assert "0.625" in lines[2]
+    rows = json.loads(run("list", "--json"))
+    assert [row["status"] for row in rows] == ["published", "published", "published", "rejected"]
+    assert [row["held_out_accuracy"] for row in rows] == [0.5, 0.625, None, None]
+    assert rows[3]["reasons"] == ["far worse"]
+
+
+@pytest.mark.parametrize("broken", [b"{", b'{"verdict": "x"}'])
+def test_list_names_what_cannot_be_read(filled: VersionStore, run: Any, broken: bytes) -> None:
+    (filled.path("v000003") / "manifest.json").write_bytes(broken)
+    rows = json.loads(run("list", "--json"))
+    assert rows[2]["status"] == "unreadable"
+    assert "unreadable" in run("list")
+
+
+@pytest.mark.parametrize("word", ["v000002", "current"])
+def test_show_gives_the_manifest(filled: VersionStore, run: Any, word: str) -> None:
+    shown = run("show", word)
+    assert "settings.steps: 5" in shown
+    assert "verdict.figures.held_out_accuracy: 0.625" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert json.loads(run("show", word, "--json")) == filled.manifest("v000002")
+
+
+def test_show_knows_labels_and_rejected_and_pruned_versions(filled: VersionStore, run: Any) -> None:
+    assert "name: v000001" in run("show", "stable")
+    assert "far worse" in run("show", "v000004")
+    filled.prune("v000003")
+    assert "verdict.forced: true" in run("show", "v000003")
+    assert "there is no version 'v000009'" in run("show", "v000009", status=1)
+
+
+def test_activate_moves_the_pointer_to_a_version_that_verifies(filled: VersionStore, run: Any) -> None:
+    run("activate", "stable")
+    assert filled.current() == "v000001"
+    (filled.path("v000002") / "model.safetensors").write_bytes(b"tampered")
+    assert "model.safetensors" in run("activate", "v000002", status=1)
+    assert filled.current() == "v000001"
+    assert json.loads(run("activate", "v000003", "--json")) == {"before": "v000001", "current": "v000003"}
+
+
+def test_diff_compares_manifests_field_by_field_and_says_which_files_differ(
+    filled: VersionStore, run: Any
+) -> None:
+    found = json.loads(run("diff", "v000001", "current", "--json"))
+    assert found["fields"] == {
+        "parent": [None, "v000001"],
+        "settings.steps": [3, 5],
+        "metrics.held_out_accuracy": [0.5, None],
+        "verdict.accepted": [None, True],
+        "verdict.reasons": [None, []],
+        "verdict.figures.held_out_accuracy": [None, 0.625],
+    }
+    assert found["files"] == {
+        "that differ": ["model.safetensors"],
+        "of v000001 alone": [],
+        "of v000002 alone": [],
+    }
+    shown = run("diff", "v000001", "v000002")
+    assert "settings.steps" in shown
+    assert "files that differ: model.safetensors" in shown
+    assert "ascent" not in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert "nothing differs" in run("diff", "v000001", "v000001")
+
+
+def test_verify_computes_every_digest_and_the_seal_again(filled: VersionStore, run: Any) -> None:
+    assert run("verify").split() == ["v000001", "ok", "v000002", "ok", "v000003", "ok"]
+    (filled.path("v000001") / "model.safetensors").write_bytes(b"weighty")
+    manifest = filled.path("v000003") / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"method": "metarm"', b'"method": "metaxx"'))
+    shown = run("verify", status=1).splitlines()
+    assert "model.safetensors" in shown[0]
+    assert shown[1] == "v000002  ok"
+    assert "manifest.json" in shown[2]
+    assert run("verify", "current").split() == ["v000002", "ok"]
+    results = json.loads(run("verify", "v000002", "v000003", "v000009", "--json", status=1))
+    assert [wrong is None for wrong in results.values()] == [True, False, False]
+
+
+def test_prune_says_what_it_would_delete_and_then_deletes_it(
+    store: VersionStore, run: Any, redis_process: RedisProcess, redis_client: redis.Redis
+) -> None:
+    old = "2020-01-01T00:00:00Z"
+    names = [publish(store, created=old) for _ in range(6)]
+    redis_client.hset(LEASES, "a", f"{int(1000 * (time.time() + 60))} {names[1]}")
+    arguments = ("prune", "--keep-versions", "2", "--redis-url", redis_process.url)
+    shown = run(*arguments, "--dry-run")
+    assert store.names() == names
+    assert f"{names[0]}  would be pruned" in shown
+    assert f"{names[1]}  stays: leased" in shown
+    done = json.loads(run(*arguments, "--json"))
+    assert done["pruned"] == [names[0], names[2], names[3]] == store.pruned()
+    assert done["kept"][names[5]] == "current"
+    assert store.names() == [names[1], names[4], names[5]]
+
+
+def test_prune_deletes_nothing_while_it_cannot_know_the_leases(
+    store: VersionStore, run: Any, tmp_path: Path
+) -> None:
+    names = [publish(store, created="2020-01-01T00:00:00Z") for _ in range(4)]
+    assert "--without-leases" in run("prune", "--keep-versions", "1", status=1)
+    nobody = f"unix://{tmp_path}/nobody.sock"
+    assert "does not answer" in run("prune", "--keep-versions", "1", "--redis-url", nobody, status=1)
+    assert store.names() == names
+    run("prune", "--keep-versions", "1", "--without-leases")
+    assert store.names() == names[2:]
+
+
+def test_a_folder_without_versions_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--data-dir", str(tmp_path / "nowhere")]) == 1
+    assert "--data-dir" in capsys.readouterr().err
+
+
+def test_it_is_a_command_of_metarm(filled: VersionStore) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "metarm.commands.main",
+        "versions",
+        "verify",
+        "--data-dir",
+        str(filled.root.parent),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.count("ok") == 3

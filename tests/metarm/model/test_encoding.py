@@ -1,0 +1,423 @@
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from metarm.errors import InvalidRequestError, InvalidVersionError
+from metarm.model.encoding import Encoded, Encoder, load_encoder
+from metarm.model.reward_model import load_model
+from metarm.records import Message, Prompt
+from tests.tiny import CORPUS, Kind
+
+PROMPT = "What is seventeen plus twenty five?"
+RESPONSE = "It is forty two, and the reasoning is short."
+TEXTS = [
+    (PROMPT, RESPONSE),
+    ("", RESPONSE),
+    (PROMPT, ""),
+    ("", ""),
+    ("größer, 你好 🙂\n\n", "  spaces  \t and ünïcode "),
+    ("[SEP] written </s> by a user", "[CLS] <s> too"),
+    ("words " * 200, "the second train is cheaper " * 3),
+]
+Kinds = Callable[[Kind], Path]
+
+
+def tokenizer_of(path: Path) -> PreTrainedTokenizerFast:
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    return tokenizer
+
+
+def conversation(*turns: tuple[str, str]) -> list[Message]:
+    return [Message(role=role, content=content) for role, content in turns]
+
+
+def alone(encoder: Encoder, prompt: Prompt, responses: Sequence[str]) -> list[Encoded]:
+    return [encoder.encode_one(prompt, response) for response in responses]
+
+
+@pytest.mark.parametrize(("prompt", "response"), TEXTS)
+def test_pair_is_the_tokenizers_own_pair(checkpoint: Kinds, prompt: str, response: str) -> None:
+    encoder = load_encoder(checkpoint("bert"), 10_000)
+    encoder.max_tokens = 10_000
+    theirs = tokenizer_of(checkpoint("bert"))([prompt], [response])
+    encoded = encoder.encode_one(prompt, response)
+    assert encoder.format == "pair"
+    assert encoded == Encoded(theirs.input_ids[0], theirs.token_type_ids[0], truncated=False)
+
+
+@pytest.mark.parametrize(("prompt", "response"), TEXTS)
+@pytest.mark.parametrize("kind", ["llama", "qwen", "llama-without-pad"])
+def test_concat_is_the_tokenizer_on_the_joined_text_and_one_eos(
+    checkpoint: Kinds, kind: Kind, prompt: str, response: str
+) -> None:
+    encoder = load_encoder(checkpoint(kind), 10_000)
+    encoder.max_tokens = 10_000
+    tokenizer = tokenizer_of(checkpoint(kind))
+    assert encoder.format == "concat"
+    expected = [*tokenizer(prompt + response).input_ids, tokenizer.eos_token_id]
+    assert encoder.encode_one(prompt, response) == Encoded(expected, None, truncated=False)
+
+
+def test_an_eos_that_is_there_already_is_not_doubled(checkpoint: Kinds) -> None:
+    encoder = load_encoder(checkpoint("llama"), 128)
+    expected = tokenizer_of(checkpoint("llama"))(PROMPT + RESPONSE + "</s>").input_ids
+    assert (
+        encoder.encode_one(PROMPT, RESPONSE + "</s>").ids
+        == encoder.encode_one(PROMPT, RESPONSE).ids
+        == expected
+    )
+
+
+@pytest.mark.parametrize(("prompt", "response"), TEXTS)
+def test_chat_is_the_models_own_template(checkpoint: Kinds, prompt: str, response: str) -> None:
+    encoder = load_encoder(checkpoint("llama-chat"), 10_000)
+    encoder.max_tokens = 10_000
+    tokenizer = tokenizer_of(checkpoint("llama-chat"))
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    theirs: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+    assert encoder.format == "chat"
+    assert encoder.encode_one(prompt, response) == Encoded(list(theirs), None, truncated=False)
+
+
+def test_a_conversation_goes_through_the_template_turn_by_turn(checkpoint: Kinds) -> None:
+    turns = conversation(("system", "Be short."), ("user", PROMPT), ("assistant", "Why?"), ("user", "Tell me."))
+    tokenizer = tokenizer_of(checkpoint("llama-chat"))
+    messages: Any = [*turns, {"role": "assistant", "content": RESPONSE}]
+    theirs: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+    assert load_encoder(checkpoint("llama-chat"), 128).encode_one(turns, RESPONSE).ids == list(theirs)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
+def test_a_lone_user_message_is_the_same_as_plain_text(checkpoint: Kinds, kind: Kind) -> None:
+    encoder = load_encoder(checkpoint(kind), 128)
+    assert encoder.encode_one(conversation(("user", PROMPT)), RESPONSE) == encoder.encode_one(PROMPT, RESPONSE)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_without_a_template_every_turn_of_a_conversation_is_named(checkpoint: Kinds, kind: Kind) -> None:
+    encoder = load_encoder(checkpoint(kind), 128)
+    turns = conversation(("user", "One?"), ("assistant", "Two."), ("user", "Three?"))
+    text = "User: One?\n\nAssistant: Two.\n\nUser: Three?\n\nAssistant: "
+    assert encoder.encode_one(turns, RESPONSE) == encoder.encode_one(text, RESPONSE)
+    assert encoder.encode_one(turns, RESPONSE) != encoder.encode_one(turns[:1], RESPONSE)
+
+
+def test_messages_the_template_refuses_are_an_invalid_request(checkpoint: Kinds) -> None:
+    encoder = load_encoder(checkpoint("llama-chat"), 128)
+    with pytest.raises(InvalidRequestError, match="unknown role tool"):
+        encoder.encode_one(conversation(("tool", "42")), RESPONSE)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "qwen", "llama-chat"])
+def test_exactly_the_limit_is_not_truncated_and_one_more_is(checkpoint: Kinds, kind: Kind) -> None:
+    whole = load_encoder(checkpoint(kind), 128).encode_one(PROMPT, RESPONSE)
+    length = len(whole.ids)
+    assert not whole.truncated
+    assert load_encoder(checkpoint(kind), length).encode_one(PROMPT, RESPONSE) == whole
+    shorter = load_encoder(checkpoint(kind), length - 1).encode_one(PROMPT, RESPONSE)
+    assert shorter.truncated
+    assert len(shorter.ids) == length - 1
+
+
+def test_a_pair_loses_the_start_of_its_prompt_first(checkpoint: Kinds) -> None:
+    tokenizer = tokenizer_of(checkpoint("bert"))
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    first = tokenizer(PROMPT, add_special_tokens=False).input_ids
+    second = tokenizer(RESPONSE, add_special_tokens=False).input_ids
+    for limit in range(8, len(first) + len(second) + 3):
+        kept_second = second[-min(len(second), limit - 3) :]
+        room = limit - 3 - len(kept_second)
+        kept_first = first[len(first) - room :]
+        expected = Encoded(
+            [cls, *kept_first, sep, *kept_second, sep],
+            [0] * (len(kept_first) + 2) + [1] * (len(kept_second) + 1),
+            truncated=True,
+        )
+        assert load_encoder(checkpoint("bert"), limit).encode_one(PROMPT, RESPONSE) == expected
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen", "llama-without-pad"])
+def test_a_joined_text_keeps_bos_and_loses_tokens_from_the_left(checkpoint: Kinds, kind: Kind) -> None:
+    whole = load_encoder(checkpoint(kind), 128).encode_one(PROMPT, RESPONSE).ids
+    for limit in (8, 9, len(whole) // 2, len(whole) - 1):
+        encoded = load_encoder(checkpoint(kind), limit).encode_one(PROMPT, RESPONSE)
+        assert encoded == Encoded([whole[0], *whole[len(whole) - limit + 1 :]], None, truncated=True)
+
+
+def test_a_chat_without_bos_loses_tokens_from_the_left_alone(checkpoint: Kinds) -> None:
+    whole = load_encoder(checkpoint("llama-chat"), 128).encode_one(PROMPT, RESPONSE).ids
+    encoded = load_encoder(checkpoint("llama-chat"), 10).encode_one(PROMPT, RESPONSE)
+    assert encoded == Encoded(whole[-10:], None, truncated=True)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
+def test_no_sequence_is_longer_than_the_model_allows(checkpoint: Kinds, kind: Kind) -> None:
+    encoder = load_encoder(checkpoint(kind), 10_000)
+    encoded = encoder.encode_one("words " * 500, "more words " * 500)
+    assert encoder.max_tokens == len(encoded.ids) == 128
+    assert encoder.describe() == {"format": encoder.format, "max_tokens": 128}
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
+def test_a_group_is_encoded_as_each_of_its_responses_alone(checkpoint: Kinds, kind: Kind) -> None:
+    encoder = load_encoder(checkpoint(kind), 30)
+    prompt = PROMPT
+    responses = ["Yes.", RESPONSE * 9, "", RESPONSE, "No.", RESPONSE * 2, "Yes."]
+    encoded = encoder.encode([(prompt, responses), ("Two?", ["Yes."])])
+    assert encoded == [alone(encoder, prompt, responses), alone(encoder, "Two?", ["Yes."])]
+    assert {e.truncated for e in encoded[0]} == {True, False}
+
+
+def test_a_truncated_response_does_not_shorten_the_prompt_of_the_next(checkpoint: Kinds) -> None:
+    encoder = load_encoder(checkpoint("bert"), 24)
+    (group,) = encoder.encode([(PROMPT, [RESPONSE * 9, "Yes.", RESPONSE * 2, "No."])])
+    assert [e.truncated for e in group] == [True, False, True, False]
+    assert group == alone(encoder, PROMPT, [RESPONSE * 9, "Yes.", RESPONSE * 2, "No."])
+
+
+def test_a_truncation_and_padding_baked_into_the_tokenizer_do_not_bite(checkpoint: Kinds) -> None:
+    baked = json.loads((checkpoint("bert") / "tokenizer.json").read_text())
+    assert baked["truncation"]["max_length"] == 16
+    assert baked["padding"]["strategy"] == {"Fixed": 16}
+    encoder = load_encoder(checkpoint("bert"), 128)
+    pad = encoder.tokenizer.pad_token_id
+    assert len(encoder.encode_one(PROMPT, RESPONSE).ids) > 16
+    assert pad not in encoder.encode_one("One?", "Two.").ids
+
+
+def test_a_baked_in_truncation_is_not_saved_on(checkpoint: Kinds, tmp_path: Path) -> None:
+    load_model(checkpoint("bert"), 128).save(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "tokenizer.json").read_text())
+    assert saved["truncation"] is None
+    assert saved["padding"] is None
+    text = "a few more words than sixteen " * 5
+    raw = Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json"))
+    assert len(raw.encode(text).ids) > 16
+    assert tokenizer_of(tmp_path / "saved")(text).input_ids == tokenizer_of(checkpoint("bert"))(text).input_ids
+    again = load_encoder(tmp_path / "saved", 128)
+    assert again.encode_one(PROMPT, RESPONSE) == load_encoder(checkpoint("bert"), 128).encode_one(
+        PROMPT, RESPONSE
+    )
+
+
+def test_an_empty_prompt_and_response_are_still_scored_where_special_tokens_remain(checkpoint: Kinds) -> None:
+    assert len(load_encoder(checkpoint("bert"), 128).encode_one("", "").ids) == 3
+    assert len(load_encoder(checkpoint("llama"), 128).encode_one("", "").ids) == 2
+
+
+def test_nothing_left_to_score_is_an_invalid_request(checkpoint: Kinds) -> None:
+    encoder = load_encoder(checkpoint("llama-chat"), 128)
+    encoder.tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    with pytest.raises(InvalidRequestError, match="nothing to score"):
+        encoder.encode_one("", "")
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
+def test_threads_at_the_same_time_get_what_each_would_get_alone(checkpoint: Kinds, kind: Kind) -> None:
+    encoder = load_encoder(checkpoint(kind), 40)
+    prompts = [f"{PROMPT} {'and the first train ' * (i % 7)}" for i in range(60)]
+    expected = [encoder.encode([(prompt, [RESPONSE, "Yes."])]) for prompt in prompts]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(lambda prompt: encoder.encode([(prompt, [RESPONSE, "Yes."])]), prompts))
+    assert together == expected
+
+
+def test_a_very_long_prompt_and_response_are_cut_without_delay(checkpoint: Kinds) -> None:
+    encoder = load_encoder(checkpoint("bert"), 128)
+    text = "the answer is forty two " * 8000
+    started = time.monotonic()
+    encoded = encoder.encode_one(text, text)
+    assert time.monotonic() - started < 10  # tokenizers' own way takes half a minute
+    assert len(encoded.ids) == 128
+    assert encoded.truncated
+
+
+def test_a_checkpoint_without_tokenizer_files_is_refused(checkpoint: Kinds, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint("bert"), tmp_path / "bare")
+    for file in (tmp_path / "bare").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(InvalidVersionError, match="tokenizer"):
+        load_encoder(tmp_path / "bare", 128)
+
+
+texts = st.text(st.sampled_from("ab <,.\n\tThe answer ünï你🙂"), max_size=30) | st.sampled_from(
+    [*CORPUS, "</s>", "<|user|>"]
+)
+turns = st.lists(
+    st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=texts),
+    min_size=1,
+    max_size=3,
+)
+
+
+@functools.cache
+def roomy_encoder(path: Path) -> Encoder:
+    encoder = load_encoder(path, 10_000)
+    encoder.max_tokens = 10_000
+    return encoder
+
+
+def tokens_before_the_response(encoder: Encoder, prompt: Prompt, response: str) -> int:
+    """By the tokenizer's public offsets: tokens that end before the response's first character, in the
+    text that is encoded; all, where there is no response."""
+    if encoder.format == "concat":
+        assert isinstance(prompt, str)
+        before, text = prompt, prompt + response
+    else:
+        conversation = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
+        whole: Any = [*conversation, {"role": "assistant", "content": response}]
+        text = str(encoder.tokenizer.apply_chat_template(whole, tokenize=False))
+        before = text.removesuffix("</s>").removesuffix(response)
+    encoded: Any = encoder.tokenizer(
+        text, add_special_tokens=encoder.format == "concat", return_offsets_mapping=True
+    )
+    # of a character that takes several tokens, each has the offsets of all of it
+    return sum(end <= len(before) for _, end in encoded.offset_mapping)
+
+
+@given(texts, st.lists(texts, min_size=1, max_size=4))
+@example("The answer", [" is", "", "s are", "é"])
+@settings(deadline=None)
+def test_what_counts_as_the_prompts_of_a_joined_text_ends_where_the_response_begins(
+    checkpoint: Kinds, prompt: str, responses: list[str]
+) -> None:
+    encoder = roomy_encoder(checkpoint("llama"))
+    (group,) = encoder.encode([(prompt, responses)])
+    for encoded, response in zip(group, responses, strict=True):
+        before = tokens_before_the_response(encoder, prompt, response)
+        # a prompt's last character may take several tokens: the first of them counts
+        assert before - 3 <= encoded.prompt_tokens <= before
+        if prompt.isascii() and prompt:
+            assert encoded.prompt_tokens == before
+
+
+@given(texts | turns, st.lists(texts, min_size=1, max_size=4))
+@example("What is it?", ["<b>bold</b>", "</s> and more", "<", ""])  # as the end of a turn begins
+@settings(deadline=None)
+def test_what_counts_as_the_prompts_of_a_chat_ends_where_the_response_begins(
+    checkpoint: Kinds, prompt: Prompt, responses: list[str]
+) -> None:
+    encoder = roomy_encoder(checkpoint("llama-chat"))
+    (group,) = encoder.encode([(prompt, responses)])
+    for encoded, response in zip(group, responses, strict=True):
+        assert encoded.prompt_tokens == tokens_before_the_response(encoder, prompt, response)
+
+
+@given(texts | turns, st.lists(texts, min_size=2, max_size=5))
+@settings(deadline=None)
+def test_responses_to_one_prompt_begin_with_the_same_tokens(
+    checkpoint: Kinds, prompt: Prompt, responses: list[str]
+) -> None:
+    """Where the prompt's end is a token's end whatever follows, as in a chat."""
+    encoder = roomy_encoder(checkpoint("llama-chat"))
+    (group,) = encoder.encode([(prompt, responses)])
+    assert len({tuple(encoded.ids[: encoded.prompt_tokens]) for encoded in group}) == 1
+
+
+@given(st.sampled_from(CORPUS), st.lists(texts, min_size=2, max_size=5))
+@settings(deadline=None)
+def test_responses_that_begin_with_a_space_share_all_of_a_joined_prompt(
+    checkpoint: Kinds, prompt: str, responses: list[str]
+) -> None:
+    encoder = roomy_encoder(checkpoint("llama"))
+    (group,) = encoder.encode(
+        [(prompt, [f" {response.strip()}" for response in responses if response.strip()])]
+    )
+    alone = tokenizer_of(checkpoint("llama"))(prompt).input_ids
+    assert all(encoded.ids[: encoded.prompt_tokens] == alone for encoded in group)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen", "llama-without-pad", "llama-chat"])
+def test_what_counts_as_the_prompts_after_a_truncation_is_what_is_left_of_it(
+    checkpoint: Kinds, kind: Kind
+) -> None:
+    encoder = load_encoder(checkpoint(kind), 128)
+    whole = encoder.encode_one(PROMPT, RESPONSE)
+    answer = len(whole.ids) - whole.prompt_tokens
+    for limit in range(8, len(whole.ids) + 1):
+        encoded = load_encoder(checkpoint(kind), limit).encode_one(PROMPT, RESPONSE)
+        assert encoded.prompt_tokens == max(0, limit - answer)
+
+
+def test_leading_spaces_of_a_response_are_not_taken_for_the_prompt(checkpoint: Kinds) -> None:
+    """A tokenizer that trims offsets, as Llama 3's, gives a token of spaces no characters."""
+    encoder = load_encoder(checkpoint("llama-chat"), 128)
+    encoder._fast.post_processor = processors.ByteLevel(trim_offsets=True)
+    plain, spaced = encoder.encode([(PROMPT, ["Plain.", "    indented"])])[0]
+    assert spaced.prompt_tokens == plain.prompt_tokens > 0
+
+
+@pytest.mark.parametrize(("prompt", "response"), TEXTS)
+def test_a_pair_has_no_tokens_of_the_prompt_alone(checkpoint: Kinds, prompt: str, response: str) -> None:
+    """Every token of an encoder sees the response: nothing could be shared."""
+    assert load_encoder(checkpoint("bert"), 128).encode_one(prompt, response).prompt_tokens == 0
+
+
+ids_and_segments = st.integers(1, 12).flatmap(
+    lambda length: st.tuples(
+        st.lists(st.integers(0, 2**31 - 1) | st.integers(0, 2), min_size=length, max_size=length),
+        st.none() | st.lists(st.integers(0, 1), min_size=length, max_size=length),
+    )
+)
+
+
+@given(ids_and_segments, ids_and_segments, st.integers(0, 5), st.booleans())
+def test_sequences_have_one_key_exactly_where_the_model_reads_the_same(
+    one: tuple[list[int], list[int] | None],
+    other: tuple[list[int], list[int] | None],
+    prompt_tokens: int,
+    truncated: bool,
+) -> None:
+    first, second = Encoded(*one, truncated=False), Encoded(*other, truncated=truncated)
+    assert (first.key == second.key) == (one == other)
+    assert first.key == Encoded(*one, truncated, prompt_tokens).key
+
+
+def test_keys_tell_order_length_and_segments_apart() -> None:
+    sequences = [
+        Encoded([1, 2], None, truncated=False),
+        Encoded([2, 1], None, truncated=False),
+        Encoded([1, 2, 0], None, truncated=False),
+        Encoded([258], None, truncated=False),
+        Encoded([1, 1], None, truncated=False),
+        Encoded([1, 2], [0, 0], truncated=False),
+        Encoded([1, 2], [0, 1], truncated=False),
+        Encoded([1, 2], [1, 0], truncated=False),
+        Encoded([1, 2, 3, 4, 0], None, truncated=False),
+        Encoded([1, 2, 3, 4], [0, 0, 0, 0], truncated=False),
+    ]
+    assert len({sequence.key for sequence in sequences}) == len(sequences)
+
+
+def test_folders_with_the_same_tokenizer_share_an_encoder_while_it_is_in_use(
+    checkpoint: Kinds, tmp_path: Path
+) -> None:
+    same, other = tmp_path / "same", tmp_path / "other"
+    shutil.copytree(checkpoint("bert"), same)
+    shutil.copytree(checkpoint("bert"), other)
+    (same / "manifest.json").write_text("{}")  # says nothing of how text becomes tokens
+    config = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 64}))
+    encoder = load_encoder(checkpoint("bert"), 512)
+    assert load_encoder(same, 512) is encoder
+    assert load_encoder(same, 100) is not encoder
+    assert load_encoder(other, 512).max_tokens == 64
+    before = id(encoder.tokenizer)
+    tokenizer = encoder.tokenizer
+    del encoder
+    assert id(load_encoder(same, 512).tokenizer) != before
+    assert tokenizer.model_max_length == 128

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+from metarm.errors import InvalidVersionError
+from metarm.model import probe
+from metarm.model.reward_model import RewardModel, load_model
+from tests.tiny import Kind, make_checkpoint
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> RewardModel:
+    return load_model(make_checkpoint(tmp_path / "bert", "bert"), 128)
+
+
+def _manifest(model: RewardModel) -> dict[str, object]:
+    return {"name": "v000003", "probe": probe.take(model)}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in get_args(Kind) if kind != "bert-backbone"])
+def test_every_kind_of_model_answers_as_it_did(kind: Kind, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / kind, kind)
+    manifest = _manifest(load_model(folder, 128))
+    again = load_model(folder, 128)
+    probe.check(again, manifest)
+    probe.check(again, {"name": "v000003"})
+
+
+def test_other_weights_are_refused(model: RewardModel) -> None:
+    manifest = _manifest(model)
+    with torch.no_grad():
+        model.network.get_parameter("classifier.weight").mul_(1.5)
+    with pytest.raises(InvalidVersionError, match="scores a text of the probe"):
+        probe.check(model, manifest)
+
+
+def test_another_tokenizer_is_refused(model: RewardModel, tmp_path: Path) -> None:
+    manifest = _manifest(model)
+    model.encoder.tokenizer.backend_tokenizer.add_tokens(["sky"])
+    other = load_model(_resaved(model, tmp_path / "other"), 128)
+    with pytest.raises(InvalidVersionError, match="other tokens"):
+        probe.check(other, manifest)
+
+
+def test_tokens_that_the_network_does_not_know_are_refused(model: RewardModel, tmp_path: Path) -> None:
+    model.encoder.tokenizer.backend_tokenizer.add_tokens(["sky"])
+    other = load_model(_resaved(model, tmp_path / "other"), 128)
+    with pytest.raises(InvalidVersionError, match="tokens that its network does not know"):
+        probe.check(other, {"name": "v000003"})
+
+
+def test_a_weight_that_is_no_number_is_refused_even_where_no_text_reads_it(model: RewardModel) -> None:
+    manifest = _manifest(model)
+    with torch.no_grad():
+        model.network.get_parameter("bert.embeddings.position_embeddings.weight")[127, 3] = torch.nan
+    with pytest.raises(InvalidVersionError, match="weights that are not finite"):
+        probe.check(model, manifest)
+
+
+def test_a_model_that_answered_no_numbers_when_it_was_made_is_refused(model: RewardModel) -> None:
+    manifest = _manifest(model)
+    manifest["probe"] = [{"tokens": None, "score": None}] * len(probe.take(model))
+    with pytest.raises(InvalidVersionError, match="when it was made"):
+        probe.check(model, manifest)
+
+
+def test_texts_that_a_shorter_limit_cuts_are_not_compared(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "bert", "bert")
+    manifest = _manifest(load_model(folder, 128))
+    short = load_model(folder, 20)
+    probe.check(short, manifest)
+    probe.check(load_model(folder, 128), _manifest(short))
+
+
+def _resaved(model: RewardModel, folder: Path) -> Path:
+    model.save(folder)
+    return folder

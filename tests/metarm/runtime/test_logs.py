@@ -1,0 +1,127 @@
+"""Log lines of one process: for people or as JSON, with secrets masked wherever they stand."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import termios
+
+import pytest
+
+from service.settings import ServiceSettings
+
+KEY, PASSWORD = "key-3141592653", 'p@ss "word"'
+URL = "redis://user:p%40ss%20%22word%22@127.0.0.1:6379"
+
+SPEAK = """
+import logging, sys
+from metarm.runtime import logs
+from service.settings import ServiceSettings
+
+logs.configure("service", ServiceSettings(redis_url=sys.argv[1], score_keys=[sys.argv[2]]))
+log = logging.getLogger("some.library")
+logs.about_request("request-1")
+with logs.about_job("job-1"):
+    log.warning("of %s and %s", sys.argv[1], sys.argv[2], extra={"version": "v000007", "url": sys.argv[1]})
+log.debug("nobody asked")
+try:
+    raise ValueError('p@ss "word"')
+except ValueError:
+    log.exception("with a traceback")
+logs.announce("ready\\nTry this")
+logs.refuse("metarm", "it cannot be")
+raise RuntimeError(f"the end of {sys.argv[2]} and http://a:other-secret@host")
+"""
+
+
+def speak(**environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", SPEAK, URL, KEY],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("format_", ["console", "json"])
+def test_no_secret_is_in_any_line(format_: str) -> None:
+    done = speak(METARM_LOG_FORMAT=format_, WANDB_API_KEY="request-1")
+    said = done.stdout + done.stderr
+    assert "***" in said
+    for secret in (
+        KEY,
+        PASSWORD,
+        json.dumps(PASSWORD)[1:-1],
+        "p%40ss%20%22word%22",
+        "other-secret",
+        "request-1",
+    ):
+        assert secret not in said
+
+
+def test_json_is_one_object_a_line_with_what_was_bound() -> None:
+    done = speak(METARM_LOG_FORMAT="json")
+    assert done.stdout == ""
+    warning, error, ready, refused, last = (json.loads(line) for line in done.stderr.splitlines())
+    assert (warning["request_id"], warning["job"], warning["version"]) == ("request-1", "job-1", "v000007")
+    assert (warning["level"], warning["logger"], warning["process"]) == ("warning", "some.library", "service")
+    assert warning["timestamp"].endswith("Z")
+    assert error["exception"].startswith("Traceback")
+    assert "job" not in error
+    assert ready["message"] == "ready\nTry this"
+    assert (refused["level"], refused["message"]) == ("critical", "it cannot be")
+    assert "RuntimeError" in last["exception"]
+
+
+def test_on_the_console_a_line_is_for_people() -> None:
+    done = speak()
+    assert done.stdout == "metarm: ready\nTry this\n"
+    first = done.stderr.splitlines()[0]
+    assert " service WARNING of redis://user:***@127.0.0.1:6379 and ***" in first
+    assert "job=job-1" in first
+    assert "request_id=request-1" in first
+    assert "metarm: it cannot be" in done.stderr.splitlines()
+
+
+def test_the_secrets_of_settings_are_their_keys_and_the_password_of_redis() -> None:
+    settings = ServiceSettings(redis_url=URL, score_keys=["one"], admin_keys=["two"])
+    assert {"one", "two", PASSWORD, "p%40ss%20%22word%22"} == set(settings.secrets)
+    assert ServiceSettings().secrets == []
+
+
+@pytest.mark.parametrize(("format_", "terminal"), [("console", True), ("json", True), ("console", False)])
+def test_bars_are_for_a_terminal_whose_lines_are_for_people(format_: str, terminal: bool) -> None:
+    count = """
+from metarm.runtime import logs
+from metarm.runtime.progress import bar
+from metarm.runtime.settings import ProcessSettings
+logs.configure("metarm", ProcessSettings())
+assert list(bar([1, 2, 3], "counting", "number")) == [1, 2, 3]
+"""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    error = theirs if terminal else subprocess.PIPE
+    done = subprocess.run(
+        [sys.executable, "-c", count],
+        env={**os.environ, "METARM_LOG_FORMAT": format_},
+        stderr=error,
+        check=True,
+    )
+    os.close(theirs)
+    said = _read(ours) if terminal else done.stderr
+    assert (b"counting" in said) == (format_ == "console" and terminal)
+
+
+def _read(terminal: int) -> bytes:
+    said = b""
+    try:
+        while chunk := os.read(terminal, 4096):
+            said += chunk
+    except OSError:  # the other side has gone
+        pass
+    os.close(terminal)
+    return said

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from metarm.commands.up import LaunchSettings
+from metarm.errors import ConfigurationError
+from metarm.runtime.settings import ProcessSettings
+from service.settings import ServiceSettings
+from trainer.settings import TrainerSettings
+
+CLASSES = [ServiceSettings, TrainerSettings, LaunchSettings]
+WITHOUT_TORCH = [
+    "metarm",
+    "metarm.records",
+    "metarm.runtime.settings",
+    "metarm.client",
+    "metarm.errors",
+    "metarm.shared.sample_log",
+    "metarm.store.versions",
+    "metarm.shared.jobs",
+    "metarm.commands.up",
+    "metarm.runtime.process_environment",
+    "metarm.runtime.embedded_redis",
+    "service.settings",
+    "trainer.settings",
+    "trainer.gate",
+    "trainer.figures",
+    "metarm.store.retention",
+    "metarm.runtime.code_version",
+    "metarm.commands.versions",
+]
+
+
+def test_the_command_line_beats_the_environment_and_that_beats_dotenv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def port(*arguments: str) -> int:
+        return ServiceSettings.from_command_line("metarm serve", arguments).port
+
+    assert port() == 8080
+    (tmp_path / ".env").write_text("METARM_PORT=1001\nMETARM_UNKNOWN=1\n")
+    assert port() == 1001
+    monkeypatch.setenv("METARM_PORT", "1002")
+    assert port() == 1002
+    assert port("--port", "1003") == 1003
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "METARM_REDIS_URL"])
+def test_redis_is_found_under_either_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "redis://there:1")
+    for settings in (ServiceSettings(), TrainerSettings(), LaunchSettings()):
+        assert settings.redis_url == settings.required_redis_url == "redis://there:1"
+
+
+def test_our_own_name_for_redis_beats_the_common_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://common")
+    monkeypatch.setenv("METARM_REDIS_URL", "redis://ours")
+    assert TrainerSettings().redis_url == "redis://ours"
+    assert TrainerSettings.from_command_line("x", ["--redis-url", "redis://line"]).redis_url == "redis://line"
+
+
+def test_without_redis_the_way_to_set_it_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="REDIS_URL"):
+        _ = ServiceSettings().required_redis_url
+
+
+@pytest.mark.parametrize("name", ["PREFERENCES", "METARM_PREFERENCES"])
+def test_preferences_are_found_under_either_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "pairs.jsonl")
+    assert TrainerSettings().preferences == LaunchSettings().preferences == Path("pairs.jsonl")
+    line = TrainerSettings.from_command_line("x", ["--preferences", "other.jsonl"])
+    assert line.preferences == Path("other.jsonl")
+
+
+def test_flags_and_underscores_are_spelt_as_on_a_command_line() -> None:
+    settings = TrainerSettings.from_command_line(
+        "x", ["--init-head", "--max-grad-norm", "2.5", "--ascent", "none"]
+    )
+    assert (settings.init_head, settings.max_grad_norm, settings.ascent) == (True, 2.5, "none")
+
+
+def test_api_keys_come_as_a_json_list_and_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METARM_SCORE_KEYS", '["hush", "quiet"]')
+    settings = ServiceSettings()
+    assert [key.get_secret_value() for key in settings.score_keys] == ["hush", "quiet"]
+    assert "hush" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--port", "99999"], "port"),
+        (["--batch-tokens", "0"], "batch_tokens"),
+        (["--max-tokens", "many"], "max_tokens"),
+        (["--host", "0.0.0.0"], "METARM_SCORE_KEYS"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_ends_the_command_with_its_name(arguments: list[str], named: str) -> None:
+    with pytest.raises(SystemExit, match=named) as ended:
+        ServiceSettings.from_command_line("metarm serve", arguments)
+    assert str(ended.value.code).startswith("metarm serve: ")
+
+
+def test_an_option_nobody_knows_ends_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        TrainerSettings.from_command_line("metarm trainer", ["--stepz", "3"])
+    assert ended.value.code != 0
+    assert "stepz" in capsys.readouterr().err + str(ended.value.code)
+
+
+def test_the_store_is_in_the_data_directory(tmp_path: Path) -> None:
+    assert ServiceSettings(data_dir=Path("kept")).store.root == tmp_path / "kept" / "versions"
+
+
+@pytest.mark.parametrize("settings", CLASSES)
+def test_every_setting_has_a_description_and_the_help_shows_it(
+    settings: type[ProcessSettings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        settings.from_command_line("metarm", ["--help"])
+    assert ended.value.code == 0
+    shown = "".join(capsys.readouterr().out.split())
+    for name, field in settings.model_fields.items():
+        assert field.description, name
+        assert "".join(field.description.split()) in shown, name
+        assert f"--{name.replace('_', '-')}" in shown, name
+
+
+def test_the_launcher_hands_its_settings_to_its_children(tmp_path: Path) -> None:
+    line = ["--data-dir", "kept", "--port", "1234", "--model", "m", "--init-head", "--preferences", "p.jsonl"]
+    environment = LaunchSettings.from_command_line("metarm up", line).environment("redis://there")
+    handed = {name: value for name, value in environment.items() if name.startswith("METARM_")}
+    assert handed == {
+        "METARM_DATA_DIR": str(tmp_path / "kept"),
+        "METARM_REDIS_URL": "redis://there",
+        "METARM_HOST": "127.0.0.1",
+        "METARM_PORT": "1234",
+        "METARM_MODEL": "m",
+        "METARM_INIT_HEAD": "true",
+        "METARM_PREFERENCES": str(tmp_path / "p.jsonl"),
+        "METARM_MAX_TOKENS": "512",
+        "METARM_LOG_LEVEL": "INFO",
+        "METARM_LOG_FORMAT": "console",
+    }
+    assert environment["OMP_WAIT_POLICY"] == "active"
+
+
+def test_what_every_process_shares_is_imported_without_torch() -> None:
+    program = (
+        f"import sys, json, {', '.join(WITHOUT_TORCH)}\n"
+        "print(json.dumps([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "published_on", "refused"),
+    [
+        ("127.0.0.1", None, False),
+        ("0.0.0.0", None, True),
+        ("0.0.0.0", "127.0.0.1", False),
+        ("0.0.0.0", "::1", False),
+        ("0.0.0.0", "192.0.2.7", True),
+        ("127.0.0.1", "0.0.0.0", True),
+    ],
+)
+def test_keys_are_asked_for_by_the_address_that_others_reach(
+    host: str, published_on: str | None, refused: bool
+) -> None:
+    where: dict[str, Any] = {"host": host, "published_on": published_on}
+    if refused:
+        with pytest.raises(ValueError, match="can be reached from other machines"):
+            ServiceSettings(**where)
+    else:
+        ServiceSettings(**where)
+    ServiceSettings(**where, allow_open=True)
+    ServiceSettings(**where, score_keys=[SecretStr("a key")])

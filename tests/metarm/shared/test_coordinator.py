@@ -1,0 +1,227 @@
+"""The coordinator against servers that do what a test wants, on a real Redis and a real store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from metarm.errors import CutOverAbortedError, ReadOnlyStoreError, UnknownVersionError
+from metarm.shared import coordinator as cut_over
+from metarm.shared.coordinator import Coordinator
+from metarm.shared.cut_over import CutOverBoard
+from metarm.store.versions import VersionStore
+from tests.processes import BUSY_S, RedisProcess
+from tests.scripted_server import ScriptedServer as Server
+from tests.store import weightless_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> VersionStore:
+    """Two published versions, the first of them current."""
+    return weightless_store(tmp_path, 2)
+
+
+@pytest.fixture
+def make_coordinator(quick: redis.Redis, store: VersionStore) -> Callable[..., Coordinator]:
+    return lambda prepare_s=10.0: Coordinator(quick, store, name="test", prepare_s=prepare_s)
+
+
+@pytest.fixture
+def one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cut_over, "ATTEMPTS", 1)
+
+
+Make = Callable[..., Coordinator]
+
+
+def test_without_any_server_the_pointer_just_moves(make_coordinator: Make, store: VersionStore) -> None:
+    assert make_coordinator().promote("v000002") == []
+    assert store.current() == "v000002"
+
+
+def test_the_pointer_moves_while_all_servers_hold_and_not_before(
+    make_coordinator: Make, quick: redis.Redis, store: VersionStore
+) -> None:
+    with Server("a", quick, store) as a, Server("b", quick, store) as b:
+        assert make_coordinator().promote("v000002") == ["a", "b"]
+        for server in (a, b):
+            server.wait_until_seen("go")
+    for server in (a, b):
+        assert server.seen["prepare"] == "v000001"
+        assert server.seen["go"] == "v000002"
+    assert store.current() == "v000002"
+
+
+def test_a_lone_server_holds_nobody(make_coordinator: Make, quick: redis.Redis, store: VersionStore) -> None:
+    with Server("a", quick, store) as a:
+        assert make_coordinator().promote("v000002") == ["a"]
+        a.wait_until_seen("go")
+    assert "hold" not in a.seen
+    assert a.seen["go"] == "v000002"
+
+
+def test_a_refusal_leaves_all_on_the_old_version_and_names_who_refused_and_why(
+    make_coordinator: Make, quick: redis.Redis, store: VersionStore
+) -> None:
+    with Server("a", quick, store) as a, Server("b", quick, store, says="refused: its weights are NaN"):
+        with pytest.raises(CutOverAbortedError, match="b: its weights are NaN") as raised:
+            make_coordinator().promote("v000002")
+        a.wait_until_seen("abort")
+    assert raised.value.details["servers"] == {"b": "its weights are NaN"}
+    assert raised.value.retry_after_s is None
+    assert store.current() == "v000001"
+    assert not a.seen.keys() & {"hold", "go"}
+
+
+def test_a_server_that_loads_too_slowly_is_named(
+    make_coordinator: Make, quick: redis.Redis, store: VersionStore
+) -> None:
+    with (
+        Server("a", quick, store),
+        Server("b", quick, store, says=""),
+        pytest.raises(CutOverAbortedError, match=r"b: had not loaded it within 0.3 s") as raised,
+    ):
+        make_coordinator(prepare_s=0.3).promote("v000002")
+    assert raised.value.retry_after_s
+    assert store.current() == "v000001"
+
+
+@pytest.mark.usefixtures("one_attempt")
+def test_a_server_that_does_not_hold_is_named_and_the_hold_ends_within_its_limit(
+    make_coordinator: Make, quick: redis.Redis, store: VersionStore
+) -> None:
+    with Server("a", quick, store), Server("b", quick, store, holds=False):
+        started = time.monotonic()
+        with pytest.raises(CutOverAbortedError, match="b: did not hold"):
+            make_coordinator().promote("v000002")
+        assert time.monotonic() - started < cut_over.HOLD_S + BUSY_S
+    state = CutOverBoard(quick).state()
+    assert state is not None
+    assert (state.phase, store.current()) == ("abort", "v000001")
+
+
+def test_a_server_that_died_in_the_hold_is_left_out_of_the_next_attempt(
+    make_coordinator: Make, quick: redis.Redis, store: VersionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cut_over, "PAUSE_S", 0.6)
+    with Server("a", quick, store), Server("b", quick, store, holds=False) as b:
+        b.register(lifetime_ms=1000)  # its last word
+        assert make_coordinator().promote("v000002") == ["a"]
+    assert store.current() == "v000002"
+
+
+def test_a_server_that_dies_while_others_load_is_left_out(
+    make_coordinator: Make, quick: redis.Redis, store: VersionStore
+) -> None:
+    with Server("a", quick, store), Server("b", quick, store, says="") as b:
+        b.register(lifetime_ms=200)
+        assert make_coordinator().promote("v000002") == ["a"]
+    assert store.current() == "v000002"
+
+
+@pytest.mark.usefixtures("one_attempt")
+def test_one_cut_over_at_a_time(make_coordinator: Make, quick: redis.Redis, store: VersionStore) -> None:
+    with Server("a", quick, store, says=""):
+        CutOverBoard(quick).begin("theirs", "v000009", "somebody", 60_000)
+        with pytest.raises(CutOverAbortedError, match="v000009 is under way"):
+            make_coordinator().promote("v000002")
+    assert store.current() == "v000001"
+
+
+def test_a_dead_coordinator_blocks_nobody(
+    make_coordinator: Make, quick: redis.Redis, store: VersionStore
+) -> None:
+    with Server("a", quick, store):
+        CutOverBoard(quick).begin("theirs", "v000009", "somebody", 100)
+        time.sleep(0.15)
+        assert make_coordinator().promote("v000002") == ["a"]
+
+
+def test_servers_that_let_go_before_the_pointer_moved_keep_the_old_version(
+    make_coordinator: Make, quick: redis.Redis, store: VersionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cut_over, "ATTEMPTS", 1)
+    monkeypatch.setattr(cut_over, "MOVE_WITHIN_S", 30.0)
+    monkeypatch.setattr(cut_over, "RENAME_WITHIN_S", 30.0)
+    board, activate = CutOverBoard(quick), VersionStore.activate
+
+    def slow_activate(self: VersionStore, name: str, *still: Callable[[], bool]) -> bool:
+        state = board.state()
+        assert state is not None
+        board.move(state.id, "hold", "abort", "a could not hold any longer")
+        return activate(self, name, *still)
+
+    with Server("a", quick, store), Server("b", quick, store):
+        monkeypatch.setattr(VersionStore, "activate", slow_activate)
+        with pytest.raises(CutOverAbortedError, match="could not hold any longer"):
+            make_coordinator().promote("v000002")
+    assert store.current() == "v000001"
+
+
+def test_a_pointer_that_could_only_be_moved_when_servers_let_go_stays_where_it_is(
+    make_coordinator: Make, quick: redis.Redis, store: VersionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    withdraw_for, tried = VersionStore._withdraw_for, []
+
+    def on_a_slow_disk(self: VersionStore, name: str) -> list[str] | None:
+        tried.append(name)
+        if len(tried) == 1:
+            time.sleep(cut_over.RENAME_WITHIN_S)
+        return withdraw_for(self, name)
+
+    monkeypatch.setattr(VersionStore, "_withdraw_for", on_a_slow_disk)
+    pointer = (store.root / "current").lstat()
+    with Server("a", quick, store) as a, Server("b", quick, store):
+        monkeypatch.setattr(cut_over, "ATTEMPTS", 1)
+        with pytest.raises(CutOverAbortedError, match=r"a: was about to let go .*; b: was about to let go"):
+            make_coordinator().promote("v000002")
+        a.wait_until_seen("abort")
+        assert (store.root / "current").lstat() == pointer  # it never moved, so nobody followed it
+        assert make_coordinator().promote("v000002") == ["a", "b"]
+    assert store.current() == "v000002"
+
+
+def test_a_pointer_that_cannot_be_moved_aborts(
+    make_coordinator: Make, quick: redis.Redis, store: VersionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> bool:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(VersionStore, "activate", full)
+    with Server("a", quick, store) as a, Server("b", quick, store):
+        with pytest.raises(OSError, match="no space"):
+            make_coordinator().promote("v000002")
+        a.wait_until_seen("abort")
+
+
+def test_without_redis_the_pointer_moves_and_each_server_follows_it_alone(
+    make_coordinator: Make, redis_process: RedisProcess, store: VersionStore
+) -> None:
+    redis_process.__exit__()
+    assert make_coordinator().promote("v000002") == []
+    assert store.current() == "v000002"
+
+
+def test_not_together_asks_nobody(make_coordinator: Make, quick: redis.Redis, store: VersionStore) -> None:
+    with Server("a", quick, store, says="refused: no") as a:
+        assert make_coordinator().promote("v000002", together=False) == []
+    assert store.current() == "v000002"
+    assert a.seen == {}
+
+
+def test_what_cannot_be_written_or_is_not_there_is_said_before_anybody_is_asked(
+    make_coordinator: Make, quick: redis.Redis, store: VersionStore
+) -> None:
+    with Server("a", quick, store) as a:
+        with pytest.raises(UnknownVersionError):
+            make_coordinator().promote("v000009")
+        (store.root / ".lock").unlink()
+        (store.root / ".lock").mkdir()  # cannot be opened: as in a folder mounted read-only
+        with pytest.raises(ReadOnlyStoreError):
+            make_coordinator().promote("v000002")
+    assert a.seen == {}

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+import redis
+
+from metarm.errors import JobConflictError, UnknownJobError
+from metarm.records import FINISHED, JobStatus
+from metarm.shared.jobs import JobBoard, public_view
+from metarm.shared.keys import job_key
+from metarm.shared.sample_log import connect
+from tests.processes import RedisProcess
+
+
+@pytest.fixture
+def board(redis_client: redis.Redis) -> JobBoard:
+    return JobBoard(redis_client)
+
+
+def test_a_job_is_queued_and_read_back_as_it_was_asked_for(board: JobBoard) -> None:
+    before = time.time()
+    job = board.create({"steps": 3, "ascent": "none"})
+    assert job.status == "queued"
+    assert before <= job.created <= time.time()
+    assert board.get(job.id) == board.active() == job
+    assert job.options == {"steps": 3, "ascent": "none"}
+
+
+def test_a_second_job_is_refused_and_the_refusal_names_the_first(board: JobBoard) -> None:
+    first = board.create({})
+    with pytest.raises(JobConflictError, match=first.id) as refused:
+        board.create({})
+    assert refused.value.details == {"job": first.id}
+    assert board.recent(10) == [first]
+
+
+def test_a_refused_job_is_nowhere(board: JobBoard, redis_client: redis.Redis) -> None:
+    first = board.create({})
+    keys = set(redis_client.keys("metarm:*"))
+    with pytest.raises(JobConflictError):
+        board.create({})
+    assert set(redis_client.keys("metarm:*")) == keys
+    assert board.active() == first
+
+
+@pytest.mark.parametrize("status", sorted(FINISHED))
+def test_however_a_job_ends_the_slot_is_free_again(board: JobBoard, status: JobStatus) -> None:
+    first = board.create({})
+    last = board.finish(first, status, candidate="v000002")
+    assert board.active() is None
+    assert board.get(first.id) == last
+    assert (last.status, last.candidate) == (status, "v000002")
+    assert last.finished is not None
+    assert last.finished >= last.created
+    second = board.create({})
+    assert board.active() == second
+
+
+def test_a_job_that_ended_is_kept_for_a_while_and_then_expires(
+    board: JobBoard, redis_client: redis.Redis
+) -> None:
+    job = board.create({})
+    assert redis_client.ttl(job_key(job.id)) == -1  # a job that has not ended never expires
+    board.finish(job, "failed")
+    assert 86400 < redis_client.ttl(job_key(job.id)) <= 30 * 86400
+
+
+def test_finishing_a_job_twice_does_not_free_the_slot_of_the_next(board: JobBoard) -> None:
+    first = board.create({})
+    board.finish(first, "failed")
+    second = board.create({})
+    board.finish(first, "cancelled")
+    assert board.active() == second
+
+
+def test_the_saved_state_of_a_running_job_is_what_others_read(
+    board: JobBoard, redis_client: redis.Redis
+) -> None:
+    job = board.create({})
+    running = board.save(job.with_changes(status="running", attempts=1, progress={"step": 4, "steps": 9}))
+    assert JobBoard(redis_client).get(job.id) == running
+    assert running.progress == {"step": 4, "steps": 9}
+
+
+def test_a_job_nobody_knows_is_an_unknown_job(board: JobBoard) -> None:
+    with pytest.raises(UnknownJobError, match="job-nowhere"):
+        board.get("job-nowhere")
+    with pytest.raises(UnknownJobError):
+        board.request_cancel("job-nowhere")
+
+
+def test_a_job_is_cancelled_on_request_and_no_other_is(board: JobBoard) -> None:
+    job = board.create({})
+    assert not board.cancel_requested(job.id)
+    assert board.request_cancel(job.id) == job
+    assert board.cancel_requested(job.id)
+    board.finish(job, "cancelled")
+    assert not board.cancel_requested(board.create({}).id)
+
+
+def test_cancelling_a_job_that_ended_changes_nothing(board: JobBoard) -> None:
+    job = board.create({})
+    last = board.finish(job, "published")
+    assert board.request_cancel(job.id) == last
+    assert not board.cancel_requested(job.id)
+    assert board.get(job.id) == last
+
+
+def test_recent_jobs_come_newest_first_and_as_many_as_asked_for(board: JobBoard) -> None:
+    made = []
+    for _ in range(4):
+        made.append(board.create({}).id)
+        board.finish(board.get(made[-1]), "rejected")
+        time.sleep(0.002)
+    assert [job.id for job in board.recent(10)] == made[::-1]
+    assert [job.id for job in board.recent(2)] == made[:1:-1]
+
+
+def test_recent_jobs_leave_out_those_that_have_expired(board: JobBoard, redis_client: redis.Redis) -> None:
+    first = board.create({})
+    board.finish(first, "failed")
+    second = board.create({})
+    redis_client.delete(job_key(first.id))
+    assert board.recent(10) == [second]
+    assert board.recent(10) == [second]
+
+
+def test_the_public_view_calls_the_id_job(board: JobBoard) -> None:
+    job = board.create({"seed": 1})
+    view = public_view(job)
+    assert view["job"] == job.id
+    assert "id" not in view
+    assert view["options"] == {"seed": 1}
+
+
+def test_jobs_outlive_the_server(redis_process: RedisProcess) -> None:
+    with redis_process.client() as client:
+        job = JobBoard(client).create({"steps": 2})
+    redis_process.kill(signal.SIGKILL)
+    redis_process.wait()
+    redis_process.start()
+    with redis_process.client() as client:
+        assert JobBoard(client).active() == job
+
+
+def test_the_trainers_place_has_one_holder(board: JobBoard) -> None:
+    assert board.trainer() is None
+    assert board.hold_trainer("a", {"preferences": 5}, 10_000)
+    assert not board.hold_trainer("b", {}, 10_000)
+    assert board.trainer() == {"holder": "a", "preferences": 5}
+    assert board.hold_trainer("a", {"preferences": 6}, 10_000)
+    assert board.trainer() == {"holder": "a", "preferences": 6}
+
+
+def test_the_trainers_place_expires_unless_it_is_renewed(board: JobBoard) -> None:
+    assert board.hold_trainer("a", {}, 30_000)
+    assert board.hold_trainer("a", {}, 50)
+    time.sleep(0.1)
+    assert board.trainer() is None
+    assert board.hold_trainer("b", {}, 10_000)
+    assert not board.hold_trainer("a", {}, 10_000)
+
+
+def test_the_trainers_place_is_given_up_by_its_holder_alone(board: JobBoard) -> None:
+    board.hold_trainer("a", {}, 10_000)
+    board.release_trainer("b")
+    assert board.trainer() == {"holder": "a"}
+    board.release_trainer("a")
+    assert board.trainer() is None
+    board.release_trainer("a")
+    assert board.hold_trainer("b", {}, 10_000)
+
+
+def test_every_method_raises_a_redis_error_when_the_server_is_down(redis_process: RedisProcess) -> None:
+    with connect(redis_process.url, timeout_s=1.0) as client:
+        board = JobBoard(client)
+        job = board.create({})
+        redis_process.kill(signal.SIGKILL)
+        redis_process.wait()
+        with pytest.raises(redis.RedisError):
+            board.create({})
+        with pytest.raises(redis.RedisError):
+            board.get(job.id)
+        with pytest.raises(redis.RedisError):
+            board.recent(1)
+        with pytest.raises(redis.RedisError):
+            board.finish(job, "failed")
+        with pytest.raises(redis.RedisError):
+            board.hold_trainer("a", {}, 10)

@@ -1,0 +1,106 @@
+"""Commands about the store: asked by one process, done by another, through a real Redis."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+import redis
+
+from metarm.errors import CutOverAbortedError, MetaRMError, TrainerUnavailableError, UnknownVersionError
+from metarm.shared.jobs import JobBoard
+from metarm.shared.store_commands import Kind, StoreCommands
+from tests.processes import BUSY_S
+
+Do = Callable[[Kind, Mapping[str, Any]], Any]
+
+
+@pytest.fixture
+def commands(redis_client: redis.Redis) -> StoreCommands:
+    JobBoard(redis_client).hold_trainer("test:1", {"state": "ready"}, 60_000)
+    return StoreCommands(redis_client)
+
+
+@pytest.fixture
+def serve(commands: StoreCommands) -> Iterator[Callable[[Do], None]]:
+    """Starts a thread that carries commands out."""
+    stop = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def start(do: Do) -> None:
+        def run() -> None:
+            while not stop.is_set():
+                commands.serve_one(do)
+
+        threads.append(threading.Thread(target=run))
+        threads[-1].start()
+
+    yield start
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_command_is_done_elsewhere_and_its_answer_comes_back(
+    commands: StoreCommands, serve: Callable[[Do], None]
+) -> None:
+    serve(lambda kind, arguments: [kind, arguments])
+    assert commands.ask("activate", {"version": "v000002"}, 10) == ["activate", {"version": "v000002"}]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnknownVersionError("there is no version 'v000009'", known=["v000001"]),
+        CutOverAbortedError("b was too slow", 5, servers={"b": "slow"}),
+        CutOverAbortedError("b refused it", servers={"b": "NaN"}),
+    ],
+)
+def test_the_error_of_whoever_does_it_is_raised_where_it_was_asked_for(
+    commands: StoreCommands, serve: Callable[[Do], None], error: MetaRMError
+) -> None:
+    def fail(_kind: Kind, _arguments: Mapping[str, Any]) -> None:
+        raise error
+
+    serve(fail)
+    with pytest.raises(type(error)) as raised:
+        commands.ask("activate", {}, 10)
+    assert (raised.value.message, raised.value.details) == (error.message, error.details)
+    assert raised.value.retry_after_s == error.retry_after_s
+
+
+def test_a_bug_of_whoever_does_it_does_not_leave_the_other_waiting(
+    commands: StoreCommands, serve: Callable[[Do], None]
+) -> None:
+    def fail(_kind: Kind, _arguments: Mapping[str, Any]) -> None:
+        raise ZeroDivisionError("oh")
+
+    serve(fail)
+    with pytest.raises(MetaRMError, match="ZeroDivisionError: oh"):
+        commands.ask("activate", {}, 10)
+
+
+def test_without_a_trainer_nothing_is_sent(redis_client: redis.Redis) -> None:
+    with pytest.raises(TrainerUnavailableError, match="none is running"):
+        StoreCommands(redis_client).ask("activate", {}, 10)
+    assert redis_client.llen("metarm:commands") == 0
+
+
+def test_a_command_that_nobody_took_in_time_is_never_done(
+    commands: StoreCommands, serve: Callable[[Do], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "metarm.shared.store_commands.WAIT_S", 10.0
+        )  # how much longer than asked a command lives
+        began = time.monotonic()
+        with pytest.raises(TrainerUnavailableError, match="did not take"):
+            commands.ask("activate", {}, 0.1)
+        assert time.monotonic() - began < 0.1 + BUSY_S  # as long as asked, not as one blocking command may take
+    serve(lambda kind, _arguments: done.append(kind))
+    time.sleep(0.2)
+    assert done == []

@@ -1,0 +1,88 @@
+"""GET /versions: what every version was made from and what became of it, through a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from metarm.model.reward_model import load_model
+from metarm.store.versions import VersionStore
+from tests.processes import HttpProcess, RedisProcess, service
+from tests.tiny import Kind
+
+MADE_FROM = {
+    "job": "job-1",
+    "method": "metarm",
+    "source": "a checkpoint",
+    "samples": {"first_entry": "1-0", "last_entry": "9-0", "counts": {"used": 8}, "policy_steps": [3, 12]},
+    "preferences": {"source": "pairs.jsonl", "sha256": "ab" * 32, "pairs": 100},
+    "settings": {"ascent": "conservative", "steps": 40, "seed": 7},
+    "code_version": "0.1.0+g0123456789ab",
+    "calibration": {"scale": 1.25, "shift": -0.5},
+}
+ACCEPTED = {"accepted": True, "forced": False, "reasons": [], "figures": {"agreement": 0.9}, "thresholds": {}}
+REFUSED = {"accepted": False, "forced": False, "reasons": ["worse"], "figures": {}, "thresholds": {}}
+
+
+@pytest.fixture
+def store(tmp_path: Path, checkpoint: Callable[[Kind], Path]) -> VersionStore:
+    """v1 pruned, v2 and v3 published (v3 forced and current), v4 rejected."""
+    store = VersionStore(tmp_path / "data" / "versions")
+    store.prepare()
+    verdicts = [None, ACCEPTED, {**REFUSED, "forced": True}]
+    for verdict in verdicts:
+        name, folder = store.stage()
+        load_model(checkpoint("bert"), 128).save(folder)
+        store.publish(name, {**MADE_FROM, "parent": store.current(), "verdict": verdict})
+    rejected, _ = store.stage()
+    store.reject(rejected, {**MADE_FROM, "parent": "v000003", "verdict": REFUSED})
+    assert store.prune("v000001")
+    return store
+
+
+@pytest.fixture
+def server(store: VersionStore, redis_process: RedisProcess) -> HttpProcess:
+    return service(store.root.parent, redis_process.url)
+
+
+def test_every_version_tells_what_it_was_made_from_and_what_became_of_it(
+    store: VersionStore, server: HttpProcess
+) -> None:
+    with server:
+        server.wait_ready()
+        listed = server.http.get("/versions").json()
+        assert listed["current"] == "v000003"
+        entries = {entry["name"]: entry for entry in listed["versions"]}
+        assert list(entries) == ["v000001", "v000002", "v000003", "v000004"]
+        assert [e["status"] for e in entries.values()] == ["pruned", "published", "published", "rejected"]
+        assert [e["parent"] for e in entries.values()] == [None, "v000001", "v000002", "v000003"]
+        for entry in entries.values():
+            assert {field: entry[field] for field in MADE_FROM} == MADE_FROM
+        assert [e["verdict"] for e in entries.values()] == [
+            None,
+            ACCEPTED,
+            {**REFUSED, "forced": True},
+            REFUSED,
+        ]
+        assert [e["reasons"] for e in entries.values()] == [[], [], ["worse"], ["worse"]]
+        pruned = server.http.get("/versions/v000001")
+        assert pruned.json()["digests"]
+        score = {"groups": [{"prompt": "x", "responses": ["y"]}], "version": "v000001"}
+        assert server.http.post("/score", json=score).status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [(b"{", "manifest.json"), (b'{"calibration": "x", "parent": 5}', "parent, calibration")],
+)
+def test_a_version_whose_manifest_is_broken_is_listed_as_unreadable(
+    store: VersionStore, server: HttpProcess, broken: bytes, named: str
+) -> None:
+    (store.path("v000002") / "manifest.json").write_bytes(broken)
+    with server:
+        server.wait_ready()
+        entry = server.http.get("/versions").json()["versions"][1]
+    assert (entry["name"], entry["status"]) == ("v000002", "unreadable")
+    assert named in entry["reasons"][0]

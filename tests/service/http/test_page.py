@@ -1,0 +1,88 @@
+"""The page's files: served by the service, from itself alone, kept by browsers until they change."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from service.http.page_files import CHARTS, FOLDER, charts_library
+from tests.processes import HttpProcess, RedisProcess, service
+from tests.store import publish
+from tests.tiny import Kind
+
+PAGE = (FOLDER / "index.html").read_text()
+FILES = sorted(path.name for path in FOLDER.iterdir())
+
+
+@pytest.fixture
+def process(
+    tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
+) -> Iterator[HttpProcess]:
+    publish(tmp_path, checkpoint("bert"))
+    with service(tmp_path, redis_process.url, METARM_SCORE_KEYS='["worker-key"]') as running:
+        running.wait_ready()
+        yield running
+
+
+def test_the_page_and_its_files_need_no_key_and_allow_nothing_from_elsewhere(process: HttpProcess) -> None:
+    for path in ["/", *(f"/page/{name}" for name in FILES)]:
+        answer = process.http.get(path)
+        assert answer.status_code == 200, path
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert "http" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    kinds = {name: process.http.get(f"/page/{name}").headers["content-type"] for name in FILES}
+    assert {kinds[name] for name in FILES if name.endswith(".js")} == {"text/javascript; charset=utf-8"}
+    assert {kinds[name] for name in FILES if name.endswith(".css")} == {"text/css; charset=utf-8"}
+
+
+def test_a_file_that_did_not_change_is_not_sent_again(process: HttpProcess) -> None:
+    first = process.http.get("/page/main.js")
+    assert (first.headers["content-encoding"], first.headers["cache-control"]) == ("gzip", "no-cache")
+    assert first.content == (FOLDER / "main.js").read_bytes()
+    again = process.http.get("/page/main.js", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    other = process.http.get("/page/main.js", headers={"If-None-Match": 'W/"other"'})
+    assert other.status_code == 200
+    plain = process.http.get("/page/main.js", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert (plain.content, plain.headers["etag"]) == (first.content, first.headers["etag"])
+
+
+def test_the_charts_come_from_the_installed_package_and_from_nowhere_else(process: HttpProcess) -> None:
+    answer = process.http.get(f"/page/{CHARTS}")
+    assert answer.content == charts_library().read_bytes()
+    assert len(gzip.compress(answer.content, 1)) < 2.5 * 2**20
+
+
+@pytest.mark.parametrize("name", ["nothing.js", "..%2fsettings.py", "%2e%2e/settings.py"])
+def test_there_is_no_other_file_to_be_had(process: HttpProcess, name: str) -> None:
+    answer = process.http.get(f"/page/{name}")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "not_found"
+
+
+def test_the_page_asks_for_files_that_exist_and_has_nothing_inline() -> None:
+    named = re.findall(r'(?:href|src)="page/([^"]+)"', PAGE)
+    imported = [
+        name for file in FOLDER.glob("*.js") for name in re.findall(r'from "\./([^"]+)"', file.read_text())
+    ]
+    assert {*named, *imported} - set(FILES) == set()
+    assert set(FILES) - {*named, *imported, "index.html"} == set()
+    assert "style=" not in PAGE
+    assert not re.search(r"<script(?![^>]*src)", PAGE)
+    assert not re.search(r"\son\w+=", PAGE)
+
+
+def test_every_element_that_the_scripts_name_is_on_the_page() -> None:
+    scripts = "\n".join(file.read_text() for file in FOLDER.glob("*.js"))
+    named = re.findall(r'(?:byId|say|notice|state|options|new Chart)\(\s*"([a-z0-9-]+)"', scripts)
+    ids = re.findall(r'\bid="([^"]+)"', PAGE)
+    assert len(ids) == len(set(ids))
+    assert [name for name in named if name not in ids] == []

@@ -1,0 +1,70 @@
+"""The writer on its own, with a real Redis: what it cannot log does not hold up what it can."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+import redis
+
+from metarm.records import PolicyStamp, SampleGroup
+from metarm.shared.sample_log import LoggedRequest, SampleLog
+from service.samples.writer import SampleWriter
+from service.telemetry.metrics import Metrics
+
+
+def request(name: str, step: int = 0) -> LoggedRequest:
+    group = SampleGroup(
+        name, name, "prompt", ("a", "b"), (0.0, 1.0), "v000001", time.time(), PolicyStamp("p", step)
+    )
+    return LoggedRequest(name, (group, replace(group, id=f"{name}-2")), 60)
+
+
+def dropped(metrics: Metrics, reason: str) -> float:
+    return float(metrics.samples_dropped.labels(reason)._value.get())
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def writer(redis_client: redis.Redis, metrics: Metrics) -> SampleWriter:
+    return SampleWriter(SampleLog(redis_client), metrics, buffer_groups=1000, max_groups=50, max_age_s=1e6)
+
+
+def test_a_request_that_cannot_be_encoded_is_dropped_alone_and_counted(
+    writer: SampleWriter, metrics: Metrics, redis_client: redis.Redis
+) -> None:
+    for place in range(10):
+        writer.offer(request(str(place), step=2**70 if place == 4 else place))
+    writer.start()
+    assert writer.flush(10)
+    writer.close()
+    assert dropped(metrics, "unencodable") == 2
+    assert SampleLog(redis_client).length() == 18
+
+
+def test_closing_writes_out_everything_that_was_offered(
+    writer: SampleWriter, redis_client: redis.Redis
+) -> None:
+    writer.start()
+    for place in range(20):
+        writer.offer(request(str(place)))
+    writer.close()
+    assert SampleLog(redis_client).length() == 40
+
+
+def test_the_log_is_kept_within_its_bound_and_what_falls_out_is_counted(
+    writer: SampleWriter, metrics: Metrics, redis_client: redis.Redis
+) -> None:
+    for place in range(60):
+        writer.offer(request(str(place)))
+    writer.start()
+    assert writer.flush(10)
+    writer.close()
+    assert SampleLog(redis_client).length() == 50
+    assert dropped(metrics, "trimmed_count") == 70
+    assert SampleLog(redis_client).trimmed_total() == {"count": 70}

@@ -1,0 +1,102 @@
+"""Rates and quantiles against brute force; a clock that the tests move."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from service.telemetry import pulse
+from service.telemetry.pulse import KEEP_LATENCIES, KEEP_POINTS, Pulse, Quantiles
+
+
+@dataclass
+class Work:
+    """A batcher's counts."""
+
+    queued_tokens: int = 0
+    sliced_tokens: int = 0
+    slice_room: int = 0
+
+
+class Clock:
+    """Stands in for `time` in the module under test."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return 1_700_000_000.0 + self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(pulse, "time", made)
+    return made
+
+
+def test_the_quantiles_are_latencies_that_their_share_of_the_requests_does_not_exceed() -> None:
+    rng = random.Random(0)
+    for size in (1, 2, 10, 99, 100, 1001):
+        seconds = [rng.expovariate(10) for _ in range(size)]
+        found = Quantiles.of(seconds)
+        inverted = np.quantile(np.array(seconds) * 1000, [0.5, 0.95, 0.99], method="inverted_cdf")
+        assert found.requests == size
+        assert found[1:] == pytest.approx(tuple(inverted))
+    assert Quantiles.of([]) == (0, None, None, None)
+
+
+def test_rates_are_over_the_last_minute_and_older_traffic_does_not_count(clock: Clock) -> None:
+    seen, work = Pulse(), Work()
+    assert seen.now()["responses_per_s"] is None
+    seen.look(work, "v000001")
+    for second in range(200):
+        clock.now += pulse.EVERY_S
+        if second < 100:  # a burst that is long over
+            seen.answered("/score", 503, 9.0)
+            seen.scored(50, 5000)
+        else:
+            seen.answered("/score", 200, 0.25)
+            seen.scored(4, 100)
+            work.sliced_tokens, work.slice_room = work.sliced_tokens + 300, work.slice_room + 400
+        seen.look(work, "v000001")
+    now = seen.now()
+    assert now["over_s"] == pytest.approx(60)
+    assert now["requests_per_s"] == pytest.approx(1 / pulse.EVERY_S)
+    assert now["responses_per_s"] == pytest.approx(4 / pulse.EVERY_S)
+    assert now["tokens_per_s"] == pytest.approx(100 / pulse.EVERY_S)
+    assert now["failed_per_s"] == 0
+    assert now["batch_fill"] == pytest.approx(0.75)
+    assert (now["latency"]["requests"], now["latency"]["p99_ms"]) == (31, 250.0)
+
+
+def test_the_history_is_bounded_and_can_be_asked_for_from_a_time_on(clock: Clock) -> None:
+    seen, work = Pulse(), Work(queued_tokens=7)
+    for number in range(KEEP_POINTS + 50):
+        clock.now += pulse.EVERY_S
+        seen.scored(number, 1)
+        seen.look(work, "v000002" if number > 300 else "v000001")
+    whole = seen.history(0.0)
+    assert {len(column) for column in whole.values()} == {KEEP_POINTS}
+    assert (whole["serving"][0], whole["serving"][-1], whole["queue_tokens"][-1]) == ("v000001", "v000002", 7)
+    assert whole["responses_per_s"][-1] == pytest.approx((KEEP_POINTS + 47) / pulse.EVERY_S)
+    assert whole["p50_ms"] == [None] * KEEP_POINTS
+    later = seen.history(whole["at"][-3])
+    assert later == {name: column[-2:] for name, column in whole.items()}
+
+
+def test_only_scored_requests_count_as_latencies_and_few_of_them_are_kept(clock: Clock) -> None:
+    seen = Pulse()
+    seen.answered("/versions", 200, 3.0)
+    seen.answered("/score", 422, 3.0)
+    for _ in range(KEEP_LATENCIES + 500):
+        seen.answered("/score", 200, 0.001)
+    clock.now += 1.0
+    seen.look(Work(), None)
+    assert seen.now()["latency"] == {"requests": KEEP_LATENCIES, "p50_ms": 1.0, "p95_ms": 1.0, "p99_ms": 1.0}

@@ -1,0 +1,383 @@
+"""Which version answers a request, and which stay in memory; with loads that end when they are told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metarm.errors import InvalidVersionError, NotReadyError, UnknownVersionError, VersionUnavailableError
+from metarm.model.reward_model import RewardModel, load_model
+from metarm.store.versions import Label, VersionStore
+from service.versions.holding import Holding
+from service.versions.live_model import LiveModel, LoadedVersion
+from tests.store import weightless_store
+from tests.tiny import Kind
+
+FIRST, SECOND, THIRD, FOURTH, FIFTH = (f"v00000{number}" for number in range(1, 6))
+
+
+class Slow:
+    """Loads from a store; a name in `shut` waits until it is let go, one in `broken` is refused."""
+
+    def __init__(self, store: VersionStore, model: RewardModel) -> None:
+        self._store = store
+        self._model = model
+        self.loads: Counter[str] = Counter()
+        self.shut: dict[str, asyncio.Event] = {}
+        self.broken: set[str] = set()
+        self.counts: list[int] = []
+
+    async def load(self, name: str) -> LoadedVersion:
+        self.loads[name] += 1
+        if name in self.shut:
+            await self.shut[name].wait()
+        if name in self.broken:
+            raise InvalidVersionError(f"{name} is broken")
+        self._store.path(name)
+        return LoadedVersion(name, self._model)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> VersionStore:
+    """Five versions without weights; the second is current."""
+    return weightless_store(tmp_path, 5, current=2)
+
+
+@pytest.fixture
+def slow(store: VersionStore, checkpoint: Callable[[Kind], Path]) -> Slow:
+    return Slow(store, load_model(checkpoint("bert"), 128))
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(main)
+
+
+async def live_model(slow: Slow, store: VersionStore, keep: int = 2) -> LiveModel:
+    live = LiveModel(slow.load, keep, store, slow.counts.append)
+    await live.make_current(SECOND)
+    return live
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_before_a_first_version_nothing_answers(slow: Slow, store: VersionStore) -> None:
+    live = LiveModel(slow.load, 2, store)
+    with pytest.raises(NotReadyError):
+        asyncio.run(live.get(None, None))
+
+
+def test_a_pin_names_a_version_or_a_label_and_the_current_one_answers_the_rest(
+    slow: Slow, store: VersionStore
+) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        live.labels = {"stable": Label(FIRST)}
+        assert (await live.get(None, None)).name == SECOND
+        assert (await live.get(FOURTH, None)).name == FOURTH
+        assert (await live.get("stable", None)).name == FIRST
+
+    run(main())
+
+
+def test_what_cannot_be_met_names_all_that_is_here(slow: Slow, store: VersionStore) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        live.labels = {"stable": Label(FIRST)}
+        for pin, least in (("v000009", None), ("canary", None), (None, "v000009"), ("stable", SECOND)):
+            with pytest.raises(VersionUnavailableError) as refused:
+                await live.get(pin, least)
+            assert refused.value.details == {
+                "current": SECOND,
+                "loaded": [SECOND],
+                "on_disk": [FIRST, SECOND, THIRD, FOURTH, FIFTH],
+                "withdrawn": [],
+                "labels": {"stable": FIRST},
+            }
+
+    run(main())
+
+
+def test_the_current_version_answers_whatever_it_is_new_enough_for(slow: Slow, store: VersionStore) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        assert (await live.get(None, FIRST)).name == SECOND
+        assert (await live.get(None, SECOND)).name == SECOND
+
+    run(main())
+
+
+def test_a_newer_one_than_the_current_is_the_one_pointed_to_else_the_oldest_that_will_do(
+    slow: Slow, store: VersionStore
+) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        assert (await live.get(None, THIRD)).name == THIRD
+        store.activate(FOURTH)  # a swap that this server has not made yet
+        assert (await live.get(None, THIRD)).name == FOURTH
+        assert (await live.get(None, FIFTH)).name == FIFTH
+
+    run(main())
+
+
+def test_a_version_that_was_rolled_back_from_answers_no_min_version(slow: Slow, store: VersionStore) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        store.activate(FIFTH)
+        store.activate(SECOND)
+        with pytest.raises(VersionUnavailableError) as refused:
+            await live.get(None, FIFTH)
+        assert refused.value.details["withdrawn"] == [FIFTH]
+        assert (await live.get(FIFTH, None)).name == FIFTH  # who names it gets it
+        with pytest.raises(VersionUnavailableError):
+            await live.get(None, FIFTH)
+
+    run(main())
+
+
+def test_versions_beyond_the_bound_go_by_last_use_and_never_the_current(
+    slow: Slow, store: VersionStore
+) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store, keep=3)
+        for name in (FIRST, THIRD):
+            await live.load(name)
+        await live.load(FIRST)
+        await live.load(FOURTH)
+        await settle()
+        assert live.loaded_names == [FIRST, SECOND, FOURTH]
+        assert slow.counts[-1] == 3
+
+    run(main())
+
+
+def test_a_version_in_use_stays_beyond_the_bound_and_goes_when_the_last_request_ends(
+    slow: Slow, store: VersionStore
+) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        first = await live.get(FIRST, None)
+        with live.using(first):
+            with live.using(first):
+                for name in (THIRD, FOURTH):
+                    await live.load(name)
+                    await settle()
+            await settle()
+            assert live.loaded_names == [FIRST, SECOND]
+            with live.using(await live.get(FIFTH, None)):
+                await settle()
+                assert live.loaded_names == [FIRST, SECOND, FIFTH]
+                assert slow.counts[-1] == 3
+        await settle()
+        assert live.loaded_names == [SECOND, FIFTH]
+        assert live.loaded(FIRST) is None
+
+    run(main())
+
+
+def test_a_version_is_not_dropped_between_the_load_and_the_request_that_waited_for_it(
+    slow: Slow, store: VersionStore
+) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        await live.hold("labels", [FIRST])
+
+        async def request() -> LoadedVersion:
+            version = await live.get(THIRD, None)
+            with live.using(version):
+                await settle()
+                assert live.loaded(THIRD) is version
+            return version
+
+        slow.shut[THIRD] = asyncio.Event()
+        requests = [asyncio.create_task(request()) for _ in range(3)]
+        await settle()
+        slow.shut[THIRD].set()
+        versions = await asyncio.gather(*requests)
+        assert slow.loads[THIRD] == 1
+        assert len(set(versions)) == 1
+        await settle()
+        assert live.loaded_names == [FIRST, SECOND]  # both needed: the third had to go
+
+    run(main())
+
+
+def test_a_held_version_stays_until_every_source_lets_it_go(slow: Slow, store: VersionStore) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        await live.hold("leases", [FIRST, THIRD])
+        await live.hold("labels", [FIRST])
+        await live.load(FOURTH)
+        await settle()
+        assert live.loaded_names == [FIRST, SECOND, THIRD]
+        await live.hold("leases", [])
+        await settle()
+        assert live.loaded_names == [FIRST, SECOND]
+        await live.hold("labels", [])
+        await live.load(FOURTH)
+        await settle()
+        assert live.loaded_names == [SECOND, FOURTH]
+
+    run(main())
+
+
+def test_a_hold_that_cannot_be_had_leaves_the_one_before(slow: Slow, store: VersionStore) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        await live.hold("cutover", [FIRST])
+        slow.broken.add(THIRD)
+        with pytest.raises(InvalidVersionError):
+            await live.hold("cutover", [THIRD])
+        for name in (FOURTH, FIFTH):
+            await live.load(name)
+            await settle()
+        assert live.loaded_names == [FIRST, SECOND]
+
+    run(main())
+
+
+def test_a_load_that_fails_leaves_everything_as_it_was_and_is_tried_again(
+    slow: Slow, store: VersionStore
+) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        await live.load(FIRST)
+        slow.broken.add(THIRD)
+        failures = await asyncio.gather(*(live.get(THIRD, None) for _ in range(3)), return_exceptions=True)
+        assert [type(failure) for failure in failures] == [InvalidVersionError] * 3
+        with pytest.raises(InvalidVersionError):
+            await live.make_current(THIRD)
+        assert (live.current_name, live.loaded_names) == (SECOND, [FIRST, SECOND])
+        assert slow.loads[THIRD] == 2
+        slow.broken.clear()
+        await live.make_current(THIRD)
+        assert live.current_name == THIRD
+
+    run(main())
+
+
+def test_a_version_that_the_store_lost_is_409_and_not_404(slow: Slow, store: VersionStore) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        with pytest.raises(VersionUnavailableError) as refused:
+            await live.load("v000009")
+        assert isinstance(refused.value.__cause__, UnknownVersionError)
+
+    run(main())
+
+
+def test_a_slow_load_keeps_nobody_waiting_who_does_not_want_it(slow: Slow, store: VersionStore) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store, keep=3)
+        slow.shut[THIRD] = asyncio.Event()
+        waiting = asyncio.create_task(live.get(THIRD, None))
+        await settle()
+        assert (await live.get(None, None)).name == SECOND
+        assert (await live.get(FIRST, None)).name == FIRST
+        assert not waiting.done()
+        slow.shut[THIRD].set()
+        assert (await waiting).name == THIRD
+
+    run(main())
+
+
+def test_who_goes_away_while_a_version_loads_does_not_end_the_load_of_the_others(
+    slow: Slow, store: VersionStore
+) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        slow.shut[THIRD] = asyncio.Event()
+        gone, staying = (asyncio.create_task(live.get(THIRD, None)) for _ in range(2))
+        await settle()
+        gone.cancel()
+        await settle()
+        slow.shut[THIRD].set()
+        assert (await staying).name == THIRD
+        assert slow.loads[THIRD] == 1
+
+    run(main())
+
+
+def test_a_version_that_nobody_waits_for_any_more_goes_when_it_comes(slow: Slow, store: VersionStore) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        await live.hold("leases", [FIRST])
+        slow.shut[THIRD] = asyncio.Event()
+        gone = asyncio.create_task(live.get(THIRD, None))
+        await settle()
+        gone.cancel()
+        slow.shut[THIRD].set()
+        await settle()
+        assert slow.loads[THIRD] == 1
+        assert live.loaded_names == [FIRST, SECOND]
+
+    run(main())
+
+
+def test_an_old_request_keeps_its_version_while_the_current_one_moves_on(
+    slow: Slow, store: VersionStore
+) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        old = await live.get(None, None)
+        with live.using(old):
+            for name in (THIRD, FOURTH, FIFTH):
+                await live.make_current(name)
+                await settle()
+            assert old.name == SECOND
+            assert live.loaded(SECOND) is old
+            assert live.current_name == FIFTH
+        await settle()
+        await live.load(FIRST)
+        await settle()
+        assert live.loaded_names == [FIRST, FIFTH]
+
+    run(main())
+
+
+def test_what_a_source_wants_is_loaded_behind_it_and_what_will_not_load_is_tried_again_later(
+    slow: Slow, store: VersionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        holding = Holding(live, "leases")
+        slow.shut[THIRD], slow.broken = asyncio.Event(), {FOURTH}
+        for _ in range(3):
+            holding.want({FIRST, THIRD, FOURTH})
+            await settle()
+        assert live.loaded_names == [FIRST, SECOND]
+        slow.shut[THIRD].set()
+        await settle()
+        assert live.loaded_names == [FIRST, SECOND, THIRD]
+        assert slow.loads == {FIRST: 1, SECOND: 1, THIRD: 1, FOURTH: 1}
+        monkeypatch.setattr("service.versions.holding.RETRY_AFTER_S", 0.0)
+        slow.broken = set()
+        holding.want({FIRST, FOURTH})
+        await settle()
+        assert live.loaded_names == [FIRST, SECOND, FOURTH]
+        holding.want(set())
+        await settle()
+        assert live.loaded_names == [SECOND, FOURTH]
+        await holding.close()
+
+    run(main())
+
+
+def test_a_source_that_closes_leaves_no_load_behind(slow: Slow, store: VersionStore) -> None:
+    async def main() -> None:
+        live = await live_model(slow, store)
+        holding = Holding(live, "labels")
+        slow.shut[THIRD] = asyncio.Event()
+        holding.want({THIRD})
+        await settle()
+        await holding.close()
+        assert {task.get_name() for task in asyncio.all_tasks()} & {f"labels-{THIRD}"} == set()
+
+    run(main())

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metarm.errors import InvalidVersionError, UnknownVersionError
+from metarm.store.versions import VersionStore
+from service.versions.refusals import MOST, RefusalMemory, Refusals
+from tests.store import weightless_store
+
+
+def test_a_version_refused_again_is_one_entry_with_its_last_reason_and_is_logged_when_that_changes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    counted: list[int] = []
+    refused = Refusals(lambda: counted.append(1))
+    with caplog.at_level(logging.ERROR):
+        refused("v000001", "no manifest")
+        refused("v000002", "NaN")
+        refused("v000001", "no manifest")
+        refused("v000001", "a flipped bit")
+    second, first = refused.all()
+    assert (second.name, second.reason, second.times) == ("v000002", "NaN", 1)
+    assert (first.name, first.reason, first.times) == ("v000001", "a flipped bit", 3)
+    assert first.first <= second.first <= first.last
+    assert len(counted) == 4
+    assert [record.getMessage() for record in caplog.records] == [
+        "refused v000001: no manifest",
+        "refused v000002: NaN",
+        "refused v000001: a flipped bit",
+    ]
+
+
+def test_only_the_last_ones_are_kept() -> None:
+    refused = Refusals(lambda: None)
+    for number in range(MOST + 5):
+        refused(f"v{number:06d}", "no manifest")
+    assert [refusal.name for refusal in refused.all()] == [f"v{number:06d}" for number in range(5, MOST + 5)]
+
+
+class Reader:
+    """Verifies what it is asked to load, and counts."""
+
+    def __init__(self, store: VersionStore) -> None:
+        self.store = store
+        self.reads = 0
+        self.memory = RefusalMemory(self._load, store)
+
+    async def _load(self, name: str) -> dict[str, Any]:
+        self.reads += 1
+        return self.store.verify(name)
+
+    def refuses(self, name: str) -> bool:
+        try:
+            asyncio.run(self.memory.load(name))
+        except InvalidVersionError:
+            return True
+        return False
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Reader:
+    return Reader(weightless_store(tmp_path, 2))
+
+
+def test_a_corrupt_version_is_read_once_however_often_it_is_asked_for_and_loads_once_repaired(
+    reader: Reader,
+) -> None:
+    weights = reader.store.path("v000002") / "model.safetensors"
+    sound, times = weights.read_bytes(), weights.stat()
+    weights.write_bytes(b"wEights")
+    assert all(reader.refuses("v000002") for _ in range(20))
+    assert reader.reads == 1
+    assert not reader.refuses("v000001")  # others are none of its business
+    weights.write_bytes(sound)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a restored backup has it
+    assert not any(reader.refuses("v000002") for _ in range(3))
+    assert reader.reads == 5
+
+
+@pytest.mark.parametrize("spoil", ["a file too many", "a file too few", "no manifest"])
+def test_whatever_changes_in_its_folder_has_it_read_again(reader: Reader, spoil: str) -> None:
+    folder = reader.store.path("v000002")
+    extra, weights, manifest = folder / "extra", folder / "model.safetensors", folder / "manifest.json"
+    if spoil == "a file too many":
+        extra.mkdir()
+        (extra / "deep").write_text("x")
+    else:
+        (weights if spoil == "a file too few" else manifest).rename(folder.parent / "kept")
+    assert [reader.refuses("v000002") for _ in range(3)] == [True] * 3
+    assert reader.reads == 1
+    if spoil == "a file too many":
+        (extra / "deep").unlink()
+        extra.rmdir()
+    else:
+        (folder.parent / "kept").rename(weights if spoil == "a file too few" else manifest)
+    assert not reader.refuses("v000002")
+    assert reader.reads == 2
+
+
+def test_a_refusal_is_not_remembered_for_ever(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    (reader.store.path("v000002") / "model.safetensors").write_bytes(b"wEights")
+    monkeypatch.setattr("service.versions.refusals.RETRY_AFTER_S", 0.0)
+    assert reader.refuses("v000002")
+    assert reader.refuses("v000002")
+    assert reader.reads == 2
+
+
+def test_a_version_that_is_not_there_is_looked_for_each_time(reader: Reader) -> None:
+    for _ in range(2):
+        with pytest.raises(UnknownVersionError):
+            asyncio.run(reader.memory.load("v000009"))
+    assert reader.reads == 2
