@@ -1,26 +1,103 @@
-"""Work beside the requests: looks that are taken again and again."""
+"""Periodic work that survives every error, as tasks of the event loop or in threads. No torch.
+
+A loop reports each turn to its `LoopHealth`. An error is logged once while it stays the same, counted, and
+reported by `Loops.failing` after FAILING_TURNS failed turns in a row.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import redis
+
+from metarm.errors import MetaRMError
 
 log = logging.getLogger(__name__)
-PAUSE_S = 1.0  # after a failure
+
+FAILING_TURNS = 3
+PAUSE_S = 1.0  # after a failed turn
+EXPLAINED = (MetaRMError, redis.RedisError)  # the message says enough: no traceback
 
 
-async def again_and_again(look: Callable[[], Awaitable[None]], every_s: float) -> None:
-    """Until cancelled. What a look raises is logged, once while it stays the same, and ends nothing."""
-    said = ""
-    while True:
+class LoopHealth:
+    """The outcome of one loop's turns. Used by one thread or task; read by any."""
+
+    def __init__(self, name: str, count_failure: Callable[[str], None]) -> None:
+        self.name = name
+        self.error: Exception | None = None  # of the last turn
+        self.failed_turns = 0  # in a row
+        self._count_failure = count_failure
+        self._logged: set[str] = set()  # messages of these turns
+
+    @property
+    def failing(self) -> bool:
+        return self.failed_turns >= FAILING_TURNS
+
+    def succeeded(self) -> None:
+        if self.error is not None:
+            log.info("%s works again", self.name)
+        self.error, self.failed_turns = None, 0
+        self._logged.clear()
+
+    def failed(self, error: Exception) -> None:
+        self.error, self.failed_turns = error, self.failed_turns + 1
+        self._count_failure(self.name)
+        message = f"{type(error).__name__}: {error}"
+        if message not in self._logged:
+            self._logged.add(message)
+            unexplained = None if isinstance(error, EXPLAINED) else error
+            log.warning("%s failed, and is tried again: %s", self.name, message, exc_info=unexplained)
+
+
+class Loops:
+    """All loops of a process."""
+
+    def __init__(self, count_failure: Callable[[str], None] = lambda _name: None) -> None:
+        """`count_failure` receives the loop's name for every failed turn, in the loop's thread."""
+        self._count_failure = count_failure
+        self._loops: list[LoopHealth] = []
+
+    def add(self, name: str) -> LoopHealth:
+        """Register a loop that reports its own turns, such as one in a thread."""
+        self._loops.append(LoopHealth(name, self._count_failure))
+        return self._loops[-1]
+
+    def failing(self) -> list[LoopHealth]:
+        return [loop for loop in self._loops if loop.failing]
+
+    @asynccontextmanager
+    async def running(
+        self, name: str, turn: Callable[[], Awaitable[None]], every_s: float, *, first_turn: bool = False
+    ) -> AsyncIterator[None]:
+        """Run `turn` every `every_s` seconds inside the block. `first_turn`: the block begins after it."""
+        loop = self.add(name)
+        if first_turn:
+            await _run_turn(loop, turn)
+        task = asyncio.create_task(_run_periodically(loop, turn, every_s, first_turn), name=name)
         try:
-            await look()
-            said = ""
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            if reason != said:
-                log.exception("a background look failed")
-                said = reason
-            await asyncio.sleep(PAUSE_S)
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _run_periodically(
+    loop: LoopHealth, turn: Callable[[], Awaitable[None]], every_s: float, wait_first: bool
+) -> None:
+    if wait_first:
         await asyncio.sleep(every_s)
+    while True:
+        await _run_turn(loop, turn)
+        await asyncio.sleep(every_s + (PAUSE_S if loop.error is not None else 0.0))
+
+
+async def _run_turn(loop: LoopHealth, turn: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await turn()
+    except Exception as error:  # noqa: BLE001 (reported: a loop survives whatever one turn raises)
+        loop.failed(error)
+    else:
+        loop.succeeded()

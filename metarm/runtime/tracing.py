@@ -1,10 +1,11 @@
 """OpenTelemetry spans, where an endpoint to send them to is set; else the SDK is not imported, and a span costs
 a comparison.
 
-All is set by OpenTelemetry's own variables (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables):
-OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, their …_HEADERS, OTEL_TRACES_SAMPLER,
-OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_SDK_DISABLED. Spans leave by OTLP over HTTP (protobuf), from a
-thread of their own; what does not fit its queue is dropped.
+All is set by OpenTelemetry's own variables
+(https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables): OTEL_EXPORTER_OTLP_ENDPOINT
+or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, their …_HEADERS, OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME,
+OTEL_RESOURCE_ATTRIBUTES, OTEL_SDK_DISABLED. Spans leave by OTLP over HTTP (protobuf), from a thread of their
+own; what does not fit its queue is dropped.
 
 | span           | of                                                                            |
 | -------------- | ----------------------------------------------------------------------------- |

@@ -17,7 +17,7 @@ from service.oversight.drift import Drift
 from service.samples.retraining import Retraining
 from service.settings import ServiceSettings
 from service.telemetry.metrics import Metrics
-from service.versions.live_model import LiveModel
+from service.versions.live import LiveVersions
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class AutoRetrain:
     def __init__(
         self,
         rules: ServiceSettings,
-        live: LiveModel,
+        live: LiveVersions,
         drift: Drift,
         retraining: Retraining,
         cooldown: Cooldown,
@@ -67,8 +67,8 @@ class AutoRetrain:
         self._reason: str | None = None
         self._triggered: list[Job] = []
 
-    async def look(self) -> None:
-        """Start a run if it is time for one. What stands against it is said in `view`, and no failure."""
+    async def decide(self) -> None:
+        """Start a run if it is due. `view` says why none was started."""
         if self._rules.retrain == "manual":
             return
         try:

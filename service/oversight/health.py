@@ -1,68 +1,69 @@
-"""What works and what does not: Redis, the trainer and its job, the version that should serve."""
+"""What works and what does not: Redis, the trainer and its job, the version that should serve, the loops."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
 from metarm.errors import UnknownJobError
+from metarm.runtime.loops import Loops
 from metarm.shared.jobs import Job, JobBoard
-from service.versions.labels import LabelWatch
 from service.versions.swapper import Swapper
 
-EVERY_S = 2.0
+REFRESH_S = 2.0
+Part = tuple[str, str]  # a part of the system that does not work, and why
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
-    """What was found: parts that do not work and why, the live trainer's word, the job that is queued or
-    running. Trainer and job are None as well where Redis does not answer."""
+class HealthReport:
+    """The parts that do not work, the live trainer's status, and the job that is queued or running. Trainer and
+    job are None where Redis does not answer, too."""
 
     redis: bool
     trainer: Mapping[str, Any] | None
     job: Job | None
-    degraded: tuple[tuple[str, str], ...]
+    degraded: tuple[Part, ...]
 
 
-class Condition:
-    """Examines the service, on request or now and then."""
+class HealthMonitor:
+    """Examines the server on request, and every REFRESH_S for `last`."""
 
-    def __init__(self, jobs: JobBoard, swapper: Swapper, labels: LabelWatch) -> None:
+    def __init__(self, jobs: JobBoard, swapper: Swapper, loops: Loops) -> None:
         self._jobs = jobs
         self._swapper = swapper
-        self._labels = labels
-        self.last: Examined | None = None
+        self._loops = loops
+        self.last: HealthReport | None = None
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Renew `last`."""
-        self.last = await asyncio.to_thread(self.examine)
+        self.last = await asyncio.to_thread(self.report)
 
-    def examine(self) -> Examined:
-        """As things are now. Blocking."""
-        found: list[tuple[str, str]] = []
-        trainer, job, answers = None, None, True
+    def report(self) -> HealthReport:
+        """The state now. Blocking."""
         try:
-            trainer = self._jobs.trainer()
-            if trainer is None:
-                found.append(("trainer", "no trainer is running: scoring works, retraining does not"))
-            job = self._active()
+            trainer, job = self._jobs.trainer(), self._active()
         except redis.RedisError as error:
-            answers = False
             reason = f"{error}: scoring works, samples are buffered, retraining does not work"
-            found.append(("redis", reason))
-        refused, labels = self._swapper.refused, self._labels.error
+            return HealthReport(False, None, None, (("redis", reason), *self._of_this_server()))
+        found = list(self._of_this_server())
+        if trainer is None:
+            found.insert(0, ("trainer", "no trainer is running: scoring works, retraining does not"))
+        return HealthReport(True, trainer, job, tuple(found))
+
+    def _of_this_server(self) -> Iterator[Part]:
+        refused = self._swapper.refused
         if refused:
-            found.append(("version", f"{refused.name} was refused: {refused.reason}"))
-        if labels:
-            found.append(("version", f"the labels stay as they were: {labels}"))
-        return Examined(answers, trainer, job, tuple(found))
+            yield "version", f"{refused.name} was refused: {refused.reason}"
+        for loop in self._loops.failing():
+            if not isinstance(loop.error, redis.RedisError):  # the part redis reports it
+                yield "loop", f"{loop.name} has failed {loop.failed_turns} times in a row: {loop.error}"
 
     def _active(self) -> Job | None:
         try:
             return self._jobs.active()
-        except UnknownJobError:  # it ended between the two questions this takes
+        except UnknownJobError:  # it ended between the two questions that this takes
             return None

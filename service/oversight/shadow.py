@@ -1,7 +1,7 @@
 """Answered groups scored a second time, by another version: recorded, never answered.
 
-While no request waits in the queue, they are scored one after the other. Where requests always wait, they
-take BUSY_SHARE of all tokens that are scored: a watch over a server that is never idle is judged all the same.
+While no request waits in the queue, they are scored one after the other. Where requests always wait, they take
+BUSY_SHARE of all scored tokens, so that a watch over a server that is never idle comes to a judgement.
 """
 
 from __future__ import annotations
@@ -10,41 +10,38 @@ import asyncio
 import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from metarm.errors import NonFiniteScoreError
 from metarm.model.encoding import Encoded
 from service.oversight.drift import Comparison
-from service.oversight.traffic import ScoredTraffic, ShadowPlan
-from service.scoring.scorer import Scorer
+from service.oversight.traffic import ShadowPlan
+from service.scoring.scorer import Group, ScoredGroup, Scorer
 from service.telemetry.metrics import Metrics
 from service.versions.canary import CANARY
-from service.versions.live_model import LiveModel, LoadedVersion
+from service.versions.live import LiveVersions, LoadedVersion
 
 log = logging.getLogger(__name__)
 
-MOST_WAITING = 1000  # groups of a plan: what a burst of rollouts brings is scored in the pause after it
-PIECE_TOKENS = 4096  # scored at once: what a request that comes meanwhile may have to wait for
-BUSY_SHARE = 0.02  # a watch is patient for ten times its window: a fifth of the window's groups by then
-LOOK_S = 0.01
+MOST_WAITING = 1000  # groups of a plan: a burst of rollouts is scored in the pause after it
+PIECE_TOKENS = 4096  # scored at once: a request that arrives meanwhile may have to wait for them
+BUSY_SHARE = 0.02  # a watch lasts ten times its window: a fifth of the window's groups by then
+POLL_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    version: LoadedVersion
-    group: ScoredTraffic
+    group: ScoredGroup
     plan: ShadowPlan
 
 
 class Shadow:
-    """Scores what it is offered, in small pieces; of several plans, the first one's groups first."""
+    """Scores the groups it is offered in small pieces, those of the most urgent plan first."""
 
     def __init__(
         self,
-        live: LiveModel,
+        live: LiveVersions,
         scorer: Scorer,
-        tokenizer_threads: Executor,
         metrics: Metrics,
         *,
         plans: Callable[[], Sequence[ShadowPlan]],
@@ -52,33 +49,32 @@ class Shadow:
         queue_tokens: int,
         compared: Callable[[LoadedVersion, LoadedVersion, Comparison], None],
     ) -> None:
-        """`plans` come in the order of their urgency; `queue_tokens` may wait in the queue, and
-        `queued_tokens` do; `compared` is told, for each group, who answered it, who scored it as well,
-        and how they compare."""
+        """`plans` come in the order of their urgency; `queue_tokens` may wait in the scorer's queue, and
+        `queued_tokens` do; `compared` receives, for each group, the version that answered it, the other
+        version, and how they compare."""
         self._live = live
         self._scorer = scorer
-        self._tokenizer_threads = tokenizer_threads
         self._metrics = metrics.drift
         self._plans = plans
         self._queued_tokens = queued_tokens
-        self._piece_tokens = min(PIECE_TOKENS, queue_tokens // 8)  # never what a request is refused for
+        self._piece_tokens = min(PIECE_TOKENS, queue_tokens // 8)  # never fills the queue
         self._compared = compared
         self._waiting: defaultdict[ShadowPlan, deque[Waiting]] = defaultdict(deque)
         self._came = asyncio.Event()
-        self._seen_tokens = 0  # that were scored when this was last looked at
-        self._earned = 0.0  # tokens that may be scored though requests wait
+        self._seen_tokens = 0  # scored at the last look
+        self._earned = 0.0  # tokens that may be scored while requests wait
 
-    def offer(self, version: LoadedVersion, group: ScoredTraffic, plan: ShadowPlan) -> None:
-        """Take a group of two or more that `version` answered, or drop and count it; returns at once."""
+    def offer(self, group: ScoredGroup, plan: ShadowPlan) -> None:
+        """Take an answered group of two or more responses, or drop and count it; returns at once."""
         waiting = self._waiting[plan]
         if len(waiting) >= MOST_WAITING:
             self._drop("queue_full")
             return
-        waiting.append(Waiting(version, group, plan))
+        waiting.append(Waiting(group, plan))
         self._came.set()
 
-    async def look(self) -> None:
-        """Wait for what is offered, then score all that waits."""
+    async def process(self) -> None:
+        """Wait for groups, then score all that wait."""
         await self._came.wait()
         self._came.clear()
         self._earn()
@@ -87,7 +83,7 @@ class Shadow:
             await self._work_off(waiting)
 
     def _next(self) -> Waiting | None:
-        """Of the most urgent plan; what waits for one that ended is dropped."""
+        """A group of the most urgent plan; groups of a plan that ended are dropped."""
         plans = self._plans()
         for ended in self._waiting.keys() - set(plans):
             self._drop("no_longer_wanted", len(self._waiting.pop(ended)))
@@ -100,31 +96,28 @@ class Shadow:
                 scores = await self._score(other, waiting.group)
         except NonFiniteScoreError:
             self._drop("non_finite")
-        except Exception as error:  # noqa: BLE001 (whatever the forward raised must not end the others)
+        except Exception as error:  # noqa: BLE001 (counted: any error of the forward costs one group)
             log.warning("%s could not score a group in the shadow: %s", waiting.plan.other, error)
             self._drop("failed")
         else:
             self._metrics.shadow_scored.labels(other.name).inc()
-            self._compared(waiting.version, other, Comparison.of_group(waiting.group.scores, scores))
+            self._compared(waiting.group.version, other, Comparison.of_group(waiting.group.scores, scores))
 
-    async def _score(self, version: LoadedVersion, group: ScoredTraffic) -> list[float]:
-        """What `version` would have served: its own tokens, its own scale."""
-        pairs = [(group.prompt, group.responses)]
-        loop = asyncio.get_running_loop()
-        encode = version.model.encoder.encode
-        (encoded,) = await loop.run_in_executor(self._tokenizer_threads, encode, pairs)
+    async def _score(self, version: LoadedVersion, group: ScoredGroup) -> list[float]:
+        """The scores that `version` would have served: its own tokens, its own scale."""
+        (encoded,) = await self._scorer.encode(version, [Group(group.prompt, group.responses)])
         raw: list[float] = []
         for piece in self._pieces(encoded):
             await self._turn(sum(len(sample.ids) for sample in piece))
-            (scores,) = await self._scorer.score(version, [piece], aside=True)
-            raw += scores
+            (rewards,) = await self._scorer.rewards(version, [piece], background=True)
+            raw += rewards
         return version.calibration.scores(raw)
 
     async def _turn(self, tokens: int) -> None:
-        """Wait until no request does, or so many tokens are earned."""
+        """Wait until no request waits, or this many tokens are earned."""
         self._earn()
         while self._queued_tokens() and self._earned < tokens:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
             self._earn()
         self._earned = max(0.0, self._earned - tokens)
 
@@ -148,8 +141,8 @@ class Shadow:
         self._metrics.shadow_dropped.labels(reason).inc(groups)
 
 
-def canary_in_the_shadow(live: LiveModel) -> ShadowPlan | None:
-    """What the canary scores beside the current version, answering nobody; None where no label asks."""
+def canary_in_the_shadow(live: LiveVersions) -> ShadowPlan | None:
+    """The plan of a canary in the shadow of the current version; None where no label asks for it."""
     label, current = live.labels.get(CANARY), live.current_name
     if label is None or not label.shadow or label.share == 0 or current in (None, label.version):
         return None

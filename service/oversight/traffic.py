@@ -1,4 +1,5 @@
-"""What was answered, for whoever looks at it: taken in microseconds, looked at between requests."""
+"""Answered groups on their way to the drift figures and the shadow: taken in microseconds, processed between
+requests."""
 
 from __future__ import annotations
 
@@ -7,31 +8,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from metarm.model.encoding import Encoded
-from metarm.records import PolicyStamp, Prompt
+from metarm.records import PolicyStamp
 from service.oversight.drift import Drift, Figures
+from service.scoring.scorer import ScoredGroup
 from service.telemetry.metrics import Metrics
-from service.versions.live_model import LoadedVersion
 from service.versions.prompt_share import share_of
 
 MOST_WAITING = 20_000  # groups
-AT_ONCE = 8  # groups looked at before requests get a turn again: some tenths of a millisecond
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredTraffic:
-    """One answered group: what was asked, its sequences, and the scores as they were served."""
-
-    prompt: Prompt
-    responses: Sequence[str]
-    encoded: Sequence[Encoded]
-    scores: Sequence[float]
-    policy: PolicyStamp | None
+AT_ONCE = 8  # groups processed before requests get a turn again: some tenths of a millisecond
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowPlan:
-    """What `version` answers is scored by `other` as well, for a `share` of all prompts."""
+    """For a `share` of all prompts, groups that `version` answered are scored a second time, by `other`."""
 
     version: str
     other: str
@@ -39,38 +28,39 @@ class ShadowPlan:
 
 
 class Traffic:
-    """Lives on the event loop. Every answered group counts, whoever asked."""
+    """Lives on the event loop. Every answered group counts, of any client."""
 
     def __init__(
         self,
         drift: Drift,
         metrics: Metrics,
         plans: Callable[[], Sequence[ShadowPlan]],
-        shadow: Callable[[LoadedVersion, ScoredTraffic, ShadowPlan], None],
+        shadow: Callable[[ScoredGroup, ShadowPlan], None],
         counted: Callable[[int, int], None] = lambda _, __: None,
     ) -> None:
-        """`shadow` is handed each group that one of the `plans` asks for; `counted` is told the responses
-        and tokens of each answered request."""
+        """`shadow` receives each group that one of the `plans` asks for; `counted` receives the responses and
+        tokens of each answered request."""
         self._drift = drift
         self._metrics = metrics.drift
         self._plans = plans
         self._shadow = shadow
         self._counted = counted
-        self._waiting: deque[tuple[LoadedVersion, ScoredTraffic]] = deque()
+        self._waiting: deque[tuple[ScoredGroup, PolicyStamp | None]] = deque()
         self._came = asyncio.Event()
 
-    def scored(self, version: LoadedVersion, groups: Sequence[ScoredTraffic]) -> None:
-        """Take one answered request's groups; returns at once. Too many that wait are dropped and counted."""
+    def answered(self, groups: Sequence[ScoredGroup], policy: PolicyStamp | None) -> None:
+        """Take the groups of one answered request; returns at once. While too many wait, they are dropped and
+        counted."""
         encoded = [sample for group in groups for sample in group.encoded]
         self._counted(len(encoded), sum(len(sample.ids) for sample in encoded))
         if len(self._waiting) + len(groups) > MOST_WAITING:
             self._metrics.traffic_dropped.inc(len(groups))
             return
-        self._waiting.extend((version, group) for group in groups)
+        self._waiting.extend((group, policy) for group in groups)
         self._came.set()
 
-    async def look(self) -> None:
-        """Wait for what comes, then look at all that waits, a few groups at a time."""
+    async def process(self) -> None:
+        """Wait for groups, then process all that wait, a few at a time."""
         await self._came.wait()
         self._came.clear()
         while self._waiting:
@@ -78,11 +68,12 @@ class Traffic:
                 self._account(*self._waiting.popleft())
             await asyncio.sleep(0)
 
-    def _account(self, version: LoadedVersion, group: ScoredTraffic) -> None:
+    def _account(self, group: ScoredGroup, policy: PolicyStamp | None) -> None:
+        version = group.version
         drift = self._drift.of(version.name, version.manifest)
         lengths = [len(sample.ids) for sample in group.encoded]
         truncated = sum(sample.truncated for sample in group.encoded)
-        drift.add(Figures.of_group(group.scores, lengths, truncated, drift.reference), group.policy)
+        drift.add(Figures.of_group(group.scores, lengths, truncated, drift.reference), policy)
         drift.recent.add(group.scores, lengths)
         histogram = self._metrics.score.labels(version.name)
         for score in group.scores:
@@ -91,4 +82,4 @@ class Traffic:
             return  # nothing to compare
         for plan in self._plans():
             if plan.version == version.name and share_of(group.prompt) < plan.share:
-                self._shadow(version, group, plan)
+                self._shadow(group, plan)

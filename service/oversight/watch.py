@@ -1,9 +1,9 @@
-"""The watch over a promoted version: its parent scores a share of what it answers, and takes its place
-again where the live figures say so.
+"""The watch over a promoted version: its parent scores a share of the groups it answers, and is activated again
+where the live figures call for it.
 
-A promotion is a move of the pointer from a version to one made from it. Any other move, such as a person's
-return to an older version, is not watched, and neither is a version whose watch has ended before: a person
-who brings back what was rolled back has the last word.
+A promotion moves the pointer from a version to one made from it. Any other move, such as a person's return to
+an older version, is not watched. Neither is a version whose watch has ended before: a person who activates a
+version that was rolled back has the last word.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import redis
 
 from metarm.errors import MetaRMError
+from metarm.runtime.loops import LoopHealth
 from metarm.shared.watches import Outcome, WatchBoard, WatchRecord
 from metarm.store.versions import VersionStore
 from service.oversight.drift import Comparison, Drift, Reference
@@ -25,11 +26,11 @@ from service.oversight.traffic import ShadowPlan
 from service.oversight.watched import Watched, breaches
 from service.settings import ServiceSettings
 from service.telemetry.metrics import Metrics
-from service.versions.live_model import LiveModel, LoadedVersion
+from service.versions.live import LiveVersions, LoadedVersion
 
 log = logging.getLogger(__name__)
 
-READ_EVERY_S = 2.0
+SHARE_EVERY_S = 2.0
 SHOWN = 20  # records
 RETRY_S = 10.0  # after a rollback that failed
 PATIENCE = 10  # windows, after which a version that cannot be compared goes unjudged
@@ -42,13 +43,17 @@ class Watch:
         self,
         rules: ServiceSettings,
         store: VersionStore,
-        live: LiveModel,
+        live: LiveVersions,
         drift: Drift,
         board: WatchBoard,
         activate: Callable[[str, str], Awaitable[object]],
         metrics: Metrics,
+        loop: LoopHealth,
+        *,
+        retry_s: float = RETRY_S,
+        share_every_s: float = SHARE_EVERY_S,
     ) -> None:
-        """`activate` makes a version current, for a reason."""
+        """`activate` makes a version current, for a reason; `loop` receives the outcome of sharing records."""
         self._rules = rules
         self._store = store
         self._live = live
@@ -60,12 +65,14 @@ class Watch:
         self._unsaved: dict[str, WatchRecord] = {}
         self._next_read = 0.0  # monotonic seconds
         self._was_read = False
-        self._alone = False  # Redis did not answer when it was last asked
+        self._sharing = loop
+        self._retry_s = retry_s
+        self._share_every_s = share_every_s
         self._serving: str | None = None
         self._watched: Watched | None = None
 
-    async def look(self) -> None:
-        """Follow what serves now; judge what is watched."""
+    async def judge(self) -> None:
+        """Follow the current version; judge the one that is watched."""
         await self._share_records()
         if not self._was_read:
             return  # whether a watch was under way is not known yet
@@ -73,20 +80,20 @@ class Watch:
             before, self._serving = self._serving, self._live.current_name
             await self._moved(before)
         if self._watched:
-            await self._judge(self._watched)
+            await self._judge_watched(self._watched)
 
     def plan(self) -> ShadowPlan | None:
         watched = self._watched
         return ShadowPlan(watched.version, watched.parent, watched.share) if watched else None
 
     def compared(self, version: LoadedVersion, other: LoadedVersion, group: Comparison) -> None:
-        """Take note of a group that `version` answered and `other` scored as well."""
+        """Add a group that `version` answered and `other` scored a second time."""
         watched = self._watched
         if watched and (watched.version, watched.parent) == (version.name, other.name):
             watched.compared = watched.compared.plus(group)
 
     def rollbacks(self) -> list[dict[str, Any]]:
-        """The last rollbacks, by whichever server; the newest first."""
+        """The last rollbacks, by any server; the newest first."""
         return [asdict(record) for record in self._newest() if record.outcome == "rolled_back"][:SHOWN]
 
     def view(self) -> dict[str, Any]:
@@ -107,7 +114,7 @@ class Watch:
         return sorted(self._records.values(), key=lambda record: record.at, reverse=True)
 
     async def _moved(self, before: str | None) -> None:
-        """The version that serves is another one than at the last look."""
+        """The current version has changed since the last turn."""
         current = self._serving
         if self._watched and self._watched.version != current:
             await self._end("left", f"{current} serves now")
@@ -140,7 +147,7 @@ class Watch:
         log.info("watching %s against %s%s", version, parent, f"; no spread: {missing}" if missing else "")
         self._remember(WatchRecord(version, parent, "watching", self._watched.began))
 
-    async def _judge(self, watched: Watched) -> None:
+    async def _judge_watched(self, watched: Watched) -> None:
         rules, record = self._rules, self._records.get(watched.version)
         if record and record.decided:  # by another server; the pointer follows
             await self._end(None, record.outcome)
@@ -162,10 +169,10 @@ class Watch:
         reason = f"watch over {watched.version}: {'; '.join(reasons)}"
         try:
             if await asyncio.to_thread(self._store.current) != watched.version:
-                return  # it is gone already: the next look sees it
+                return  # it is no longer current: the next turn follows
             await self._activate(watched.parent, reason)
         except (MetaRMError, redis.RedisError, OSError) as error:
-            watched.failed, watched.retry_at = str(error), time.monotonic() + RETRY_S
+            watched.failed, watched.retry_at = str(error), time.monotonic() + self._retry_s
             log.error("cannot roll back to %s (%s): %s", watched.parent, reason, error)
             return
         self._metrics.rollbacks.labels(watched.version).inc()
@@ -189,23 +196,22 @@ class Watch:
         self._next_read = 0.0
 
     async def _share_records(self) -> None:
-        """Save what is not saved, read what other servers know; now and then, and while Redis answers."""
+        """Save new records and read those of other servers, every SHARE_EVERY_S. The watch goes on while Redis
+        does not answer."""
         if time.monotonic() < self._next_read:
             return
         unsaved = list(self._unsaved.values())
         try:
             records = await asyncio.to_thread(self._exchange, unsaved)
         except redis.RedisError as error:
-            if not self._alone:
-                log.warning("what became of watched versions cannot be shared: %s", error)
-            self._alone = True
+            self._sharing.failed(error)
         else:
-            self._alone = False
+            self._sharing.succeeded()
             for record in unsaved:
                 if self._unsaved.get(record.version) is record:
                     del self._unsaved[record.version]
             self._records, self._was_read = {**records, **self._unsaved}, True
-        self._next_read = time.monotonic() + READ_EVERY_S
+        self._next_read = time.monotonic() + self._share_every_s
 
     def _exchange(self, unsaved: Sequence[WatchRecord]) -> dict[str, WatchRecord]:
         for record in unsaved:

@@ -1,4 +1,4 @@
-"""A bounded buffer between scoring and the sample log: never delays a score, counts what it drops."""
+"""A bounded buffer between scoring and the sample log: it delays no score, and counts the groups it drops."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import redis
 
 from metarm.runtime import tracing
+from metarm.runtime.loops import LoopHealth
 from metarm.shared.sample_log import LoggedRequest, SampleLog
 from service.telemetry.metrics import Metrics
 
@@ -29,24 +30,24 @@ SHUTDOWN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class _Offered:
-    """A request's groups, and where it is traced."""
+    """A request's groups, and its trace context."""
 
     request: LoggedRequest
     context: Context | None
 
 
 class SampleWriter:
-    """Hands scored requests to the log from a thread of its own.
+    """Writes scored requests to the log from a thread.
 
-    While Redis does not answer, requests wait here, up to `buffer_groups` groups; the newest are
-    dropped beyond that. A write whose answer was lost is repeated under the same request id, which
-    the log takes once.
+    While Redis does not answer, requests wait here, up to `buffer_groups` groups; beyond that the newest are
+    dropped. A write whose answer was lost is repeated under the same request id, which the log takes once.
     """
 
     def __init__(
         self,
         sample_log: SampleLog,
         metrics: Metrics,
+        loop: LoopHealth,
         *,
         buffer_groups: int,
         max_groups: int,
@@ -62,7 +63,7 @@ class SampleWriter:
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="sample-writer", daemon=True)
-        self.error: str | None = None
+        self._health = loop
 
     @property
     def groups_waiting(self) -> int:
@@ -73,7 +74,7 @@ class SampleWriter:
         self._thread.start()
 
     def offer(self, request: LoggedRequest) -> None:
-        """Take a request's groups, or drop and count them; returns at once either way."""
+        """Take a request's groups, or drop and count them; returns at once in either case."""
         with self._changed:
             if self._groups_waiting + len(request.groups) > self._buffer_groups:
                 self._metrics.samples_dropped.labels("buffer_full").inc(len(request.groups))
@@ -84,12 +85,13 @@ class SampleWriter:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all that was offered is in the log; False if it takes longer."""
+        """Wait until every offered group is in the log; False if it takes longer."""
         with self._changed:
             return self._changed.wait_for(lambda: self._groups_waiting == 0, timeout_s)
 
     def close(self) -> None:
-        """Write what is left, then stop; what Redis does not take in time is dropped and counted."""
+        """Write the remaining groups, then stop; those that Redis does not take in time are dropped and
+        counted."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -108,28 +110,31 @@ class SampleWriter:
                 batch = [self._waiting[i] for i in range(min(at_once, len(self._waiting)))]
             try:
                 if batch:
-                    self._leave(batch, written=self._write(batch), otherwise="duplicate")
+                    self._remove(batch, written=self._write(batch), reason="duplicate")
                 if time.monotonic() >= next_trim:
                     self._trim()
                     next_trim = time.monotonic() + TRIM_EVERY_S
                 elif not batch:
-                    continue  # nothing was asked of Redis: nothing is known of it
-                self._report(None)
+                    continue  # Redis was not asked: its state is unknown
+                self._metrics.redis_up.set(1)
+                self._health.succeeded()
                 failures = 0
-            except (TypeError, ValueError) as error:  # a group the codec cannot hold: never wait for it again
+            except (TypeError, ValueError) as error:  # a group that the codec cannot encode is not tried again
                 if len(batch) > 1:
-                    at_once = 1  # one by one, until the one at fault is alone
+                    at_once = 1  # one by one, to find the one at fault
                     continue
                 log.exception("a request that cannot be logged: %s", error)
-                self._leave(batch, written=0, otherwise="unencodable")
+                self._remove(batch, written=0, reason="unencodable")
                 at_once = WRITE_AT_ONCE
-            except redis.RedisError as error:
-                self._report(str(error))
+            except Exception as error:  # noqa: BLE001 (reported: the thread survives any error)
+                if isinstance(error, redis.RedisError):
+                    self._metrics.redis_up.set(0)
+                self._health.failed(error)
                 time.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1
 
     def _write(self, batch: Sequence[_Offered]) -> int:
-        """How many groups were new to the log."""
+        """The number of groups that were new to the log."""
         began = time.monotonic_ns()
         written = self._log.append([offered.request for offered in batch])
         for offered in batch:
@@ -137,13 +142,13 @@ class SampleWriter:
             tracing.record("log", began, time.monotonic_ns(), offered.context, groups=groups)
         return written
 
-    def _leave(self, batch: Sequence[_Offered], *, written: int, otherwise: str) -> None:
-        """The first requests leave the buffer: `written` of their groups went to the log, the rest did
-        not, for the reason `otherwise`."""
+    def _remove(self, batch: Sequence[_Offered], *, written: int, reason: str) -> None:
+        """Remove the first requests from the buffer. `written` of their groups are in the log; the others are
+        counted as dropped for `reason`."""
         groups = sum(len(offered.request.groups) for offered in batch)
         self._metrics.samples_logged.inc(written)
         if groups > written:
-            self._metrics.samples_dropped.labels(otherwise).inc(groups - written)
+            self._metrics.samples_dropped.labels(reason).inc(groups - written)
         with self._changed:
             for _ in batch:
                 self._waiting.popleft()
@@ -159,12 +164,4 @@ class SampleWriter:
     def _drop_rest(self) -> None:
         if self._groups_waiting:
             self._metrics.samples_dropped.labels("shutdown").inc(self._groups_waiting)
-            log.error("%d sample groups never reached Redis: %s", self._groups_waiting, self.error)
-
-    def _report(self, error: str | None) -> None:
-        if error and not self.error:
-            log.warning("the sample log does not answer, buffering: %s", error)
-        if self.error and not error:
-            log.info("the sample log answers again")
-        self.error = error
-        self._metrics.redis_up.set(0 if error else 1)
+            log.error("%d sample groups never reached Redis: %s", self._groups_waiting, self._health.error)

@@ -1,11 +1,10 @@
 """A bounded queue in front of the forward threads: requests in, token-budgeted slices out (waiting_line.py).
 
-Knows nothing of torch or HTTP: it is handed `score_slice`, which runs in worker threads. A free worker
-takes the next slice itself, at once: under load a slice fills while the one before runs, and waiting
-for more would only delay it. Only a long request that comes to an idle server waits, some milliseconds,
-for the rest of a burst, before it is split between all workers.
-Every future it gives out ends with a result or an exception, also when a slice fails or the batcher
-closes.
+Knows nothing of torch or HTTP: it receives `forward`, which runs in worker threads. A free worker takes the
+next slice at once: under load a slice fills while the one before runs, and waiting for more would only delay
+it. Only a long request that arrives at an idle server waits some milliseconds for the rest of a burst, before
+it is split between all workers. Every future ends with a result or an exception, also when a slice fails or the
+batcher closes.
 """
 
 from __future__ import annotations
@@ -25,23 +24,23 @@ LINGERED_S = 0.3  # by one that takes this long at least: a hundredth of it
 
 
 class Batcher(Generic[Model, Sample]):
-    """Hands the waiting line's slices to worker threads, and their scores back to who waits."""
+    """Hands slices of the waiting line to worker threads, and their scores back to the requests."""
 
     def __init__(
         self,
-        score_slice: Callable[[Model, list[Sample], int], list[float]],
+        forward: Callable[[Model, list[Sample], int], list[float]],
         *,
         queue_tokens: int,
         ran: Callable[[int, float], None] = lambda _tokens, _seconds: None,
         answered: Callable[[int, int], None] = lambda _arrived_ns, _taken_ns: None,
     ) -> None:
-        """`score_slice(model, samples, share)` may use the cores of `share` workers.
+        """`forward(model, samples, share)` may use the cores of `share` workers.
 
-        `ran` is told of every slice that was scored, in its worker's thread: its tokens and the seconds it
-        took. `answered` is told of every request that was, where it waited: when it arrived, and when a worker
-        took the first of it, in nanoseconds of the monotonic clock.
+        `ran` receives the tokens and seconds of every slice that was scored, in its worker's thread. `answered`
+        receives, in the task of every scored request, when it arrived and when a worker took its first samples,
+        in nanoseconds of the monotonic clock.
         """
-        self._score_slice = score_slice
+        self._forward = forward
         self._ran = ran
         self._answered = answered
         self._line: WaitingLine[Model, Sample] = WaitingLine(queue_tokens)
@@ -96,18 +95,18 @@ class Batcher(Generic[Model, Sample]):
             await asyncio.to_thread(thread.join)
         await asyncio.sleep(0)  # what they handed back last
 
-    async def score(
+    async def schedule(
         self,
         model: Model,
         samples: Sequence[Sample],
         costs: Sequence[int],
         shared: Sequence[int],
         *,
-        aside: bool = False,
+        background: bool = False,
     ) -> list[float]:
-        """Scores of `samples` by `model`, in order. `costs` are tokens, without those a sample has
-        `shared` with the one before: such samples go into one slice, up to a size. `aside` is work that
-        bounds itself: a full queue takes it all the same.
+        """Scores of `samples` by `model`, in order. `costs` are tokens, without those that a sample has
+        `shared` with the one before: such samples go into one slice, up to a size. `background` work is
+        admitted to a full queue: its caller bounds it.
 
         Raises OverloadedError while the queue is full, PayloadTooLargeError for a request that would
         not fit an empty one, and whatever the forward raised.
@@ -126,7 +125,7 @@ class Batcher(Generic[Model, Sample]):
         with self._lock:
             if self._closing:
                 raise NotReadyError("the server is shutting down")
-            if self.queued_tokens + tokens > limit and not aside:
+            if self.queued_tokens + tokens > limit and not background:
                 wait_s = max(1, round(self.queued_tokens / self._tokens_per_s))
                 raise OverloadedError(
                     f"{self.queued_tokens} tokens are waiting already", wait_s, queued_tokens=self.queued_tokens
@@ -173,8 +172,8 @@ class Batcher(Generic[Model, Sample]):
         flat = [sample for one in taken for sample in one.samples]
         started = time.monotonic()
         try:
-            scores = self._score_slice(taken[0].pending.model, flat, share)
-        except Exception as error:  # noqa: BLE001 (whatever the forward raised goes to who waits for it)
+            scores = self._forward(taken[0].pending.model, flat, share)
+        except Exception as error:  # noqa: BLE001 (any error of the forward reaches the request)
             if len(taken) == 1:
                 self._on_loop(_fail, taken[0].pending, error)
             else:

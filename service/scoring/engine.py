@@ -1,4 +1,4 @@
-"""One slice of samples → scores, as fast as this machine allows. Runs in the forward threads."""
+"""The forward of one slice: sequences → rewards, as fast as the machine allows. Runs in forward threads."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from metarm.model.reward_model import DEFAULT_BATCH_TOKENS
 from metarm.runtime.cores import worker_cpus
 from service.scoring.placement import Placement
 from service.scoring.tuning import ForwardPlan
-from service.versions.live_model import LoadedVersion
+from service.versions.live import LoadedVersion
 
 
 class Engine:
-    """Scores slices by the plan in use."""
+    """Runs slices by the plan in use."""
 
     def __init__(
         self, prefixes: PrefixCache | None, padded: Callable[[float], None] = lambda _share: None
     ) -> None:
-        """`prefixes` keeps prompts from slice to slice. `padded` is told, for every slice, which share of its
-        multiplied tokens was padding."""
+        """`prefixes` keeps prompts from slice to slice. `padded` receives, for every slice, the share of its
+        multiplied tokens that was padding."""
         self._prefixes = prefixes
         self._padded = padded
         self._plan = ForwardPlan(1, 1, DEFAULT_BATCH_TOKENS, DEFAULT_BATCH_TOKENS)
@@ -39,9 +39,9 @@ class Engine:
         one_a_core = self._plan.threads == 1 and workers == len(os.sched_getaffinity(0))
         self._of_thread.placement = Placement(worker, worker_cpus(workers)[worker], bind=one_a_core)
 
-    def score_slice(self, version: LoadedVersion, samples: list[Encoded], share: int) -> list[float]:
-        """Rewards in the order of `samples`, as the model answers them (finite or not). Sequences of the
-        same tokens are computed once. Uses the cores of `share` workers."""
+    def forward(self, version: LoadedVersion, samples: list[Encoded], share: int) -> list[float]:
+        """Rewards in the order of `samples`, finite or not. Sequences of the same tokens are computed once.
+        Uses the cores of `share` workers."""
         keys = [sample.key for sample in samples]
         distinct = dict(zip(keys, samples, strict=True))
         prefixes = self._prefixes.of(version.name) if self._prefixes else None

@@ -1,25 +1,56 @@
-"""Encoded groups → scores: from the cache where they are known, through the queue where they are not."""
+"""Groups → scores: encode the texts, look up known rewards, schedule the rest, calibrate."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from metarm.errors import NonFiniteScoreError
+from metarm.errors import NonFiniteScoreError, NotReadyError, OverloadedError
 from metarm.model.encoding import Encoded
 from metarm.model.reward_model import RewardModel, all_finite
+from metarm.records import Prompt
+from metarm.runtime.tracing import span
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
 from service.scoring.score_cache import ScoreCache
 from service.scoring.tuning import ForwardPlan
+from service.scoring.warm_up import kind_of, warm_up
 from service.telemetry.metrics import Metrics
-from service.versions.live_model import LoadedVersion
+from service.versions.canary import CanaryFallbacks
+from service.versions.live import LoadedVersion
 
 log = logging.getLogger(__name__)
 
+TOKENIZER_THREADS = 2
+OF_THE_SERVER = (OverloadedError, NotReadyError)  # errors that do not depend on the version
+
+
+class Group(NamedTuple):
+    """One prompt and its k responses."""
+
+    prompt: Prompt
+    responses: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """A group as one version scored it: k responses, sequences, raw rewards and served scores."""
+
+    prompt: Prompt
+    responses: Sequence[str]
+    version: LoadedVersion
+    encoded: Sequence[Encoded]
+    raw: Sequence[float]
+    scores: Sequence[float]
+
 
 class Scorer:
-    """What a request is scored by."""
+    """Lives on the event loop, from `running` to its end; tokenisers and forwards run in threads."""
 
     def __init__(
         self,
@@ -28,61 +59,119 @@ class Scorer:
         cache: ScoreCache,
         metrics: Metrics,
         choose_plan: Callable[[RewardModel], ForwardPlan],
-        not_finite: Callable[[LoadedVersion], None] | None = None,
+        *,
+        fallbacks: CanaryFallbacks | None = None,
+        non_finite: Callable[[LoadedVersion], None] = lambda _version: None,
     ) -> None:
-        """`not_finite` is told of a version that answered a score which is no number."""
+        """`fallbacks` records groups that a canary failed to score; `non_finite` receives a version that gave a
+        non-finite score."""
         self._engine = engine
-        self._batcher = batcher
+        self.batcher = batcher
         self._cache = cache
         self._metrics = metrics
         self._choose_plan = choose_plan
-        self._not_finite = not_finite
+        self._fallbacks = fallbacks or CanaryFallbacks(lambda _reason, _groups: None)
+        self._non_finite = non_finite
+        self._tokenizer_threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         self._plan: ForwardPlan | None = None
-        self.scored_tokens = 0  # since the start, from the cache or not, by all versions
+        self._warmed: set[Hashable] = set()  # the kinds of network that a whole slice has run through
+        self.scored_tokens = 0  # since the start, cached or computed, by all versions
 
-    def prepare(self, model: RewardModel) -> ForwardPlan:
-        """How the forward uses this machine: fixed by the first model loaded, for all. Off the event loop:
-        it may take seconds."""
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Score inside the block. At its end, requests that still wait fail with NotReadyError."""
+        try:
+            yield
+        finally:
+            await self.batcher.close()
+            self._tokenizer_threads.shutdown(wait=False)
+
+    def prepare(self, model: RewardModel) -> None:
+        """Make a model ready to serve, off the event loop: the first one fixes the forward's plan for all,
+        which may take seconds to measure; then it is warmed up. Raises InvalidVersionError for non-finite
+        scores."""
         if self._plan is None:
             self._plan = self._choose_plan(model)
             log.info("forward: %s, %s", model.route.name, self._plan)
-        return self._plan
+        kind = kind_of(model)
+        warm_up(model, self._plan, whole_slice=kind not in self._warmed)
+        self._warmed.add(kind)
 
     async def score(
-        self, version: LoadedVersion, groups: Sequence[Sequence[Encoded]], *, aside: bool = False
-    ) -> list[list[float]]:
-        """One finite raw reward per response, group by group: not yet calibrated. `aside`: `Batcher.score`.
+        self, groups: Sequence[Group], versions: Sequence[LoadedVersion], own: LoadedVersion
+    ) -> list[ScoredGroup]:
+        """Score each group by its version, in order, the versions side by side.
 
-        Raises NonFiniteScoreError, and what `Batcher.score` raises.
+        A group that another version than the request's `own` fails to score is scored by `own`. Raises the
+        error of `own`, and OverloadedError or NotReadyError of any version.
         """
+        others = [version for version in dict.fromkeys(versions) if version is not own]
+        if not others:
+            return await self._score_by(own, groups)
+        places = {one: [n for n, by in enumerate(versions) if by is one] for one in (own, *others)}
+        if not places[own]:
+            del places[own]
+        tasks = [self._score_by(one, [groups[n] for n in places[one]]) for one in places]
+        # all run to their end, so that no version is in use when it may leave memory
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        scored: dict[int, ScoredGroup] = {}
+        for one, result in zip(places, results, strict=True):  # `own` comes first
+            if isinstance(result, list):
+                scored.update(zip(places[one], result, strict=True))
+            elif one is own or not isinstance(result, Exception) or isinstance(result, OF_THE_SERVER):
+                raise result
+            else:
+                self._fallbacks.record(one.name, len(places[one]), result)
+        left = [n for n in range(len(groups)) if n not in scored]
+        again = await self._score_by(own, [groups[n] for n in left]) if left else []
+        scored.update(zip(left, again, strict=True))
+        return [scored[n] for n in range(len(groups))]
+
+    async def encode(self, version: LoadedVersion, groups: Sequence[Group]) -> list[list[Encoded]]:
+        """The sequences of each group as the version's model reads them."""
+        loop = asyncio.get_running_loop()
+        with span("tokenise", version=version.name, groups=len(groups)):
+            return await loop.run_in_executor(self._tokenizer_threads, version.model.encoder.encode, groups)
+
+    async def rewards(
+        self, version: LoadedVersion, groups: Sequence[Sequence[Encoded]], *, background: bool = False
+    ) -> list[list[float]]:
+        """One finite raw reward per sequence, group by group. `background` work is admitted to a full queue:
+        its caller bounds it. Raises NonFiniteScoreError, and what `Batcher.schedule` raises."""
         keys = [[sample.key for sample in group] for group in groups]
         known = [[self._cache.get(version.name, key) for key in group] for group in keys]
         missing = [
             (place, index)
             for place, group in enumerate(known)
-            for index, score in enumerate(group)
-            if score is None
+            for index, reward in enumerate(group)
+            if reward is None
         ]
         if missing:
             self._start_workers()
-            fresh = await self._compute(version, groups, keys, missing, aside)
-            for (place, index), score in zip(missing, fresh, strict=True):
-                known[place][index] = score
-                self._cache.put(version.name, keys[place][index], score)
+            fresh = await self._compute(version, groups, keys, missing, background)
+            for (place, index), reward in zip(missing, fresh, strict=True):
+                known[place][index] = reward
+                self._cache.put(version.name, keys[place][index], reward)
         self._count(version.name, groups, len(missing))
-        return [[score for score in group if score is not None] for group in known]
+        return [[reward for reward in group if reward is not None] for group in known]
 
-    def served(self, version: LoadedVersion, raw: Sequence[float]) -> list[float]:
-        """The scores to answer for rewards of `version`. Raises NonFiniteScoreError where one overflows."""
+    async def _score_by(self, version: LoadedVersion, groups: Sequence[Group]) -> list[ScoredGroup]:
+        encoded = await self.encode(version, groups)
+        raw = await self.rewards(version, encoded)
+        scores = [self._calibrated(version, rewards) for rewards in raw]
+        rows = zip(groups, encoded, raw, scores, strict=True)
+        return [ScoredGroup(*group, version, ids, rewards, served) for group, ids, rewards, served in rows]
+
+    def _calibrated(self, version: LoadedVersion, raw: Sequence[float]) -> list[float]:
         scores = version.calibration.scores(raw)
         self._require_finite(version, scores, "a calibrated score")
         return scores
 
     def _start_workers(self) -> None:
-        if not self._batcher.started:
+        if not self.batcher.started:
             assert self._plan is not None  # noqa: S101 (a version is loaded, so it was prepared)
             self._engine.use(self._plan)
-            self._batcher.start(self._plan.workers, self._plan.slice_tokens, self._engine.begin)
+            self.batcher.start(self._plan.workers, self._plan.slice_tokens, self._engine.begin)
 
     async def _compute(
         self,
@@ -90,20 +179,20 @@ class Scorer:
         groups: Sequence[Sequence[Encoded]],
         keys: Sequence[Sequence[bytes]],
         missing: Sequence[tuple[int, int]],
-        aside: bool,
+        background: bool,
     ) -> list[float]:
-        """Scores of the `missing` (group, response) places, ascending; those of one key are computed once."""
+        """Rewards of the `missing` (group, response) places, ascending; equal sequences are computed once."""
         first = {keys[place][index]: (place, index) for place, index in reversed(missing)}
         distinct = sorted(first.values())
-        scores = dict(zip(distinct, await self._enqueue(version, groups, distinct, aside), strict=True))
-        return [scores[first[keys[place][index]]] for place, index in missing]
+        rewards = dict(zip(distinct, await self._schedule(version, groups, distinct, background), strict=True))
+        return [rewards[first[keys[place][index]]] for place, index in missing]
 
-    async def _enqueue(
+    async def _schedule(
         self,
         version: LoadedVersion,
         groups: Sequence[Sequence[Encoded]],
         places: Sequence[tuple[int, int]],
-        aside: bool,
+        background: bool,
     ) -> list[float]:
         samples = [groups[place][index] for place, index in places]
         # after the first of a group, a response costs only what follows the prompt, where that is shared
@@ -113,16 +202,15 @@ class Scorer:
             for number, (place, _) in enumerate(places)
         ]
         costs = [max(1, len(sample.ids) - tokens) for sample, tokens in zip(samples, shared, strict=True)]
-        scores = await self._batcher.score(version, samples, costs, shared, aside=aside)
-        self._require_finite(version, scores, "a score")
-        return scores
+        rewards = await self.batcher.schedule(version, samples, costs, shared, background=background)
+        self._require_finite(version, rewards, "a score")
+        return rewards
 
     def _require_finite(self, version: LoadedVersion, scores: Sequence[float], what: str) -> None:
         if all_finite(scores):
             return
         self._metrics.drift.non_finite.labels(version.name).inc()
-        if self._not_finite:
-            self._not_finite(version)
+        self._non_finite(version)
         raise NonFiniteScoreError(f"{version.name}: {what} is not a finite number", version=version.name)
 
     def _count(self, version: str, groups: Sequence[Sequence[Encoded]], computed: int) -> None:

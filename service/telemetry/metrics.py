@@ -17,7 +17,6 @@ HOLD_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 LOAD_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 TOKEN_BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 65_536)
 SHARE_BUCKETS = (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1)
-WATCH_OUTCOMES = ("passed", "unjudged", "left", "rolled_back")
 DROPPED = ("buffer_full", "shutdown", "unencodable", "duplicate", "trimmed_count", "trimmed_age")
 
 
@@ -102,6 +101,9 @@ class Metrics:
         )
         self.samples_buffered = gauge("rm_samples_buffered", "Sample groups waiting for Redis.")
         self.redis_up = gauge("rm_redis_up", "1 while the sample log answers.")
+        self.loop_failures = counter(
+            "rm_loop_failures_total", "Failed turns of the server's periodic work, which goes on.", ("loop",)
+        )
         self.build_info = gauge("rm_build_info", "1 for the version of this package.", ("version",))
         self.drift = DriftMetrics(self.registry)
         self.training = TrainingMetrics(self.registry)

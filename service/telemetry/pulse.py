@@ -1,7 +1,7 @@
-"""What the service does just now: rates, latencies, queue and batches over a minute, and a short history.
+"""The server's current load: rates, latencies, queue and batches over a minute, and a short history.
 
-Requests add to counts and to a ring; everything else is worked out between them, every EVERY_S seconds, so
-that whoever asks is handed what is there already.
+Requests add to counts and to a ring; everything else is computed between them, every REFRESH_S, so that a
+reader is answered from what is there already.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-EVERY_S = 2.0
+REFRESH_S = 2.0
 KEEP_POINTS = 300  # of the history: ten minutes
 NOW_POINTS = 30  # what the figures of now are over: a minute
 POINT_STEPS = 5  # what a point of the history is over: ten seconds, so that few requests give a line as well
@@ -79,7 +79,7 @@ class Quantiles(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One moment of the history: figures of the POINT_STEPS · EVERY_S seconds before it."""
+    """One moment of the history: figures of the POINT_STEPS · REFRESH_S seconds before it."""
 
     at: float  # Unix time in seconds
     serving: str | None
@@ -120,8 +120,8 @@ class Pulse:
         self._responses += responses
         self._tokens += tokens
 
-    def look(self, work: Work, serving: str | None) -> None:
-        """Work out the figures of this moment; half a millisecond at most."""
+    def refresh(self, work: Work, serving: str | None) -> None:
+        """Compute the figures of this moment; half a millisecond at most."""
         now = time.monotonic()
         counts = Counts(
             now,
@@ -133,9 +133,9 @@ class Pulse:
             work.slice_room,
         )
         self._counts.append(counts)
-        minute = [(at, seconds) for at, seconds in self._latencies if now - at <= NOW_POINTS * EVERY_S]
+        minute = [(at, seconds) for at, seconds in self._latencies if now - at <= NOW_POINTS * REFRESH_S]
         self._latency = Quantiles.of([seconds for _, seconds in minute])
-        recent = Quantiles.of([seconds for at, seconds in minute if now - at <= POINT_STEPS * EVERY_S])
+        recent = Quantiles.of([seconds for at, seconds in minute if now - at <= POINT_STEPS * REFRESH_S])
         if len(self._counts) < 2:
             return
         new = counts.since(self._counts[max(0, len(self._counts) - 1 - POINT_STEPS)])

@@ -1,4 +1,4 @@
-"""The label `canary`: a share of the prompts that it answers, and what it could not score."""
+"""The label `canary`: the share of prompts that it answers, and the groups it fails to score."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from metarm.errors import MetaRMError, NonFiniteScoreError
 from metarm.records import Prompt
 from metarm.store.versions import version_number
-from service.versions.live_model import LiveModel, LoadedVersion
+from service.versions.live import LiveVersions, LoadedVersion
 from service.versions.prompt_share import share_of
 
 log = logging.getLogger(__name__)
@@ -21,18 +21,18 @@ LOG_EVERY_S = 60.0  # for a canary and a reason: a broken one fails many times a
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A version that scores the `share` of the prompts."""
+    """A version that scores a share of the prompts."""
 
     version: LoadedVersion
     share: float
 
-    def scores(self, prompt: Prompt) -> bool:
+    def takes(self, prompt: Prompt) -> bool:
         return share_of(prompt) < self.share
 
 
-def canary_beside(current: LoadedVersion, live: LiveModel, min_version: str | None) -> Canary | None:
-    """The canary of a request that pins no version; None where the label is not set, is a shadow, or names
-    a version that is not in memory here or is older than `min_version`."""
+def active_canary(current: LoadedVersion, live: LiveVersions, min_version: str | None) -> Canary | None:
+    """The canary of a request that pins no version. None where the label is not set, is a shadow, or names a
+    version that is not in memory here or is older than `min_version`."""
     label = live.labels.get(CANARY)
     if label is None or label.shadow or label.share == 0 or current.name != live.current_name:
         return None
@@ -43,14 +43,14 @@ def canary_beside(current: LoadedVersion, live: LiveModel, min_version: str | No
 
 
 class CanaryFallbacks:
-    """Told of every group that the canary could not score. Lives on the event loop."""
+    """Counts the groups that the canary fails to score, and logs why. Lives on the event loop."""
 
     def __init__(self, counted: Callable[[str, int], None]) -> None:
-        """`counted` is told why, and of how many groups."""
+        """`counted` receives the reason and the number of groups."""
         self._counted = counted
         self._logged: dict[tuple[str, str], float] = {}  # by canary and reason, monotonic seconds
 
-    def __call__(self, canary: str, groups: int, error: Exception) -> None:
+    def record(self, canary: str, groups: int, error: Exception) -> None:
         reason = "non_finite" if isinstance(error, NonFiniteScoreError) else "failed"
         self._counted(reason, groups)
         now = time.monotonic()

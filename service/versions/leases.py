@@ -1,27 +1,22 @@
-"""Leases: versions that clients want kept in memory for a while, on every server of one Redis.
+"""Leases: clients keep versions in memory for a time, on every server of one Redis.
 
-Each server copies what Redis lists, about once a second, and holds the versions named there. The copy
-lasts as long as was promised, also while Redis is gone or after it came back empty.
+Each server copies the leases in Redis about once a second, and holds their versions. A copied lease lasts its
+full time, also while Redis does not answer or after it has come back empty.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import redis
-
 from metarm.errors import UnknownLeaseError
 from metarm.shared.leases import LeaseBoard
-from service.versions.holding import Holding
-from service.versions.live_model import LiveModel
+from service.versions.live import LiveVersions
 
-log = logging.getLogger(__name__)
-
+SOURCE = "leases"
 POLL_S = 1.0
 
 
@@ -41,47 +36,31 @@ class Lease:
 class Leases:
     """Lives on the event loop; its Redis commands run in threads."""
 
-    def __init__(self, board: LeaseBoard, live: LiveModel, counted: Callable[[int], None]) -> None:
-        """`counted` is told how many hold."""
+    def __init__(self, board: LeaseBoard, live: LiveVersions, counted: Callable[[int], None]) -> None:
+        """`counted` receives the number of leases that last."""
         self._board = board
         self._live = live
         self._counted = counted
-        self._holding = Holding(live, "leases")
         self._known: dict[str, Lease] = {}
         self._changing = asyncio.Lock()
-        self._unreachable = False
-
-    async def run(self) -> None:
-        """Follow Redis until cancelled."""
-        try:
-            while True:
-                await self.follow()
-                await asyncio.sleep(POLL_S)
-        finally:
-            await self._holding.close()
 
     async def follow(self) -> None:
-        """Copy what Redis lists, write back what it lost, drop what is over."""
+        """Copy the leases in Redis, restore those it has lost, and drop those that are over. Raises
+        redis.RedisError; leases that are over are dropped all the same."""
         async with self._changing:
             try:
                 self._known = await asyncio.to_thread(self._agreed)
-                if self._unreachable:
-                    log.info("Redis answers again: leases of other servers are seen")
-                self._unreachable = False
-            except redis.RedisError as error:
-                if not self._unreachable:
-                    log.warning("leases of other servers are not seen, those known last: %s", error)
-                self._unreachable = True
-            self._hold()
+            finally:
+                self._hold()
 
     def all(self) -> list[Lease]:
-        """Those that hold now, the first to end first."""
+        """The leases that last, the first to end first."""
         return sorted((lease for lease in self._known.values() if lease.left_s > 0), key=lambda x: x.ends)
 
     async def create(self, version: str, ttl_s: float) -> Lease:
-        """Keep a version, or what a label names now, in memory for `ttl_s`.
+        """Keep a version, or the version that a label names now, in memory for `ttl_s`.
 
-        It is loaded when this returns. Raises what `LiveModel.get` raises, TooManyLeasesError, and
+        It is in memory when this returns. Raises what `LiveVersions.get` raises, TooManyLeasesError, and
         redis.RedisError; then nothing has changed.
         """
         chosen = await self._live.get(version, None)
@@ -120,8 +99,8 @@ class Leases:
             raise _unknown(lease)
 
     def _agreed(self) -> dict[str, Lease]:
-        """What Redis lists, and what it should: in a thread."""
-        now = time.monotonic()  # the copy ends no later than what it is of
+        """The leases in Redis, with those it has lost restored. Runs in a thread."""
+        now = time.monotonic()  # a copy ends no later than its original
         listed = self._board.all()
         agreed = {
             lease: Lease(lease, entry.version, now + entry.left_s)
@@ -140,7 +119,7 @@ class Leases:
 
     def _hold(self) -> None:
         self._known = {lease.id: lease for lease in self.all()}
-        self._holding.want({lease.version for lease in self._known.values()})
+        self._live.want(SOURCE, {lease.version for lease in self._known.values()})
         self._counted(len(self._known))
 
 

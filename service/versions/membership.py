@@ -1,7 +1,7 @@
-"""This server among the others: says in Redis that it lives, and takes part when they cut over together.
+"""This server among the others: it registers in Redis, and takes part when all servers cut over together.
 
-A thread of its own talks to Redis; what a cut-over asks of this server happens on the event loop, where
-requests capture their version. docs/architecture.md has the protocol.
+A thread talks to Redis; the steps of a cut-over happen on the event loop, where requests capture their version.
+docs/architecture.md has the protocol.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import redis
 from redis.client import PubSub
 
 from metarm.errors import MetaRMError
+from metarm.runtime.loops import LoopHealth
 from metarm.shared.coordinator import HOLD_S, LET_GO_S
 from metarm.shared.cut_over import REFUSED, CutOver, CutOverBoard
 from metarm.shared.fleet import RENEW_S, Fleet, ServiceRecord, new_service_id
 from metarm.shared.keys import CUT_OVER_NOTICES
 from metarm.store.versions import VersionStore
-from service.versions.live_model import LiveModel
+from service.versions.live import LiveVersions
 from service.versions.swapper import Swapper
 
 log = logging.getLogger(__name__)
@@ -43,13 +44,17 @@ class Membership:
         self,
         client: redis.Redis,
         store: VersionStore,
-        live: LiveModel,
+        live: LiveVersions,
         swapper: Swapper,
         *,
         url: str,
         held: Callable[[str, float], None],
+        loop: LoopHealth,
+        let_go_s: float = LET_GO_S,
+        idle_poll_s: float = IDLE_POLL_S,
     ) -> None:
-        """`client` is one with COMMAND_TIMEOUT_S. `held(outcome, seconds)` is called after every hold."""
+        """`client` has a timeout of COMMAND_TIMEOUT_S. `held(outcome, seconds)` is called after every hold;
+        `loop` receives the outcome of the thread's turns."""
         self._client = client
         self._fleet = Fleet(client)
         self._board = CutOverBoard(client)
@@ -57,6 +62,9 @@ class Membership:
         self._live = live
         self._swapper = swapper
         self._held = held
+        self._health = loop
+        self._let_go_s = let_go_s
+        self._idle_poll_s = idle_poll_s
         self._url = url
         self._started = time.time()
         self._notices: PubSub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
@@ -70,8 +78,9 @@ class Membership:
         self.id = new_service_id()
 
     async def join(self) -> None:
-        """Load what the pointer names and register: before the first request is answered. While others cut
-        over this waits, so that it answers neither with what they are about to leave nor ahead of them."""
+        """Load the version that the pointer names and register, before the first request is answered. While
+        other servers cut over, this waits: it answers neither with the version that they leave nor ahead of
+        them."""
         self._loop = asyncio.get_running_loop()
         while True:
             await self._swapper.follow()
@@ -86,7 +95,7 @@ class Membership:
         await self._swapper.follow()  # the pointer may have moved between the load and the registration
 
     def close(self) -> None:
-        """Say that this server is gone. Blocks for a moment; not on the event loop."""
+        """End the thread and the registration. Blocks for a moment: not for the event loop."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -101,14 +110,12 @@ class Membership:
         while not self._stopping.is_set():
             try:
                 self._turn()
-            except redis.RedisError as error:
-                if self._registered is not None:
-                    log.warning("serving alone: Redis does not answer: %s", error)
+            except Exception as error:  # noqa: BLE001 (reported: the thread survives whatever one turn raises)
                 self._registered = None
-                self._stopping.wait(IDLE_POLL_S)
-            except Exception:
-                log.exception("the membership goes on after an error")
-                self._stopping.wait(IDLE_POLL_S)
+                self._health.failed(error)
+                self._stopping.wait(self._idle_poll_s)
+            else:
+                self._health.succeeded()
 
     def _turn(self) -> None:
         if not self._notices.subscribed:
@@ -116,7 +123,7 @@ class Membership:
         busy = self._take_part(self._board.state())
         if time.monotonic() >= self._renew_at:  # at once after a cut-over: others ask what this server serves
             self._renew()
-        self._notices.get_message(timeout=BUSY_POLL_S if busy else IDLE_POLL_S)
+        self._notices.get_message(timeout=BUSY_POLL_S if busy else self._idle_poll_s)
 
     def _renew(self) -> bool:
         record = ServiceRecord(
@@ -135,14 +142,14 @@ class Membership:
         return done
 
     def _take_part(self, state: CutOver | None) -> bool:
-        """Do what a cut-over asks of this server now; whether more is to come."""
+        """Take this server's step in a cut-over; True while more steps are to come."""
         if state is None or state.id == self._ended or self.id not in state.servers:
             return False
         if state.phase == "prepare" and state.running:
             self._prepare(state)
             return True
         if self._preparing is not None and not self._preparing[1].done():
-            self._preparing[1].cancel()  # nobody waits for it any more
+            self._preparing[1].cancel()  # the cut-over no longer needs it
         if state.phase == "hold" and state.running and self._is_prepared(state):
             self._hold(state)
         else:
@@ -152,7 +159,7 @@ class Membership:
         return False
 
     def _prepare(self, state: CutOver) -> None:
-        """Load and verify, without waiting for it; once that is done, say how it went."""
+        """Load and verify in the background; report the result once it is there."""
         if self._preparing is None or self._preparing[0] != state.id:
             self._preparing = (state.id, self._submit(self._swapper.prepare(state.version)))
         _, load = self._preparing
@@ -168,7 +175,7 @@ class Membership:
         return load.done() and not load.cancelled() and load.exception() is None
 
     def _hold(self, state: CutOver) -> None:
-        """Capture nothing for new requests until the cut-over is decided, and then the version it says."""
+        """Hold new requests until the cut-over is decided; they then capture the version it names."""
         started = time.monotonic()
         gate = self._live.gate
         outcome: Literal["go", "abort"] = "abort"
@@ -182,10 +189,9 @@ class Membership:
             self._held(outcome, time.monotonic() - started)
 
     def _outcome(self, state: CutOver, started: float) -> Literal["go", "abort"]:
-        """What was decided; where nobody says so in time, what the pointer says: it moves only while all
-        hold."""
+        """The decision; without one in time, the pointer decides: it moves only while all servers hold."""
         said = False
-        while time.monotonic() - started < LET_GO_S:
+        while time.monotonic() - started < self._let_go_s:
             with contextlib.suppress(redis.RedisError):
                 found = self._board.state() if said else self._say_held(state)
                 said = True
@@ -217,7 +223,7 @@ class Membership:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def _on_loop(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have it done on the event loop, within a hold's time. Raises TimeoutError."""
+        """Run it on the event loop, within a hold's time. Raises TimeoutError."""
         future = self._submit(work)
         try:
             future.result(HOLD_S)

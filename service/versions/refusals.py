@@ -1,7 +1,4 @@
-"""The versions this server would not load: which, why, since when; and asking again costs nothing.
-
-All of it lives on the event loop.
-"""
+"""The versions that this server refuses to load: which, why and since when. Lives on the event loop."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from metarm.errors import InvalidVersionError, UnknownVersionError
 from metarm.store.versions import VersionStore
@@ -23,13 +20,13 @@ Signature = tuple[tuple[str, int, int, int, int], ...]
 
 log = logging.getLogger(__name__)
 
-RETRY_AFTER_S = 30.0  # before a refused version whose files stay as they are is tried again
-MOST = 100  # versions that are remembered
+RETRY_AFTER_S = 30.0
+MOST = 100  # refusals that are remembered
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A version that was refused, the last reason, how often, and when first and last (Unix seconds)."""
+    """A refused version, the last reason, how often it was refused, and when first and last (Unix seconds)."""
 
     name: str
     reason: str
@@ -39,53 +36,64 @@ class Refusal:
 
 
 class Refusals:
-    """Every refusal since the start, by name: the last `MOST` of them."""
+    """The last `MOST` refusals by version, and the loads they prevent: a refused version is not read again
+    until its files change or `retry_after_s` have passed, since the fault may have been this machine's, such as
+    too little memory."""
 
-    def __init__(self, counted: Callable[[], None]) -> None:
-        """`counted` is called at each refusal."""
-        self._counted = counted
+    def __init__(
+        self, store: VersionStore, count: Callable[[], None], *, retry_after_s: float = RETRY_AFTER_S
+    ) -> None:
+        """`count` is called at each refusal."""
+        self._store = store
+        self._count = count
+        self._retry_after_s = retry_after_s
         self._by_name: OrderedDict[str, Refusal] = OrderedDict()
+        self._unread: dict[str, tuple[Signature, float]] = {}  # files and monotonic seconds of the last attempt
 
-    def __call__(self, name: str, reason: str) -> None:
-        """Remember, count and, unless it is the same as last time, log."""
+    def all(self) -> list[Refusal]:
+        """Latest last."""
+        return list(self._by_name.values())
+
+    def record(self, name: str, reason: str) -> None:
+        """Remember and count a refusal; log it unless its reason is the same as the last time."""
         now, before = time.time(), self._by_name.pop(name, None)
         if before is None or before.reason != reason:
             log.error("refused %s: %s", name, reason, extra={"version": name})
         known = before or Refusal(name, reason, 0, now, now)
         self._by_name[name] = replace(known, reason=reason, times=known.times + 1, last=now)
         if len(self._by_name) > MOST:
-            self._by_name.popitem(last=False)
-        self._counted()
+            forgotten, _ = self._by_name.popitem(last=False)
+            self._unread.pop(forgotten, None)
+        self._count()
 
-    def all(self) -> list[Refusal]:
-        """Latest last."""
-        return list(self._by_name.values())
+    async def standing(self, name: str) -> str | None:
+        """The reason for which a load of the version would be refused unread; None where it would be read."""
+        if name not in self._unread:
+            return None
+        files, tried = self._unread[name]
+        if (
+            time.monotonic() - tried >= self._retry_after_s
+            or await asyncio.to_thread(self._files, name) != files
+        ):
+            return None
+        return self._by_name[name].reason
 
-
-class RefusalMemory(Generic[Version]):
-    """Loads versions. One that was refused is refused again, unread, until its files change or RETRY_AFTER_S
-    are over: what was wrong may have been this machine's, such as too little memory."""
-
-    def __init__(self, load: Callable[[str], Awaitable[Version]], store: VersionStore) -> None:
-        self._load = load
-        self._store = store
-        self._refused: dict[str, tuple[Signature, float, str]] = {}  # monotonic seconds, and why
-
-    async def load(self, name: str) -> Version:
-        """Raises what `load` raises."""
-        files = await asyncio.to_thread(self._signature, name)  # before, so that a later change is seen
-        before, refused_at, reason = self._refused.get(name, ((), 0.0, ""))
-        if reason and files == before and time.monotonic() - refused_at < RETRY_AFTER_S:
+    async def load(self, name: str, load: Callable[[str], Awaitable[Version]]) -> Version:
+        """`load(name)`, unless a refusal stands. Raises InvalidVersionError, and what `load` raises."""
+        reason = await self.standing(name)
+        if reason is not None:
             raise InvalidVersionError(reason)
-        self._refused.pop(name, None)
+        files = await asyncio.to_thread(self._files, name)  # before the load, so that a later change is seen
+        self._unread.pop(name, None)
         try:
-            return await self._load(name)
+            return await load(name)
         except InvalidVersionError as error:
-            self._refused[name] = files, time.monotonic(), error.message
+            self.record(name, error.message)
+            self._unread[name] = files, time.monotonic()
             raise
 
-    def _signature(self, name: str) -> Signature:
-        """What changes when a file of the version is written, replaced, added or removed."""
+    def _files(self, name: str) -> Signature:
+        """Changes when a file of the version is written, replaced, added or removed."""
         with contextlib.suppress(UnknownVersionError, OSError):
             folder = self._store.path(name)
             return tuple(_stat(path) for path in sorted([folder, *folder.rglob("*")]))

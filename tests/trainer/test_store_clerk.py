@@ -16,7 +16,7 @@ from metarm.shared.jobs import JobBoard
 from metarm.shared.keys import TRAINER
 from metarm.shared.store_commands import StoreCommands
 from metarm.store.versions import Label, VersionStore
-from service.versions.store_writes import StoreWrites
+from service.versions.administration import Administration
 from tests.processes import wait_until
 from tests.store import weightless_store
 from trainer.heartbeat import Heartbeat
@@ -48,15 +48,15 @@ def clerk(store: VersionStore, redis_client: redis.Redis, quick: redis.Redis) ->
 
 
 @pytest.fixture
-def writes(store: VersionStore, redis_client: redis.Redis, quick: redis.Redis) -> StoreWrites:
+def writes(store: VersionStore, redis_client: redis.Redis, quick: redis.Redis) -> Administration:
     """Of a service that may not write."""
     read_only = ReadOnlyStore(store.root)
     coordinator = Coordinator(quick, read_only, name="service", prepare_s=10)
-    return StoreWrites(read_only, coordinator, StoreCommands(redis_client), prepare_s=10)
+    return Administration(read_only, coordinator, StoreCommands(redis_client), prepare_s=10)
 
 
 @pytest.mark.usefixtures("clerk")
-def test_pointer_and_labels_move_by_the_trainers_hand(writes: StoreWrites, store: VersionStore) -> None:
+def test_pointer_and_labels_move_by_the_trainers_hand(writes: Administration, store: VersionStore) -> None:
     assert writes.activate("v000002", together=True) == []
     assert store.current() == "v000002"
     writes.set_label("canary", Label("v000001", share=0.25, shadow=True))
@@ -66,7 +66,7 @@ def test_pointer_and_labels_move_by_the_trainers_hand(writes: StoreWrites, store
 
 
 @pytest.mark.usefixtures("clerk")
-def test_the_trainers_refusal_is_the_services(writes: StoreWrites) -> None:
+def test_the_trainers_refusal_is_the_services(writes: Administration) -> None:
     with pytest.raises(UnknownVersionError, match="no label 'stable'"):
         writes.remove_label("stable")
     with pytest.raises(UnknownVersionError, match="v000009"):
@@ -75,7 +75,7 @@ def test_the_trainers_refusal_is_the_services(writes: StoreWrites) -> None:
 
 def test_a_trainer_that_lost_its_place_takes_no_commands(
     clerk: StoreClerk,
-    writes: StoreWrites,
+    writes: Administration,
     store: VersionStore,
     redis_client: redis.Redis,
     caplog: pytest.LogCaptureFixture,

@@ -7,23 +7,22 @@ from typing import Any
 
 from fastapi import APIRouter, Depends
 
-from service.http.access import require_key
+from service.http.access import RunningServer, require_key
 from service.http.schemas.drift import DriftReport, RecentReport
 from service.http.schemas.fields import VersionName
 from service.oversight.drift import VersionDrift
 from service.oversight.recent_scores import RecentScores, histograms
-from service.parts import Wired
 
 router = APIRouter(tags=["drift"], dependencies=[Depends(require_key)])
 
 
 @router.get("/drift", response_model=DriftReport)
-async def drift(parts: Wired) -> dict[str, Any]:
+async def drift(server: RunningServer) -> dict[str, Any]:
     """Figures by version and policy step, the watch after a promotion, and the runs that drift started."""
-    oversight = parts.oversight
+    oversight = server.oversight
     versions = list(oversight.drift.versions().items())[::-1]
     return {
-        "serving": parts.live.current_name,
+        "serving": server.versions.live.current_name,
         "versions": [_version(name, seen) for name, seen in versions],
         "watch": oversight.watch.view(),
         "auto_retrain": oversight.auto_retrain.view(),
@@ -31,10 +30,12 @@ async def drift(parts: Wired) -> dict[str, Any]:
 
 
 @router.get("/drift/{version}", response_model=RecentReport)
-async def recent(version: VersionName, parts: Wired, against: VersionName | None = None) -> dict[str, Any]:
+async def recent(
+    version: VersionName, server: RunningServer, against: VersionName | None = None
+) -> dict[str, Any]:
     """The newest scores of a version, and of another one beside it: histograms of the reward difference of two
     responses to a prompt, in the same bins, and scores by length. Empty for a version without scores here."""
-    seen = parts.oversight.drift.versions()
+    seen = server.oversight.drift.versions()
     names = [version, *([against] if against else [])]
     of_each = [seen[name].recent if name in seen else RecentScores() for name in names]
     own, *other = histograms([recent.differences for recent in of_each])

@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, and its figures."""
+"""Liveness, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import redis
 from fastapi import APIRouter, Depends, Response
 
-from service.http.access import require_key
+from service.http.access import RunningServer, require_key
 from service.http.schemas.health import Alive, Readiness
-from service.parts import Parts, Wired
+from service.server import Server
 from service.telemetry.training_metrics import TrainingFigures
 
 router = APIRouter(tags=["health"])
@@ -23,22 +23,22 @@ async def health() -> Alive:
 
 
 @router.get("/ready", response_model=Readiness)
-def ready(parts: Wired) -> dict[str, Any]:
-    """A model is loaded, so /score works; `degraded` says what else does not. 503 without a model."""
-    version = parts.live.current().name
-    degraded = [{"part": part, "reason": reason} for part, reason in parts.condition.examine().degraded]
+def ready(server: RunningServer) -> dict[str, Any]:
+    """A model is loaded, so /score works; `degraded` lists the parts that do not work. 503 without a model."""
+    version = server.versions.live.current().name
+    degraded = [{"part": part, "reason": reason} for part, reason in server.oversight.health.report().degraded]
     return {"status": "degraded" if degraded else "ready", "version": version, "degraded": degraded}
 
 
 @router.get("/metrics", dependencies=[Depends(require_key)], response_class=Response)
-async def metrics(parts: Wired) -> Response:
+async def metrics(server: RunningServer) -> Response:
     """Prometheus text format."""
-    parts.metrics.queue_tokens.set(parts.batcher.queued_tokens)
-    named = {label: target.version for label, target in parts.live.labels.items()}
-    parts.metrics.serving(parts.live.current_name, named)
-    parts.metrics.training.show(await asyncio.to_thread(_training, parts))
-    seen = parts.oversight.drift.versions()
-    parts.metrics.drift.show(
+    server.metrics.queue_tokens.set(server.scorer.batcher.queued_tokens)
+    named = {label: target.version for label, target in server.versions.live.labels.items()}
+    server.metrics.serving(server.versions.live.current_name, named)
+    server.metrics.training.show(await asyncio.to_thread(_training, server))
+    seen = server.oversight.drift.versions()
+    server.metrics.drift.show(
         {name: version.window().view(version.reference) for name, version in seen.items()},
         {
             (name, other): compared.window().mean_disagreement
@@ -46,11 +46,11 @@ async def metrics(parts: Wired) -> Response:
             for other, compared in version.compared.items()
         },
     )
-    return Response(parts.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(server.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _training(parts: Parts) -> TrainingFigures | None:
+def _training(server: Server) -> TrainingFigures | None:
     try:
-        return TrainingFigures.read(parts.jobs)
+        return TrainingFigures.read(server.jobs)
     except redis.RedisError:  # rm_redis_up says it
         return None

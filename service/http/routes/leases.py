@@ -2,51 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
+import redis
 from fastapi import APIRouter, Depends
 
 from metarm.errors import InvalidRequestError
-from service.http.access import require_key
+from service.http.access import RunningServer, require_key
 from service.http.schemas.leases import LeaseReleased, LeaseRenewal, LeaseRequest, LeaseState
-from service.parts import Parts, Wired
+from service.server import Server
 from service.versions.leases import Lease
 
 router = APIRouter(prefix="/leases", tags=["versions"], dependencies=[Depends(require_key)])
 
 
 @router.post("", status_code=201, response_model=LeaseState)
-async def create(body: LeaseRequest, parts: Wired) -> dict[str, Any]:
+async def create(body: LeaseRequest, server: RunningServer) -> dict[str, Any]:
     """Keep a version in memory for a while; answers once it is loaded here. Other servers load it within
     about a second and the time that takes."""
-    _check(body.ttl_s, parts)
-    return _state(await parts.leases.create(body.named, body.ttl_s))
+    _check(body.ttl_s, server)
+    return _state(await server.versions.leases.create(body.named, body.ttl_s))
 
 
 @router.get("", response_model=list[LeaseState])
-async def leases(parts: Wired) -> list[dict[str, Any]]:
+async def leases(server: RunningServer) -> list[dict[str, Any]]:
     """The leases that hold, the first to end first."""
-    await parts.leases.follow()
-    return [_state(lease) for lease in parts.leases.all()]
+    with contextlib.suppress(redis.RedisError):  # without Redis, the leases that this server knows
+        await server.versions.leases.follow()
+    return [_state(lease) for lease in server.versions.leases.all()]
 
 
 @router.post("/{lease}/renew", response_model=LeaseState)
-async def renew(lease: str, body: LeaseRenewal, parts: Wired) -> dict[str, Any]:
+async def renew(lease: str, body: LeaseRenewal, server: RunningServer) -> dict[str, Any]:
     """Let a lease last `ttl_s` from now; 404 once it is over."""
-    _check(body.ttl_s, parts)
-    return _state(await parts.leases.renew(lease, body.ttl_s))
+    _check(body.ttl_s, server)
+    return _state(await server.versions.leases.renew(lease, body.ttl_s))
 
 
 @router.delete("/{lease}", response_model=LeaseReleased)
-async def release(lease: str, parts: Wired) -> dict[str, str]:
+async def release(lease: str, server: RunningServer) -> dict[str, str]:
     """End a lease; 404 once it is over."""
-    await parts.leases.release(lease)
+    await server.versions.leases.release(lease)
     return {"lease": lease}
 
 
-def _check(ttl_s: float, parts: Parts) -> None:
-    longest = parts.settings.max_lease_s
+def _check(ttl_s: float, server: Server) -> None:
+    longest = server.settings.max_lease_s
     if ttl_s > longest:
         raise InvalidRequestError(f"a lease lasts {longest:g} s at most without being renewed", limit=longest)
 

@@ -1,4 +1,4 @@
-"""GET /overview: what this server does just now. Nothing is asked or worked out here: it is read."""
+"""GET /overview: the current state of this server. The route reads figures that are there; it computes none."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from fastapi import APIRouter, Depends, Query, Response
 
 import metarm
 from metarm.shared.jobs import Job
-from service.http.access import require_key
+from service.http.access import RunningServer, require_key
 from service.http.routes.labels import entries
 from service.http.schemas.overview import Overview
-from service.oversight.health import Examined
-from service.parts import Parts, Wired
+from service.oversight.health import HealthReport
+from service.server import Server
 
 router = APIRouter(tags=["health"], dependencies=[Depends(require_key)])
 
 
 @router.get("/overview", response_model=Overview)
 async def overview(
-    parts: Wired,
+    server: RunningServer,
     since: Annotated[float, Query(ge=0, description="Leave out the history up to this Unix time.")] = 0.0,
 ) -> Response:
-    """Version and labels, rates and latencies of the last minute, queue, batches, Redis, trainer, and what
-    does not work. Cheap: asking every second does not slow scoring."""
+    """Version and labels, rates and latencies of the last minute, queue, batches, Redis, trainer, and the parts
+    that do not work. Cheap: polling it every second does not slow scoring."""
     body = {
         "server_version": metarm.__version__,
-        "started": parts.pulse.started,
-        "serving": parts.live.current_name,
-        "loaded": parts.live.loaded_names,
-        "labels": entries(parts),
-        "now": parts.pulse.now(),
-        "queue": {"tokens": parts.batcher.queued_tokens, "limit": parts.settings.queue_tokens},
-        "samples_buffered": parts.writer.groups_waiting,
-        **_condition(parts.condition.last, parts),
-        "history": parts.pulse.history(since),
+        "started": server.pulse.started,
+        "serving": server.versions.live.current_name,
+        "loaded": server.versions.live.loaded_names,
+        "labels": entries(server),
+        "now": server.pulse.now(),
+        "queue": {"tokens": server.scorer.batcher.queued_tokens, "limit": server.settings.queue_tokens},
+        "samples_buffered": server.samples.groups_waiting,
+        **_health(server.oversight.health.last, server),
+        "history": server.pulse.history(since),
     }
     return Response(orjson.dumps(body), media_type="application/json")
 
 
-def _condition(found: Examined | None, parts: Parts) -> dict[str, Any]:
+def _health(found: HealthReport | None, server: Server) -> dict[str, Any]:
     degraded = list(found.degraded) if found else []
-    if parts.live.current_name is None:
+    if server.versions.live.current_name is None:
         degraded.insert(0, ("version", "no reward model is loaded yet: the first version is still being made"))
     return {
         "redis": None if found is None else "up" if found.redis else "down",

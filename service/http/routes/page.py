@@ -9,7 +9,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service.http.page_files import INDEX
-from service.parts import Wired
 
 router = APIRouter(include_in_schema=False)
 HEADERS = {
@@ -24,19 +23,19 @@ HEADERS = {
 
 
 @router.get("/")
-async def page(request: Request, parts: Wired) -> Response:
+async def page(request: Request) -> Response:
     """The dashboard."""
-    return await _answer(INDEX, request, parts)
+    return await _answer(INDEX, request)
 
 
 @router.get("/page/{name}")
-async def file(name: str, request: Request, parts: Wired) -> Response:
+async def file(name: str, request: Request) -> Response:
     """A file of the dashboard."""
-    return await _answer(name, request, parts)
+    return await _answer(name, request)
 
 
-async def _answer(name: str, request: Request, parts: Wired) -> Response:
-    found = await parts.page.get(name)
+async def _answer(name: str, request: Request) -> Response:
+    found = await request.app.state.page.get(name)
     if found is None:
         raise HTTPException(404, f"the page has no file {name}")
     headers = {**HEADERS, "ETag": found.etag}

@@ -8,39 +8,38 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 
 from metarm.shared.jobs import public_view
-from service.http.access import require_admin, require_key
+from service.http.access import RunningServer, require_admin, require_key
 from service.http.schemas.retrain import JobAccepted, JobDetail, JobState, RetrainRequest
-from service.parts import Wired
 
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/retrain", tags=["retraining"])
 
 
 @router.post("", status_code=202, response_model=JobAccepted, dependencies=[Depends(require_admin)])
-def retrain(parts: Wired, body: RetrainRequest | None = None) -> dict[str, Any]:
+def retrain(server: RunningServer, body: RetrainRequest | None = None) -> dict[str, Any]:
     """Start one MetaRM run on the logged samples; 409 while another runs, 422 with too little data."""
-    parts.live.current()  # before the first version there is nothing to adapt
-    parts.retraining.check()
-    job = parts.retraining.start(body.model_dump(exclude_none=True) if body else {})
+    server.versions.live.current()  # before the first version there is nothing to adapt
+    server.retraining.check()
+    job = server.retraining.start(body.model_dump(exclude_none=True) if body else {})
     log.info("asked for %s", job.id, extra={"job": job.id})
     return {"job": job.id, "status": job.status, "status_url": f"/retrain/{job.id}"}
 
 
 @router.get("", response_model=list[JobState], dependencies=[Depends(require_key)])
-def recent_jobs(parts: Wired, count: Annotated[int, Query(ge=1, le=50)] = 50) -> list[dict[str, Any]]:
+def recent_jobs(server: RunningServer, count: Annotated[int, Query(ge=1, le=50)] = 50) -> list[dict[str, Any]]:
     """The last jobs, newest first."""
-    return [public_view(job) for job in parts.jobs.recent(count)]
+    return [public_view(job) for job in server.jobs.recent(count)]
 
 
 @router.get("/{job_id}", response_model=JobDetail, dependencies=[Depends(require_key)])
-def job_state(job_id: str, parts: Wired) -> dict[str, Any]:
+def job_state(job_id: str, server: RunningServer) -> dict[str, Any]:
     """How far a job is, how it learns, and how it ended."""
-    return public_view(parts.jobs.get(job_id))
+    return public_view(server.jobs.get(job_id))
 
 
 @router.delete("/{job_id}", response_model=JobState, dependencies=[Depends(require_admin)])
-def cancel(job_id: str, parts: Wired) -> dict[str, Any]:
+def cancel(job_id: str, server: RunningServer) -> dict[str, Any]:
     """Ask a job to stop before its next step; one that has ended stays as it is."""
-    job = parts.jobs.request_cancel(job_id)
+    job = server.jobs.request_cancel(job_id)
     log.info("asked to cancel %s, which is %s", job.id, job.status, extra={"job": job.id})
     return public_view(job)

@@ -1,46 +1,49 @@
-"""POST /score: encode, score by one version, answer, log. And POST /tokenize: what was scored."""
+"""POST /score: score the groups by one version, answer, log. POST /tokenize: the tokens that /score reads."""
 
 from __future__ import annotations
 
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
 from metarm.errors import PayloadTooLargeError
-from metarm.records import PolicyStamp, SampleGroup
+from metarm.records import Message, PolicyStamp, Prompt, SampleGroup
 from metarm.shared.sample_log import LoggedRequest
-from service.http.access import require_key
+from service.http.access import RunningServer, require_key
 from service.http.pinning import HEADER, Pin, PinOfHeaders, captured
-from service.http.schemas.score import Group, ScoreRequest, ScoreResponse, TokenizeRequest, TokenizeResponse
-from service.oversight.traffic import ScoredTraffic
-from service.parts import Parts, Wired
-from service.scoring.group_scoring import Scored, prompt_of
-from service.versions.canary import canary_beside
-from service.versions.live_model import LoadedVersion
+from service.http.schemas.score import Group as GroupBody
+from service.http.schemas.score import ScoreRequest, ScoreResponse, TokenizeRequest, TokenizeResponse
+from service.scoring.scorer import Group, ScoredGroup
+from service.server import Server
+from service.settings import ServiceSettings
+from service.versions.canary import active_canary
+from service.versions.live import LoadedVersion
 
 router = APIRouter(tags=["scoring"], dependencies=[Depends(require_key)])
-OWN_RETRIES_S = 600  # a made-up request id only has to outlive our own retries of one write
+OWN_RETRIES_S = 600  # a generated request id only has to outlive our own retries of one write
 
 
 @router.post("/score", response_model=ScoreResponse)
-async def score(body: ScoreRequest, request: Request, parts: Wired, of_headers: PinOfHeaders) -> Response:
-    """Score every response of every group with one reward model, and say which one it was."""
-    _check_limits(body.groups, parts)
-    pin = of_headers.beside(body.version, body.min_version)
-    version = await parts.live.get(pin.version, pin.min_version)
-    captured(request, version.name)
-    versions = _share_out(body, pin, version, parts)
-    with parts.live.using(version, *versions):
-        scored = await parts.group_scoring.score(body.groups, versions, version)
+async def score(
+    body: ScoreRequest, request: Request, server: RunningServer, of_headers: PinOfHeaders
+) -> Response:
+    """Score every response of every group with one reward model, and name its version."""
+    groups, pin = _groups(body, server.settings), of_headers.beside(body.version, body.min_version)
+    live = server.versions.live
+    own = await live.get(pin.version, pin.min_version)
+    captured(request, own.name)
+    versions = _version_of_each(groups, pin, own, server)
+    with live.using(own, *versions):
+        scored = await server.scorer.score(groups, versions, own)
     policy = PolicyStamp(body.policy.name, body.policy.step) if body.policy else None
-    _show_traffic(body, scored, policy, parts)
+    server.oversight.traffic.answered(scored, policy)
     if body.log:
-        parts.writer.offer(_sample(body, scored, policy, parts))
-    groups = [
+        server.samples.offer(_logged(body, scored, policy, server.settings))
+    answers = [
         {
             "id": _group_id(group, place),
             "version": one.version.name,
@@ -51,19 +54,21 @@ async def score(body: ScoreRequest, request: Request, parts: Wired, of_headers: 
         }
         for place, (group, one) in enumerate(zip(body.groups, scored, strict=True))
     ]
-    return _json({"version": version.name, "groups": groups})
+    return _json({"version": own.name, "groups": answers})
 
 
 @router.post("/tokenize", response_model=TokenizeResponse)
-async def tokenize(body: TokenizeRequest, request: Request, parts: Wired, of_headers: PinOfHeaders) -> Response:
-    """The token ids /score would feed the model: compare them with your training engine's."""
-    _check_limits(body.groups, parts)
-    pin = of_headers.beside(body.version, body.min_version)
-    version = await parts.live.get(pin.version, pin.min_version)
+async def tokenize(
+    body: TokenizeRequest, request: Request, server: RunningServer, of_headers: PinOfHeaders
+) -> Response:
+    """The token ids that /score feeds the model: compare them with your training engine's."""
+    groups, pin = _groups(body, server.settings), of_headers.beside(body.version, body.min_version)
+    live = server.versions.live
+    version = await live.get(pin.version, pin.min_version)
     captured(request, version.name)
-    with parts.live.using(version):
-        encoded = await parts.group_scoring.encode(version, body.groups)
-    groups = [
+    with live.using(version):
+        encoded = await server.scorer.encode(version, groups)
+    answers = [
         {
             "id": _group_id(group, place),
             "input_ids": [sample.ids for sample in encoded[place]],
@@ -71,18 +76,18 @@ async def tokenize(body: TokenizeRequest, request: Request, parts: Wired, of_hea
         }
         for place, group in enumerate(body.groups)
     ]
-    return _json({"version": version.name, **version.model.encoder.describe(), "groups": groups})
+    return _json({"version": version.name, **version.model.encoder.describe(), "groups": answers})
 
 
-def _check_limits(groups: Sequence[Group], parts: Parts) -> None:
-    settings = parts.settings
-    responses = sum(len(group.responses) for group in groups)
+def _groups(body: ScoreRequest | TokenizeRequest, settings: ServiceSettings) -> list[Group]:
+    """The groups of a body. Raises PayloadTooLargeError."""
+    responses = sum(len(group.responses) for group in body.groups)
     if responses > settings.max_responses:
         raise PayloadTooLargeError(
             f"{responses} responses in one request; at most {settings.max_responses}",
             limit=settings.max_responses,
         )
-    for place, group in enumerate(groups):
+    for place, group in enumerate(body.groups):
         prompt = group.prompt if isinstance(group.prompt, str) else "".join(m.content for m in group.prompt)
         longest = max(len(text) for text in (prompt, *group.responses))
         if longest > settings.max_text_chars:
@@ -91,38 +96,35 @@ def _check_limits(groups: Sequence[Group], parts: Parts) -> None:
                 group=place,
                 limit=settings.max_text_chars,
             )
+    return [Group(_prompt(group), group.responses) for group in body.groups]
 
 
-def _share_out(body: ScoreRequest, pin: Pin, version: LoadedVersion, parts: Parts) -> list[LoadedVersion]:
-    """The version that scores each group: `version`, but for the canary's prompts where none is pinned."""
-    canary = None if pin.version else canary_beside(version, parts.live, pin.min_version)
+def _prompt(group: GroupBody) -> Prompt:
+    if isinstance(group.prompt, str):
+        return group.prompt
+    return cast("list[Message]", [message.model_dump() for message in group.prompt])
+
+
+def _version_of_each(
+    groups: Sequence[Group], pin: Pin, own: LoadedVersion, server: Server
+) -> list[LoadedVersion]:
+    """The version that scores each group: `own`, but for the canary's prompts where none is pinned."""
+    canary = None if pin.version else active_canary(own, server.versions.live, pin.min_version)
     if canary is None:
-        return [version] * len(body.groups)
-    return [canary.version if canary.scores(prompt_of(group)) else version for group in body.groups]
+        return [own] * len(groups)
+    return [canary.version if canary.takes(group.prompt) else own for group in groups]
 
 
-def _show_traffic(
-    body: ScoreRequest, scored: Sequence[Scored], policy: PolicyStamp | None, parts: Parts
-) -> None:
-    for version in dict.fromkeys(one.version for one in scored):
-        answered = [
-            ScoredTraffic(prompt_of(group), group.responses, one.encoded, one.scores, policy)
-            for group, one in zip(body.groups, scored, strict=True)
-            if one.version is version
-        ]
-        parts.traffic.scored(version, answered)
-
-
-def _sample(
-    body: ScoreRequest, scored: Sequence[Scored], policy: PolicyStamp | None, parts: Parts
+def _logged(
+    body: ScoreRequest, scored: Sequence[ScoredGroup], policy: PolicyStamp | None, settings: ServiceSettings
 ) -> LoggedRequest:
     request_id = body.request_id or uuid.uuid4().hex
     groups = tuple(
         SampleGroup(
             id=f"{request_id}/{_group_id(group, place)}",
             request_id=request_id,
-            prompt=prompt_of(group),
-            responses=tuple(group.responses),
+            prompt=one.prompt,
+            responses=tuple(one.responses),
             scores=tuple(one.scores),
             version=one.version.name,
             scored_at=time.time(),
@@ -130,11 +132,10 @@ def _sample(
         )
         for place, (group, one) in enumerate(zip(body.groups, scored, strict=True))
     )
-    remember_s = parts.settings.request_id_memory_s if body.request_id else OWN_RETRIES_S
-    return LoggedRequest(request_id, groups, remember_s)
+    return LoggedRequest(request_id, groups, settings.request_id_memory_s if body.request_id else OWN_RETRIES_S)
 
 
-def _group_id(group: Group, place: int) -> str:
+def _group_id(group: GroupBody, place: int) -> str:
     return group.id if group.id is not None else str(place)
 
 

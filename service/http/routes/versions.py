@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from metarm.errors import InvalidVersionError
 from metarm.store.versions import Status
-from service.http.access import require_admin, require_key
+from service.http.access import RunningServer, require_admin, require_key
 from service.http.schemas.versions import Activated, ActivateRequest, VersionCurve, VersionEntry, VersionList
-from service.parts import Parts, Wired
+from service.server import Server
 
 router = APIRouter(prefix="/versions", tags=["versions"])
 LINEAGE = (  # what a version was made from, by what, and how: with the files it names, enough to make it again
@@ -32,60 +32,62 @@ LINEAGE = (  # what a version was made from, by what, and how: with the files it
 
 
 @router.get("", response_model=VersionList, dependencies=[Depends(require_key)])
-def versions(parts: Wired) -> dict[str, Any]:
+def versions(server: RunningServer) -> dict[str, Any]:
     """Every version there was with its lineage, which is current, and which this server serves."""
-    current = parts.store.current()
-    refused = parts.swapper.refused
+    current = server.versions.store.current()
+    refused = server.versions.swapper.refused
     return {
         "current": current,
-        "serving": parts.live.current_name,
-        **_servers(parts),
+        "serving": server.versions.live.current_name,
+        **_servers(server),
         "refused": {"name": refused.name, "reason": refused.reason} if refused else None,
-        "refusals": [asdict(refusal) for refusal in parts.refusals.all()],
-        "rollbacks": parts.oversight.watch.rollbacks(),
-        "versions": [_entry(n, n == current, status, parts) for n, status in parts.store.statuses().items()],
+        "refusals": [asdict(refusal) for refusal in server.versions.refusals.all()],
+        "rollbacks": server.oversight.watch.rollbacks(),
+        "versions": [
+            _entry(n, n == current, status, server) for n, status in server.versions.store.statuses().items()
+        ],
     }
 
 
 @router.get("/{version}", response_model=dict[str, Any], dependencies=[Depends(require_key)])
-def manifest(version: str, parts: Wired) -> dict[str, Any]:
+def manifest(version: str, server: RunningServer) -> dict[str, Any]:
     """The manifest: parent, job, method, metrics, verdict, digests, time of making."""
-    return parts.store.manifest(version)
+    return server.versions.store.manifest(version)
 
 
 @router.get("/{version}/curve", response_model=VersionCurve, dependencies=[Depends(require_key)])
-def curve(version: str, parts: Wired) -> dict[str, Any]:
+def curve(version: str, server: RunningServer) -> dict[str, Any]:
     """Losses and held-out accuracies of the run that made a published version."""
-    found = parts.store.curve(version) or {}
+    found = server.versions.store.curve(version) or {}
     lists = {name: found.get(name, []) for name in ("loss", "difference", "held_out_accuracy")}
     return {"version": version, **lists}
 
 
 @router.post("/{version}/activate", response_model=Activated, dependencies=[Depends(require_admin)])
-async def activate(version: str, parts: Wired, body: ActivateRequest | None = None) -> dict[str, Any]:
+async def activate(version: str, server: RunningServer, body: ActivateRequest | None = None) -> dict[str, Any]:
     """Make a published version the current one, on all live servers together; answers once this one scores
     with it. 409 names the servers that could not take it: then all stay on the version they had."""
     together = body.together if body else True
-    done = await parts.activator.activate(version, "asked for over HTTP", together=together)
+    done = await server.versions.activate(version, "asked for over HTTP", together=together)
     return {"current": done.current, "serving": done.serving}
 
 
-def _servers(parts: Parts) -> dict[str, Any]:
+def _servers(server: Server) -> dict[str, Any]:
     try:
-        return {"servers": [asdict(record) for record in parts.fleet.live()]}
+        return {"servers": [asdict(record) for record in server.versions.fleet.live()]}
     except redis.RedisError as error:
         return {"servers": None, "servers_unknown": f"Redis does not answer: {error}"}
 
 
-def _entry(name: str, current: bool, status: Status, parts: Parts) -> VersionEntry:
+def _entry(name: str, current: bool, status: Status, server: Server) -> VersionEntry:
     entry: dict[str, Any] = {
         "name": name,
         "current": current,
-        "serving": name == parts.live.current_name,
-        "loaded": name in parts.live.loaded_names,
+        "serving": name == server.versions.live.current_name,
+        "loaded": name in server.versions.live.loaded_names,
     }
     try:
-        made_from = {key: parts.store.manifest(name).get(key) for key in LINEAGE}
+        made_from = {key: server.versions.store.manifest(name).get(key) for key in LINEAGE}
         found = VersionEntry(**entry, status=status, **made_from)
     except InvalidVersionError as error:
         return VersionEntry(**entry, status="unreadable", reasons=[error.message])

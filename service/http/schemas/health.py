@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 
 class Degraded(BaseModel):
-    part: Literal["redis", "trainer", "version"]
+    part: Literal["redis", "trainer", "version", "loop"]
     reason: str
 
 

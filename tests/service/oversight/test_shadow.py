@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +11,15 @@ from pathlib import Path
 import pytest
 
 from metarm.model.reward_model import RewardModel, load_model
-from metarm.runtime.loops import again_and_again
+from metarm.runtime.loops import Loops
 from metarm.store.calibration import Calibration
 from metarm.store.versions import VersionStore
 from service.oversight.drift import Comparison, Drift
-from service.oversight.shadow import BUSY_SHARE, LOOK_S, MOST_WAITING, Shadow
-from service.oversight.traffic import AT_ONCE, ScoredTraffic, ShadowPlan, Traffic
+from service.oversight.shadow import BUSY_SHARE, MOST_WAITING, POLL_S, Shadow
+from service.oversight.traffic import AT_ONCE, ShadowPlan, Traffic
 from service.oversight.traffic import MOST_WAITING as MOST_TRAFFIC
-from service.versions.live_model import LiveModel, LoadedVersion
+from service.scoring.scorer import ScoredGroup
+from service.versions.live import LiveVersions, LoadedVersion
 from tests.service.scoring.test_scorer import PROMPT, RESPONSES, Wired, poisoned, wired
 from tests.tiny import Kind
 
@@ -41,14 +41,14 @@ class Bench:
     def offer(self, *responses: str, plan: ShadowPlan = PLAN) -> None:
         encoded = self.answering.model.encoder.encode([(PROMPT, responses)])[0]
         scores = [float(place) for place in range(len(responses))]
-        self.shadow.offer(self.answering, ScoredTraffic(PROMPT, responses, encoded, scores, None), plan)
+        self.shadow.offer(ScoredGroup(PROMPT, responses, self.answering, encoded, scores, scores), plan)
 
     async def requests(self, tokens: int) -> None:
         """Have so many tokens scored, or a few more, for requests."""
         encoded = self.answering.model.encoder.encode([(PROMPT, RESPONSES)])
         wanted = self.parts.scorer.scored_tokens + tokens
         while self.parts.scorer.scored_tokens < wanted:
-            await self.parts.scorer.score(self.answering, encoded)
+            await self.parts.scorer.rewards(self.answering, encoded)
 
     def dropped(self, reason: str) -> float:
         return float(self.parts.metrics.drift.shadow_dropped.labels(reason)._value.get())
@@ -67,21 +67,17 @@ async def running(model: RewardModel, *, queue_tokens: int = 10**6) -> AsyncIter
     async with wired(model, entries=0) as parts:
         queued, plans = [0], [PLAN]
         seen: list[tuple[str, str, Comparison]] = []
-        with ThreadPoolExecutor(1) as tokenizer_threads:
-            shadow = Shadow(
-                LiveModel(load, 2, VersionStore(Path("nowhere"))),
-                parts.scorer,
-                tokenizer_threads,
-                parts.metrics,
-                plans=lambda: plans,
-                queued_tokens=lambda: queued[0],
-                queue_tokens=queue_tokens,
-                compared=lambda version, other, group: seen.append((version.name, other.name, group)),
-            )
-            task = asyncio.create_task(again_and_again(shadow.look, 0))
+        shadow = Shadow(
+            LiveVersions(load, 2, VersionStore(Path("nowhere"))),
+            parts.scorer,
+            parts.metrics,
+            plans=lambda: plans,
+            queued_tokens=lambda: queued[0],
+            queue_tokens=queue_tokens,
+            compared=lambda version, other, group: seen.append((version.name, other.name, group)),
+        )
+        async with Loops().running("shadow", shadow.process, 0):
             yield Bench(shadow, parts, LoadedVersion("v000002", model), plans, queued, seen)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
 
 def test_a_group_is_compared_with_what_the_other_version_would_have_served(checkpoint: Kinds) -> None:
@@ -92,7 +88,7 @@ def test_a_group_is_compared_with_what_the_other_version_would_have_served(check
             bench.offer(*RESPONSES)
             await bench.until(lambda: bool(bench.seen))
             encoded = model.encoder.encode([(PROMPT, RESPONSES)])
-            (raw,) = await bench.parts.scorer.score(LoadedVersion("v000009", model), encoded)
+            (raw,) = await bench.parts.scorer.rewards(LoadedVersion("v000009", model), encoded)
             served = [2.0 * score + 5.0 for score in raw]
             expected = Comparison.of_group([0.0, 1.0, 2.0, 3.0], served)
             ((version, other, group),) = bench.seen
@@ -131,7 +127,7 @@ def test_while_requests_always_wait_a_fiftieth_of_all_that_is_scored_is_scored_i
                 bench.offer(*RESPONSES)
             for number in range(1, 4):
                 await bench.requests(int(0.7 * cost / BUSY_SHARE))
-                await asyncio.sleep(5 * LOOK_S)
+                await asyncio.sleep(5 * POLL_S)
                 assert len(bench.seen) == number - 1
                 await bench.requests(int(0.31 * cost / BUSY_SHARE))
                 await bench.until(lambda number=number: len(bench.seen) == number)  # type: ignore[misc]
@@ -139,7 +135,7 @@ def test_while_requests_always_wait_a_fiftieth_of_all_that_is_scored_is_scored_i
             await bench.until(lambda: len(bench.seen) == 10)
             bench.queued[0] = 7
             bench.offer(*RESPONSES)
-            await asyncio.sleep(5 * LOOK_S)
+            await asyncio.sleep(5 * POLL_S)
             assert len(bench.seen) == 10  # what was scored without waiting was paid for as well
 
     asyncio.run(main())
@@ -220,9 +216,10 @@ def test_traffic_is_taken_at_once_looked_at_in_small_turns_and_dropped_beyond_a_
     model = load_model(checkpoint("bert"), 128)
     version = LoadedVersion("v000002", model)
     encoded = model.encoder.encode([(PROMPT, RESPONSES)])[0]
-    group = ScoredTraffic(PROMPT, RESPONSES, encoded, [0.0, 1.0, 2.0, 3.0], None)
-    single = ScoredTraffic(PROMPT, RESPONSES[:1], encoded[:1], [0.0], None)
-    handed: list[ScoredTraffic] = []
+    scores = [0.0, 1.0, 2.0, 3.0]
+    group = ScoredGroup(PROMPT, RESPONSES, version, encoded, scores, scores)
+    single = ScoredGroup(PROMPT, RESPONSES[:1], version, encoded[:1], scores[:1], scores[:1])
+    handed: list[ScoredGroup] = []
 
     async def main() -> None:
         async with wired(model) as parts:
@@ -230,18 +227,18 @@ def test_traffic_is_taken_at_once_looked_at_in_small_turns_and_dropped_beyond_a_
                 Drift(50),
                 [PLAN, ShadowPlan("v000009", "v000001", 1.0), ShadowPlan("v000002", "v000003", 0.0)],
             )
-            traffic = Traffic(drift, parts.metrics, lambda: plans, lambda _, group, __: handed.append(group))
-            traffic.scored(version, [group, single] * AT_ONCE)
+            traffic = Traffic(drift, parts.metrics, lambda: plans, lambda group, _: handed.append(group))
+            traffic.answered([group, single] * AT_ONCE, None)
             assert drift.versions() == {}  # not in the request's own time
-            look = asyncio.create_task(traffic.look())
+            turn = asyncio.create_task(traffic.process())
             await asyncio.sleep(0)
             assert drift.versions()["v000002"].total.groups == AT_ONCE
-            await look
+            await turn
             assert drift.versions()["v000002"].total.groups == 2 * AT_ONCE
             assert drift.versions()["v000002"].total.compared == AT_ONCE
             assert handed == [group] * AT_ONCE  # of those two, and by the first plan alone
-            traffic.scored(version, [group] * MOST_TRAFFIC)
-            traffic.scored(version, [group] * 3)
+            traffic.answered([group] * MOST_TRAFFIC, None)
+            traffic.answered([group] * 3, None)
             assert parts.metrics.drift.traffic_dropped._value.get() == 3
 
     asyncio.run(main())

@@ -14,6 +14,7 @@ import redis
 
 from metarm.errors import ReadOnlyStoreError
 from metarm.model.reward_model import load_model
+from metarm.runtime.loops import Loops
 from metarm.shared.sample_log import connect
 from metarm.shared.watches import Outcome, WatchBoard, WatchRecord
 from metarm.store.versions import VersionStore
@@ -22,7 +23,7 @@ from service.oversight.watch import Watch
 from service.oversight.watched import Watched, breaches
 from service.settings import ServiceSettings
 from service.telemetry.metrics import Metrics
-from service.versions.live_model import LiveModel, LoadedVersion
+from service.versions.live import LiveVersions, LoadedVersion
 from tests.processes import HttpProcess, RedisProcess, service, two_services
 from tests.store import publish
 from tests.tiny import CORPUS, Kind, poisoned, with_head
@@ -149,13 +150,10 @@ def test_a_rollback_that_fails_is_said_and_tried_again_and_one_without_redis_is_
     tmp_path: Path,
     redis_process: RedisProcess,
     checkpoint: Callable[[Kind], Path],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = [publish(tmp_path, checkpoint("bert"), reference=WIDE) for _ in range(2)]
     store = VersionStore(tmp_path / "versions")
     store.activate(names[0])
-    monkeypatch.setattr("service.oversight.watch.RETRY_S", 0.0)
-    monkeypatch.setattr("service.oversight.watch.READ_EVERY_S", 0.0)
     refusals = [ReadOnlyStoreError("the store cannot be written from here")]
 
     async def load(name: str) -> LoadedVersion:
@@ -163,7 +161,7 @@ def test_a_rollback_that_fails_is_said_and_tried_again_and_one_without_redis_is_
         return LoadedVersion(name, model, manifest=store.manifest(name))
 
     async def main() -> None:
-        live, metrics, drift = LiveModel(load, 2, store), Metrics(), Drift(50)
+        live, metrics, drift = LiveVersions(load, 2, store), Metrics(), Drift(50)
 
         async def activate(name: str, reason: str) -> None:
             assert "spread ratio is 0.100" in reason
@@ -172,12 +170,18 @@ def test_a_rollback_that_fails_is_said_and_tried_again_and_one_without_redis_is_
             store.activate(name)
             await live.make_current(name)
 
+        def make() -> Watch:
+            board, loop = WatchBoard(client), Loops().add("watch-records")
+            return Watch(
+                RULES, store, live, drift, board, activate, metrics, loop, retry_s=0.0, share_every_s=0.0
+            )
+
         async def promote() -> Watch:
-            watch = Watch(RULES, store, live, drift, WatchBoard(client), activate, metrics)
+            watch = make()
             for name in names:
                 store.activate(name)
                 await live.make_current(name)
-                await watch.look()
+                await watch.judge()
             assert watch.view()["watching"]["version"] == names[1]
             parent, child = [await live.load(name) for name in names]
             for _ in range(3):
@@ -186,22 +190,22 @@ def test_a_rollback_that_fails_is_said_and_tried_again_and_one_without_redis_is_
             return watch
 
         watch = await promote()
-        await watch.look()
+        await watch.judge()
         assert "cannot be written" in watch.view()["watching"]["rollback_failed"]
         assert live.current_name == names[1]
         redis_process.kill(signal.SIGKILL)
         redis_process.wait()
-        await watch.look()
+        await watch.judge()
         assert live.current_name == store.current() == names[0]
         assert [record["version"] for record in watch.rollbacks()] == [names[1]]
         redis_process.start()
-        await watch.look()
+        await watch.judge()
         assert WatchBoard(client).read()[names[1]].outcome == "rolled_back"
 
-        again = Watch(RULES, store, live, drift, WatchBoard(client), activate, metrics)
+        again = make()
         for name in names:  # by hand, on a server that starts anew
             await live.make_current(name)
-            await again.look()
+            await again.judge()
         assert again.view()["watching"] is None
         assert again.rollbacks() == watch.rollbacks()
 

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from metarm.records import PolicyStamp, SampleGroup
+from metarm.runtime.loops import Loops
 from metarm.shared.sample_log import LoggedRequest, SampleLog
 from service.samples.writer import SampleWriter
 from service.telemetry.metrics import Metrics
@@ -32,7 +33,8 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def writer(redis_client: redis.Redis, metrics: Metrics) -> SampleWriter:
-    return SampleWriter(SampleLog(redis_client), metrics, buffer_groups=1000, max_groups=50, max_age_s=1e6)
+    log, loop = SampleLog(redis_client), Loops().add("sample-writer")
+    return SampleWriter(log, metrics, loop, buffer_groups=1000, max_groups=50, max_age_s=1e6)
 
 
 def test_a_request_that_cannot_be_encoded_is_dropped_alone_and_counted(

@@ -128,9 +128,14 @@ async def running(
 
 
 def scores(
-    batcher: Batcher[Model, Sample], samples: Sequence[Sample], model: Model = MODEL, *, aside: bool = False
+    batcher: Batcher[Model, Sample],
+    samples: Sequence[Sample],
+    model: Model = MODEL,
+    *,
+    background: bool = False,
 ) -> Awaitable[list[float]]:
-    return batcher.score(model, samples, [s.cost for s in samples], [s.joined for s in samples], aside=aside)
+    costs, shared = [s.cost for s in samples], [s.joined for s in samples]
+    return batcher.schedule(model, samples, costs, shared, background=background)
 
 
 async def send(
@@ -246,7 +251,7 @@ def test_the_last_unit_is_split_between_free_workers_where_that_pays(shared: int
         async with running(forward, workers=2) as batcher:
             samples = samples_of("group", 6)
             costs = [shared + 10, *[10] * 5]
-            found = await batcher.score(MODEL, samples, costs, [0, *[shared] * 5])
+            found = await batcher.schedule(MODEL, samples, costs, [0, *[shared] * 5])
             assert found == expected(samples)
             assert sorted(len(part.samples) for part in forward.slices) == parts
 
@@ -559,13 +564,13 @@ def test_a_full_queue_takes_work_that_bounds_itself_and_is_then_as_full_as_that(
         async with running(forward, queue_tokens=1000) as batcher:
             await plug(batcher, forward)
             await send(batcher, samples_of("waiting", 100))
-            beside = asyncio.ensure_future(scores(batcher, samples_of("beside", 5), aside=True))
+            beside = asyncio.ensure_future(scores(batcher, samples_of("beside", 5), background=True))
             await asyncio.sleep(0)
             assert batcher.queued_tokens == 1050
             with pytest.raises(OverloadedError):
                 await scores(batcher, samples_of("late", 1))
             with pytest.raises(PayloadTooLargeError):
-                await scores(batcher, samples_of("huge", 101), aside=True)
+                await scores(batcher, samples_of("huge", 101), background=True)
             forward.let_all_through()
             assert await beside == expected(samples_of("beside", 5))
 

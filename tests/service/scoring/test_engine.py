@@ -17,7 +17,7 @@ from metarm.model.forward import PrefixCache
 from metarm.model.reward_model import RewardModel, load_model
 from service.scoring.engine import Engine
 from service.scoring.tuning import ForwardPlan
-from service.versions.live_model import LoadedVersion
+from service.versions.live import LoadedVersion
 from tests.metarm.model.forward.networks import plain_scores
 from tests.tiny import Kind
 
@@ -36,9 +36,9 @@ def engine(prefixes: PrefixCache | None = None, plan: ForwardPlan = PLAN) -> Eng
     return made
 
 
-def score_slice(engine: Engine, version: LoadedVersion, samples: list[Encoded], share: int = 1) -> list[float]:
+def forward(engine: Engine, version: LoadedVersion, samples: list[Encoded], share: int = 1) -> list[float]:
     with ThreadPoolExecutor(1, initializer=engine.begin, initargs=(0,)) as thread:
-        return thread.submit(engine.score_slice, version, samples, share).result()
+        return thread.submit(engine.forward, version, samples, share).result()
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def test_a_slice_scores_as_the_network_alone(checkpoint: Kinds, kind: Kind) -> N
     samples = random_samples(version.model, 20)
     with torch.inference_mode():
         alone = plain_scores(version.model.network, samples).tolist()
-    assert score_slice(engine(), version, samples) == pytest.approx(alone, abs=1e-4)
+    assert forward(engine(), version, samples) == pytest.approx(alone, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -73,9 +73,9 @@ def test_equal_sequences_of_a_slice_are_computed_once(checkpoint: Kinds, kind: K
     distinct = random_samples(version.model, 5)
     order = [0, 1, 0, 2, 3, 3, 4, 0, 1]
     with forwards(version.model) as tokens:
-        scores = score_slice(engine(), version, [distinct[i] for i in order])
+        scores = forward(engine(), version, [distinct[i] for i in order])
         assert sum(tokens) == sum(len(sample.ids) for sample in distinct)
-    expected = score_slice(engine(), version, distinct)
+    expected = forward(engine(), version, distinct)
     assert scores == [expected[i] for i in order]
     assert len(set(expected)) == 5
 
@@ -84,17 +84,17 @@ def test_sequences_that_differ_in_segments_alone_are_not_taken_for_equal(checkpo
     version = loaded(checkpoint("bert"))
     ids = random_samples(version.model, 1)[0].ids
     samples = [Encoded(ids, [0] * cut + [1] * (len(ids) - cut), truncated=False) for cut in (0, 5, len(ids))]
-    assert len(set(score_slice(engine(), version, samples))) == 3
+    assert len(set(forward(engine(), version, samples))) == 3
 
 
 def test_no_forward_holds_more_tokens_than_planned(checkpoint: Kinds) -> None:
     version = loaded(checkpoint("llama"))
     samples = random_samples(version.model, 20)
     with forwards(version.model) as tokens:
-        score_slice(engine(plan=ForwardPlan(1, 1, 70, 200)), version, samples)
+        forward(engine(plan=ForwardPlan(1, 1, 70, 200)), version, samples)
         assert max(tokens) <= 70
         tokens.clear()
-        score_slice(engine(plan=ForwardPlan(1, 1, 10_000, 200)), version, samples)
+        forward(engine(plan=ForwardPlan(1, 1, 10_000, 200)), version, samples)
         assert len(tokens) == 1
 
 
@@ -110,7 +110,7 @@ def test_a_slice_runs_on_the_cores_of_the_workers_it_may_use(
         lambda *_: threads.append(torch.get_num_threads())
     )
     here = torch.get_num_threads()
-    score_slice(engine(plan=ForwardPlan(2, 2, 10_000, 200)), version, samples, share)
+    forward(engine(plan=ForwardPlan(2, 2, 10_000, 200)), version, samples, share)
     hook.remove()
     assert threads == [2 * share]
     assert torch.get_num_threads() == here
@@ -128,12 +128,12 @@ def test_a_prompt_is_computed_once_for_all_slices_of_a_version(checkpoint: Kinds
     for version_ in (version, other):
         with forwards(version_.model) as tokens:
             for samples in slices:
-                score_slice(kept, version_, samples)
+                forward(kept, version_, samples)
             assert tokens == [len(prompt) + 4, 2, 6]
     assert looked_up == [False, True, True] * 2
     with forwards(version.model) as tokens:
         for samples in slices:
-            score_slice(engine(None), version, samples)
+            forward(engine(None), version, samples)
         assert tokens == [len(prompt) + 4, len(prompt) + 2, len(prompt) + 6]
 
 
@@ -143,6 +143,6 @@ def test_scores_are_answered_as_the_model_gives_them(checkpoint: Kinds) -> None:
     poison = next(token for token in samples[1].ids if token not in samples[0].ids)
     with torch.no_grad():
         version.model.network.base_model.embeddings.word_embeddings.weight[poison] = float("nan")
-    first, second = score_slice(engine(), version, samples)
+    first, second = forward(engine(), version, samples)
     assert first == first
     assert second != second

@@ -21,7 +21,7 @@ from service.scoring.score_cache import ScoreCache
 from service.scoring.scorer import Scorer
 from service.scoring.tuning import ForwardPlan
 from service.telemetry.metrics import Metrics
-from service.versions.live_model import LoadedVersion
+from service.versions.live import LoadedVersion
 from tests.metarm.model.forward.networks import plain_scores
 from tests.tiny import Kind
 
@@ -50,19 +50,19 @@ async def wired(
     plans: list[RewardModel] = []
     engine = Engine(PrefixCache(10**8))
 
-    def score_slice(version: LoadedVersion, samples: list[Encoded], share: int) -> list[float]:
+    def forward(version: LoadedVersion, samples: list[Encoded], share: int) -> list[float]:
         slices.append(samples)
-        return engine.score_slice(version, samples, share)
+        return engine.forward(version, samples, share)
 
     def choose(model: RewardModel) -> ForwardPlan:
         plans.append(model)
         return ForwardPlan(1, 1, 1000, slice_tokens)
 
-    batcher: Batcher[LoadedVersion, Encoded] = Batcher(score_slice, queue_tokens=queue_tokens)
+    batcher: Batcher[LoadedVersion, Encoded] = Batcher(forward, queue_tokens=queue_tokens)
     scorer = Scorer(engine, batcher, ScoreCache(entries), metrics, choose)
-    scorer.prepare(model)
-    yield Wired(scorer, batcher, metrics, plans, slices)
-    await batcher.close()
+    async with scorer.running():
+        scorer.prepare(model)
+        yield Wired(scorer, batcher, metrics, plans, slices)
 
 
 def groups_of(model: RewardModel, *groups: Sequence[str]) -> list[list[Encoded]]:
@@ -97,15 +97,15 @@ def test_only_what_is_not_known_is_computed_and_every_score_keeps_its_place(
         async with wired(model) as w:
             first = groups_of(model, RESPONSES[:2], RESPONSES[2:])
             approximately = [pytest.approx(scores, abs=1e-4) for scores in expected(model, first)]
-            assert await w.scorer.score(version, first) == approximately
+            assert await w.scorer.rewards(version, first) == approximately
             seen = sum(map(len, w.slices))
             assert seen == 4
             more = groups_of(model, [RESPONSES[3], *RESPONSES[:2], "Yes."], RESPONSES[2:], ["No."])
             approximately = [pytest.approx(scores, abs=1e-4) for scores in expected(model, more)]
-            assert await w.scorer.score(version, more) == approximately
+            assert await w.scorer.rewards(version, more) == approximately
             assert sum(map(len, w.slices)) == seen + 3
             assert (w.counted("hit"), w.counted("miss")) == (4, 7)
-            assert await w.scorer.score(version, more) == approximately
+            assert await w.scorer.rewards(version, more) == approximately
             assert sum(map(len, w.slices)) == seen + 3
 
     asyncio.run(main())
@@ -118,7 +118,7 @@ def test_a_known_score_is_that_of_its_version_alone(checkpoint: Kinds) -> None:
         async with wired(model) as w:
             groups = groups_of(model, RESPONSES)
             for name in ("v000001", "v000002", "v000001"):
-                await w.scorer.score(LoadedVersion(name, model), groups)
+                await w.scorer.rewards(LoadedVersion(name, model), groups)
             assert (w.counted("hit"), w.counted("miss")) == (4, 8)
 
     asyncio.run(main())
@@ -135,7 +135,7 @@ def test_a_response_that_stands_twice_in_a_request_is_computed_once_and_has_one_
         async with wired(model, slice_tokens=30, entries=0) as w:
             first, second = RESPONSES[:2]
             groups = groups_of(model, [first, second, first], [first, first])
-            scores = await w.scorer.score(LoadedVersion("v000001", model), groups)
+            scores = await w.scorer.rewards(LoadedVersion("v000001", model), groups)
             assert sum(map(len, w.slices)) == 3
             assert scores[0][0] == scores[0][2]
             assert scores[1][0] == scores[1][1]
@@ -155,9 +155,9 @@ def test_a_score_that_is_not_finite_is_refused_and_not_kept(checkpoint: Kinds) -
             with poisoned(model, poison):
                 for _ in range(2):
                     with pytest.raises(NonFiniteScoreError, match="v000001"):
-                        await w.scorer.score(version, groups)
+                        await w.scorer.rewards(version, groups)
             approximately = [pytest.approx(scores, abs=1e-4) for scores in expected(model, groups)]
-            assert await w.scorer.score(version, groups) == approximately
+            assert await w.scorer.rewards(version, groups) == approximately
 
     asyncio.run(main())
 
@@ -170,7 +170,7 @@ def test_a_score_of_exactly_zero_is_kept_and_answered(checkpoint: Kinds) -> None
     async def main() -> None:
         async with wired(model) as w:
             for _ in range(2):
-                scores = await w.scorer.score(LoadedVersion("v000001", model), groups_of(model, RESPONSES))
+                scores = await w.scorer.rewards(LoadedVersion("v000001", model), groups_of(model, RESPONSES))
                 assert scores == [[0.0] * 4]
             assert (w.counted("hit"), w.counted("miss")) == (4, 4)
 
@@ -185,7 +185,7 @@ def test_how_the_machine_is_used_is_fixed_by_the_first_model(checkpoint: Kinds) 
             w.scorer.prepare(second)
             assert w.plans == [first]
             assert not w.batcher.started
-            await w.scorer.score(LoadedVersion("v000002", second), groups_of(second, RESPONSES))
+            await w.scorer.rewards(LoadedVersion("v000002", second), groups_of(second, RESPONSES))
             assert w.batcher.started
 
     asyncio.run(main())
@@ -202,10 +202,10 @@ def test_a_shared_prompt_is_counted_once_against_the_queue(checkpoint: Kinds, ki
 
     async def main() -> None:
         async with wired(model, queue_tokens=tokens) as w:
-            assert len((await w.scorer.score(LoadedVersion("v000001", model), groups))[0]) == 4
+            assert len((await w.scorer.rewards(LoadedVersion("v000001", model), groups))[0]) == 4
         async with wired(model, queue_tokens=tokens - 1) as w:
             with pytest.raises(PayloadTooLargeError):
-                await w.scorer.score(LoadedVersion("v000001", model), groups)
+                await w.scorer.rewards(LoadedVersion("v000001", model), groups)
 
     asyncio.run(main())
 
@@ -218,7 +218,7 @@ def test_a_group_on_one_prompt_stays_in_one_slice_where_its_prompt_is_shared(che
         async def main(model: RewardModel = model, share: bool = share) -> None:
             async with wired(model, slice_tokens=70) as w:
                 groups = groups_of(model, RESPONSES, RESPONSES, RESPONSES)
-                await w.scorer.score(LoadedVersion("v000001", model), groups)
+                await w.scorer.rewards(LoadedVersion("v000001", model), groups)
                 prompts = [[sample.ids[:5] for sample in part] for part in w.slices]
                 groups_per_slice[share] = [len({tuple(ids) for ids in part}) for part in prompts]
                 assert sum(map(len, w.slices)) == 12

@@ -55,9 +55,9 @@ def test_the_quantiles_are_latencies_that_their_share_of_the_requests_does_not_e
 def test_rates_are_over_the_last_minute_and_older_traffic_does_not_count(clock: Clock) -> None:
     seen, work = Pulse(), Work()
     assert seen.now()["responses_per_s"] is None
-    seen.look(work, "v000001")
+    seen.refresh(work, "v000001")
     for second in range(200):
-        clock.now += pulse.EVERY_S
+        clock.now += pulse.REFRESH_S
         if second < 100:  # a burst that is long over
             seen.answered("/score", 503, 9.0)
             seen.scored(50, 5000)
@@ -65,12 +65,12 @@ def test_rates_are_over_the_last_minute_and_older_traffic_does_not_count(clock: 
             seen.answered("/score", 200, 0.25)
             seen.scored(4, 100)
             work.sliced_tokens, work.slice_room = work.sliced_tokens + 300, work.slice_room + 400
-        seen.look(work, "v000001")
+        seen.refresh(work, "v000001")
     now = seen.now()
     assert now["over_s"] == pytest.approx(60)
-    assert now["requests_per_s"] == pytest.approx(1 / pulse.EVERY_S)
-    assert now["responses_per_s"] == pytest.approx(4 / pulse.EVERY_S)
-    assert now["tokens_per_s"] == pytest.approx(100 / pulse.EVERY_S)
+    assert now["requests_per_s"] == pytest.approx(1 / pulse.REFRESH_S)
+    assert now["responses_per_s"] == pytest.approx(4 / pulse.REFRESH_S)
+    assert now["tokens_per_s"] == pytest.approx(100 / pulse.REFRESH_S)
     assert now["failed_per_s"] == 0
     assert now["batch_fill"] == pytest.approx(0.75)
     assert (now["latency"]["requests"], now["latency"]["p99_ms"]) == (31, 250.0)
@@ -79,13 +79,13 @@ def test_rates_are_over_the_last_minute_and_older_traffic_does_not_count(clock: 
 def test_the_history_is_bounded_and_can_be_asked_for_from_a_time_on(clock: Clock) -> None:
     seen, work = Pulse(), Work(queued_tokens=7)
     for number in range(KEEP_POINTS + 50):
-        clock.now += pulse.EVERY_S
+        clock.now += pulse.REFRESH_S
         seen.scored(number, 1)
-        seen.look(work, "v000002" if number > 300 else "v000001")
+        seen.refresh(work, "v000002" if number > 300 else "v000001")
     whole = seen.history(0.0)
     assert {len(column) for column in whole.values()} == {KEEP_POINTS}
     assert (whole["serving"][0], whole["serving"][-1], whole["queue_tokens"][-1]) == ("v000001", "v000002", 7)
-    assert whole["responses_per_s"][-1] == pytest.approx((KEEP_POINTS + 47) / pulse.EVERY_S)
+    assert whole["responses_per_s"][-1] == pytest.approx((KEEP_POINTS + 47) / pulse.REFRESH_S)
     assert whole["p50_ms"] == [None] * KEEP_POINTS
     later = seen.history(whole["at"][-3])
     assert later == {name: column[-2:] for name, column in whole.items()}
@@ -98,5 +98,5 @@ def test_only_scored_requests_count_as_latencies_and_few_of_them_are_kept(clock:
     for _ in range(KEEP_LATENCIES + 500):
         seen.answered("/score", 200, 0.001)
     clock.now += 1.0
-    seen.look(Work(), None)
+    seen.refresh(Work(), None)
     assert seen.now()["latency"] == {"requests": KEEP_LATENCIES, "p50_ms": 1.0, "p95_ms": 1.0, "p99_ms": 1.0}

@@ -120,7 +120,7 @@ def test_no_key_and_no_password_is_in_the_log_or_in_an_error_body(
         redis_process.kill(signal.SIGKILL)
         redis_process.wait()
         told.append(process.http.post("/retrain", headers={"Authorization": f"Bearer {ADMIN_KEY}"}))
-        process.wait_until(lambda: "the sample log does not answer" in process.output)
+        process.wait_until(lambda: "sample-writer failed" in process.output)
     assert {answer.status_code for answer in told} >= {200, 401, 409, 422, 503}
     said = process.output + "".join(answer.text for answer in told)
     for secret in (SCORE_KEY, ADMIN_KEY, PASSWORD, "pass%20word%2F1618"):

@@ -29,8 +29,9 @@ from service.scoring.score_cache import ScoreCache
 from service.scoring.scorer import Scorer
 from service.scoring.tuning import ForwardPlan
 from service.telemetry.metrics import Metrics
-from service.versions.live_model import LiveModel, LoadedVersion
+from service.versions.live import LiveVersions, LoadedVersion
 from service.versions.loader import VersionLoader
+from service.versions.refusals import Refusals
 from tests.tiny import Kind, make_checkpoint
 
 Kinds = Callable[[Kind], Path]
@@ -45,7 +46,6 @@ class Served:
     store: VersionStore
     reduced: bool = False
     calibrated: bool = True
-    refusals: list[tuple[str, str]] = field(default_factory=list)
     planned: list[RewardModel] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class Served:
             return PLAN
 
         engine = Engine(None)
-        batcher = Batcher(engine.score_slice, queue_tokens=10**6)
+        batcher = Batcher(engine.forward, queue_tokens=10**6)
         self.loader = VersionLoader(
             self.store,
             512,
@@ -62,12 +62,19 @@ class Served:
             reduced=self.reduced,
             calibrated=self.calibrated,
             prepare=Scorer(engine, batcher, ScoreCache(0), Metrics(), choose).prepare,
-            refused=lambda name, reason: self.refusals.append((name, reason)),
         )
+        self._refused = Refusals(self.store, lambda: None, retry_after_s=0.0)
+
+    @property
+    def refusals(self) -> list[tuple[str, str]]:
+        return [(refusal.name, refusal.reason) for refusal in self._refused.all()]
+
+    async def load_one(self, name: str) -> LoadedVersion:
+        return await self._refused.load(name, self.loader.load)
 
     def load(self, *names: str) -> list[LoadedVersion]:
         async def main() -> list[LoadedVersion]:
-            return [await self.loader.load(name) for name in names]
+            return [await self.load_one(name) for name in names]
 
         return asyncio.run(main())
 
@@ -293,7 +300,7 @@ def test_a_folder_that_is_a_link_is_no_version_and_the_message_says_why(
     with served(store) as s:
 
         async def main() -> None:
-            live = LiveModel(s.loader.load, 2, store)
+            live = LiveVersions(s.load_one, 2, store)
             with pytest.raises(VersionUnavailableError, match="symbolic link"):
                 await live.load("v000002")
 
@@ -302,11 +309,11 @@ def test_a_folder_that_is_a_link_is_no_version_and_the_message_says_why(
 
 
 def test_anything_a_file_makes_a_library_raise_is_a_refusal(store: VersionStore) -> None:
-    def prepare(model: RewardModel) -> ForwardPlan:
+    def prepare(model: RewardModel) -> None:
         raise ZeroDivisionError("no cores")
 
     options: dict[str, Any] = {"share_prompts": True, "reduced": False, "calibrated": True}
-    loader = VersionLoader(store, 512, prepare=prepare, refused=lambda *_: None, **options)
+    loader = VersionLoader(store, 512, prepare=prepare, **options)
     with pytest.raises(InvalidVersionError, match="ZeroDivisionError: no cores"):
         asyncio.run(loader.load("v000001"))
     loader.close()

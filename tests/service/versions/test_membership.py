@@ -16,18 +16,21 @@ import redis
 
 from metarm.errors import InvalidVersionError
 from metarm.model.reward_model import RewardModel
-from metarm.shared.coordinator import COMMAND_TIMEOUT_S, HOLD_S
+from metarm.runtime.loops import Loops
+from metarm.shared.coordinator import COMMAND_TIMEOUT_S, HOLD_S, LET_GO_S
 from metarm.shared.cut_over import CutOver, CutOverBoard, Phase
 from metarm.shared.fleet import Fleet, ServiceRecord
 from metarm.shared.sample_log import connect
 from metarm.store.versions import VersionStore
-from service.versions.live_model import LiveModel, LoadedVersion
-from service.versions.membership import Membership
+from service.versions.live import LiveVersions, LoadedVersion
+from service.versions.membership import IDLE_POLL_S, Membership
+from service.versions.refusals import Refusals
 from service.versions.swapper import Swapper
 from tests.processes import BUSY_S, RedisProcess
 from tests.store import publish_weightless, weightless_store
 
 LEASE_MS = 60_000
+HELD_S = 30.0  # a member does not let go by itself before the test says how the cut-over ends
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Member:
     """One server, and what a test does to it."""
 
     store: VersionStore
-    live: LiveModel
+    live: LiveVersions
     swapper: Swapper
     membership: Membership
     board: CutOverBoard
@@ -80,14 +83,15 @@ def store(tmp_path: Path) -> VersionStore:
     return weightless_store(tmp_path, 3)
 
 
-@pytest.fixture
-def held_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A member does not let go by itself while a test is about to say how a cut-over ends."""
-    monkeypatch.setattr("service.versions.membership.LET_GO_S", 30.0)
-
-
 @asynccontextmanager
-async def member(store: VersionStore, server: RedisProcess, *, joined: bool = True) -> AsyncIterator[Member]:
+async def member(
+    store: VersionStore,
+    server: RedisProcess,
+    *,
+    joined: bool = True,
+    let_go_s: float = LET_GO_S,
+    idle_poll_s: float = IDLE_POLL_S,
+) -> AsyncIterator[Member]:
     broken: set[str] = set()
     holds: list[tuple[str, float]] = []
 
@@ -97,11 +101,19 @@ async def member(store: VersionStore, server: RedisProcess, *, joined: bool = Tr
             raise InvalidVersionError(f"{name}: its weights are NaN")
         return LoadedVersion(name, cast("RewardModel", None))
 
-    live = LiveModel(load, 3, store)
-    swapper = Swapper(store, live, poll_ms=10, swapped=lambda *_: None, unreachable=lambda *_: None)
+    live = LiveVersions(load, 3, store)
+    swapper = Swapper(store, live, Refusals(store, lambda: None), lambda _: None)
     client = connect(server.url, COMMAND_TIMEOUT_S)
     membership = Membership(
-        client, store, live, swapper, url="http://here", held=lambda *how: holds.append(how)
+        client,
+        store,
+        live,
+        swapper,
+        url="http://here",
+        held=lambda *how: holds.append(how),
+        loop=Loops().add("membership"),
+        let_go_s=let_go_s,
+        idle_poll_s=idle_poll_s,
     )
     board = CutOverBoard(redis.Redis.from_url(server.url))
     made = Member(store, live, swapper, membership, board, holds, broken)
@@ -118,12 +130,11 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
 
 
-@pytest.mark.usefixtures("held_for_long")
 def test_new_requests_wait_between_hold_and_go_and_pinned_ones_do_not(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
     async def test() -> None:
-        async with member(store, redis_process) as one:
+        async with member(store, redis_process, let_go_s=HELD_S) as one:
             await one.begin_hold("v000002")
             waiting = asyncio.create_task(one.captured())
             assert (await one.live.get("v000001", None)).name == "v000001"
@@ -137,13 +148,12 @@ def test_new_requests_wait_between_hold_and_go_and_pinned_ones_do_not(
     run(test)
 
 
-@pytest.mark.usefixtures("held_for_long")
 def test_after_a_cut_over_a_server_says_at_once_what_it_serves(
-    store: VersionStore, redis_process: RedisProcess, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    store: VersionStore, redis_process: RedisProcess, redis_client: redis.Redis
 ) -> None:
     async def test() -> None:
-        async with member(store, redis_process) as one:
-            monkeypatch.setattr("service.versions.membership.IDLE_POLL_S", 12.0)  # it would be told by then
+        # a poll that comes only after the test's limit: the server must report by itself
+        async with member(store, redis_process, let_go_s=HELD_S, idle_poll_s=12.0) as one:
             await one.begin_hold("v000002")
             store.activate("v000002")
             await one.move("hold", "go")
@@ -152,12 +162,11 @@ def test_after_a_cut_over_a_server_says_at_once_what_it_serves(
     run(test)
 
 
-@pytest.mark.usefixtures("held_for_long")
 def test_an_abort_lets_new_requests_go_on_with_the_old_version(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
     async def test() -> None:
-        async with member(store, redis_process) as one:
+        async with member(store, redis_process, let_go_s=HELD_S) as one:
             await one.begin_hold("v000002")
             waiting = asyncio.create_task(one.captured())
             await one.move("hold", "abort")
@@ -274,12 +283,11 @@ def test_a_server_registers_once_redis_is_there_and_leaves_when_it_ends(
     assert fleet.live() == []
 
 
-@pytest.mark.usefixtures("held_for_long")
 def test_a_server_takes_part_again_once_a_killed_redis_is_back(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
     async def test() -> None:
-        async with member(store, redis_process) as one:
+        async with member(store, redis_process, let_go_s=HELD_S) as one:
             redis_process.kill(signal.SIGKILL)
             redis_process.wait()
             assert await one.captured() == "v000001"

@@ -10,20 +10,21 @@ import pytest
 
 from metarm.errors import InvalidVersionError, UnknownVersionError
 from metarm.store.versions import VersionStore
-from service.versions.refusals import MOST, RefusalMemory, Refusals
+from service.versions.refusals import MOST, Refusals
 from tests.store import weightless_store
 
 
 def test_a_version_refused_again_is_one_entry_with_its_last_reason_and_is_logged_when_that_changes(
+    tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     counted: list[int] = []
-    refused = Refusals(lambda: counted.append(1))
+    refused = Refusals(VersionStore(tmp_path), lambda: counted.append(1))
     with caplog.at_level(logging.ERROR):
-        refused("v000001", "no manifest")
-        refused("v000002", "NaN")
-        refused("v000001", "no manifest")
-        refused("v000001", "a flipped bit")
+        refused.record("v000001", "no manifest")
+        refused.record("v000002", "NaN")
+        refused.record("v000001", "no manifest")
+        refused.record("v000001", "a flipped bit")
     second, first = refused.all()
     assert (second.name, second.reason, second.times) == ("v000002", "NaN", 1)
     assert (first.name, first.reason, first.times) == ("v000001", "a flipped bit", 3)
@@ -36,20 +37,23 @@ def test_a_version_refused_again_is_one_entry_with_its_last_reason_and_is_logged
     ]
 
 
-def test_only_the_last_ones_are_kept() -> None:
-    refused = Refusals(lambda: None)
+def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
+    refused = Refusals(VersionStore(tmp_path), lambda: None)
     for number in range(MOST + 5):
-        refused(f"v{number:06d}", "no manifest")
+        refused.record(f"v{number:06d}", "no manifest")
     assert [refusal.name for refusal in refused.all()] == [f"v{number:06d}" for number in range(5, MOST + 5)]
 
 
 class Reader:
     """Verifies what it is asked to load, and counts."""
 
-    def __init__(self, store: VersionStore) -> None:
+    def __init__(self, store: VersionStore, **options: float) -> None:
         self.store = store
         self.reads = 0
-        self.memory = RefusalMemory(self._load, store)
+        self._refusals = Refusals(store, lambda: None, **options)
+
+    async def load(self, name: str) -> dict[str, Any]:
+        return await self._refusals.load(name, self._load)
 
     async def _load(self, name: str) -> dict[str, Any]:
         self.reads += 1
@@ -57,7 +61,7 @@ class Reader:
 
     def refuses(self, name: str) -> bool:
         try:
-            asyncio.run(self.memory.load(name))
+            asyncio.run(self.load(name))
         except InvalidVersionError:
             return True
         return False
@@ -103,9 +107,9 @@ def test_whatever_changes_in_its_folder_has_it_read_again(reader: Reader, spoil:
     assert reader.reads == 2
 
 
-def test_a_refusal_is_not_remembered_for_ever(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_is_not_remembered_for_ever(tmp_path: Path) -> None:
+    reader = Reader(weightless_store(tmp_path, 2), retry_after_s=0.0)
     (reader.store.path("v000002") / "model.safetensors").write_bytes(b"wEights")
-    monkeypatch.setattr("service.versions.refusals.RETRY_AFTER_S", 0.0)
     assert reader.refuses("v000002")
     assert reader.refuses("v000002")
     assert reader.reads == 2
@@ -114,5 +118,5 @@ def test_a_refusal_is_not_remembered_for_ever(reader: Reader, monkeypatch: pytes
 def test_a_version_that_is_not_there_is_looked_for_each_time(reader: Reader) -> None:
     for _ in range(2):
         with pytest.raises(UnknownVersionError):
-            asyncio.run(reader.memory.load("v000009"))
+            asyncio.run(reader.load("v000009"))
     assert reader.reads == 2

@@ -1,9 +1,10 @@
-"""The versions in memory: hands one out per request, and swaps the current one by one assignment."""
+"""The versions in memory: one is captured per request, and the current one is swapped by one assignment."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 from metarm.errors import (
     InvalidRequestError,
     InvalidVersionError,
+    MetaRMError,
     NotReadyError,
     UnknownVersionError,
     VersionUnavailableError,
@@ -19,13 +21,13 @@ from metarm.errors import (
 from metarm.model.reward_model import RewardModel
 from metarm.store.calibration import IDENTITY, Calibration
 from metarm.store.versions import NAME, Label, VersionStore, version_number
-from service.versions.capture_gate import CaptureGate
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedVersion:
-    """A model in memory, the name of the version it is, the line from its rewards to the scores it serves,
-    and its manifest."""
+    """A version in memory: its name, its model, the calibration of its raw rewards, and its manifest."""
 
     name: str
     model: RewardModel
@@ -33,10 +35,33 @@ class LoadedVersion:
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
 
-class LiveModel:
-    """Lives on the event loop. Of the versions in memory beyond `keep_loaded`, those used longest ago are
-    dropped; never the current one, one that is held, or one that a request uses (`using`). What has to
-    stay beyond the bound goes when the last of that ends."""
+class CaptureGate:
+    """Keeps new requests from capturing the current version while servers cut over. Lives on the event loop.
+    Requests that have captured a version, or pin one, do not pass here."""
+
+    def __init__(self) -> None:
+        self._opening: asyncio.Event | None = None  # while closed
+
+    def close(self) -> None:
+        if self._opening is None:
+            self._opening = asyncio.Event()
+
+    def open(self) -> None:
+        if self._opening is not None:
+            self._opening.set()
+            self._opening = None
+
+    async def passed(self) -> None:
+        """Return while the gate is open. A caller that awaits nothing more before it captures the current
+        version captures it with the gate open."""
+        while self._opening is not None:
+            await self._opening.wait()
+
+
+class LiveVersions:
+    """Lives on the event loop. Beyond `keep_loaded` versions, the least recently used ones are dropped from
+    memory; never the current one, one that is held, or one that a request uses (`using`). A version that must
+    stay beyond the bound is dropped when its last hold or use ends."""
 
     def __init__(
         self,
@@ -45,19 +70,23 @@ class LiveModel:
         store: VersionStore,
         counted: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`load` brings a version from disk, off the event loop, warmed and checked. `counted` is told how
-        many are in memory."""
+        """`load` brings a version from disk, off the event loop, verified and warmed. `counted` receives the
+        number of versions in memory."""
         self._load = load
         self._keep_loaded = keep_loaded
         self._store = store
         self._counted = counted
-        self._loaded: OrderedDict[str, LoadedVersion] = OrderedDict()  # used longest ago first
+        self._loaded: OrderedDict[str, LoadedVersion] = OrderedDict()  # least recently used first
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._users: Counter[str] = Counter()
         self._held: dict[str, frozenset[str]] = {}
+        self._wanted: dict[
+            tuple[str, str], asyncio.Task[None]
+        ] = {}  # loads in the background, by source and name
+        self._unloadable: set[tuple[str, str]] = set()  # those of which a failure was logged
         self._current: LoadedVersion | None = None
         self.gate = CaptureGate()
-        self.labels: Mapping[str, Label] = {}  # as a watch of the store saw them last
+        self.labels: Mapping[str, Label] = {}  # as last read from the store
 
     @property
     def current_name(self) -> str | None:
@@ -79,10 +108,10 @@ class LiveModel:
     async def get(self, version: str | None, min_version: str | None) -> LoadedVersion:
         """The one version that answers a request; enter `using` before the next await.
 
-        `version`, a name or a label, pins it. Else, once the gate is open, the current one answers, if it is
-        at least `min_version`; else the one the store's pointer names already, or the oldest that was not
-        rolled back from: of those that are at least that. Raises VersionUnavailableError (409),
-        naming what is here, where there is none.
+        `version`, a name or a label, pins it. Without a pin, once the gate is open, the current version answers
+        if it is at least `min_version`. Else the version that the store's pointer names, or the oldest that was
+        not rolled back, answers, if it is at least that. Raises VersionUnavailableError (409), which lists the
+        versions of this server, where there is none.
         """
         least = 0 if min_version is None else version_number(_checked(min_version))
         if version is not None:
@@ -101,7 +130,7 @@ class LiveModel:
 
     @contextlib.contextmanager
     def using(self, *versions: LoadedVersion) -> Iterator[None]:
-        """While a request is answered by `versions`: inside the block they stay in memory."""
+        """Inside the block `versions` stay in memory: a request uses them."""
         names = {version.name for version in versions}
         self._users.update(names)
         try:
@@ -116,13 +145,13 @@ class LiveModel:
         self._evict_soon()
 
     async def load(self, name: str) -> LoadedVersion:
-        """The version in memory, brought from disk if need be, once for all who wait for it.
+        """The version in memory, loaded from disk if necessary, once for all callers that wait for it.
 
         Raises VersionUnavailableError (409) where the store has no such version, and what `load`
         raised; then nothing has changed.
         """
         if _checked(name) not in self._loaded:
-            self._users[name] += 1  # who waits for a version uses it
+            self._users[name] += 1  # waiting for a version is using it
             try:
                 await self._brought(name)
             finally:
@@ -131,15 +160,19 @@ class LiveModel:
         self._loaded.move_to_end(name)
         return self._loaded[name]
 
-    def keep(self, source: str, names: Collection[str]) -> None:
-        """From now on `source` holds `names`, and no longer what it held before: those in memory, and those
-        that come there, stay."""
-        self._held[source] = frozenset(names)
-        self._evict_soon()
+    def want(self, source: str, names: Collection[str]) -> None:
+        """From now on `source` (labels, leases) holds `names` and no others. Versions that are not in memory
+        are loaded in the background; of one that cannot be loaded, the failure is logged once."""
+        self._keep(source, names)
+        self._unloadable = {(by, name) for by, name in self._unloadable if by != source or name in names}
+        for name in names:
+            if name not in self._loaded and (source, name) not in self._wanted:
+                task = asyncio.create_task(self._load_wanted(source, name), name=f"{source}-{name}")
+                self._wanted[source, name] = task
 
     async def hold(self, source: str, names: Collection[str]) -> None:
-        """`keep`, once all of them are in memory; where one cannot be loaded, `source` goes on holding what
-        it held, and that is raised."""
+        """Have `source` hold `names`, all of them in memory when this returns. Where one cannot be loaded, its
+        error is raised, and `source` holds what it held before."""
         before = kept = self._held.get(source, frozenset())
         self._held[source] = before | frozenset(names)
         try:
@@ -147,12 +180,33 @@ class LiveModel:
                 await self.load(name)
             kept = frozenset(names)
         finally:
-            self.keep(source, kept)
+            self._keep(source, kept)
+
+    async def close(self) -> None:
+        """End the loads in the background."""
+        loads = list(self._wanted.values())
+        for task in loads:
+            task.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
+
+    def _keep(self, source: str, names: Collection[str]) -> None:
+        self._held[source] = frozenset(names)
+        self._evict_soon()
+
+    async def _load_wanted(self, source: str, name: str) -> None:
+        try:
+            await self.load(name)
+        except MetaRMError as error:
+            if (source, name) not in self._unloadable:
+                log.warning("%s name %s, which cannot be loaded: %s", source, name, error.message)
+                self._unloadable.add((source, name))
+        finally:
+            del self._wanted[source, name]
 
     async def _brought(self, name: str) -> None:
         if name not in self._loading:
             self._loading[name] = asyncio.create_task(self._bring(name), name=f"load-{name}")
-        await asyncio.shield(self._loading[name])  # who goes away does not end it for the others
+        await asyncio.shield(self._loading[name])  # a caller that is cancelled does not end it for the others
 
     async def _bring(self, name: str) -> None:
         try:
@@ -165,7 +219,7 @@ class LiveModel:
         self._evict_soon()
 
     def _evict_soon(self) -> None:
-        """After whoever was just handed a version had the time to say that he uses it."""
+        """In the next turn of the event loop: a caller that was just given a version first enters `using`."""
         if len(self._loaded) > self._keep_loaded:
             asyncio.get_running_loop().call_soon(self._evict)
 
@@ -200,11 +254,11 @@ def _checked(name: str) -> str:
 
 
 def _one_from(store: VersionStore, least: int, loaded: Collection[str]) -> str | None:
-    """Of the versions in memory or on disk that are at least `least`: the one the pointer names, else the
-    oldest that was not rolled back from."""
+    """Of the versions in memory or on disk with a number of at least `least`: the one that the pointer names,
+    else the oldest that was not rolled back."""
     here = {*store.names(), *loaded} - {*store.withdrawn()}
     enough = sorted((name for name in here if version_number(name) >= least), key=version_number)
-    with contextlib.suppress(InvalidVersionError):  # a broken pointer is the swapper's to report
+    with contextlib.suppress(InvalidVersionError):  # the swapper reports a broken pointer
         pointed = store.current()
         if pointed in enough:
             return pointed

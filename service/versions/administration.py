@@ -13,9 +13,9 @@ from metarm.store.versions import Label, VersionStore
 LABEL_TIMEOUT_S = 10.0
 
 
-class StoreWrites:
-    """Blocks: not on the event loop. Each method raises what the store raises, and TrainerUnavailableError
-    where the trainer is needed and none does it."""
+class Administration:
+    """Blocks: not for the event loop. Each method raises what the store raises, and TrainerUnavailableError
+    where the trainer is needed and does not do it."""
 
     def __init__(
         self, store: VersionStore, coordinator: Coordinator, commands: StoreCommands, *, prepare_s: float

@@ -13,8 +13,8 @@ import pytest
 from metarm.errors import InvalidVersionError, NotReadyError, UnknownVersionError, VersionUnavailableError
 from metarm.model.reward_model import RewardModel, load_model
 from metarm.store.versions import Label, VersionStore
-from service.versions.holding import Holding
-from service.versions.live_model import LiveModel, LoadedVersion
+from service.versions.live import LiveVersions, LoadedVersion
+from service.versions.refusals import Refusals
 from tests.store import weightless_store
 from tests.tiny import Kind
 
@@ -57,8 +57,8 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     asyncio.run(main)
 
 
-async def live_model(slow: Slow, store: VersionStore, keep: int = 2) -> LiveModel:
-    live = LiveModel(slow.load, keep, store, slow.counts.append)
+async def live_model(slow: Slow, store: VersionStore, keep: int = 2) -> LiveVersions:
+    live = LiveVersions(slow.load, keep, store, slow.counts.append)
     await live.make_current(SECOND)
     return live
 
@@ -69,7 +69,7 @@ async def settle() -> None:
 
 
 def test_before_a_first_version_nothing_answers(slow: Slow, store: VersionStore) -> None:
-    live = LiveModel(slow.load, 2, store)
+    live = LiveVersions(slow.load, 2, store)
     with pytest.raises(NotReadyError):
         asyncio.run(live.get(None, None))
 
@@ -343,41 +343,70 @@ def test_an_old_request_keeps_its_version_while_the_current_one_moves_on(
 
 
 def test_what_a_source_wants_is_loaded_behind_it_and_what_will_not_load_is_tried_again_later(
-    slow: Slow, store: VersionStore, monkeypatch: pytest.MonkeyPatch
+    slow: Slow, store: VersionStore
+) -> None:
+    async def main() -> None:
+        refusals = Refusals(store, lambda: None, retry_after_s=60.0)
+        live = LiveVersions(lambda name: refusals.load(name, slow.load), 2, store)
+        await live.make_current(SECOND)
+        slow.shut[THIRD], slow.broken = asyncio.Event(), {FOURTH}
+        for _ in range(3):
+            live.want("leases", {FIRST, THIRD, FOURTH})
+            await loaded(live, FIRST, SECOND)
+            await no_load_of(FOURTH)
+        slow.shut[THIRD].set()
+        await loaded(live, FIRST, SECOND, THIRD)
+        assert slow.loads == {FIRST: 1, SECOND: 1, THIRD: 1, FOURTH: 1}
+        slow.broken = set()
+        (store.path(FOURTH) / "mended").touch()
+        live.want("leases", {FIRST, FOURTH})
+        await loaded(live, FIRST, SECOND, FOURTH)
+        live.want("leases", set())
+        await settle()
+        assert live.loaded_names == [SECOND, FOURTH]
+        await live.close()
+
+    run(main())
+
+
+def test_what_cannot_be_loaded_is_logged_once_for_each_source_that_wants_it(
+    slow: Slow, store: VersionStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
         live = await live_model(slow, store)
-        holding = Holding(live, "leases")
-        slow.shut[THIRD], slow.broken = asyncio.Event(), {FOURTH}
-        for _ in range(3):
-            holding.want({FIRST, THIRD, FOURTH})
-            await settle()
-        assert live.loaded_names == [FIRST, SECOND]
-        slow.shut[THIRD].set()
-        await settle()
-        assert live.loaded_names == [FIRST, SECOND, THIRD]
-        assert slow.loads == {FIRST: 1, SECOND: 1, THIRD: 1, FOURTH: 1}
-        monkeypatch.setattr("service.versions.holding.RETRY_AFTER_S", 0.0)
-        slow.broken = set()
-        holding.want({FIRST, FOURTH})
-        await settle()
-        assert live.loaded_names == [FIRST, SECOND, FOURTH]
-        holding.want(set())
-        await settle()
-        assert live.loaded_names == [SECOND, FOURTH]
-        await holding.close()
+        for source in ("labels", "leases", "labels"):
+            live.want(source, {"v000009"})
+            await no_load_of("v000009")
+        live.want("labels", set())
+        live.want("labels", {"v000009"})
+        await no_load_of("v000009")
 
     run(main())
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.split(" ")[0] for line in lines] == ["labels", "leases", "labels"]
 
 
-def test_a_source_that_closes_leaves_no_load_behind(slow: Slow, store: VersionStore) -> None:
+def test_closing_leaves_no_load_behind(slow: Slow, store: VersionStore) -> None:
     async def main() -> None:
         live = await live_model(slow, store)
-        holding = Holding(live, "labels")
         slow.shut[THIRD] = asyncio.Event()
-        holding.want({THIRD})
+        live.want("labels", {THIRD})
         await settle()
-        await holding.close()
+        await live.close()
         assert {task.get_name() for task in asyncio.all_tasks()} & {f"labels-{THIRD}"} == set()
 
     run(main())
+
+
+async def loaded(live: LiveVersions, *names: str) -> None:
+    """Wait until exactly these versions are in memory."""
+    async with asyncio.timeout(30):
+        while live.loaded_names != list(names):  # noqa: ASYNC110 (nothing announces it)
+            await asyncio.sleep(0.001)
+
+
+async def no_load_of(name: str) -> None:
+    """Wait until no background load of this version is under way."""
+    async with asyncio.timeout(30):
+        while any(t.get_name().endswith(f"-{name}") for t in asyncio.all_tasks()):  # noqa: ASYNC110 (as above)
+            await asyncio.sleep(0.001)

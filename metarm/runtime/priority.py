@@ -1,4 +1,4 @@
-"""Work beside scoring: its thread stands back, so that whoever waits for a score goes first."""
+"""The priority of a thread beside scoring: requests that wait for a score go first."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import threading
 
 log = logging.getLogger(__name__)
 
-NICENESS = 5  # not more: while the thread has the interpreter's lock, those who wait for it wait for its core
+NICENESS = 5  # not more: a thread that holds the interpreter's lock delays every thread that waits for it
 
 
-def stand_back() -> None:
-    """From here on the calling thread gets less of a busy core than one that scores. Threads it starts too."""
+def lower_thread_priority() -> None:
+    """Give the calling thread, and threads it starts, less of a busy core than a thread that scores."""
     try:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)  # Linux: of this thread alone
     except OSError as error:

@@ -1,0 +1,101 @@
+"""What watches the answers: drift figures, shadow scores, the watch, automatic runs, the server's health."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import redis
+
+from metarm.runtime.loops import Loops
+from metarm.shared.jobs import JobBoard
+from metarm.shared.watches import WatchBoard
+from service.oversight.auto_retrain import AutoRetrain, Cooldown
+from service.oversight.drift import Comparison, Drift
+from service.oversight.health import REFRESH_S, HealthMonitor
+from service.oversight.shadow import Shadow, canary_in_the_shadow
+from service.oversight.traffic import ShadowPlan, Traffic
+from service.oversight.watch import Watch
+from service.samples.retraining import Retraining
+from service.scoring.scorer import Scorer
+from service.settings import ServiceSettings
+from service.telemetry.metrics import Metrics
+from service.telemetry.pulse import REFRESH_S as PULSE_S
+from service.telemetry.pulse import Pulse
+from service.versions.live import LoadedVersion
+from service.versions.versions import Versions
+
+RETRAIN_S = 3.0
+
+
+class Oversight:
+    """Lives on the event loop, from `running` to its end. Nothing here is in the way of a request."""
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        client: redis.Redis,
+        metrics: Metrics,
+        loops: Loops,
+        versions: Versions,
+        scorer: Scorer,
+        retraining: Retraining,
+        drift: Drift,
+        pulse: Pulse,
+    ) -> None:
+        live = versions.live
+        self.drift = drift
+        self.watch = Watch(
+            settings,
+            versions.store,
+            live,
+            drift,
+            WatchBoard(client),
+            versions.activate,
+            metrics,
+            loops.add("watch-records"),
+        )
+        self.auto_retrain = AutoRetrain(
+            settings, live, drift, retraining, Cooldown(client, settings.retrain_cooldown_s), metrics
+        )
+        self.health = HealthMonitor(JobBoard(client), versions.swapper, loops)
+        self._shadow = Shadow(
+            live,
+            scorer,
+            metrics,
+            plans=self._plans,
+            queued_tokens=lambda: scorer.batcher.queued_tokens,
+            queue_tokens=settings.queue_tokens,
+            compared=self._compared,
+        )
+        self.traffic = Traffic(drift, metrics, self._plans, self._shadow.offer, pulse.scored)
+        self._live = live
+        self._scorer = scorer
+        self._pulse = pulse
+        self._loops = loops
+        self._watch_s = settings.poll_ms / 1000
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        turns: dict[str, tuple[Callable[[], Awaitable[None]], float]] = {
+            "traffic": (self.traffic.process, 0.0),
+            "shadow": (self._shadow.process, 0.0),
+            "watch": (self.watch.judge, self._watch_s),
+            "auto-retrain": (self.auto_retrain.decide, RETRAIN_S),
+            "health": (self.health.refresh, REFRESH_S),
+            "pulse": (self._refresh_pulse, PULSE_S),
+        }
+        async with AsyncExitStack() as stack:
+            for name, (turn, every_s) in turns.items():
+                await stack.enter_async_context(self._loops.running(name, turn, every_s))
+            yield
+
+    def _plans(self) -> list[ShadowPlan]:
+        return [plan for plan in (self.watch.plan(), canary_in_the_shadow(self._live)) if plan]
+
+    def _compared(self, version: LoadedVersion, other: LoadedVersion, group: Comparison) -> None:
+        self.drift.of(version.name, version.manifest).compare(other.name, other.manifest, group)
+        self.watch.compared(version, other, group)
+
+    async def _refresh_pulse(self) -> None:
+        self._pulse.refresh(self._scorer.batcher, self._live.current_name)

@@ -1,0 +1,99 @@
+"""One running server: its parts, constructed here, and their start and end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from metarm.model.encoding import Encoded
+from metarm.model.forward import PrefixCache
+from metarm.runtime import tracing
+from metarm.runtime.idle_memory import CHECK_S, IdleMemory
+from metarm.runtime.loops import Loops
+from metarm.shared.jobs import JobBoard
+from metarm.shared.sample_log import SampleLog, connect
+from service.oversight.drift import Drift
+from service.oversight.oversight import Oversight
+from service.samples.retraining import Retraining
+from service.samples.writer import SampleWriter
+from service.scoring.batcher import Batcher
+from service.scoring.engine import Engine
+from service.scoring.score_cache import ScoreCache
+from service.scoring.scorer import Scorer
+from service.scoring.tuning import choose_plan
+from service.settings import ServiceSettings
+from service.telemetry.metrics import Metrics
+from service.telemetry.pulse import Pulse
+from service.versions.canary import CanaryFallbacks
+from service.versions.live import LoadedVersion
+from service.versions.versions import Versions
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What the routes use."""
+
+    settings: ServiceSettings
+    metrics: Metrics
+    pulse: Pulse
+    scorer: Scorer
+    versions: Versions
+    oversight: Oversight
+    samples: SampleWriter
+    jobs: JobBoard
+    retraining: Retraining
+
+
+@asynccontextmanager
+async def running(settings: ServiceSettings, metrics: Metrics, pulse: Pulse) -> AsyncIterator[Server]:
+    """Start the parts, serve inside the block, and end them in reverse order, so that no sample is lost. A
+    failure half-way through the start ends the parts that were started."""
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, tracing.end)
+        loops = Loops(lambda name: metrics.loop_failures.labels(name).inc())
+        client = stack.enter_context(connect(settings.required_redis_url))
+        sample_log, jobs, drift = SampleLog(client), JobBoard(client), Drift(settings.retrain_over_groups)
+        samples = SampleWriter(
+            sample_log,
+            metrics,
+            loops.add("sample-writer"),
+            buffer_groups=settings.log_buffer_groups,
+            max_groups=settings.log_max_groups,
+            max_age_s=settings.log_max_age_s,
+        )
+        samples.start()
+        stack.push_async_callback(asyncio.to_thread, samples.close)
+        retraining = Retraining(jobs, samples, sample_log)
+        scorer = _scorer(settings, metrics, drift)
+        await stack.enter_async_context(scorer.running())
+        versions = Versions(settings, client, metrics, loops, scorer.prepare)
+        await stack.enter_async_context(versions.running())
+        oversight = Oversight(settings, client, metrics, loops, versions, scorer, retraining, drift, pulse)
+        await stack.enter_async_context(oversight.running())
+        await stack.enter_async_context(loops.running("idle-memory", IdleMemory().release, CHECK_S))
+        yield Server(settings, metrics, pulse, scorer, versions, oversight, samples, jobs, retraining)
+
+
+def _scorer(settings: ServiceSettings, metrics: Metrics, drift: Drift) -> Scorer:
+    def answered(arrived_ns: int, taken_ns: int) -> None:
+        metrics.waited(arrived_ns, taken_ns)
+        tracing.record("queue", arrived_ns, taken_ns)
+        tracing.record("forward", taken_ns, time.monotonic_ns())
+
+    prefixes = PrefixCache(settings.prefix_cache_mb * 2**20, metrics.looked_up_prefix)
+    engine = Engine(prefixes if settings.prefix_cache_mb else None, metrics.padding_ratio.observe)
+    batcher: Batcher[LoadedVersion, Encoded] = Batcher(
+        engine.forward, queue_tokens=settings.queue_tokens, ran=metrics.ran, answered=answered
+    )
+    return Scorer(
+        engine,
+        batcher,
+        ScoreCache(settings.score_cache_entries),
+        metrics,
+        lambda model: choose_plan(model, settings),
+        fallbacks=CanaryFallbacks(lambda reason, groups: metrics.canary_fallbacks.labels(reason).inc(groups)),
+        non_finite=lambda version: drift.failed(version.name, version.manifest),
+    )
