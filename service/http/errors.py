@@ -1,4 +1,4 @@
-"""Errors → answers: every failure leaves in one shape, with its status, and names the version it met."""
+"""Errors → answers: every failure has one shape and its status, and names the version that it met."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metarm.errors import MetaRMError, PayloadTooLargeError, SampleLogUnavailabl
 from service.http.middleware import ERROR_KEY, ID_KEY, REQUEST_ID
 from service.http.pinning import header_of_captured
 
-# what the framework itself refuses, in our codes
+# codes of the framework's own refusals
 HTTP_CODES = {
     400: "invalid_request",
     404: "not_found",
@@ -25,7 +25,7 @@ HTTP_CODES = {
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Have every error that reaches the app answered."""
+    """Answer every error that reaches the app."""
     app.add_exception_handler(MetaRMError, _on_known_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -51,7 +51,7 @@ async def _on_known_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 (registered for this class only)
-    # what was sent is not echoed: it may be large, or secret
+    # the input is not echoed: it may be large, or secret
     fields = [{"field": ".".join(map(str, e["loc"])), "message": e["msg"]} for e in error.errors()]
     message = "; ".join(f"{f['field']}: {f['message']}" for f in fields[:5])
     return _error(request, 422, "invalid_request", message, {"fields": fields[:50]})
@@ -70,7 +70,7 @@ async def _on_redis_error(request: Request, error: Exception) -> Response:
 
 async def _on_unexpected_error(request: Request, error: Exception) -> Response:
     message = f"{type(error).__name__}; the server's log has the rest"
-    # answered outside of the middleware that would name the request
+    # answered outside the middleware that names the request
     id_ = {REQUEST_ID: request.scope[ID_KEY]} if ID_KEY in request.scope else {}
-    # the web server closes the connection of whatever raised: its client has to know, and take another
+    # the web server closes the connection of a request that raised: its client must open another one
     return _error(request, 500, "internal_error", message, Connection="close", **id_)

@@ -1,4 +1,4 @@
-"""What wraps every request, as plain ASGI: its id, the body limit, its metrics and its line in the log."""
+"""Middleware of every request, in plain ASGI: its id, the body limit, its metrics and its log line."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.request_log import RequestLog
 
 REQUEST_ID = "x-request-id"
-SANE_ID = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)  # others are not let into a log
+SANE_ID = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)  # no other id enters a log
 ID_KEY, ERROR_KEY = "metarm.request_id", "metarm.error"  # of the ASGI scope
 
 
 class Identify:
-    """Gives every request an id, the caller's where it has sent a sane one, and answers it in X-Request-ID."""
+    """Gives every request an id, the caller's own where it is well-formed, and answers it in X-Request-ID."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -44,7 +44,7 @@ class Identify:
 
 
 class BodyLimit:
-    """Refuses a body over `max_bytes` (413) when it is read, before it is held whole."""
+    """Refuses a body over `max_bytes` (413) while it is read, before all of it is in memory."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -70,8 +70,8 @@ class BodyLimit:
 
 
 class Measure:
-    """Counts and times every answer, by route, and has the log say what is worth it. `answered` is told route,
-    status and seconds of each."""
+    """Counts and times every answer by route, and logs refusals and failures. `answered` receives the route,
+    the status and the seconds of each."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, answered: Callable[[str, int, float], None]) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Which version a request asks for, in body and headers, and which one every answer to it names."""
+"""The version that a request pins, in its body or headers, and the version that its answer names."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ HEADER = "X-RM-Version"  # of requests, and of answers
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A version's name or label, and the oldest version that may answer; None: any."""
+    """A version's name or label, and the oldest version that may answer; None stands for any."""
 
     version: str | None
     min_version: str | None
 
     def beside(self, version: str | None, min_version: str | None) -> Pin:
-        """This pin of the headers together with the body's. Raises InvalidRequestError where they differ."""
+        """This pin, of the headers, merged with the body's. Raises InvalidRequestError where they differ."""
         return Pin(
             _one_of(self.version, version, "version"), _one_of(self.min_version, min_version, "min_version")
         )
@@ -35,12 +35,12 @@ async def _of_headers(
 
 
 def captured(request: Request, version: str) -> None:
-    """From here on every answer to this request names `version`, an error's as well."""
+    """From here on every answer to this request, also an error, names `version`."""
     request.state.captured = version
 
 
 def header_of_captured(request: Request) -> dict[str, str]:
-    """For an error's answer: empty where the request failed before a version was captured for it."""
+    """The header of an error's answer; empty where the request failed before it captured a version."""
     version = getattr(request.state, "captured", None)
     return {HEADER: version} if version else {}
 

@@ -1,1 +1,1 @@
-"""What looks at the answers: after each, never in its way."""
+"""What watches the answers beside the requests: drift figures, the watch, automatic runs, health. No HTTP."""

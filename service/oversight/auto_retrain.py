@@ -1,4 +1,4 @@
-"""retrain: auto. A run starts by itself when the current version's spread ratio stays low."""
+"""METARM_RETRAIN=auto: a run starts when the current version's spread ratio stays low."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from service.versions.live import LiveVersions
 log = logging.getLogger(__name__)
 
 State = Literal["off", "waiting", "no_reference", "steady", "cooling_down", "held_back", "triggered"]
-SHOWN = 50  # jobs looked through for those that drift started
+SHOWN = 50  # jobs among which those started by drift are shown
 
 
 class Cooldown:
@@ -89,7 +89,7 @@ class AutoRetrain:
         }
 
     async def _decide(self) -> tuple[State, str | None]:
-        """Raises what stands against a run that drift asks for."""
+        """Raises the error that prevents a run."""
         trigger = self._trigger()
         if isinstance(trigger, tuple):
             return trigger
@@ -105,7 +105,7 @@ class AutoRetrain:
         return "triggered", job.id
 
     def _trigger(self) -> Mapping[str, Any] | tuple[State, str | None]:
-        """The figures that ask for a run, or the state and reason where none do."""
+        """The figures that call for a run, or the state and the reason where they do not."""
         version, rules = self._live.current(), self._rules
         drift = self._drift.of(version.name, version.manifest)
         window, least = drift.window(), rules.retrain_over_groups

@@ -1,4 +1,4 @@
-"""Asks for retrain jobs: on request (POST /retrain), or because of drift (auto_retrain). Blocking."""
+"""Starts retrain jobs: on request (POST /retrain) or because of drift (auto_retrain). Blocking."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metarm.shared.jobs import Job, JobBoard
 from metarm.shared.sample_log import SampleLog
 from service.samples.writer import SampleWriter
 
-FLUSH_S = 5.0  # samples answered just before count as well
+FLUSH_S = 5.0  # so that samples answered just before count, too
 
 
 class Retraining:
@@ -22,7 +22,7 @@ class Retraining:
         self._sample_log = sample_log
 
     def check(self) -> None:
-        """Raises TrainerUnavailableError or NotEnoughDataError where a job would come to nothing."""
+        """Raises TrainerUnavailableError or NotEnoughDataError where a job could not run."""
         trainer = self._jobs.trainer()
         if trainer is None:
             raise TrainerUnavailableError("no trainer is running: start one (`metarm trainer`) and ask again")
@@ -31,11 +31,11 @@ class Retraining:
         self._check_data(trainer)
 
     def start(self, options: Mapping[str, Any], trigger: Mapping[str, Any] | None = None) -> Job:
-        """Queue a job that was checked. Raises JobConflictError while there is another."""
+        """Queue a job after `check`. Raises JobConflictError while another is queued or running."""
         return self._jobs.create(options, trigger)
 
     def triggered(self, count: int) -> list[Job]:
-        """Those of the last `count` jobs that nobody asked for, newest first."""
+        """The jobs among the last `count` that drift started, newest first."""
         return [job for job in self._jobs.recent(count) if job.trigger is not None]
 
     def _check_data(self, trainer: Mapping[str, Any]) -> None:

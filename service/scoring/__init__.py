@@ -1,1 +1,1 @@
-"""A request's samples → scores, by the version they are handed with."""
+"""From texts to scores: encode, look up, schedule, forward, calibrate. No HTTP."""

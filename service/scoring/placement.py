@@ -1,9 +1,9 @@
 """Where the threads of one worker's forward run.
 
-The kernel often leaves a woken thread on the core of the one that woke it, though another core is idle:
-a lone text on two cores took .17 to .27 ms a token, and .16 to .18 with a thread bound to each core.
-So where workers are as many as cores, a forward that has the cores of idle workers besides its own binds
-a thread to each. Any other is left to the kernel.
+The kernel often leaves a woken thread on the core of the thread that woke it, though another core is idle: a
+lone text on two cores took .17 to .27 ms a token, and .16 to .18 with a thread bound to each core. Where there
+are as many workers as cores, a forward that also has the cores of idle workers therefore binds a thread to
+each. The kernel places all others.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ PARALLEL_WORK = 1 << 16  # elements a thread that make torch use every thread it
 
 
 class Placement:
-    """Of one worker thread, and used in that thread alone: torch's OpenMP threads belong to the thread
-    that starts them."""
+    """The placement of one worker thread, used in that thread alone: torch's OpenMP threads belong to the
+    thread that starts them."""
 
     def __init__(self, worker: int, node: Sequence[int] | None, *, bind: bool) -> None:
         """`node`: the CPUs of the NUMA node the worker is to keep to, None for all it may use. `bind`:
@@ -47,7 +47,7 @@ class Placement:
             torch.set_num_threads(count)  # every time: MKL's count is not the thread's own
             yield
         finally:
-            if bound:  # also where binding failed halfway
+            if bound:  # also after a failed binding
                 self._keep_to(self._cpus)
 
     def _start_bound(self, count: int) -> None:
@@ -57,11 +57,10 @@ class Placement:
             self._keep_to([self._cpus[size - 1]])
             torch.set_num_threads(size)
             torch.zeros(size * PARALLEL_WORK).add_(1)
-        self._team = count  # of a larger team torch ends the others
+        self._team = count  # torch ends the others of a larger team
 
     def _keep_to(self, cpus: Sequence[int]) -> None:
-        """Keep the calling thread to `cpus`. Where the CPUs this process may use have changed since it
-        began, nothing is bound any more."""
+        """Keep the calling thread to `cpus`. Once the CPUs of this process have changed, no thread is bound."""
         try:
             os.sched_setaffinity(0, cpus)
         except OSError as error:

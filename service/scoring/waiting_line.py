@@ -1,4 +1,4 @@
-"""The requests that wait, and what of them the next slice takes. No threads, no locks: its owner has those."""
+"""The requests that wait, and the next slice of them. No threads and no locks: its owner has those."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-UNIT_SLICES = 4  # samples that belong together may take as many slices' tokens before they are split
+UNIT_SLICES = 4  # samples that belong together are split beyond the tokens of this many slices
 
 Model = TypeVar("Model")
 Sample = TypeVar("Sample")
@@ -16,8 +16,8 @@ Sample = TypeVar("Sample")
 
 @dataclass(slots=True, eq=False)
 class Pending(Generic[Model, Sample]):
-    """One request: its samples, what each costs, what each shares with the one before it, those not yet
-    handed out, and the scores come back."""
+    """One request: its samples, their costs, the tokens each shares with the one before it, the samples not yet
+    taken, and the scores that have come back."""
 
     model: Model
     samples: Sequence[Sample]
@@ -52,12 +52,12 @@ class Taken(Generic[Model, Sample]):
 
 
 class WaitingLine(Generic[Model, Sample]):
-    """Half of every slice goes to the request that has waited longest, the rest to those with the fewest
-    slices left: neither a large request holds up small ones, nor do they starve it. One slice, one model;
-    the models that wait take turns."""
+    """Half of every slice goes to the request that has waited longest, the rest to those with the fewest slices
+    left: a large request does not hold up small ones, and they do not starve it. A slice is of one model;
+    models take turns."""
 
     def __init__(self, most_tokens: int) -> None:
-        """Of `most_tokens` in all; whoever adds sees to it."""
+        """`most_tokens` may wait in all; the caller of `add` enforces it."""
         self.most_tokens = most_tokens
         self.slice_tokens = 0  # until the workers start
         self.tokens = 0  # that wait
@@ -74,24 +74,24 @@ class WaitingLine(Generic[Model, Sample]):
         self.tokens += pending.left_tokens
 
     def clear(self) -> list[Pending[Model, Sample]]:
-        """Nobody waits any more. Returns those that did."""
+        """Empty the line; returns the requests that waited."""
         waiting, self._requests, self.tokens = self._requests, [], 0
         return waiting
 
     def take(self, idle: int) -> list[Taken[Model, Sample]]:
-        """The next slice: of one model, at least one unit, split between the `idle` workers, of which the
-        caller is one. Nothing where none waits any more."""
+        """The next slice: of one model, at least one unit, divided by the `idle` workers, of which the caller
+        is one. Empty where no request waits."""
         self._drop_finished()
         if not self._requests:
             return []
-        # versions take turns, so that a pinned request does not wait for all of another version's
+        # versions take turns, so that a pinned request does not wait for all requests of another version
         oldest = next((p for p in self._requests if p.model is not self._last_model), self._requests[0])
         self._last_model = oldest.model
         room = min(self.slice_tokens, -(-self.tokens // idle))
         taken = [Taken(oldest, part) for part in self._units(oldest, idle, room // 2, self.most_tokens)]
         tokens = sum(oldest.costs[i] for one in taken for i in one.part)
         others = [p for p in self._requests if p.model is oldest.model and p is not oldest]
-        # beside a part of the oldest that leaves no room, the smallest goes along, unless a worker is free
+        # the smallest request joins a part of the oldest that leaves no room, unless a worker is free
         alone = not others or idle > 1
         at_least = 0 if alone else max(self.slice_tokens // 2, 2 * self.slice_tokens - tokens)
         others.sort(key=lambda p: p.left_tokens // self.slice_tokens)  # of about the same size, by age
@@ -123,8 +123,8 @@ class WaitingLine(Generic[Model, Sample]):
             yield unit
 
     def _part_of(self, pending: Pending[Model, Sample], unit: range, idle: int) -> range:
-        """As much of a unit as one slice takes: all, unless that is very large, or the last work there is
-        while other workers are free, and worth that each computes what its part shares."""
+        """The part of a unit that one slice takes: all of it, unless it is very large, or it is the last work
+        while other workers are free and so large that each may compute the shared prompt."""
         cost = sum(pending.costs[i] for i in unit)
         if cost > UNIT_SLICES * self.slice_tokens:
             return _fitting(pending, unit, self.slice_tokens)
@@ -134,7 +134,7 @@ class WaitingLine(Generic[Model, Sample]):
         return unit
 
     def _drop_finished(self) -> None:
-        """Leave out requests whose caller went away, or of which an earlier slice failed."""
+        """Remove requests whose caller is gone or of which an earlier slice failed."""
         for pending in self._requests:
             if pending.done.done():
                 self.tokens -= pending.left_tokens

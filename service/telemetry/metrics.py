@@ -83,13 +83,13 @@ class Metrics:
         self.leases = gauge("rm_leases", "Leases that keep versions in memory, as this server sees them.")
         self.hold_seconds = histogram(
             "rm_cut_over_hold_seconds",
-            "Time that new requests were held for servers to cut over together, by how it ended: go or abort.",
+            "Time for which new requests were held while servers cut over together, by outcome: go or abort.",
             HOLD_BUCKETS_S,
             ("outcome",),
         )
         self.version_info = gauge(
             "rm_version_info",
-            '1 for each label and the version it names. The label "" is the version that serves now.',
+            '1 for each label and the version it names. The label "" is the current version.',
             ("version", "label"),
         )
         self.samples_logged = counter("rm_samples_logged_total", "Sample groups written to the log.")
@@ -111,7 +111,7 @@ class Metrics:
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
-        """An increase can only be seen of a series that was there before."""
+        """An increase is only visible in a series that existed before it."""
         self.build_info.labels(metarm.__version__).set(1)
         for result in ("swapped", "refused"):
             self.swaps.labels(result)
@@ -145,7 +145,7 @@ class Metrics:
 
 
 class DriftMetrics:
-    """What served scores say of a version, and what came of it. The gauges are over the newest groups."""
+    """Drift figures of each version, and the actions they led to. The gauges are over the newest groups."""
 
     def __init__(self, registry: MetricRegistry) -> None:
         counter, gauge, of_version = registry.counter, registry.gauge, ("version",)
@@ -170,13 +170,15 @@ class DriftMetrics:
             "rm_disagreement", "Share of pairs that another version orders otherwise.", ("version", "other")
         )
         self.non_finite = counter(
-            "rm_non_finite_scores_total", "Scorings that failed by a score that is no number.", of_version
+            "rm_non_finite_scores_total", "Requests that failed with a non-finite score.", of_version
         )
         self.traffic_dropped = counter(
-            "rm_traffic_dropped_total", "Answered groups left out of all drift figures: too many waited."
+            "rm_traffic_dropped_total", "Answered groups missing from all drift figures: too many waited."
         )
         self.shadow_scored = counter(
-            "rm_shadow_scored_total", "Groups scored a second time, by the version that did.", of_version
+            "rm_shadow_scored_total",
+            "Groups scored a second time, by the version that scored them.",
+            of_version,
         )
         self.shadow_dropped = counter(
             "rm_shadow_dropped_total",
@@ -190,10 +192,10 @@ class DriftMetrics:
             ("outcome",),
         )
         self.rollbacks = counter(
-            "rm_rollbacks_total", "Versions that their watch on this server rolled back.", of_version
+            "rm_rollbacks_total", "Versions that the watch on this server rolled back.", of_version
         )
         self.auto_retrains = counter(
-            "rm_auto_retrain_triggers_total", "Runs that drift has started from this server."
+            "rm_auto_retrain_triggers_total", "Runs that drift started from this server."
         )
 
     def show(
@@ -201,8 +203,8 @@ class DriftMetrics:
         figures: Mapping[str, Mapping[str, float | None]],
         disagreement: Mapping[tuple[str, str], float | None],
     ) -> None:
-        """Set every gauge anew: figures by version, disagreement by version and other. One that is None is
-        not shown, and neither are versions that are gone."""
+        """Set every gauge anew: figures by version, disagreement by version and other. A figure that is None
+        and a version that is gone are not shown."""
         for gauge in (*self._gauges.values(), self._disagreement):
             gauge.clear()
         for version, of_version in figures.items():

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple, Protocol
 
 REFRESH_S = 2.0
 KEEP_POINTS = 300  # of the history: ten minutes
-NOW_POINTS = 30  # what the figures of now are over: a minute
-POINT_STEPS = 5  # what a point of the history is over: ten seconds, so that few requests give a line as well
-KEEP_LATENCIES = 4096  # the newest; under more requests a minute the quantiles are over these alone
+NOW_POINTS = 30  # of the current figures: a minute
+POINT_STEPS = 5  # of a point of the history: ten seconds, so that few requests give a line, too
+KEEP_LATENCIES = 4096  # the newest: with more requests a minute, quantiles are over these alone
 SCORING = "/score"
 
 
 class Work(Protocol):
-    """What the batcher has done since it began, and what waits for it."""
+    """The batcher's work since its start, and its queue."""
 
     @property
     def queued_tokens(self) -> int: ...
@@ -32,12 +32,12 @@ class Work(Protocol):
 
     @property
     def slice_room(self) -> int:
-        """Tokens that the slices taken could have held."""
+        """Tokens for which the slices taken had room."""
         ...
 
 
 class Counts(NamedTuple):
-    """Since the beginning; what came between two moments is the difference."""
+    """Counts since the start; the difference of two is what happened between them."""
 
     at: float  # time.monotonic()
     requests: int
@@ -51,17 +51,17 @@ class Counts(NamedTuple):
         return Counts._make(now - before for now, before in zip(self, earlier, strict=True))
 
     def per_s(self, count: int) -> float | None:
-        """Of a difference: its rate."""
+        """The rate of a count in this difference."""
         return count / self.at if self.at > 0 else None
 
     @property
     def batch_fill(self) -> float | None:
-        """Of a difference: the share of the slices' room that was used."""
+        """The share of the slices' room that was used in this difference."""
         return self.sliced_tokens / self.slice_room if self.slice_room else None
 
 
 class Quantiles(NamedTuple):
-    """Of `requests` latencies, in milliseconds; None without any."""
+    """Quantiles of `requests` latencies, in milliseconds; None without any."""
 
     requests: int
     p50_ms: float | None
@@ -70,7 +70,7 @@ class Quantiles(NamedTuple):
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Quantiles:
-        """Each is the smallest latency that its share of the requests does not exceed."""
+        """Each is the smallest latency that this share of the requests does not exceed."""
         ordered, size = sorted(seconds), len(seconds)
         shares = (0.5, 0.95, 0.99)
         found = [1000 * ordered[max(0, math.ceil(q * size) - 1)] if size else None for q in shares]
@@ -107,7 +107,7 @@ class Pulse:
         self._latency = Quantiles.of([])
 
     def answered(self, route: str, status: int, seconds: float) -> None:
-        """Count an answered request, of whichever route. Latencies are of those that were scored."""
+        """Count an answered request to /score. Latencies are of those answered with scores."""
         if route != SCORING:
             return
         self._requests += 1
@@ -116,7 +116,7 @@ class Pulse:
             self._latencies.append((time.monotonic(), seconds))
 
     def scored(self, responses: int, tokens: int) -> None:
-        """Count scores that were answered, and the tokens they are of."""
+        """Count answered scores and the tokens of their sequences."""
         self._responses += responses
         self._tokens += tokens
 
@@ -154,7 +154,7 @@ class Pulse:
         )
 
     def now(self) -> dict[str, Any]:
-        """The figures of the last minute; null where nothing was there to tell them by."""
+        """The figures of the last minute; null where there is no data for them."""
         counts = self._counts[-1].since(self._counts[0]) if self._counts else None
         rates = {
             f"{name}_per_s": counts.per_s(getattr(counts, name)) if counts else None

@@ -15,7 +15,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """One metric under the name it is asked for by, a histogram's without `_bucket`, `_sum`, `_count`."""
+    """One metric under its name in queries; a histogram's has no `_bucket`, `_sum` or `_count`."""
 
     name: str
     kind: Kind
@@ -23,7 +23,7 @@ class Declared:
     doc: str
 
     def family(self) -> CounterMetricFamily | GaugeMetricFamily:
-        """Of a counter or a gauge: empty, to add samples to."""
+        """An empty family of a counter or a gauge, to add samples to."""
         of_kind = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
         return of_kind(self.name, self.doc, labels=self.labels)
 
@@ -51,7 +51,7 @@ class MetricRegistry:
         return Histogram(name, doc, labels, buckets=buckets, registry=self.prometheus)
 
     def collected(self, collector: Collector, metrics: Sequence[Declared]) -> None:
-        """`collector` answers `metrics` when it is asked."""
+        """`collector` provides `metrics` at each scrape."""
         self.declared += metrics
         self.prometheus.register(collector)
 

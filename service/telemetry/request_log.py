@@ -1,36 +1,32 @@
-"""What the log says of requests: nothing at info level, however many; refusals and failures at warning."""
+"""Log lines of requests: none at info level, however many there are; refusals and failures at warning."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections import Counter
+
+from metarm.runtime.seldom import Seldom
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 1.0  # at most one line in this time of each route and status
-PROBED = frozenset({"/ready", "/health"})  # whose 503 is an answer that somebody asks for again and again
+EVERY_S = 1.0  # at most one line of each route and status in this time
+PROBED = frozenset({"/ready", "/health"})  # polled: a 503 is an ordinary answer
 
 
 class RequestLog:
     """Lives on the event loop."""
 
     def __init__(self) -> None:
-        self._said: dict[tuple[str, int], float] = {}
-        self._left_out: Counter[tuple[str, int]] = Counter()
+        self._seldom = Seldom(EVERY_S)
 
     def answered(self, method: str, route: str, status: int, seconds: float, error: str | None) -> None:
-        """`error` is the code of one (metarm/errors.py)."""
+        """Log an answer; `error` is the code of its error (metarm/errors.py)."""
         if status < 400 or route in PROBED:
             if log.isEnabledFor(logging.DEBUG):
                 self._write(logging.DEBUG, method, route, status, seconds, error)
             return
-        kind, now = (route, status), time.monotonic()
-        if now - self._said.get(kind, -EVERY_S) < EVERY_S:
-            self._left_out[kind] += 1
-            return
-        self._said[kind] = now
-        self._write(logging.WARNING, method, route, status, seconds, error, self._left_out.pop(kind, 0))
+        left_out = self._seldom.left_out((route, status))
+        if left_out is not None:
+            self._write(logging.WARNING, method, route, status, seconds, error, left_out)
 
     def _write(
         self,

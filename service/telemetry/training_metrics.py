@@ -1,4 +1,4 @@
-"""The trainer and its jobs in the service's metrics: the trainer has no port of its own to ask."""
+"""Metrics of the trainer and its jobs, shown by the service: the trainer has no port to scrape."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from service.telemetry.registry import Declared, MetricRegistry
 UP = Declared("rm_trainer_up", "gauge", (), "1 while a trainer is alive. Absent while Redis does not answer.")
 ACTIVE = Declared("rm_retrain_active", "gauge", (), "1 while a job is queued or running.")
 STEP = Declared("rm_retrain_step", "gauge", (), "Updates the running job has done. Absent without a job.")
-STEPS = Declared("rm_retrain_steps", "gauge", (), "Updates it is to do.")
-LOSS = Declared("rm_retrain_loss", "gauge", (), "Preference loss of its last update.")
+STEPS = Declared("rm_retrain_steps", "gauge", (), "Updates of the running job in all.")
+LOSS = Declared("rm_retrain_loss", "gauge", (), "Preference loss of the running job's last update.")
 JOBS = Declared(
     "rm_retrain_jobs_total",
     "counter",
@@ -28,34 +28,36 @@ LAST = Declared(
     "rm_retrain_last_status",
     "gauge",
     ("status",),
-    "1 for how the job that ended last did, 0 for the other statuses. Absent before the first.",
+    "1 for the status of the job that ended last, 0 for the others. Absent before the first.",
 )
-LAST_AT = Declared("rm_retrain_last_finished_timestamp_seconds", "gauge", (), "When it did, in Unix time.")
+LAST_AT = Declared(
+    "rm_retrain_last_finished_timestamp_seconds", "gauge", (), "When the last job ended, in Unix time."
+)
 GATE = Declared(
     "rm_retrain_gate_figure",
     "gauge",
     ("figure",),
-    "What the gate found in that job's candidate, by figure (docs/metarm.md).",
+    "The gate's figures of that job's candidate, by figure (docs/metarm.md).",
 )
 TRACKER_FAILURES = Declared(
     "rm_tracker_failures_total",
     "counter",
     ("tracker",),
-    "Runs that went on without one of their trackers, because it failed.",
+    "Runs that went on after one of their trackers had failed.",
 )
 ALL = (UP, ACTIVE, STEP, STEPS, LOSS, JOBS, LAST, LAST_AT, GATE, TRACKER_FAILURES)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingFigures:
-    """What Redis says of the trainer. None: there is no such thing now."""
+    """The trainer's state in Redis; None where there is nothing to show."""
 
     trainer: bool
     active: bool
     step: int | None
     steps: int | None
     loss: float | None
-    ended: Mapping[str, int]  # jobs by status, since the first
+    ended: Mapping[str, int]  # number of jobs by status
     last: JobStatus | None
     last_at: float | None  # Unix seconds
     gate: Mapping[str, float] = field(default_factory=dict)
@@ -83,14 +85,14 @@ class TrainingFigures:
 
 
 class TrainingMetrics(Collector):
-    """The same on every server of one Redis: sums over servers say nothing."""
+    """The same on every server of one Redis: do not add them up over servers."""
 
     def __init__(self, registry: MetricRegistry) -> None:
         self._figures: TrainingFigures | None = None
         registry.collected(self, ALL)
 
     def show(self, figures: TrainingFigures | None) -> None:
-        """None: nothing is known, and no series is shown."""
+        """Show these figures from now on; None, where they are unknown, shows no series."""
         self._figures = figures
 
     def collect(self) -> Iterator[Metric]:

@@ -1,1 +1,1 @@
-"""Which version answers: the versions in memory, and what moves the pointer, on one server and all."""
+"""The versions in memory, and changes of the current one, on this server and on all together. No HTTP."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from metarm.errors import MetaRMError, NonFiniteScoreError
 from metarm.records import Prompt
+from metarm.runtime.seldom import Seldom
 from metarm.store.versions import version_number
 from service.versions.live import LiveVersions, LoadedVersion
 from service.versions.prompt_share import share_of
@@ -16,7 +16,7 @@ from service.versions.prompt_share import share_of
 log = logging.getLogger(__name__)
 
 CANARY = "canary"
-LOG_EVERY_S = 60.0  # for a canary and a reason: a broken one fails many times a second
+LOG_EVERY_S = 60.0  # for each canary and reason: a broken one fails many times a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +48,14 @@ class CanaryFallbacks:
     def __init__(self, counted: Callable[[str, int], None]) -> None:
         """`counted` receives the reason and the number of groups."""
         self._counted = counted
-        self._logged: dict[tuple[str, str], float] = {}  # by canary and reason, monotonic seconds
+        self._seldom = Seldom(LOG_EVERY_S)
 
     def record(self, canary: str, groups: int, error: Exception) -> None:
         reason = "non_finite" if isinstance(error, NonFiniteScoreError) else "failed"
         self._counted(reason, groups)
-        now = time.monotonic()
-        if now - self._logged.get((canary, reason), float("-inf")) < LOG_EVERY_S:
+        if self._seldom.left_out((canary, reason)) is None:
             return
-        self._logged[canary, reason] = now
         unexpected = None if isinstance(error, MetaRMError) else error
         log.warning(
-            "the canary %s fails, the request's own version answers: %s", canary, error, exc_info=unexpected
+            "the canary %s fails, and the request's own version answers: %s", canary, error, exc_info=unexpected
         )

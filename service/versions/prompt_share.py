@@ -1,4 +1,4 @@
-"""Which prompts a share of them is: by a hash, so that a prompt is always on the same side. No torch."""
+"""The share of prompts that a canary or a watch takes: by a hash, so that a prompt is always in or out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from metarm.records import Prompt
 
 
 def share_of(prompt: Prompt) -> float:
-    """A prompt's own place in [0, 1), the same in every process: it is among a share s of all prompts
-    where its place is below s."""
+    """A prompt's place in [0, 1), the same in every process. A share s of all prompts has places below s."""
     data = orjson.dumps(prompt, option=orjson.OPT_SORT_KEYS)
     return (int.from_bytes(blake2b(data, digest_size=8).digest(), "big") >> 11) / 2**53

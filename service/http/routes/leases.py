@@ -1,4 +1,4 @@
-"""Leases: a job keeps the version it is pinned to in memory, on every server of one Redis."""
+"""Leases: a client keeps a version in memory, on every server of one Redis."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ router = APIRouter(prefix="/leases", tags=["versions"], dependencies=[Depends(re
 
 @router.post("", status_code=201, response_model=LeaseState)
 async def create(body: LeaseRequest, server: RunningServer) -> dict[str, Any]:
-    """Keep a version in memory for a while; answers once it is loaded here. Other servers load it within
-    about a second and the time that takes."""
+    """Keep a version in memory for a time; answers once this server has loaded it. Other servers begin to load
+    it within about a second."""
     _check(body.ttl_s, server)
     return _state(await server.versions.leases.create(body.named, body.ttl_s))
 
 
 @router.get("", response_model=list[LeaseState])
 async def leases(server: RunningServer) -> list[dict[str, Any]]:
-    """The leases that hold, the first to end first."""
+    """The leases that last, the first to end first."""
     with contextlib.suppress(redis.RedisError):  # without Redis, the leases that this server knows
         await server.versions.leases.follow()
     return [_state(lease) for lease in server.versions.leases.all()]
@@ -36,7 +36,7 @@ async def leases(server: RunningServer) -> list[dict[str, Any]]:
 
 @router.post("/{lease}/renew", response_model=LeaseState)
 async def renew(lease: str, body: LeaseRenewal, server: RunningServer) -> dict[str, Any]:
-    """Let a lease last `ttl_s` from now; 404 once it is over."""
+    """Extend a lease to `ttl_s` from now; 404 once it is over."""
     _check(body.ttl_s, server)
     return _state(await server.versions.leases.renew(lease, body.ttl_s))
 

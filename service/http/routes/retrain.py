@@ -1,4 +1,4 @@
-"""POST /retrain and the jobs it makes. The trainer runs them; here they are asked for and watched."""
+"""POST /retrain and its jobs: the trainer runs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def retrain(server: RunningServer, body: RetrainRequest | None = None) -> dict[s
     server.versions.live.current()  # before the first version there is nothing to adapt
     server.retraining.check()
     job = server.retraining.start(body.model_dump(exclude_none=True) if body else {})
-    log.info("asked for %s", job.id, extra={"job": job.id})
+    log.info("queued %s on request", job.id, extra={"job": job.id})
     return {"job": job.id, "status": job.status, "status_url": f"/retrain/{job.id}"}
 
 
@@ -33,13 +33,13 @@ def recent_jobs(server: RunningServer, count: Annotated[int, Query(ge=1, le=50)]
 
 @router.get("/{job_id}", response_model=JobDetail, dependencies=[Depends(require_key)])
 def job_state(job_id: str, server: RunningServer) -> dict[str, Any]:
-    """How far a job is, how it learns, and how it ended."""
+    """Progress, learning curve and outcome of a job."""
     return public_view(server.jobs.get(job_id))
 
 
 @router.delete("/{job_id}", response_model=JobState, dependencies=[Depends(require_admin)])
 def cancel(job_id: str, server: RunningServer) -> dict[str, Any]:
-    """Ask a job to stop before its next step; one that has ended stays as it is."""
+    """Ask a job to stop before its next step; a job that has ended stays unchanged."""
     job = server.jobs.request_cancel(job_id)
-    log.info("asked to cancel %s, which is %s", job.id, job.status, extra={"job": job.id})
+    log.info("cancellation of %s requested; it is %s", job.id, job.status, extra={"job": job.id})
     return public_view(job)

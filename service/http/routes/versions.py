@@ -16,7 +16,7 @@ from service.http.schemas.versions import Activated, ActivateRequest, VersionCur
 from service.server import Server
 
 router = APIRouter(prefix="/versions", tags=["versions"])
-LINEAGE = (  # what a version was made from, by what, and how: with the files it names, enough to make it again
+LINEAGE = (  # with the files it names, enough to make the version again
     "parent",
     "job",
     "method",
@@ -33,7 +33,7 @@ LINEAGE = (  # what a version was made from, by what, and how: with the files it
 
 @router.get("", response_model=VersionList, dependencies=[Depends(require_key)])
 def versions(server: RunningServer) -> dict[str, Any]:
-    """Every version there was with its lineage, which is current, and which this server serves."""
+    """Every version with its lineage; which one is current, and which one this server serves."""
     current = server.versions.store.current()
     refused = server.versions.swapper.refused
     return {
@@ -51,7 +51,7 @@ def versions(server: RunningServer) -> dict[str, Any]:
 
 @router.get("/{version}", response_model=dict[str, Any], dependencies=[Depends(require_key)])
 def manifest(version: str, server: RunningServer) -> dict[str, Any]:
-    """The manifest: parent, job, method, metrics, verdict, digests, time of making."""
+    """The manifest: parent, job, method, metrics, verdict, digests, creation time."""
     return server.versions.store.manifest(version)
 
 
@@ -65,8 +65,8 @@ def curve(version: str, server: RunningServer) -> dict[str, Any]:
 
 @router.post("/{version}/activate", response_model=Activated, dependencies=[Depends(require_admin)])
 async def activate(version: str, server: RunningServer, body: ActivateRequest | None = None) -> dict[str, Any]:
-    """Make a published version the current one, on all live servers together; answers once this one scores
-    with it. 409 names the servers that could not take it: then all stay on the version they had."""
+    """Make a published version the current one, on all live servers together; answers once this server scores
+    with it. 409 names the servers that could not load it: all servers then stay on the version they had."""
     together = body.together if body else True
     done = await server.versions.activate(version, "asked for over HTTP", together=together)
     return {"current": done.current, "serving": done.serving}
@@ -93,6 +93,6 @@ def _entry(name: str, current: bool, status: Status, server: Server) -> VersionE
         return VersionEntry(**entry, status="unreadable", reasons=[error.message])
     except ValidationError as error:
         odd = ", ".join(str(each["loc"][0]) for each in error.errors())
-        return VersionEntry(**entry, status="unreadable", reasons=[f"its manifest makes no sense of {odd}"])
+        return VersionEntry(**entry, status="unreadable", reasons=[f"its manifest has an invalid {odd}"])
     found.reasons = (found.verdict or {}).get("reasons", [])
     return found

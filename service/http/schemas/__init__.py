@@ -1,2 +1,1 @@
-"""HTTP bodies, a file for each of service/http/routes. Unknown fields are refused: a misspelt option is an
-error."""
+"""HTTP bodies, a file for each route. An unknown field is an error: a misspelt option is not ignored."""

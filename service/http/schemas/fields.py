@@ -1,4 +1,4 @@
-"""What every body is made of: names, texts, and the one shape of every failure."""
+"""Parts of every body: names, texts, and the one shape of every failure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metarm.store.versions import NAME as VERSION
 
 
 def _encodable(text: str) -> str:
-    """JSON escapes can spell half a character, which no tokenizer and no log can take."""
+    """JSON escapes can spell half a character, which neither a tokenizer nor the log accepts."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -20,7 +20,7 @@ def _encodable(text: str) -> str:
 
 
 def _no_half_version(name: str) -> str:
-    """v12 is a version misspelt, not a label."""
+    """v12 is a misspelt version, not a label."""
     if re.fullmatch(r"v\d+", name) and not VERSION.fullmatch(name):
         raise ValueError(f"{name} is not a version name, such as v000003")
     return name
@@ -37,7 +37,7 @@ VersionOrLabel = Annotated[
     str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), AfterValidator(_no_half_version)
 ]
 LabelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), AfterValidator(_no_version)]
-LARGEST_INTEGER = 2**63 - 1  # what the log's codec can hold
+LARGEST_INTEGER = 2**63 - 1  # of the log's codec
 Text = Annotated[str, AfterValidator(_encodable)]
 Name = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
 

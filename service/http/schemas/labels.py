@@ -9,11 +9,9 @@ from service.http.schemas.fields import Body, VersionName
 
 class LabelRequest(Body):
     version: VersionName
-    share: float | None = Field(
-        None, ge=0, le=1, description="Of canary only: the share of prompts it concerns."
-    )
+    share: float | None = Field(None, ge=0, le=1, description="Of canary only: its share of the prompts.")
     shadow: bool | None = Field(
-        None, description="Of canary only: its scores are recorded beside the answer, not answered."
+        None, description="Of canary only: its scores are recorded, and the current version answers."
     )
 
 

@@ -20,16 +20,16 @@ class Latency(BaseModel):
 
 
 class Now(BaseModel):
-    """Over the last minute; null where nothing was there to tell it by."""
+    """Over the last minute; null where there is no data."""
 
-    over_s: float = Field(description="Seconds these figures are over.")
+    over_s: float = Field(description="Seconds that these figures cover.")
     requests_per_s: float | None
-    failed_per_s: float | None = Field(description="Requests to /score answered with a status from 500 on.")
+    failed_per_s: float | None = Field(description="Requests to /score answered with status 500 or above.")
     responses_per_s: float | None = Field(description="Scores answered.")
-    tokens_per_s: float | None = Field(description="Tokens of the sequences that these scores are of.")
+    tokens_per_s: float | None = Field(description="Tokens of the scored sequences.")
     latency: Latency
     batch_fill: float | None = Field(
-        description="Tokens that workers took at once, by those they may: above 1 where one text is longer."
+        description="Tokens of the slices taken ÷ tokens they have room for; above 1 where one text is longer."
     )
 
 
@@ -39,7 +39,7 @@ class Queue(BaseModel):
 
 
 class TrainerState(BaseModel):
-    state: str = Field(description="ready, or what it does before it is.")
+    state: str = Field(description="ready, or what it does before.")
 
 
 class ActiveJob(BaseModel):
@@ -50,8 +50,7 @@ class ActiveJob(BaseModel):
 
 
 class History(BaseModel):
-    """The last ten minutes by column, a point every two seconds; each is over the ten seconds before
-    it."""
+    """The last ten minutes by column, a point every two seconds, each over the ten seconds before it."""
 
     at: list[float] = Field(description="Unix time in seconds.")
     serving: list[str | None]
@@ -65,7 +64,7 @@ class History(BaseModel):
 
 
 class Overview(BaseModel):
-    """What this server does just now."""
+    """The current state of this server."""
 
     server_version: str
     started: float = Field(description="Unix time in seconds.")
@@ -77,6 +76,6 @@ class Overview(BaseModel):
     samples_buffered: int = Field(description="Groups waiting for Redis.")
     redis: Literal["up", "down"] | None = Field(description="Null in the first moments.")
     trainer: TrainerState | None
-    job: ActiveJob | None = Field(description="The run that is queued or under way.")
+    job: ActiveJob | None = Field(description="The run that is queued or running.")
     degraded: list[Degraded]
     history: History

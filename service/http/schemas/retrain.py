@@ -26,8 +26,10 @@ class RetrainRequest(Body):
     )
     responses_per_prompt: int | None = Field(None, ge=2, le=256, description="k, responses used of each group.")
     learning_rate: float | None = Field(None, gt=0, le=1, description="α")
-    ascent_rate: float | None = Field(None, ge=0, le=1000, description="η; each ascent has its own.")
-    label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="ε, share of labels taken as wrong.")
+    ascent_rate: float | None = Field(None, ge=0, le=1000, description="η; the default depends on the ascent.")
+    label_smoothing: float | None = Field(
+        None, ge=0, lt=0.5, description="ε, the share of labels assumed to be wrong."
+    )
     center_rewards_coefficient: float | None = Field(
         None, ge=0, le=1000, description="Weight of mean (r_chosen + r_rejected)²."
     )
@@ -35,12 +37,12 @@ class RetrainRequest(Body):
     lora_rank: int | None = Field(None, ge=1, le=4096)
     lora_alpha: int | None = Field(None, ge=1, le=65_536)
     gradient_checkpointing: bool | None = Field(None, description="Less memory, more time.")
-    train_precision: Precision | None = Field(None, description="What the run multiplies in.")
+    train_precision: Precision | None = Field(None, description="Precision of the run's matrix products.")
     seed: int | None = Field(None, ge=0, le=LARGEST_INTEGER)
     force: bool | None = Field(
         None,
-        description="Publish the candidate in spite of the gate; its manifest and the job record the reasons "
-        "against it. Scores that are not finite are never forced.",
+        description="Publish the candidate although the gate rejects it; its manifest and the job record the "
+        "reasons. A candidate with non-finite scores is never published.",
     )
 
 
@@ -56,25 +58,29 @@ class JobState(BaseModel):
     status: Literal["queued", "running", "published", "rejected", "failed", "cancelled"]
     created: float = Field(description="Unix time in seconds.")
     finished: float | None
-    attempts: int = Field(description="How often a trainer has started it.")
+    attempts: int = Field(description="Number of times a trainer has started it.")
     options: dict[str, Any]
     progress: Progress
     candidate: str | None = Field(description="The version it made, published or rejected.")
     verdict: dict[str, Any] | None = Field(
         description="accepted, forced, reasons, figures and thresholds of the gate."
     )
-    samples: dict[str, int] | None = Field(description="Logged groups by what became of them.")
+    samples: dict[str, int] | None = Field(
+        description="Logged groups by use: used, superseded, single_response, unreadable."
+    )
     error: dict[str, Any] | None
-    trigger: dict[str, Any] | None = Field(description="The drift that started it, where nobody asked for it.")
+    trigger: dict[str, Any] | None = Field(
+        description="The drift figures that started it; null where a client did."
+    )
 
 
 class Curve(BaseModel):
-    """How the run learns. Of a long one neighbouring updates are averaged: 200 points at most."""
+    """The learning curve of a run, at most 200 points: neighbouring updates of a long run are averaged."""
 
     steps: list[int] = Field(description="The last update of each point.")
     loss: list[float] = Field(description="The preference loss.")
     difference: list[float | None] = Field(
-        description="Of the samples: J, or C of conservative; null where it was not computed."
+        description="J of the samples, or C of conservative; null where it was not computed."
     )
 
 

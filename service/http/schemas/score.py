@@ -17,13 +17,15 @@ class ChatMessage(Body):
 class Group(Body):
     """One prompt and the policy's responses to it."""
 
-    id: Name | None = Field(None, description="Returned as it is; by default the group's place in the request.")
+    id: Name | None = Field(
+        None, description="Returned unchanged; by default the group's index in the request."
+    )
     prompt: Text | Annotated[list[ChatMessage], Field(min_length=1)]
     responses: list[Text] = Field(min_length=1)
 
 
 class Policy(Body):
-    """Which policy wrote the responses, and at which optimiser step."""
+    """The policy that wrote the responses, and its optimiser step."""
 
     name: Name
     step: int = Field(ge=0, le=LARGEST_INTEGER)
@@ -49,10 +51,12 @@ class ScoreRequest(Body):
 
     groups: list[Group] = Field(min_length=1)
     version: VersionOrLabel | None = Field(
-        None, description="Score with this version, or the one this label names, or 409."
+        None, description="Score with this version, or the one that this label names; else 409."
     )
-    min_version: VersionName | None = Field(None, description="Score with this version or a later one, or 409.")
-    raw: bool = Field(False, description="Answer the model's own rewards beside the calibrated scores.")
+    min_version: VersionName | None = Field(
+        None, description="Score with this version or a later one; else 409."
+    )
+    raw: bool = Field(False, description="Also answer the raw rewards, before calibration.")
     log: bool = Field(True, description="Log the groups as samples of the policy.")
     policy: Policy | None = None
     request_id: Name | None = Field(None, description="A repeated request with the same id is logged once.")
@@ -60,15 +64,15 @@ class ScoreRequest(Body):
 
 class GroupScores(BaseModel):
     id: str
-    version: str = Field(description="The one version that scored this group: the request's, or the canary.")
+    version: str = Field(description="The version that scored this group: the request's, or the canary.")
     scores: list[float] = Field(description="One finite reward per response, in order, calibrated.")
-    raw: list[float] | None = Field(None, description="Before calibration; where it was asked for.")
+    raw: list[float] | None = Field(None, description="Rewards before calibration, on request.")
     tokens: list[int] = Field(description="Tokens of prompt and response, after truncation.")
     truncated: list[bool] = Field(description="Whether tokens were dropped from the left to fit.")
 
 
 class ScoreResponse(BaseModel):
-    version: str = Field(description="The one version that scored the request, but for a canary's groups.")
+    version: str = Field(description="The version that scored the request, apart from a canary's groups.")
     groups: list[GroupScores]
 
 

@@ -19,12 +19,12 @@ class VersionEntry(BaseModel):
     job: str | None = None
     method: str | None = None
     created: str | None = None
-    source: str | None = Field(None, description="The checkpoint that its first ancestor was made from.")
+    source: str | None = Field(None, description="The checkpoint of its first ancestor.")
     samples: dict[str, Any] | None = Field(
         None, description="The range of the sample log it was adapted to, counts, and the policy's steps."
     )
     preferences: dict[str, Any] | None = Field(None, description="The file, its SHA-256, and its split.")
-    settings: dict[str, Any] | None = Field(None, description="Of the run that made it.")
+    settings: dict[str, Any] | None = Field(None, description="Settings of the run that made it.")
     code_version: str | None = None
     calibration: dict[str, float] | None = Field(None, description="score = scale · raw + shift.")
     verdict: dict[str, Any] | None = Field(
@@ -32,13 +32,13 @@ class VersionEntry(BaseModel):
     )
     reasons: list[str] = Field(
         default=[],
-        description="Why it was rejected or cannot be read, or what spoke against it where it was forced.",
+        description="Why it was rejected, why it cannot be read, or the gate's reasons against a forced one.",
     )
 
 
 class RefusedEntry(BaseModel):
     name: str
-    reason: str = Field(description="Of the last time.")
+    reason: str = Field(description="The last reason.")
     times: int
     first: float = Field(description="Unix time in seconds.")
     last: float
@@ -46,7 +46,7 @@ class RefusedEntry(BaseModel):
 
 class LiveServer(BaseModel):
     id: str
-    url: str = Field(description="Where it listens, as it knows.")
+    url: str = Field(description="Its own URL, as far as it knows.")
     pid: int
     serving: str | None
     loaded: list[str]
@@ -56,16 +56,16 @@ class LiveServer(BaseModel):
 class VersionList(BaseModel):
     current: str | None
     serving: str | None
-    servers: list[LiveServer] | None = Field(description="Every live server; null where that is not known.")
-    servers_unknown: str | None = Field(None, description="Why it is not known.")
+    servers: list[LiveServer] | None = Field(description="Every live server; null where it is unknown.")
+    servers_unknown: str | None = Field(None, description="Why the servers are unknown.")
     refused: dict[str, str] | None = Field(
-        description="Where this server cannot follow the pointer: the version it would not load, and why."
+        description="The version that this server refuses although the pointer names it, and why."
     )
     refusals: list[RefusedEntry] = Field(
-        description="Every version this server would not load since it started, latest last."
+        description="Every version that this server has refused to load since its start, latest last."
     )
     rollbacks: list[dict[str, Any]] = Field(
-        description="Versions that a watch took back: version, parent, reason, figures, at (Unix time)."
+        description="Versions that a watch rolled back: version, parent, reason, figures, at (Unix time)."
     )
     versions: list[VersionEntry]
 
@@ -76,19 +76,18 @@ class CurvePoint(BaseModel):
 
 
 class VersionCurve(BaseModel):
-    """How a version was learnt. Lists are by update, and empty where none was kept."""
+    """The learning curve of a version. Lists are by update; they are empty where no curve was kept."""
 
     version: str
     loss: list[float]
-    difference: list[float | None] = Field(
-        description="What the samples' part of an update is about: J, or C of conservative."
-    )
-    held_out_accuracy: list[CurvePoint] = Field(description="Step 0: before it.")
+    difference: list[float | None] = Field(description="J of the samples, or C of conservative.")
+    held_out_accuracy: list[CurvePoint] = Field(description="Step 0 is before the first update.")
 
 
 class ActivateRequest(Body):
     together: bool = Field(
-        True, description="Wait until every live server has loaded it, and cut over together; or each alone."
+        True,
+        description="Cut over together, once every live server has loaded it; false: each server by itself.",
     )
 
 

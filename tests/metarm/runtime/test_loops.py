@@ -1,0 +1,103 @@
+"""Periodic work survives its errors, and they are visible."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+import redis
+
+from metarm.errors import NotReadyError
+from metarm.runtime import loops as loops_module
+from metarm.runtime.loops import FAILING_TURNS, LoopHealth, Loops
+
+
+class Turns:
+    """Raises the given errors, one a turn, then succeeds."""
+
+    def __init__(self, *errors: Exception | None) -> None:
+        self._errors = list(errors)
+        self.count = 0
+        self.done = asyncio.Event()
+
+    async def turn(self) -> None:
+        self.count += 1
+        if self._errors:
+            error = self._errors.pop(0)
+            if error is not None:
+                raise error
+        elif self.count > 1:
+            self.done.set()
+
+
+@pytest.fixture
+def health() -> LoopHealth:
+    return Loops().add("swapper")
+
+
+def test_a_loop_goes_on_after_any_error_and_counts_each(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops_module, "PAUSE_S", 0.0)
+    counted: list[str] = []
+
+    async def main() -> None:
+        turns = Turns(OSError(116, "Stale file handle"), ZeroDivisionError(), NotReadyError("not yet"))
+        async with Loops(counted.append).running("swapper", turns.turn, 0.0):
+            await asyncio.wait_for(turns.done.wait(), 30)
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(main())
+    assert counted == ["swapper"] * 3
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "swapper failed, and is tried again: OSError: [Errno 116] Stale file handle"
+    assert said[3] == "swapper works again"
+    assert [bool(record.exc_info) for record in caplog.records] == [True, True, False, False]
+
+
+def test_an_error_that_stays_the_same_is_logged_once_and_again_after_a_success(
+    health: LoopHealth, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        health.failed(redis.ConnectionError("refused"))
+        health.failed(redis.TimeoutError("too late"))
+    assert len(caplog.records) == 2
+    health.succeeded()
+    health.failed(redis.ConnectionError("refused"))
+    assert len(caplog.records) == 3
+
+
+def test_a_loop_counts_as_failing_after_a_few_turns_in_a_row() -> None:
+    loops = Loops()
+    one, other = loops.add("labels"), loops.add("leases")
+    for turn in range(1, FAILING_TURNS + 1):
+        assert loops.failing() == []
+        one.failed(OSError("gone"))
+        other.failed(OSError("gone"))
+        if turn == 1:
+            other.succeeded()
+    assert loops.failing() == [one]
+    one.succeeded()
+    assert loops.failing() == []
+
+
+def test_a_block_begins_after_the_first_turn_where_it_asks_for_that_and_ends_the_loop() -> None:
+    async def main() -> None:
+        turns = Turns()
+        async with Loops().running("labels", turns.turn, 3600.0, first_turn=True):
+            assert turns.count == 1
+            await asyncio.sleep(0.01)
+            assert turns.count == 1
+        assert "labels" not in {task.get_name() for task in asyncio.all_tasks()}
+
+    asyncio.run(main())
+
+
+def test_a_first_turn_that_fails_does_not_keep_the_block_from_beginning() -> None:
+    async def main() -> None:
+        turns, loops = Turns(OSError("gone")), Loops()
+        async with loops.running("labels", turns.turn, 3600.0, first_turn=True):
+            assert turns.count == 1
+
+    asyncio.run(main())

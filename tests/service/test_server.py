@@ -1,0 +1,125 @@
+"""The start and end of a server's parts, in this process: real Redis, a real tiny model, no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import redis
+
+from metarm.shared.fleet import Fleet
+from metarm.store.versions import VersionStore
+from service import server
+from service.oversight.oversight import Oversight
+from service.server import Server
+from service.settings import ServiceSettings
+from service.telemetry.metrics import Metrics
+from service.telemetry.pulse import Pulse
+from tests.processes import RedisProcess
+from tests.store import publish
+from tests.tiny import Kind
+
+Checkpoint = Callable[[Kind], Path]
+OURS = ("sample-writer", "membership", "forward", "loader", "tokenizer")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_process: RedisProcess, checkpoint: Checkpoint) -> ServiceSettings:
+    publish(tmp_path, checkpoint("bert"))
+    return ServiceSettings(
+        data_dir=tmp_path, redis_url=redis_process.url, tune=False, poll_ms=10, watch_groups=0
+    )
+
+
+def our_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(OURS)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110 (any condition)
+            await asyncio.sleep(0.005)
+
+
+def test_a_failure_half_way_through_the_start_ends_what_was_started(
+    settings: ServiceSettings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def fails(*_: object, **__: object) -> NoReturn:
+        seen.append((our_threads(), len(Fleet(redis_client).live())))
+        raise RuntimeError("no oversight")
+
+    monkeypatch.setattr(Oversight, "__init__", fails)
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="no oversight"):
+            async with server.running(settings, Metrics(), Pulse()):
+                raise AssertionError("it cannot have started")
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+    ((threads, registered),) = seen
+    assert {"sample-writer", "membership"} <= set(threads)
+    assert registered == 1
+    assert our_threads() == []
+    assert Fleet(redis_client).live() == []
+
+
+def test_an_error_of_the_store_ends_no_loop_and_is_shown_until_it_is_over(
+    settings: ServiceSettings, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = threading.Event()
+    read = VersionStore.current
+
+    def current(self: VersionStore) -> str | None:
+        if stale.is_set():
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(self)
+
+    monkeypatch.setattr(VersionStore, "current", current)
+
+    def degraded(running: Server) -> set[str]:
+        return {f"{part}: {reason}" for part, reason in running.oversight.health.report().degraded}
+
+    async def main() -> None:
+        metrics = Metrics()
+        async with server.running(settings, metrics, Pulse()) as running:
+            assert running.versions.live.current_name == "v000001"
+            assert not any("loop" in ill for ill in degraded(running))
+            stale.set()
+            await until(lambda: any("loop: swapper" in ill and "Stale" in ill for ill in degraded(running)))
+            assert running.versions.live.current_name == "v000001"
+            name = b'rm_loop_failures_total{loop="swapper"}'
+            assert name in metrics.render()
+            stale.clear()
+            publish(settings.data_dir, checkpoint("bert"))
+            await until(lambda: running.versions.live.current_name == "v000002")
+            await until(lambda: not any("loop" in ill for ill in degraded(running)))
+
+    asyncio.run(main())
+    assert our_threads() == []
+
+
+def test_labels_that_cannot_be_read_stay_as_they_were_and_keep_no_server_from_starting(
+    settings: ServiceSettings,
+) -> None:
+    labels = settings.store.root / "labels.json"
+    labels.write_text("{")
+
+    async def main() -> None:
+        async with server.running(settings, Metrics(), Pulse()) as running:
+            live, health = running.versions.live, running.oversight.health
+            await until(lambda: any("labels" in reason for _, reason in health.report().degraded))
+            labels.write_text('{"stable": {"version": "v000001"}}')
+            await until(lambda: live.labels["stable"].version == "v000001" if live.labels else False)
+            labels.write_text("[]")
+            await until(lambda: any("labels" in reason for _, reason in health.report().degraded))
+            assert (await live.get("stable", None)).name == "v000001"
+
+    asyncio.run(main())
