@@ -1,9 +1,11 @@
-"""The documentation says what the code says. `python -m tests.test_docs` writes the settings page and the table
-of metrics again."""
+"""The documentation agrees with the code. `python -m tests.test_docs` writes the generated parts: the settings page,
+the table of metrics, the tree of modules."""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,9 @@ A setting comes from the command line (`--batch-tokens 512`), else the environme
 else a `.env` file in the working directory, else its default. `REDIS_URL` and `PREFERENCES` are read without
 the prefix as well. `metarm up` hands the whole environment on, so it takes every setting below from there.
 """
+PRODUCT = ("metarm", "service", "trainer", "simulation")
+TREE_BEGIN = "<!-- `python -m tests.test_docs` writes this tree from the modules' docstrings -->\n"
+TREE_END = "<!-- end of the tree -->\n"
 METRICS_BEGIN = "<!-- `python -m tests.test_docs` writes this table -->\n"
 METRICS_END = "<!-- end of the table -->\n"
 
@@ -59,10 +64,11 @@ def metrics_table() -> str:
     return "\n".join([*rows, ""])
 
 
-def _around_the_metrics(page: str) -> tuple[str, str, str]:
-    before, rest = page.split(METRICS_BEGIN)
-    table, after = rest.split(METRICS_END)
-    return before, table, after
+def _around(page: str, begin: str, end: str) -> tuple[str, str, str]:
+    """The page before, between and after the two marks."""
+    before, rest = page.split(begin)
+    generated, after = rest.split(end)
+    return before, generated, after
 
 
 def test_every_setting_is_on_the_settings_page_with_its_default() -> None:
@@ -77,7 +83,7 @@ def test_every_error_code_is_in_the_api_page() -> None:
 
 
 def test_every_metric_is_in_the_operations_page_with_its_type_labels_and_meaning() -> None:
-    _, table, _ = _around_the_metrics((DOCS / "operations.md").read_text())
+    _, table, _ = _around((DOCS / "operations.md").read_text(), METRICS_BEGIN, METRICS_END)
     assert table == metrics_table()
 
 
@@ -110,36 +116,51 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
-def tree() -> set[Path]:
-    """What README's tree names; a folder's entries are indented by two."""
-    text = (ROOT / "README.md").read_text().split("```text")[1].split("```")[0]
-    named: set[Path] = set()
-    folders: list[str] = []
-    for line in filter(str.strip, text.splitlines()):
-        name = line.split()[0]
-        depth = (len(line) - len(line.lstrip())) // 2
-        named.add(Path(*folders[:depth], name))
-        folders[depth:] = [name]
-    return named
+def tree() -> str:
+    """The product's modules, each with the first sentence of its docstring."""
+    lines: list[str] = []
+    for package in PRODUCT:
+        lines += [f"{name:<30}{sentence}".rstrip() for name, sentence in _described(ROOT / package, 0)]
+    return "```text\n" + "\n".join(lines) + "\n```\n"
 
 
-def test_the_tree_in_the_readme_names_files_that_exist() -> None:
-    assert [str(path) for path in tree() if not (ROOT / path).exists()] == []
+def _described(folder: Path, depth: int) -> Iterator[tuple[str, str]]:
+    """A package's own line, then its modules, then its packages, indented by two."""
+    indent = "  " * depth
+    yield f"{indent}{folder.name}/", _first_sentence(folder / "__init__.py")
+    for module in sorted(folder.glob("*.py")):
+        if module.name != "__init__.py":
+            yield f"{indent}  {module.name}", _first_sentence(module)
+    for package in sorted(path.parent for path in folder.glob("*/__init__.py")):
+        yield from _described(package, depth + 1)
 
 
-def test_the_tree_in_the_readme_leaves_out_no_file_beside_those_it_names() -> None:
-    named = tree()
-    shown = {path.parent for path in named if path.suffix == ".py"} - {Path("bench")}  # commands
-    modules = {path.relative_to(ROOT) for folder in shown for path in (ROOT / folder).glob("*.py")}
-    assert {str(path) for path in modules - named if path.name != "__init__.py"} == set()
+def _first_sentence(module: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(module.read_text())) or ""
+    paragraph = " ".join(docstring.split("\n\n")[0].split())
+    return re.split(r"(?<=[.])\s", paragraph)[0].removesuffix(".")
+
+
+def test_every_module_says_in_a_sentence_what_it_is_for() -> None:
+    rows = [row for package in PRODUCT for row in _described(ROOT / package, 0)]
+    assert [name for name, sentence in rows if not sentence] == []
+
+
+def test_the_architecture_page_shows_the_tree_as_it_is() -> None:
+    _, shown, _ = _around((DOCS / "architecture.md").read_text(), TREE_BEGIN, TREE_END)
+    assert shown == tree()
 
 
 def _all_errors(kind: type[MetaRMError]) -> list[type[MetaRMError]]:
     return [kind, *(below for sub in kind.__subclasses__() for below in _all_errors(sub))]
 
 
+def _rewrite(page: Path, begin: str, end: str, generated: str) -> None:
+    before, _, after = _around(page.read_text(), begin, end)
+    page.write_text(f"{before}{begin}{generated}{end}{after}")
+
+
 if __name__ == "__main__":
     (DOCS / "settings.md").write_text(settings_page())
-    operations = DOCS / "operations.md"
-    before, _, after = _around_the_metrics(operations.read_text())
-    operations.write_text(f"{before}{METRICS_BEGIN}{metrics_table()}{METRICS_END}{after}")
+    _rewrite(DOCS / "operations.md", METRICS_BEGIN, METRICS_END, metrics_table())
+    _rewrite(DOCS / "architecture.md", TREE_BEGIN, TREE_END, tree())
