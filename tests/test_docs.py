@@ -1,5 +1,5 @@
-"""The documentation agrees with the code. `python -m tests.test_docs` writes the generated parts: the settings page,
-the table of metrics, the tree of modules."""
+"""The documentation agrees with the code. `python -m tests.test_docs` writes what is generated: the settings
+page, the table of metrics, the tree of modules."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ class Batcher(Generic[Model, Sample]):
         queue_tokens: int,
         ran: Callable[[int, float], None] = lambda _tokens, _seconds: None,
         answered: Callable[[int, int], None] = lambda _arrived_ns, _taken_ns: None,
+        linger_s: float = LINGER_S,
     ) -> None:
         """`forward(model, samples, share)` may use the cores of `share` workers.
 
@@ -43,6 +44,7 @@ class Batcher(Generic[Model, Sample]):
         self._forward = forward
         self._ran = ran
         self._answered = answered
+        self._linger_s = linger_s
         self._line: WaitingLine[Model, Sample] = WaitingLine(queue_tokens)
         self._lock = threading.Lock()  # guards the line and what follows
         self._idle = 0  # workers that run nothing, asleep or about to look
@@ -152,7 +154,7 @@ class Batcher(Generic[Model, Sample]):
                     heapq.heappush(self._sleeping, number)
                     self._alarms[number].wait()
                 if self._lingers():
-                    self._alarms[number].wait(LINGER_S)
+                    self._alarms[number].wait(self._linger_s)
                 if self._closing:
                     return
                 taken = self._line.take(self._idle)

@@ -121,7 +121,7 @@ class LiveVersions:
             return await self.load(name)
         await self.gate.passed()  # and nothing else is awaited between this and the capture
         current = self.current()
-        if version_number(current.name) >= least:
+        if min_version is None or version_number(current.name) >= least:
             return current
         found = await asyncio.to_thread(_one_from, self._store, least, self.loaded_names)
         if found is None:

@@ -20,7 +20,7 @@ from service.http.schemas.score import ScoreRequest, ScoreResponse, TokenizeRequ
 from service.scoring.scorer import Group, ScoredGroup
 from service.server import Server
 from service.settings import ServiceSettings
-from service.versions.canary import active_canary
+from service.versions.canary import CANARY, active_canary
 from service.versions.live import LoadedVersion
 
 router = APIRouter(tags=["scoring"], dependencies=[Depends(require_key)])
@@ -109,7 +109,8 @@ def _version_of_each(
     groups: Sequence[Group], pin: Pin, own: LoadedVersion, server: Server
 ) -> list[LoadedVersion]:
     """The version that scores each group: `own`, but for the canary's prompts where none is pinned."""
-    canary = None if pin.version else active_canary(own, server.versions.live, pin.min_version)
+    live = server.versions.live
+    canary = active_canary(own, live, pin.min_version) if CANARY in live.labels and not pin.version else None
     if canary is None:
         return [own] * len(groups)
     return [canary.version if canary.takes(group.prompt) else own for group in groups]

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metarm.errors import NotReadyError, OverloadedError, PayloadTooLargeError
-from service.scoring import batcher as batcher_module
-from service.scoring.batcher import Batcher
+from service.scoring.batcher import LINGER_S, Batcher
 from service.scoring.waiting_line import UNIT_SLICES
 
 PATIENCE_S = 20.0
@@ -112,10 +111,15 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def running(
-    forward: Forward, *, workers: int = 1, slice_tokens: int = 100, queue_tokens: int = 10**6
+    forward: Forward,
+    *,
+    workers: int = 1,
+    slice_tokens: int = 100,
+    queue_tokens: int = 10**6,
+    linger_s: float = LINGER_S,
 ) -> AsyncIterator[Batcher[Model, Sample]]:
     """A batcher whose workers all wait for work."""
-    batcher: Batcher[Model, Sample] = Batcher(forward, queue_tokens=queue_tokens)
+    batcher: Batcher[Model, Sample] = Batcher(forward, queue_tokens=queue_tokens, linger_s=linger_s)
     begun: list[int] = []
     batcher.start(workers, slice_tokens, begun.append)
     await until(lambda: batcher._idle == workers)
@@ -258,12 +262,10 @@ def test_the_last_unit_is_split_between_free_workers_where_that_pays(shared: int
     asyncio.run(main())
 
 
-def test_a_long_request_waits_a_moment_for_the_rest_of_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batcher_module, "LINGER_S", 2.0)
-
+def test_a_long_request_waits_a_moment_for_the_rest_of_a_burst() -> None:
     async def main() -> None:
         forward = Forward(held=True)
-        async with running(forward, workers=2, slice_tokens=2000) as batcher:
+        async with running(forward, workers=2, slice_tokens=2000, linger_s=2.0) as batcher:
             groups = [joined_samples(name, 4, cost=1000) for name in ("first", "second")]
             await send(batcher, groups[0])
             await asyncio.sleep(0.05)
@@ -274,11 +276,12 @@ def test_a_long_request_waits_a_moment_for_the_rest_of_a_burst(monkeypatch: pyte
     asyncio.run(main())
 
 
-def test_a_short_request_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batcher_module, "LINGER_S", PATIENCE_S)
-
+def test_a_short_request_waits_for_nobody() -> None:
     async def main() -> None:
-        async with running(Forward(), workers=2) as batcher, asyncio.timeout(PATIENCE_S / 2):
+        async with (
+            running(Forward(), workers=2, linger_s=PATIENCE_S) as batcher,
+            asyncio.timeout(PATIENCE_S / 2),
+        ):
             assert await scores(batcher, samples_of("short", 3)) == expected(samples_of("short", 3))
 
     asyncio.run(main())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from service.scoring.placement import PARALLEL_WORK, Placement
+from service.scoring.engine import PARALLEL_WORK, Placement
 
 ALLOWED = sorted(os.sched_getaffinity(0))
 several_cores = pytest.mark.skipif(len(ALLOWED) < 2, reason="one core")
