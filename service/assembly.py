@@ -12,11 +12,13 @@ import redis
 from metarm.model.encoding import Encoded
 from metarm.model.forward import PrefixCache
 from metarm.runtime import tracing
+from metarm.shared.connection import connect
 from metarm.shared.coordinator import COMMAND_TIMEOUT_S, Coordinator
 from metarm.shared.fleet import Fleet
 from metarm.shared.jobs import JobBoard
 from metarm.shared.leases import LeaseBoard
-from metarm.shared.sample_log import SampleLog, connect
+from metarm.shared.presence import TrainerPresence
+from metarm.shared.sample_log import SampleLog
 from metarm.shared.store_commands import StoreCommands
 from service.http.page_files import PageFiles
 from service.oversight.drift import Drift
@@ -76,9 +78,9 @@ def assemble(settings: ServiceSettings, metrics: Metrics, pulse: Pulse) -> Parts
     loader, live, swapper, refusals = _versions(settings, metrics, scorer)
     membership, writes, activator = _pointer(settings, metrics, client, live, swapper)
     tokenizer_threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
-    sample_log, jobs = SampleLog(client), JobBoard(client)
+    sample_log, jobs, presence = SampleLog(client), JobBoard(client), TrainerPresence(client)
     writer = _writer(settings, metrics, sample_log)
-    retraining = Retraining(jobs, writer, sample_log)
+    retraining = Retraining(jobs, presence, writer, sample_log)
     oversight = oversee(
         settings,
         client=client,
@@ -114,12 +116,13 @@ def assemble(settings: ServiceSettings, metrics: Metrics, pulse: Pulse) -> Parts
         writer=writer,
         sample_log=sample_log,
         jobs=jobs,
+        presence=presence,
         metrics=metrics,
         retraining=retraining,
         traffic=oversight.traffic,
         oversight=oversight,
         pulse=pulse,
-        condition=Condition(jobs, swapper, labels),
+        condition=Condition(jobs, presence, swapper, labels),
         page=PageFiles(),
     )
 

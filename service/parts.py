@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from metarm.model.encoding import Encoded
 from metarm.shared.fleet import Fleet
 from metarm.shared.jobs import JobBoard
+from metarm.shared.presence import TrainerPresence
 from metarm.shared.sample_log import SampleLog
 from metarm.store.versions import VersionStore
 from service.http.page_files import PageFiles
@@ -55,6 +56,7 @@ class Parts:
     writer: SampleWriter
     sample_log: SampleLog
     jobs: JobBoard
+    presence: TrainerPresence
     metrics: Metrics
     retraining: Retraining
     traffic: Traffic

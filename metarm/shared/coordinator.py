@@ -83,7 +83,7 @@ class Coordinator:
             return []
         if begun.id != id_:
             text = f"a cut-over to {begun.version} is under way ({begun.coordinator})"
-            return _Unheld(CutOverAbortedError(text, 2, version=begun.version))
+            return _Unheld(CutOverAbortedError(text, retry_after_s=2, version=begun.version))
         ready = self._prepare(begun)
         if len(ready) > 1:
             return self._hold_and_go(begun, ready)
@@ -108,7 +108,8 @@ class Coordinator:
             try:
                 state = _patient(lambda: self._board.keep(begun.id, LEASE_MS))
             except redis.RedisError as error:
-                raise CutOverAbortedError(f"Redis does not answer any more: {error}", 2) from error
+                message = f"Redis does not answer any more: {error}"
+                raise CutOverAbortedError(message, retry_after_s=2) from error
             if state is None or state.id != begun.id or state.phase != "prepare" or not state.running:
                 raise _given_up(begun, state)
             if state.refusals():
@@ -184,7 +185,7 @@ class Coordinator:
         said = "; ".join(f"{server}: {why}" for server, why in servers.items())
         error = CutOverAbortedError(
             f"all servers stay on the version they had, not {begun.version}: {said}",
-            retry_after_s,
+            retry_after_s=retry_after_s,
             version=begun.version,
             servers=servers,
         )
@@ -204,7 +205,7 @@ def _given_up(begun: CutOver, state: CutOver | None) -> CutOverAbortedError:
     why = state.reason if state is not None and state.id == begun.id else ""
     return CutOverAbortedError(
         f"the cut-over to {begun.version} was given up: {why or 'its coordinator was too slow'}",
-        2,
+        retry_after_s=2,
         version=begun.version,
     )
 

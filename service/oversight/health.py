@@ -11,6 +11,7 @@ import redis
 
 from metarm.errors import UnknownJobError
 from metarm.shared.jobs import Job, JobBoard
+from metarm.shared.presence import TrainerPresence
 from service.versions.labels import LabelWatch
 from service.versions.swapper import Swapper
 
@@ -31,8 +32,9 @@ class Examined:
 class Condition:
     """Examines the service, on request or now and then."""
 
-    def __init__(self, jobs: JobBoard, swapper: Swapper, labels: LabelWatch) -> None:
+    def __init__(self, jobs: JobBoard, presence: TrainerPresence, swapper: Swapper, labels: LabelWatch) -> None:
         self._jobs = jobs
+        self._presence = presence
         self._swapper = swapper
         self._labels = labels
         self.last: Examined | None = None
@@ -46,7 +48,7 @@ class Condition:
         found: list[tuple[str, str]] = []
         trainer, job, answers = None, None, True
         try:
-            trainer = self._jobs.trainer()
+            trainer = self._presence.status()
             if trainer is None:
                 found.append(("trainer", "no trainer is running: scoring works, retraining does not"))
             job = self._active()

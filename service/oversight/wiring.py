@@ -11,9 +11,10 @@ import redis
 
 from metarm.model.encoding import Encoded
 from metarm.runtime.loops import again_and_again
+from metarm.shared.jobs import RetrainCooldown
 from metarm.shared.watches import WatchBoard
 from metarm.store.versions import VersionStore
-from service.oversight.auto_retrain import AutoRetrain, Cooldown
+from service.oversight.auto_retrain import AutoRetrain
 from service.oversight.drift import Comparison, Drift
 from service.oversight.shadow import Shadow, canary_in_the_shadow
 from service.oversight.traffic import ShadowPlan, Traffic
@@ -92,7 +93,7 @@ def oversee(
         shadow=shadow,
         watch=watch,
         auto_retrain=AutoRetrain(
-            settings, live, drift, retraining, Cooldown(client, settings.retrain_cooldown_s), metrics
+            settings, live, drift, retraining, RetrainCooldown(client, settings.retrain_cooldown_s), metrics
         ),
         watch_every_s=settings.poll_ms / 1000,
     )

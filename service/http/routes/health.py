@@ -51,6 +51,6 @@ async def metrics(parts: Wired) -> Response:
 
 def _training(parts: Parts) -> TrainingFigures | None:
     try:
-        return TrainingFigures.read(parts.jobs)
+        return TrainingFigures.read(parts.jobs, parts.presence)
     except redis.RedisError:  # rm_redis_up says it
         return None

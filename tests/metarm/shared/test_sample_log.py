@@ -9,8 +9,9 @@ import pytest
 import redis
 
 from metarm.records import Message, PolicyStamp, SampleGroup, encode_sample
-from metarm.shared.keys import SAMPLES
-from metarm.shared.sample_log import Entry, LoggedRequest, SampleLog, connect
+from metarm.shared.connection import connect
+from metarm.shared.keys import SAMPLES, SAMPLES_TRIMMED
+from metarm.shared.sample_log import Entry, LoggedRequest, SampleLog
 from tests.processes import BUSY_S, RedisProcess
 
 
@@ -139,12 +140,12 @@ def test_an_entry_nobody_has_read_is_not_acknowledged_along(
     assert ids(unused(redis_client)) == ["2"]
 
 
-def test_a_log_without_entries_is_empty_and_countable(sample_log: SampleLog) -> None:
+def test_a_log_without_entries_is_empty_and_countable(sample_log: SampleLog, redis_client: redis.Redis) -> None:
     assert sample_log.length() == 0
     assert sample_log.count_unused(10) == 0
     assert list(sample_log.read_unused()) == []
     assert sample_log.trim(10, 10) == {"age": 0, "count": 0}
-    assert sample_log.trimmed_total() == {}
+    assert redis_client.hgetall(SAMPLES_TRIMMED) == {}
 
 
 def test_only_groups_with_something_to_compare_count_as_unused(sample_log: SampleLog) -> None:
@@ -215,10 +216,10 @@ def test_trimmed_entries_are_summed_up_by_reason_over_all_servers(
     log_each(sample_log, ["1", "2", "3", "4", "5"])
     sample_log.trim(max_entries=3, max_age_s=3600)
     SampleLog(redis_client).trim(max_entries=2, max_age_s=3600)
-    assert sample_log.trimmed_total() == {"count": 3}
+    assert redis_client.hgetall(SAMPLES_TRIMMED) == {b"count": b"3"}
     time.sleep(0.01)
     sample_log.trim(max_entries=3, max_age_s=0.001)
-    assert SampleLog(redis_client).trimmed_total() == {"count": 3, "age": 2}
+    assert redis_client.hgetall(SAMPLES_TRIMMED) == {b"count": b"3", b"age": b"2"}
     assert sample_log.length() == 0
 
 
@@ -286,8 +287,6 @@ def test_every_method_raises_a_redis_error_when_the_server_is_down(redis_process
             log_each(sample_log, ["2"])
         with pytest.raises(redis.RedisError):
             sample_log.trim(1, 1)
-        with pytest.raises(redis.RedisError):
-            sample_log.trimmed_total()
         with pytest.raises(redis.RedisError):
             sample_log.length()
         with pytest.raises(redis.RedisError):

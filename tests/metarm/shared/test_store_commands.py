@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from metarm.errors import CutOverAbortedError, MetaRMError, TrainerUnavailableError, UnknownVersionError
-from metarm.shared.jobs import JobBoard
+from metarm.shared.presence import TrainerPresence
 from metarm.shared.store_commands import Kind, StoreCommands
 from tests.processes import BUSY_S
 
@@ -20,7 +20,7 @@ Do = Callable[[Kind, Mapping[str, Any]], Any]
 
 @pytest.fixture
 def commands(redis_client: redis.Redis) -> StoreCommands:
-    JobBoard(redis_client).hold_trainer("test:1", {"state": "ready"}, 60_000)
+    TrainerPresence(redis_client).hold("test:1", {"state": "ready"}, 60_000)
     return StoreCommands(redis_client)
 
 
@@ -55,7 +55,7 @@ def test_a_command_is_done_elsewhere_and_its_answer_comes_back(
     "error",
     [
         UnknownVersionError("there is no version 'v000009'", known=["v000001"]),
-        CutOverAbortedError("b was too slow", 5, servers={"b": "slow"}),
+        CutOverAbortedError("b was too slow", retry_after_s=5, servers={"b": "slow"}),
         CutOverAbortedError("b refused it", servers={"b": "NaN"}),
     ],
 )
@@ -84,7 +84,7 @@ def test_a_bug_of_whoever_does_it_does_not_leave_the_other_waiting(
 
 
 def test_without_a_trainer_nothing_is_sent(redis_client: redis.Redis) -> None:
-    with pytest.raises(TrainerUnavailableError, match="none is running"):
+    with pytest.raises(TrainerUnavailableError, match="no trainer is running"):
         StoreCommands(redis_client).ask("activate", {}, 10)
     assert redis_client.llen("metarm:commands") == 0
 

@@ -16,10 +16,10 @@ import redis
 
 from metarm.errors import InvalidVersionError
 from metarm.model.reward_model import RewardModel
+from metarm.shared.connection import connect
 from metarm.shared.coordinator import COMMAND_TIMEOUT_S, HOLD_S
 from metarm.shared.cut_over import CutOver, CutOverBoard, Phase
 from metarm.shared.fleet import Fleet, ServiceRecord
-from metarm.shared.sample_log import connect
 from metarm.store.versions import VersionStore
 from service.versions.live_model import LiveModel, LoadedVersion
 from service.versions.membership import Membership
