@@ -72,10 +72,6 @@ class SampleLog:
                 self._redis.hincrby(SAMPLES_TRIMMED, reason, entries)
         return trimmed
 
-    def length(self) -> int:
-        """Entries on the stream, used or not."""
-        return self._redis.xlen(SAMPLES)
-
     def count_unused(self, at_most: int) -> int:
         """Groups with two or more responses that no finished run has used, counted up to `at_most`.
 

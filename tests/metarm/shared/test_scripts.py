@@ -16,6 +16,7 @@ from metarm.shared.connection import connect
 from metarm.shared.cut_over import CutOverBoard
 from metarm.shared.fleet import Fleet, ServiceRecord
 from metarm.shared.jobs import JobBoard
+from metarm.shared.keys import SAMPLES
 from metarm.shared.leases import LeaseBoard
 from metarm.shared.presence import TrainerPresence
 from metarm.shared.sample_log import LoggedRequest, SampleLog
@@ -62,7 +63,7 @@ def test_a_pipeline_loads_scripts_that_redis_has_forgotten_between_two_writes(cl
         requests = [LoggedRequest(f"{number}-{part}", (GROUP, GROUP), 60) for part in range(5)]
         assert sample_log.append(requests) == 10
         client.script_flush()
-    assert sample_log.length() == 30
+    assert client.xlen(SAMPLES) == 30
 
 
 def test_a_script_that_is_lost_while_its_pipeline_is_sent_raises_and_the_write_can_be_repeated(
