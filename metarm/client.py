@@ -212,7 +212,7 @@ class Lease:
         try:
             self.release()
         except ClientError:
-            if kind is None:  # otherwise the block's own error matters more, and the lease expires
+            if kind is None:  # an error of the block matters more, and the lease expires
                 raise
 
 

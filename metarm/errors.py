@@ -83,7 +83,7 @@ class MetaRMError(Exception):
 
     @staticmethod
     def unexpected(error: Exception) -> MetaRMError:
-        """An internal error that names an exception nobody expected."""
+        """An internal error that names an exception which was not raised on purpose."""
         return MetaRMError(f"{type(error).__name__}: {error}")
 
 

@@ -407,7 +407,7 @@ def test_leases_whose_blocks_end_in_another_order_each_pin_until_their_own_end()
     assert server.received[3].body["version"] == "v000001"
 
 
-def test_a_lease_is_given_back_when_its_block_fails_and_the_blocks_own_error_is_raised() -> None:
+def test_a_lease_is_released_when_its_block_fails_and_the_blocks_own_error_is_raised() -> None:
     forbidden = error(403, "forbidden", "no")
     with (
         answering(LEASED, forbidden) as server,
@@ -419,7 +419,7 @@ def test_a_lease_is_given_back_when_its_block_fails_and_the_blocks_own_error_is_
     assert server.received[-1].method == "DELETE"
 
 
-def test_a_lease_that_cannot_be_given_back_for_another_reason_says_so() -> None:
+def test_a_lease_that_cannot_be_released_for_another_reason_raises() -> None:
     forbidden = error(403, "forbidden", "no")
     with answering(LEASED, forbidden) as server, RewardClient(server.url) as client:
         lease = client.lease(version="v000002")

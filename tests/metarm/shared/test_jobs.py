@@ -84,7 +84,7 @@ def test_the_saved_state_of_a_running_job_is_what_others_read(
     assert running.progress == {"step": 4, "steps": 9}
 
 
-def test_a_job_nobody_knows_is_an_unknown_job(board: JobBoard) -> None:
+def test_a_job_without_a_record_is_unknown(board: JobBoard) -> None:
     with pytest.raises(UnknownJobError, match="job-nowhere"):
         board.get("job-nowhere")
     with pytest.raises(UnknownJobError):

@@ -130,7 +130,7 @@ def test_only_what_was_read_up_to_the_given_entry_is_acknowledged(
     assert ids(unused(redis_client)) == ["3", "4"]
 
 
-def test_an_entry_nobody_has_read_is_not_acknowledged_along(
+def test_an_entry_that_was_not_read_is_not_acknowledged(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     log_each(sample_log, ["1"])
