@@ -1,1 +1,1 @@
-"""What the processes share through Redis: the only code that sends Redis commands. No torch."""
+"""What the processes share through Redis. All Redis commands are here, but for the PING of `metarm up`. No torch."""
