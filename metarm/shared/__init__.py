@@ -1,1 +1,1 @@
-"""What the processes share through Redis. All Redis commands are here, but for the PING of `metarm up`. No torch."""
+"""What the processes share through Redis: all Redis commands but the PING of `metarm up`. No torch."""
