@@ -154,7 +154,7 @@ def _spread_scores(model: RewardModel) -> None:
     words = sorted(word for word in words if word.isalpha() and word.islower())
     step = max(1, len(words) // 640)
     texts = [" ".join(words[i * step :: 7 * (i + 1)][:60]) for i in range(32)]
-    samples = [model.encoder.encode_one(text, " " + words[-i - 1]) for i, text in enumerate(texts)]
+    samples = [model.encoder.encode([(text, [" " + words[-i - 1]])])[0][0] for i, text in enumerate(texts)]
     with torch.no_grad():
         factor = SCORE_SPREAD / model.scores(samples).std()
         _head(model.network).weight.mul_(factor)

@@ -78,7 +78,7 @@ class GeneratedPairs:
 
     def __init__(self, encoder: Encoder) -> None:
         self._words = _words_by_tokens(encoder)
-        self._frame = len(encoder.encode_one("", "").ids)  # special tokens of a pair
+        self._frame = len(encoder.encode([("", [""])])[0][0].ids)  # special tokens of a pair
 
     def requests(self, load: Load, draw: str) -> list[Request]:
         lengths = random.Random(f"lengths {load.name}")

@@ -1,8 +1,11 @@
-"""MetaRM Server: a reward model that stays right while the policy moves."""
+"""MetaRM Server: a reward model that stays right while the policy moves.
+
+This package holds what the service and the trainer share, and the client for RL workers (the names below).
+"""
 
 from metarm.client import Lease, RewardClient
 from metarm.errors import ClientError, MetaRMError
-from metarm.records import Message, PolicyStamp, Preference, SampleGroup, ScoredGroup, ScoreResult
+from metarm.records import Message, PolicyStamp, ScoredGroup, ScoreResult
 
 __version__ = "0.1.0"
 
@@ -12,9 +15,7 @@ __all__ = [
     "Message",
     "MetaRMError",
     "PolicyStamp",
-    "Preference",
     "RewardClient",
-    "SampleGroup",
     "ScoreResult",
     "ScoredGroup",
     "__version__",

@@ -5,21 +5,25 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import asdict
 from typing import Any, Self, cast
 
 import httpx
 
-from metarm.errors import ClientError
-from metarm.records import FINISHED, ScoredGroup, ScoreResult
+from metarm.errors import ClientError, MetaRMError
+from metarm.records import FINISHED, PolicyStamp, ScoredGroup, ScoreResult
+
+# the leases whose blocks the caller is in, the innermost last: each thread and each task has its own
+_entered: ContextVar[tuple[Lease, ...]] = ContextVar("entered leases", default=())
 
 
 class RewardClient:
-    """A synchronous client.
+    """A synchronous client. Thread-safe.
 
-    Overload (503) and connection failures are retried `retries` times, waiting what the server
-    asks for in Retry-After, else an exponentially growing pause. A retried request carries the
-    same `request_id`, so its samples are logged once. Anything else raises ClientError: a reward
-    that could not be computed is never a number.
+    Overload (503) and connection failures are retried `retries` times, after the pause that Retry-After asks
+    for, else after one that grows exponentially. A retried request has the same `request_id`, so that its
+    samples are logged once. Every other failure raises ClientError.
     """
 
     def __init__(
@@ -33,7 +37,6 @@ class RewardClient:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.Client(base_url=base_url, timeout=timeout_s, headers=headers)
         self._retries = retries
-        self._leased: list[str] = []  # the versions of the leases that were entered, the innermost last
 
     def __enter__(self) -> Self:
         return self
@@ -52,32 +55,34 @@ class RewardClient:
         min_version: str | None = None,
         raw: bool = False,
         log: bool = True,
-        policy: Mapping[str, Any] | None = None,
+        policy: PolicyStamp | Mapping[str, Any] | None = None,
         request_id: str | None = None,
     ) -> ScoreResult:
         """Score groups `{"id"?, "prompt", "responses"}`.
 
-        One version scores them all: `version`, a name or a label, or that of the lease whose block this
-        is in; unpinned, groups of a canary's prompts are scored by the version they name. `raw` asks
-        for the model's own rewards beside the calibrated scores.
+        `version`, a name or a label, scores all groups; the default inside the block of a lease is the
+        lease's version. Without a pin, a canary scores the prompts it takes, and their groups name it. `raw`
+        adds the rewards before calibration. `policy`: the policy that wrote the responses, as a PolicyStamp
+        or {"name", "step"}.
         """
         body: dict[str, Any] = {
             "groups": list(groups),
             "log": log,
             "request_id": request_id or uuid.uuid4().hex,
-            "version": version or (self._leased[-1] if self._leased else None),
+            "version": version or self._leased_version(),
             "min_version": min_version,
             "raw": raw or None,
-            "policy": policy,
+            "policy": asdict(policy) if isinstance(policy, PolicyStamp) else policy,
         }
         answer = self._send("POST", "/score", _given(body))
         return ScoreResult(answer["version"], tuple(_scored(g) for g in answer["groups"]))
 
     def lease(self, *, version: str | None = None, label: str | None = None, ttl_s: float = 3600.0) -> Lease:
-        """Keep a version, or what a label names now, in memory for `ttl_s`, on every server of the Redis.
+        """Keep `version`, or the version that `label` names, in memory for `ttl_s` seconds on every server.
 
-        With `with client.lease(label="stable") as lease:`, what this client scores inside the block is
-        pinned to it, and the lease is given back at the end. Renew it before `ttl_s` have passed.
+        The block of `with client.lease(label="stable") as lease:` pins every `score` of this client to the
+        lease's version and releases the lease at its end. It pins in its own thread (or asyncio task) only: in
+        another thread pass `version=lease.version`. Renew the lease before `ttl_s` seconds have passed.
         """
         body = {"version": version, "label": label, "ttl_s": ttl_s}
         state = self._send("POST", "/leases", _given(body))
@@ -87,7 +92,7 @@ class RewardClient:
         return cast("list[dict[str, Any]]", self._send("GET", "/leases"))
 
     def renew(self, lease: str, ttl_s: float = 3600.0) -> dict[str, Any]:
-        """Let a lease last `ttl_s` from now; ClientError with code `unknown_lease` once it is over."""
+        """Extend a lease to `ttl_s` seconds from now. ClientError with `unknown_lease` once it is over."""
         return self._send("POST", f"/leases/{lease}/renew", {"ttl_s": ttl_s})
 
     def release(self, lease: str) -> None:
@@ -99,7 +104,7 @@ class RewardClient:
     def set_label(
         self, label: str, version: str, *, share: float | None = None, shadow: bool | None = None
     ) -> dict[str, Any]:
-        """Move a label; `share` and `shadow` are for `canary` alone."""
+        """Create or move a label. `share` and `shadow` apply to the label `canary` only."""
         return self._send(
             "PUT", f"/labels/{label}", _given({"version": version, "share": share, "shadow": shadow})
         )
@@ -108,22 +113,22 @@ class RewardClient:
         self._send("DELETE", f"/labels/{label}")
 
     def ready(self) -> dict[str, Any]:
-        """What /ready says; raises ClientError while no model is loaded."""
+        """The answer of GET /ready. Raises ClientError while no model is loaded."""
         return self._send("GET", "/ready")
 
     def versions(self) -> dict[str, Any]:
         return self._send("GET", "/versions")
 
     def drift(self) -> dict[str, Any]:
-        """What the server has seen of its own scores: drift figures, and the watches over promoted versions."""
+        """Drift figures of the server's scores, and the watches over promoted versions."""
         return self._send("GET", "/drift")
 
     def activate(self, version: str) -> dict[str, Any]:
-        """Make `version` the current one: roll back or forward."""
+        """Make `version` the current one, be it older or newer."""
         return self._send("POST", f"/versions/{version}/activate")
 
     def retrain(self, **options: Any) -> dict[str, Any]:
-        """Start a retrain job with the trainer's defaults, changed by `options`."""
+        """Start a retrain job. `options` change the trainer's defaults."""
         return self._send("POST", "/retrain", options)
 
     def job(self, job_id: str) -> dict[str, Any]:
@@ -142,7 +147,7 @@ class RewardClient:
     ) -> dict[str, Any]:
         """Poll until the job is published, rejected, failed or cancelled; return its last state.
 
-        Raises TimeoutError after `timeout_s`; the job itself goes on.
+        Raises TimeoutError after `timeout_s` seconds; the job itself continues.
         """
         deadline = time.monotonic() + timeout_s
         while True:
@@ -155,6 +160,10 @@ class RewardClient:
                 raise TimeoutError(f"job {job_id} is still {state['status']} after {timeout_s:.0f} s")
             time.sleep(poll_s)
 
+    def _leased_version(self) -> str | None:
+        """The version of the innermost lease of this client whose block the caller is in."""
+        return next((lease.version for lease in reversed(_entered.get()) if lease._client is self), None)
+
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         for attempt in range(self._retries + 1):
             last_try = attempt == self._retries
@@ -163,19 +172,19 @@ class RewardClient:
             except httpx.TransportError as error:
                 if last_try:
                     message = f"{method} {path}: no answer from {self._http.base_url} ({error})"
-                    raise ClientError(message, None, "unreachable") from error
+                    raise ClientError(message, error_code="unreachable") from error
                 time.sleep(_pause_s(attempt))
                 continue
             if response.status_code == 503 and not last_try:
-                time.sleep(_asked_pause_s(response) or _pause_s(attempt))
+                time.sleep(_requested_pause_s(response) or _pause_s(attempt))
                 continue
             return _answer(method, path, response)
         raise AssertionError("unreachable: the last try returns or raises")
 
 
 class Lease:
-    """A version that the servers keep in memory until `expires` (Unix seconds). As a context, it pins what
-    its client scores, and is given back at the end."""
+    """A version that the servers keep in memory until `expires` (Unix time in seconds). As a context manager
+    it pins its client's scores to the version, and is released at the end."""
 
     def __init__(self, client: RewardClient, id: str, version: str, expires: float) -> None:  # noqa: A002
         self._client = client
@@ -187,7 +196,7 @@ class Lease:
         self.expires = self._client.renew(self.id, ttl_s)["expires"]
 
     def release(self) -> None:
-        """Give it back; nothing where it is over already."""
+        """End the lease; does nothing where it is over already."""
         try:
             self._client.release(self.id)
         except ClientError as error:
@@ -195,15 +204,15 @@ class Lease:
                 raise
 
     def __enter__(self) -> Self:
-        self._client._leased.append(self.version)
+        _entered.set((*_entered.get(), self))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
-        self._client._leased.remove(self.version)
+        _entered.set(tuple(lease for lease in _entered.get() if lease is not self))
         try:
             self.release()
         except ClientError:
-            if kind is None:  # else the block's own error says more, and the lease ends by itself
+            if kind is None:  # an error of the block matters more, and the lease expires
                 raise
 
 
@@ -226,21 +235,23 @@ def _pause_s(attempt: int) -> float:
     return float(min(0.25 * 2**attempt, 5.0))
 
 
-def _asked_pause_s(response: httpx.Response) -> float | None:
-    """Retry-After in seconds; None where it is missing or a date."""
+def _requested_pause_s(response: httpx.Response) -> float | None:
+    """Retry-After in seconds; None where it is missing, or a date."""
     asked = response.headers.get("retry-after", "")
     return float(asked) if asked.isdigit() else None
 
 
 def _answer(method: str, path: str, response: httpx.Response) -> dict[str, Any]:
-    """The JSON body of a success; ClientError with the server's own code and message otherwise."""
+    """The JSON body of a success. Raises ClientError with the server's code, message and details."""
     try:
         body: dict[str, Any] = response.json()
         if response.is_success:
             return body
-        error = body["error"]
-        code, message, details = error["code"], error["message"], error.get("details") or {}
+        sent = MetaRMError.from_wire(body["error"])
     except (ValueError, KeyError, TypeError):
-        code, message, details = "unreadable_answer", response.text[:200], {}
-    text = f"{method} {path}: {response.status_code} {code}: {message}"
-    raise ClientError(text, response.status_code, code, **details)
+        sent = MetaRMError.from_wire({"code": "unreadable_answer", "message": response.text[:200]})
+    status = response.status_code
+    text = f"{method} {path}: {status} {sent.code}: {sent.message}"
+    error = ClientError(text, http_status=status, error_code=sent.code)
+    error.details = sent.details
+    raise error

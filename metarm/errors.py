@@ -1,53 +1,96 @@
-"""Every error this project raises on purpose.
+"""The errors of this project, and their form on the wire.
 
     MetaRMError
-    ├── InvalidRequestError        what was asked makes no sense            422
+    ├── InvalidRequestError        the request is invalid                   422
     │   └── NotEnoughDataError     too few samples or preferences           422
     ├── PayloadTooLargeError       over a size limit                        413
     ├── UnknownVersionError        no such version                          404
     ├── UnknownJobError            no such retrain job                      404
     ├── UnknownLabelError          no such label                            404
-    ├── UnknownLeaseError          no such lease, or no longer              404
-    ├── UnauthorizedError          no key, or one that is not known         401
-    ├── ForbiddenError             the key has no right to do this          403
+    ├── UnknownLeaseError          no such lease, or it is over             404
+    ├── UnauthorizedError          no API key, or an unknown one            401
+    ├── ForbiddenError             the API key does not permit this         403
     ├── VersionUnavailableError    the pinned version cannot be served      409
-    ├── JobConflictError           another retrain is running               409
-    ├── TooManyLeasesError         the leases allowed are all taken         409
-    ├── CutOverAbortedError        not every server could take a version    409
-    ├── OverloadedError            the queue is full; come back later       503
+    ├── JobConflictError           another retrain is queued or running     409
+    ├── TooManyLeasesError         the limit of leases is reached           409
+    ├── CutOverAbortedError        some server could not take a version     409
+    ├── OverloadedError            the queue is full                        503
     ├── NotReadyError              no model is loaded yet                   503
     ├── TrainerUnavailableError    no trainer is running                    503
     ├── SampleLogUnavailableError  Redis does not answer                    503
     ├── ReadOnlyStoreError         this process may not write versions      503
     ├── InvalidVersionError        a checkpoint fails its checks            500
-    ├── NonFiniteScoreError        the model answered NaN or infinity       500
-    ├── TrainingError              a run cannot go on (NaN loss, …)         500
-    │   └── JobCancelledError      someone asked it to stop                 500
-    ├── ConfigurationError         a setting or environment is wrong        500
-    └── ClientError                what RewardClient raises: the server's answer, or none
+    ├── NonFiniteScoreError        the model returned NaN or infinity       500
+    ├── TrainingError              a run cannot continue (NaN loss, …)      500
+    │   └── JobCancelledError      a client cancelled the job               500
+    ├── ConfigurationError         a setting or the environment is wrong    500
+    └── ClientError                RewardClient: a refusal, or no answer
 
-The HTTP status stands beside each class once, as `status`; `code` is the machine-readable
-name in the JSON error body. `details` holds figures a program may act on.
+`status` is the HTTP status. `code` is the name that programs read, `details` holds figures for them.
+`retry_after_s` is set where a repeated request may succeed. One codec serves every wire: the body of an HTTP
+error, the trainer's answers through Redis, and the `error` of a job's record.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 EXIT_CONFIGURATION = 78  # sysexits' EX_CONFIG: starting again would not help
 
 
 class MetaRMError(Exception):
-    """Base of all errors raised on purpose. `message` is written for the person who reads it."""
+    """Base of all errors raised on purpose. `message` is written for the person who reads it.
+
+    Every class takes the same arguments, so that `from_wire` can rebuild any of them.
+    """
 
     status: ClassVar[int] = 500
-    code: ClassVar[str] = "internal_error"
-    retry_after_s: int | None = None  # sent as the Retry-After header where asking again may help
+    code: str = "internal_error"
+    retry_after_s: int | None = None  # None: a repeated request would fail again, as far as is known
 
-    def __init__(self, message: str, **details: Any) -> None:
+    def __init__(self, message: str, *, retry_after_s: int | None = None, **details: Any) -> None:
         super().__init__(message)
         self.message = message
         self.details = details
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
+
+    def to_wire(self) -> dict[str, Any]:
+        """{"code", "message"}, with "details" and "retry_after_s" where the error has them."""
+        record: dict[str, Any] = {"code": self.code, "message": self.message}
+        if self.details:
+            record["details"] = self.details
+        if self.retry_after_s is not None:
+            record["retry_after_s"] = self.retry_after_s
+        return record
+
+    @staticmethod
+    def from_wire(record: Mapping[str, Any]) -> MetaRMError:
+        """The inverse of `to_wire`. A code that no class has gives a MetaRMError with that code.
+
+        Raises ValueError for anything that is not an error record.
+        """
+        try:
+            code, message = str(record["code"]), str(record["message"])
+            retry_after_s, details = record.get("retry_after_s"), dict(record.get("details") or {})
+        except (KeyError, TypeError, AttributeError) as unreadable:
+            raise ValueError(f"not an error record: {record!r}") from unreadable
+        kind = next((kind for kind in _with_subclasses(MetaRMError) if kind.code == code), MetaRMError)
+        error = kind(message, retry_after_s=retry_after_s)
+        error.code, error.details = code, details
+        return error
+
+    @staticmethod
+    def unexpected(error: Exception) -> MetaRMError:
+        """An internal error that names an exception which was not raised on purpose."""
+        return MetaRMError(f"{type(error).__name__}: {error}")
+
+
+def _with_subclasses(kind: type[MetaRMError]) -> Iterator[type[MetaRMError]]:
+    yield kind
+    for subclass in kind.__subclasses__():
+        yield from _with_subclasses(subclass)
 
 
 class InvalidRequestError(MetaRMError):
@@ -110,24 +153,23 @@ class TooManyLeasesError(MetaRMError):
 
 
 class CutOverAbortedError(MetaRMError):
-    """All servers stay on the version they had. `retry_after_s` is set where nobody refused the new one:
-    some server was too slow, or another cut-over was under way."""
+    """All servers stay on the version they had. `retry_after_s` is set where no server refused the new one:
+    some server was too slow, or another cut-over was running."""
 
     status = 409
     code = "cut_over_aborted"
 
-    def __init__(self, message: str, retry_after_s: int | None = None, **details: Any) -> None:
-        super().__init__(message, **details)
-        self.retry_after_s = retry_after_s
-
 
 class OverloadedError(MetaRMError):
+    """`details` repeats `retry_after_s`, for clients that read no headers."""
+
     status = 503
     code = "overloaded"
 
-    def __init__(self, message: str, retry_after_s: int, **details: Any) -> None:
+    def __init__(self, message: str, *, retry_after_s: int | None = None, **details: Any) -> None:
         super().__init__(message, retry_after_s=retry_after_s, **details)
-        self.retry_after_s = retry_after_s
+        if retry_after_s is not None:
+            self.details = {"retry_after_s": retry_after_s, **details}
 
 
 class NotReadyError(MetaRMError):
@@ -174,11 +216,14 @@ class ConfigurationError(MetaRMError):
 
 
 class ClientError(MetaRMError):
-    """The server refused or did not answer. `http_status` is None where no answer came."""
+    """A request to the server failed. `http_status` is None where no answer came; `error_code` is the `code`
+    of the server's error, or the client's own: `unreachable`, `unreadable_answer`."""
 
     code = "client_error"
 
-    def __init__(self, message: str, http_status: int | None, error_code: str, **details: Any) -> None:
+    def __init__(
+        self, message: str, *, http_status: int | None = None, error_code: str = code, **details: Any
+    ) -> None:
         super().__init__(message, **details)
         self.http_status = http_status
         self.error_code = error_code

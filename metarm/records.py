@@ -1,10 +1,12 @@
-"""What the processes hand to one another: frozen records and their versioned codec. No torch.
+"""Records that cross a process boundary, the codec of logged samples, and names that several processes use.
 
-| record        | produced by                    | consumed by                     |
-| ------------- | ------------------------------ | ------------------------------- |
-| SampleGroup   | service.samples.writer          | trainer.loop, through the log   |
-| Preference    | trainer.preferences (files)    | trainer.batches                 |
-| ScoredGroup   | service                        | metarm.client, RL workers       |
+| record      | produced by                 | consumed by                            |
+| ----------- | --------------------------- | -------------------------------------- |
+| PolicyStamp | RL workers                  | service, trainer                       |
+| SampleGroup | service/http/routes         | trainer, through the sample log        |
+| Preference  | trainer/preferences.py      | trainer                                |
+| ScoredGroup | metarm/client.py            | RL workers                             |
+| ScoreResult | metarm/client.py            | RL workers                             |
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from metarm.errors import InvalidRequestError
 
 CODEC_VERSION = 1
 
-# docs/metarm.md says what each does
+# how a run takes the meta step: docs/metarm.md
 Ascent = Literal["none", "sgd", "adam", "shared_adam", "joint", "second_order", "conservative"]
-# η where none is asked for: its unit is another one in each (docs/decisions/0006)
+# the default η of each; its unit differs between them (docs/decisions/0006)
 ASCENT_RATES: Mapping[Ascent, float] = {
     "none": 0.0,
     "sgd": 0.1,
@@ -31,15 +33,15 @@ ASCENT_RATES: Mapping[Ascent, float] = {
     "second_order": 0.1,
     "conservative": 0.3,
 }
-Trainable = Literal["full", "lora", "head"]  # which parameters a run changes (trainer/trainable.py)
-Precision = Literal["float32", "bfloat16"]  # that a run computes in
-Tracker = Literal["tensorboard", "wandb", "mlflow"]  # that runs are reported to
+Trainable = Literal["full", "lora", "head"]  # the parameters that a run changes (trainer/trainable.py)
+Precision = Literal["float32", "bfloat16"]  # of a run's computations
+Tracker = Literal["tensorboard", "wandb", "mlflow"]  # where runs are reported
 JobStatus = Literal["queued", "running", "published", "rejected", "failed", "cancelled"]
 FINISHED: frozenset[JobStatus] = frozenset({"published", "rejected", "failed", "cancelled"})
 
 
 class Message(TypedDict):
-    """One turn of a conversation, in the chat format every framework uses."""
+    """One turn of a conversation, in the common chat format."""
 
     role: str
     content: str
@@ -50,7 +52,7 @@ Prompt = str | list[Message]
 
 @dataclass(frozen=True, slots=True)
 class PolicyStamp:
-    """Which policy, at which optimiser step, wrote the responses."""
+    """The policy that wrote the responses, and its optimiser step then."""
 
     name: str
     step: int
@@ -58,9 +60,9 @@ class PolicyStamp:
 
 @dataclass(frozen=True, slots=True)
 class SampleGroup:
-    """One prompt, the policy's k responses, and what reward model `version` gave them.
+    """One prompt, the policy's k responses, and their k scores by the reward model `version`.
 
-    `responses` and `scores` have the same length k; `scored_at` is Unix time in seconds.
+    `scored_at` is Unix time in seconds.
     """
 
     id: str
@@ -75,9 +77,9 @@ class SampleGroup:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """A labelled pair: `chosen` was preferred to `rejected` as an answer to `prompt`.
+    """A labelled pair: `chosen` was preferred to `rejected` as a response to `prompt`.
 
-    `margin` is the strength of the preference (TRL's column), 0.0 where unknown.
+    `margin` is the strength of the preference (TRL's column of that name), 0.0 where unknown.
     """
 
     prompt: Prompt
@@ -88,8 +90,11 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """Scores of one group's k responses, in request order, by the one reward model `version`. `raw`: the
-    model's rewards before calibration, where they were asked for."""
+    """The scores of one group's k responses, in request order, by the reward model `version`.
+
+    `tokens` and `truncated` describe the k encoded sequences. `raw` holds the rewards before calibration,
+    where they were requested.
+    """
 
     id: str
     scores: tuple[float, ...]
@@ -101,25 +106,25 @@ class ScoredGroup:
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
-    """All groups of one request, scored by the reward model `version`; those of a canary's prompts by the
-    version that they name."""
+    """The groups of one request, scored by the reward model `version`; a group that a canary scored names
+    the canary's version."""
 
     version: str
     groups: tuple[ScoredGroup, ...]
 
 
 def encode_sample(group: SampleGroup) -> bytes:
-    """JSON with a leading codec number, so that a newer reader knows an older entry."""
+    """JSON that begins with the codec's number, so that a newer reader recognises an older entry."""
     return orjson.dumps({"v": CODEC_VERSION, **asdict(group)})
 
 
 def decode_sample(data: bytes) -> SampleGroup:
-    """The inverse of `encode_sample`. Raises InvalidRequestError for anything it cannot read."""
+    """The inverse of `encode_sample`. Raises InvalidRequestError for unreadable data."""
     try:
         fields: dict[str, Any] = orjson.loads(data)
         codec = fields.pop("v")
         if codec != CODEC_VERSION:
-            raise InvalidRequestError(f"sample codec {codec} is not known here (known: {CODEC_VERSION})")
+            raise InvalidRequestError(f"sample codec {codec} is unknown (known: {CODEC_VERSION})")
         policy = fields.pop("policy")
         return SampleGroup(
             **{**fields, "responses": tuple(fields["responses"]), "scores": tuple(fields["scores"])},

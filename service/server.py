@@ -13,8 +13,10 @@ from metarm.model.forward import PrefixCache
 from metarm.runtime import tracing
 from metarm.runtime.idle_memory import CHECK_S, IdleMemory
 from metarm.runtime.loops import Loops
+from metarm.shared.connection import connect
 from metarm.shared.jobs import JobBoard
-from metarm.shared.sample_log import SampleLog, connect
+from metarm.shared.presence import TrainerPresence
+from metarm.shared.sample_log import SampleLog
 from service.oversight.drift import Drift
 from service.oversight.oversight import Oversight
 from service.samples.retraining import Retraining
@@ -44,6 +46,7 @@ class Server:
     oversight: Oversight
     samples: SampleWriter
     jobs: JobBoard
+    presence: TrainerPresence
     retraining: Retraining
 
 
@@ -55,7 +58,8 @@ async def running(settings: ServiceSettings, metrics: Metrics, pulse: Pulse) -> 
         stack.push_async_callback(asyncio.to_thread, tracing.end)
         loops = Loops(lambda name: metrics.loop_failures.labels(name).inc())
         client = stack.enter_context(connect(settings.required_redis_url))
-        sample_log, jobs, drift = SampleLog(client), JobBoard(client), Drift(settings.retrain_over_groups)
+        sample_log, drift = SampleLog(client), Drift(settings.retrain_over_groups)
+        jobs, presence = JobBoard(client), TrainerPresence(client)
         samples = SampleWriter(
             sample_log,
             metrics,
@@ -66,7 +70,7 @@ async def running(settings: ServiceSettings, metrics: Metrics, pulse: Pulse) -> 
         )
         samples.start()
         stack.push_async_callback(asyncio.to_thread, samples.close)
-        retraining = Retraining(jobs, samples, sample_log)
+        retraining = Retraining(jobs, presence, samples, sample_log)
         scorer = _scorer(settings, metrics, drift)
         await stack.enter_async_context(scorer.running())
         versions = Versions(settings, client, metrics, loops, scorer.prepare)
@@ -74,7 +78,7 @@ async def running(settings: ServiceSettings, metrics: Metrics, pulse: Pulse) -> 
         oversight = Oversight(settings, client, metrics, loops, versions, scorer, retraining, drift, pulse)
         await stack.enter_async_context(oversight.running())
         await stack.enter_async_context(loops.running("idle-memory", IdleMemory().release, CHECK_S))
-        yield Server(settings, metrics, pulse, scorer, versions, oversight, samples, jobs, retraining)
+        yield Server(settings, metrics, pulse, scorer, versions, oversight, samples, jobs, presence, retraining)
 
 
 def _scorer(settings: ServiceSettings, metrics: Metrics, drift: Drift) -> Scorer:

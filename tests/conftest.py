@@ -20,8 +20,8 @@ os.environ.update(process_environment.REQUIRED)
 for variable in [name for name in os.environ if name.startswith("METARM_")] + ["REDIS_URL", "PREFERENCES"]:
     os.environ.pop(variable, None)  # a developer's own settings must not decide a test
 
-from metarm.shared.coordinator import COMMAND_TIMEOUT_S  # noqa: E402 (after the environment)
-from metarm.shared.sample_log import connect  # noqa: E402
+from metarm.shared.connection import connect  # noqa: E402 (after the environment)
+from metarm.shared.coordinator import COMMAND_TIMEOUT_S  # noqa: E402
 from tests.processes import RedisProcess  # noqa: E402
 from tests.tiny import Kind, make_checkpoint  # noqa: E402
 

@@ -25,6 +25,9 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
+from metarm.model.encoding import Encoded, Encoder
+from metarm.records import Prompt
+
 Kind = Literal["bert", "llama", "qwen", "llama-chat", "llama-without-pad", "bert-backbone", "gpt2"]
 
 CORPUS = [
@@ -42,6 +45,10 @@ CHAT_TEMPLATE = (
     "{{ raise_exception('unknown role ' + message['role']) }}{% endif %}"
     "<|{{ message['role'] }}|>{{ message['content'] }}</s>{% endfor %}"
 )
+
+
+def encode_one(encoder: Encoder, prompt: Prompt, response: str) -> Encoded:
+    return encoder.encode([(prompt, [response])])[0][0]
 
 
 def make_checkpoint(folder: Path, kind: Kind, *, seed: int = 0, max_tokens: int = 128) -> Path:

@@ -40,10 +40,12 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
 
         from metarm.model.reward_model import quiet_transformers
         from metarm.runtime.cores import usable_cores
+        from metarm.shared.connection import connect
         from metarm.shared.coordinator import COMMAND_TIMEOUT_S, Coordinator
         from metarm.shared.jobs import JobBoard
         from metarm.shared.leases import leased_versions
-        from metarm.shared.sample_log import SampleLog, connect
+        from metarm.shared.presence import TrainerPresence
+        from metarm.shared.sample_log import SampleLog
         from metarm.shared.store_commands import StoreCommands
         from metarm.store.retention import Retention
         from trainer.bootstrap import ensure_first_version
@@ -57,7 +59,7 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
     tracing.begin("metarm-trainer")
     client = connect(settings.required_redis_url)
     jobs = JobBoard(client)
-    heartbeat = Heartbeat(jobs)
+    heartbeat = Heartbeat(TrainerPresence(client))
     needs = {"min_groups": settings.min_groups, "min_preferences": settings.min_preferences}
     if not heartbeat.take_place({"state": "starting"}, stop):
         return

@@ -11,13 +11,13 @@ import redis
 
 from metarm.errors import MetaRMError
 from metarm.runtime.settings import ProcessSettings
-from metarm.shared.jobs import JobBoard
-from metarm.shared.sample_log import connect
+from metarm.shared.connection import connect
+from metarm.shared.presence import TrainerPresence
 
 
 def main() -> None:
     try:
-        status = JobBoard(connect(ProcessSettings().required_redis_url)).trainer()
+        status = TrainerPresence(connect(ProcessSettings().required_redis_url)).status()
     except (MetaRMError, redis.RedisError) as error:
         sys.exit(f"it cannot be known: {error}")
     if status is None:

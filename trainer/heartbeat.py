@@ -12,7 +12,7 @@ from typing import Any
 import redis
 
 from metarm.errors import MetaRMError
-from metarm.shared.jobs import JobBoard
+from metarm.shared.presence import TrainerPresence
 
 log = logging.getLogger(__name__)
 LIFETIME_MS = 10_000
@@ -26,9 +26,9 @@ class TrainerReplacedError(MetaRMError):
 class Heartbeat:
     """Renews the trainer's place in Redis from a thread of its own."""
 
-    def __init__(self, jobs: JobBoard) -> None:
+    def __init__(self, presence: TrainerPresence) -> None:
         self.holder = f"{socket.gethostname()}:{os.getpid()}"
-        self._jobs = jobs
+        self._presence = presence
         self._status: Mapping[str, Any] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="heartbeat", daemon=True)
@@ -40,7 +40,7 @@ class Heartbeat:
         said = ""
         while not stop.is_set():
             try:
-                self._held = self._jobs.hold_trainer(self.holder, self._status, LIFETIME_MS)
+                self._held = self._presence.hold(self.holder, self._status, LIFETIME_MS)
                 reason = "another trainer is running"
             except redis.RedisError as error:
                 reason = f"Redis does not answer: {error}"
@@ -68,7 +68,7 @@ class Heartbeat:
         if self._thread.is_alive():
             self._thread.join()
         try:
-            self._jobs.release_trainer(self.holder)
+            self._presence.release(self.holder)
         except redis.RedisError as error:
             log.info("the trainer's place expires by itself: %s", error)
 
@@ -78,6 +78,6 @@ class Heartbeat:
 
     def _renew_once(self) -> None:
         try:
-            self._held = self._jobs.hold_trainer(self.holder, self._status, LIFETIME_MS)
+            self._held = self._presence.hold(self.holder, self._status, LIFETIME_MS)
         except redis.RedisError as error:
             log.warning("cannot renew the trainer's place: %s", error)

@@ -17,6 +17,7 @@ from metarm.errors import (
     MetaRMError,
     NotEnoughDataError,
     NotReadyError,
+    TrainingError,
 )
 from metarm.model.reward_model import RewardModel, load_model
 from metarm.records import JobStatus
@@ -97,7 +98,7 @@ class Trainer:
             self._finish(job, decided, resumed=True)
             return
         if job.attempts >= MAX_ATTEMPTS:
-            self._fail(job, "training_failed", f"given up: {job.attempts} trainers ended while on it")
+            self._fail(job, TrainingError(f"given up: {job.attempts} trainers ended while on it"))
             return
         job = self._jobs.save(job.with_changes(status="running", attempts=job.attempts + 1))
         try:
@@ -111,10 +112,10 @@ class Trainer:
         except (redis.RedisError, TrainerReplacedError):
             raise
         except MetaRMError as error:
-            self._fail(job, error.code, error.message)
+            self._fail(job, error)
         except Exception as error:
             log.exception("%s failed", job.id)
-            self._fail(job, "internal_error", f"{type(error).__name__}: {error}")
+            self._fail(job, MetaRMError.unexpected(error))
 
     def _adapt(self, job: Job, stop: threading.Event, tracked: TrackedRun) -> None:
         preferences = _usable(self._preferences, self._settings.min_preferences)
@@ -235,7 +236,7 @@ class Trainer:
                 with tracing.span("promote", version=name):
                     self._promote(name)
             except CutOverAbortedError as aborted:
-                status, error = "failed", {"code": aborted.code, "message": aborted.message}
+                status, error = "failed", aborted.to_wire()
         self._sample_log.acknowledge_through(samples["last_entry"])
         progress = {"step": manifest["metrics"]["steps"], "steps": manifest["settings"]["steps"]}
         self._jobs.finish(
@@ -258,9 +259,9 @@ class Trainer:
         except (redis.RedisError, MetaRMError, OSError) as error:
             log.warning("no version was let go of: %s", error)
 
-    def _fail(self, job: Job, code: str, message: str) -> None:
-        log.error("%s failed: %s", job.id, message)
-        self._jobs.finish(self._jobs.get(job.id), "failed", error={"code": code, "message": message})
+    def _fail(self, job: Job, error: MetaRMError) -> None:
+        log.error("%s failed: %s", job.id, error.message)
+        self._jobs.finish(self._jobs.get(job.id), "failed", error=error.to_wire())
 
 
 def _usable(preferences: PreferenceSet | ConfigurationError, needed: int) -> PreferenceSet:

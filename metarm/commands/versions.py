@@ -14,6 +14,7 @@ import orjson
 import redis
 
 from metarm.errors import ConfigurationError, InvalidVersionError, MetaRMError, UnknownVersionError
+from metarm.runtime.embedded_redis import socket_path
 from metarm.runtime.progress import bar
 from metarm.runtime.settings import RetentionSettings
 from metarm.shared.leases import leased_versions
@@ -219,7 +220,7 @@ def _settings(options: argparse.Namespace) -> RetentionSettings:
 
 def _redis(settings: RetentionSettings) -> redis.Redis:
     """The Redis that services of this store keep leases in: the one set, or that of `metarm up`."""
-    socket = settings.data_dir.absolute() / "redis" / "redis.sock"
+    socket = socket_path(settings.data_dir / "redis")
     if settings.redis_url is None and not socket.exists():
         raise ConfigurationError(LEASES_UNKNOWN.format(why="none is set or runs here"))
     return redis.Redis.from_url(settings.redis_url or f"unix://{socket}", socket_timeout=5.0)

@@ -82,9 +82,6 @@ class Encoder:
         encoded = iter(self._fast.encode_batch(flat, add_special_tokens=special))
         return [[self._single(next(encoded), first) for _, first in group] for group in texts]
 
-    def encode_one(self, prompt: Prompt, response: str) -> Encoded:
-        return self.encode([(prompt, [response])])[0][0]
-
     def describe(self) -> dict[str, Any]:
         """What a version's manifest records of the encoding."""
         return {"format": self.format, "max_tokens": self.max_tokens}

@@ -15,6 +15,18 @@ from metarm.errors import ConfigurationError
 LONGEST_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
 
 
+def socket_path(folder: Path) -> Path:
+    """Where the server whose data lies in `folder` listens. Creates nothing.
+
+    A path that is too long for a socket is replaced by one in the temporary folder, the same at every start.
+    """
+    socket = folder.absolute() / "redis.sock"
+    if len(bytes(socket)) <= LONGEST_SOCKET_PATH:
+        return socket
+    digest = hashlib.sha256(bytes(folder.absolute())).hexdigest()[:16]
+    return Path(tempfile.gettempdir(), f"metarm-{os.getuid()}-{digest}", "redis.sock")
+
+
 class EmbeddedRedis:
     """A server on a socket under the data directory that only this user may open, append-only file on.
 
@@ -28,9 +40,9 @@ class EmbeddedRedis:
         path too long for a socket needs another place that is not this user's alone."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._socket = folder / "redis.sock"
-        if len(bytes(self._socket)) > LONGEST_SOCKET_PATH:
-            self._socket = _own_temporary_folder(folder) / "redis.sock"
+        self._socket = socket_path(folder)
+        if self._socket.parent != folder.absolute():
+            _create_private(self._socket.parent)
         self._binary = _binary()
 
     @property
@@ -56,16 +68,13 @@ class EmbeddedRedis:
         ]
 
 
-def _own_temporary_folder(folder: Path) -> Path:
-    """One that only this user may enter, the same for `folder` at every start, so that none are left behind."""
-    digest = hashlib.sha256(bytes(folder.absolute())).hexdigest()[:16]
-    made = Path(tempfile.gettempdir(), f"metarm-{os.getuid()}-{digest}")
+def _create_private(folder: Path) -> None:
+    """Create a folder that only this user may enter. Raises ConfigurationError where another one is there."""
     with contextlib.suppress(FileExistsError):
-        made.mkdir(mode=0o700)
-    found = made.lstat()
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise ConfigurationError(f"{made} is not a folder of this user alone: remove it, or set REDIS_URL")
-    return made
+        raise ConfigurationError(f"{folder} is not a folder of this user alone: remove it, or set REDIS_URL")
 
 
 def _binary() -> Path:

@@ -1,8 +1,8 @@
-"""The coordinator of a cut-over: makes a version current on all live servers together. No torch.
+"""The coordinator of a cut-over: makes a version current on all live servers together.
 
-Used by whoever moves the pointer: a service for `activate`, the trainer for what it publishes. The pointer
-on disk is the truth. It moves while no server captures a version for new requests, so whoever cannot reach
-Redis any more finds there how the cut-over ended.
+A service coordinates for POST /versions/{v}/activate, the trainer for a version that it publishes. The pointer
+on disk decides: it moves only while no server captures a version for new requests, so that a process that
+loses Redis reads the outcome of the cut-over there.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from metarm.store.versions import VersionStore
 
 log = logging.getLogger(__name__)
 
-COMMAND_TIMEOUT_S = 0.25  # of the Redis clients used here, so that a hold waits for none
-LEASE_MS = 3_000  # after which a silent coordinator counts as dead
-HOLD_S = 1.0  # that a server holds new requests at most, while Redis answers
-LET_GO_S = 0.75  # of it: then a server looks where the pointer stands, and goes by that
-MOVE_WITHIN_S = 0.5  # of it: later the pointer is not about to move, since servers are about to look
-RENAME_WITHIN_S = 0.7  # and not moved after all, where the disk or the store's lock took until then
-HOLD_LEASE_MS = 2_000  # by then nobody holds any more
-PATIENCE_S = 2.0  # with a Redis that does not answer
-ATTEMPTS = 3  # to hold, with a pause in which the registration of a dead server expires
-PAUSE_S = 2.5
+COMMAND_TIMEOUT_S = 0.25  # of the Redis clients in a cut-over: a hold must not wait for Redis
+LEASE_MS = 3_000  # a coordinator that is silent for longer counts as dead
+HOLD_S = 1.0  # the longest time that a server holds new requests while Redis answers
+LET_GO_S = 0.75  # after this part of a hold a server reads the pointer and follows it
+MOVE_WITHIN_S = 0.5  # all servers must hold within this time, before the first one reads the pointer
+RENAME_WITHIN_S = 0.7  # the pointer must move within this time; a slow disk or lock may exceed it
+HOLD_LEASE_MS = 2_000  # longer than any hold
+PATIENCE_S = 2.0  # how long a command is repeated while Redis does not answer
+ATTEMPTS = 3  # to reach a hold
+PAUSE_S = 2.5  # between attempts: with the hold, the registration of a dead server expires
 PREPARE_POLL_S = 0.02
 HOLD_POLL_S = 0.002
 NOT_HELD = "did not hold new requests in time"
@@ -38,27 +38,28 @@ NOT_HELD = "did not hold new requests in time"
 
 @dataclass(frozen=True, slots=True)
 class _Unheld:
-    """An attempt that never came to its hold, or in which some server did not hold: worth another."""
+    """An attempt in which some server did not hold, or that did not reach its hold. Another may succeed."""
 
     error: CutOverAbortedError
 
 
 class Coordinator:
-    """`client` is one with COMMAND_TIMEOUT_S."""
+    """Blocks while it works. `client` has the timeout COMMAND_TIMEOUT_S."""
 
     def __init__(self, client: redis.Redis, store: VersionStore, *, name: str, prepare_s: float) -> None:
-        """`name` is what others are told of who coordinates; `prepare_s`: how long servers may load."""
+        """`name` identifies this process in messages. Servers may load for `prepare_s` seconds."""
         self._board = CutOverBoard(client)
         self._store = store
         self._name = name
         self._prepare_s = prepare_s
 
     def promote(self, version: str, *, together: bool = True) -> list[str]:
-        """Make `version` current; return the servers that cut over together, none where each follows the
-        pointer alone: because it is asked for, none lives, or Redis does not answer.
+        """Make `version` current; return the servers that cut over together.
 
-        Raises UnknownVersionError, ReadOnlyStoreError, and CutOverAbortedError, which says who refused the
-        version or was too slow: then all stay on the one they had.
+        The list is empty where each server follows the pointer alone: without `together`, without a live
+        server, or while Redis does not answer. Raises UnknownVersionError, ReadOnlyStoreError, and
+        CutOverAbortedError, which names the servers that refused the version or were too slow: then all
+        servers stay on the version they had.
         """
         self._store.path(version)
         self._store.check_writable()
@@ -82,8 +83,8 @@ class Coordinator:
             self._store.activate(version)
             return []
         if begun.id != id_:
-            text = f"a cut-over to {begun.version} is under way ({begun.coordinator})"
-            return _Unheld(CutOverAbortedError(text, 2, version=begun.version))
+            text = f"a cut-over to {begun.version} is running ({begun.coordinator})"
+            return _Unheld(CutOverAbortedError(text, retry_after_s=2, version=begun.version))
         ready = self._prepare(begun)
         if len(ready) > 1:
             return self._hold_and_go(begun, ready)
@@ -92,7 +93,7 @@ class Coordinator:
         return ready
 
     def _begin(self, id_: str, version: str) -> CutOver | None:
-        """The cut-over under way, ours or another's; None where there is nobody to cut over with."""
+        """The running cut-over, be it this one or another; None without live servers or without Redis."""
         try:
             return _patient(lambda: self._board.begin(id_, version, self._name, LEASE_MS))
         except redis.RedisError as error:
@@ -102,13 +103,14 @@ class Coordinator:
             return None
 
     def _prepare(self, begun: CutOver) -> list[str]:
-        """Wait until every server that lives has the version; return them."""
+        """Wait until every live server has loaded the version; return the servers."""
         deadline = time.monotonic() + self._prepare_s
         while True:
             try:
                 state = _patient(lambda: self._board.keep(begun.id, LEASE_MS))
             except redis.RedisError as error:
-                raise CutOverAbortedError(f"Redis does not answer any more: {error}", 2) from error
+                message = f"Redis does not answer any more: {error}"
+                raise CutOverAbortedError(message, retry_after_s=2) from error
             if state is None or state.id != begun.id or state.phase != "prepare" or not state.running:
                 raise _given_up(begun, state)
             if state.refusals():
@@ -128,11 +130,11 @@ class Coordinator:
             return _Unheld(error)
         before = self._store.current()
         if not self._move_pointer(begun, lambda: time.monotonic() - started < RENAME_WITHIN_S):
-            late = "was about to let go when the pointer could be moved at last"
+            late = "was about to end its hold when the pointer could be moved"
             return _Unheld(self._aborted(begun, dict.fromkeys(ready, late), retry_after_s=5))
         decided = self._decide_go(begun, "hold")
         if decided is not None and decided.id == begun.id and decided.phase == "abort":
-            # the servers had let go of their requests before the pointer moved
+            # the servers had ended their hold before the pointer moved
             if before is not None and self._store.current() == begun.version:
                 self._store.activate(before)
             return _Unheld(_given_up(begun, decided))
@@ -141,7 +143,7 @@ class Coordinator:
         return ready
 
     def _hold(self, begun: CutOver, ready: list[str], started: float) -> CutOverAbortedError | None:
-        """Have all servers hold new requests. None once they do, else what to say."""
+        """Make all servers hold new requests. Returns None once they do, or the error."""
         waiting, why = ready, NOT_HELD
         state: CutOver | None = begun
         while time.monotonic() - started < MOVE_WITHIN_S:
@@ -158,12 +160,12 @@ class Coordinator:
                 time.sleep(HOLD_POLL_S)
                 state, why = self._board.state(), NOT_HELD
             except redis.RedisError as error:
-                why = f"could not be asked: Redis does not answer: {error}"
+                why = f"is in an unknown state: Redis does not answer: {error}"
                 time.sleep(HOLD_POLL_S)
         return self._aborted(begun, dict.fromkeys(waiting or ready, why), retry_after_s=5)
 
     def _move_pointer(self, begun: CutOver, still: Callable[[], bool] = lambda: True) -> bool:
-        """False where `still` said no at the last moment: the pointer is where it was."""
+        """False where `still` returned False directly before the move: the pointer did not move."""
         try:
             return self._store.activate(begun.version, still)
         except (OSError, MetaRMError) as error:
@@ -171,11 +173,11 @@ class Coordinator:
             raise
 
     def _decide_go(self, begun: CutOver, now: Phase) -> CutOver | None:
-        """The pointer has moved: say so. Without Redis, each server finds it there."""
+        """Announce that the pointer has moved. Without Redis, each server reads the pointer."""
         try:
             return _patient(lambda: self._board.move(begun.id, now, "go"))
         except redis.RedisError as error:
-            log.warning("servers find out for themselves about %s: %s", begun.version, error)
+            log.warning("each server reads the pointer to %s: Redis does not answer: %s", begun.version, error)
             return None
 
     def _aborted(
@@ -184,7 +186,7 @@ class Coordinator:
         said = "; ".join(f"{server}: {why}" for server, why in servers.items())
         error = CutOverAbortedError(
             f"all servers stay on the version they had, not {begun.version}: {said}",
-            retry_after_s,
+            retry_after_s=retry_after_s,
             version=begun.version,
             servers=servers,
         )
@@ -192,25 +194,25 @@ class Coordinator:
         return error
 
     def _abort(self, begun: CutOver, reason: str) -> None:
-        """Without Redis it ends by itself, once the lease is over."""
+        """Without Redis the cut-over ends when its lease does."""
         try:
             self._board.move(begun.id, "prepare", "abort", reason)
             self._board.move(begun.id, "hold", "abort", reason)
         except redis.RedisError as error:
-            log.warning("the cut-over to %s is left to lapse: %s", begun.version, error)
+            log.warning("the cut-over to %s ends with its lease: %s", begun.version, error)
 
 
 def _given_up(begun: CutOver, state: CutOver | None) -> CutOverAbortedError:
     why = state.reason if state is not None and state.id == begun.id else ""
     return CutOverAbortedError(
-        f"the cut-over to {begun.version} was given up: {why or 'its coordinator was too slow'}",
-        2,
+        f"the cut-over to {begun.version} was abandoned: {why or 'its coordinator was too slow'}",
+        retry_after_s=2,
         version=begun.version,
     )
 
 
 def _patient(call: Callable[[], CutOver | None]) -> CutOver | None:
-    """Ask again while Redis does not answer, for a while. Raises redis.RedisError."""
+    """Repeat a command while Redis does not answer, for PATIENCE_S. Raises redis.RedisError."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Which services live, and what each serves: one record a service in Redis, which expires. No torch."""
+"""The live services in Redis: one registration per service, which expires unless it is renewed."""
 
 from __future__ import annotations
 
@@ -12,37 +12,16 @@ from typing import cast
 import orjson
 import redis
 
-from metarm.shared.cut_over import FIELD, RUNNING
 from metarm.shared.keys import CUT_OVER, SERVICES, service_key
+from metarm.shared.scripts import load_script
 
 LIFETIME_MS = 5_000
 RENEW_S = 1.0
 
-# Who is not there yet waits while a cut-over is under way that it takes no part in.
-# KEYS: record, ids, cut-over. ARGV: id, record, lifetime in ms.
-RENEW = (
-    RUNNING
-    + f"""
-if redis.call('EXISTS', KEYS[1]) == 0 and running(KEYS[3])
-  and redis.call('HEXISTS', KEYS[3], '{FIELD}' .. ARGV[1]) == 0 then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-redis.call('SADD', KEYS[2], ARGV[1])
-return 1
-"""
-)
-
-# KEYS: record, ids, cut-over. ARGV: id.
-LEAVE = f"""
-redis.call('DEL', KEYS[1])
-redis.call('SREM', KEYS[2], ARGV[1])
-redis.call('HDEL', KEYS[3], '{FIELD}' .. ARGV[1])
-return 1
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class ServiceRecord:
-    """What a service says of itself. `started` is Unix time in seconds."""
+    """A service's registration. `started` is Unix time in seconds."""
 
     id: str
     url: str
@@ -57,21 +36,20 @@ class Fleet:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
+        self._script = load_script(client, "clock", "cut_over_record", "fleet")
 
     def renew(self, record: ServiceRecord, lifetime_ms: int = LIFETIME_MS) -> bool:
-        """Say that this service lives. False, and nothing said, where it is not registered yet and has to
-        wait for a cut-over to end: it must not answer with a version that the others have left, or have
-        yet to take."""
+        """Register a service, or renew its registration. False, and nothing written, for a new service while
+        a cut-over runs: it must not answer with a version that the others have left, or have yet to take."""
         keys = [service_key(record.id), SERVICES, CUT_OVER]
-        value = orjson.dumps(asdict(record))
-        return bool(self._redis.eval(RENEW, 3, *keys, record.id, value, lifetime_ms))
+        return bool(self._script(keys, ["renew", record.id, orjson.dumps(asdict(record)), lifetime_ms]))
 
     def leave(self, service_id: str) -> None:
-        """This service answers nobody any more."""
-        self._redis.eval(LEAVE, 3, service_key(service_id), SERVICES, CUT_OVER, service_id)
+        """Remove a registration, and the service from a running cut-over."""
+        self._script([service_key(service_id), SERVICES, CUT_OVER], ["leave", service_id])
 
     def live(self) -> list[ServiceRecord]:
-        """All that live, in the order of their start."""
+        """The live services in the order of their start."""
         ids = cast("set[bytes]", self._redis.smembers(SERVICES))
         if not ids:
             return []
@@ -81,5 +59,5 @@ class Fleet:
 
 
 def new_service_id() -> str:
-    """Of one process, never given twice: host, process id, and chance."""
+    """A new id for one process: its host, its process id, and a random part."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"

@@ -1,7 +1,7 @@
-"""Retrain jobs: asked for by the service, run by the trainer, shared through Redis.
+"""Retrain jobs in Redis: the service queues them, the trainer runs them.
 
-At most one job is queued or running. Its record outlives both processes, so a trainer that
-crashed finds its job again, and whoever polls learns how it ended.
+At most one job is queued or running. Its record outlives both processes, so that a trainer finds its job
+again after a crash, and a client that polls learns how it ended.
 """
 
 from __future__ import annotations
@@ -21,57 +21,26 @@ from metarm.shared.keys import (
     ACTIVE_JOB,
     ENDED_JOBS,
     JOBS,
+    RETRAIN_COOLDOWN,
     TRACKERS_FAILED,
-    TRAINER,
     cancel_key,
     job_key,
 )
+from metarm.shared.scripts import load_script
 
 KEEP_FINISHED_S = 30 * 86400
-
-# Take the one slot and write the record together. KEYS: slot, record, index. ARGV: id, record, time.
-CREATE = """
-local running = redis.call('GET', KEYS[1])
-if running then return running end
-redis.call('SET', KEYS[1], ARGV[1])
-redis.call('SET', KEYS[2], ARGV[2])
-redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
-return false
-"""
-
-# Write the last state; free the slot and count the end, if this job still holds it. KEYS: slot, record, counts.
-# ARGV: id, record, lifetime, status.
-FINISH = """
-redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-    redis.call('DEL', KEYS[1])
-    redis.call('HINCRBY', KEYS[3], ARGV[4], 1)
-end
-return 1
-"""
-
-# Renew or take the trainer's place: only its holder may overwrite it before it expires.
-HOLD = """
-local holder = redis.call('GET', KEYS[1])
-if holder and cjson.decode(holder)['holder'] ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return 1
-"""
-
-# Free the trainer's place, if it is still ours.
-RELEASE = """
-local holder = redis.call('GET', KEYS[1])
-if holder and cjson.decode(holder)['holder'] == ARGV[1] then redis.call('DEL', KEYS[1]) end
-return 1
-"""
+KEEP_CANCEL_S = 86400
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One retrain. `options` are what the caller asked for, over the trainer's defaults; `attempts`
-    counts how often a trainer has started it; `created` is Unix time in seconds; `trigger` holds the figures
-    that asked for it where nobody did; `curve` is how it learns, in a bounded number of points
-    (trainer/run_curve.py)."""
+    """One retrain run.
+
+    `options` are the request's changes to the trainer's defaults. `attempts` counts how often a trainer has
+    started it. `created` and `finished` are Unix time in seconds. `error` is MetaRMError.to_wire(). `trigger`
+    holds the drift figures that started it; None where a client asked for it. `curve` is a bounded learning
+    curve (trainer/run_curve.py).
+    """
 
     id: str
     status: JobStatus
@@ -96,19 +65,21 @@ class JobBoard:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
+        self._script = load_script(client, "jobs")
 
     def create(self, options: Mapping[str, Any], trigger: Mapping[str, Any] | None = None) -> Job:
-        """Queue a job; JobConflictError names the one that is queued or running already."""
+        """Queue a job. Raises JobConflictError, which names the job that is queued or running."""
         id_ = f"job-{uuid.uuid4().hex[:12]}"
         job = Job(id=id_, status="queued", created=time.time(), options=options, trigger=trigger)
         keys = [ACTIVE_JOB, job_key(job.id), JOBS]
-        running = cast("bytes | None", self._redis.eval(CREATE, 3, *keys, job.id, _dump(job), job.created))
+        running = cast("bytes | None", self._script(keys, ["create", job.id, _dump(job), job.created]))
         if running is not None:
             name = running.decode()
             raise JobConflictError(f"{name} is still queued or running; cancel it or wait for it", job=name)
         return job
 
     def get(self, job_id: str) -> Job:
+        """Raises UnknownJobError."""
         raw = cast("bytes | None", self._redis.get(job_key(job_id)))
         if raw is None:
             raise UnknownJobError(f"no retrain job {job_id!r} is known")
@@ -120,15 +91,15 @@ class JobBoard:
         return self.get(job_id.decode()) if job_id else None
 
     def recent(self, count: int) -> list[Job]:
-        """The last `count` jobs, newest first; ids whose record has expired are forgotten."""
+        """The last `count` jobs, newest first. Drops the ids of jobs whose record has expired."""
         ids = cast("list[bytes]", self._redis.zrevrange(JOBS, 0, count - 1))
         if not ids:
             return []
         records = cast("list[bytes | None]", self._redis.mget([job_key(job_id.decode()) for job_id in ids]))
         found = dict(zip(ids, records, strict=True))
-        forgotten = [job_id for job_id, record in found.items() if record is None]
-        if forgotten:
-            self._redis.zrem(JOBS, *forgotten)
+        expired = [job_id for job_id, record in found.items() if record is None]
+        if expired:
+            self._redis.zrem(JOBS, *expired)
         return [Job(**orjson.loads(record)) for record in records if record is not None]
 
     def save(self, job: Job) -> Job:
@@ -140,47 +111,55 @@ class JobBoard:
         """Store a job's last state and free the slot for the next one."""
         last = job.with_changes(status=status, finished=time.time(), **changes)
         keys = [ACTIVE_JOB, job_key(job.id), ENDED_JOBS]
-        self._redis.eval(FINISH, 3, *keys, job.id, _dump(last), KEEP_FINISHED_S, status)
+        self._script(keys, ["finish", job.id, _dump(last), KEEP_FINISHED_S, status])
         return last
 
     def ended(self) -> dict[str, int]:
-        """How many jobs have ended so far, by status."""
+        """The number of jobs that have ended, by status."""
         return self._counts(ENDED_JOBS)
 
     def tracker_failed(self, tracker: str) -> None:
-        """Count a run that goes on without one of its trackers."""
+        """Count a run that continues without one of its trackers."""
         self._redis.hincrby(TRACKERS_FAILED, tracker, 1)
 
     def tracker_failures(self) -> dict[str, int]:
-        """How many did, by tracker."""
+        """The number of such runs, by tracker."""
         return self._counts(TRACKERS_FAILED)
 
     def request_cancel(self, job_id: str) -> Job:
-        """Ask a job to stop. The trainer looks before every step; a finished job stays as it is."""
+        """Ask a job to stop. The trainer checks before every step; a finished job does not change."""
         job = self.get(job_id)
         if job.status not in FINISHED:
-            self._redis.set(cancel_key(job_id), "1", ex=86400)
+            self._redis.set(cancel_key(job_id), "1", ex=KEEP_CANCEL_S)
         return job
 
     def cancel_requested(self, job_id: str) -> bool:
         return bool(self._redis.exists(cancel_key(job_id)))
 
-    def hold_trainer(self, holder: str, status: Mapping[str, Any], lifetime_ms: int) -> bool:
-        """Say that trainer `holder` is alive, for `lifetime_ms`; False while another one is."""
-        value = orjson.dumps({"holder": holder, **status})
-        return bool(self._redis.eval(HOLD, 1, TRAINER, holder, value, lifetime_ms))
-
-    def release_trainer(self, holder: str) -> None:
-        self._redis.eval(RELEASE, 1, TRAINER, holder)
-
-    def trainer(self) -> dict[str, Any] | None:
-        """What the live trainer says of itself; None where none is running."""
-        raw = cast("bytes | None", self._redis.get(TRAINER))
-        return cast("dict[str, Any]", orjson.loads(raw)) if raw else None
-
     def _counts(self, key: str) -> dict[str, int]:
         counts = cast("dict[bytes, bytes]", self._redis.hgetall(key))
         return {name.decode(): int(count) for name, count in counts.items()}
+
+
+class RetrainCooldown:
+    """The pause between two retrains that drift starts, one for all servers. Thread-safe. Every method raises
+    redis.RedisError when Redis does not answer."""
+
+    def __init__(self, client: redis.Redis, seconds: int) -> None:
+        self._redis = client
+        self._seconds = seconds
+
+    def left_s(self) -> int:
+        """Seconds until the pause ends; 0 outside of one."""
+        return max(0, self._redis.ttl(RETRAIN_COOLDOWN))
+
+    def begin(self, version: str) -> bool:
+        """Start a pause because of the drift of `version`; False where another server has started one."""
+        return bool(self._redis.set(RETRAIN_COOLDOWN, version, nx=True, ex=self._seconds))
+
+    def cancel(self) -> None:
+        """End the pause that this server has just started: no retrain followed."""
+        self._redis.delete(RETRAIN_COOLDOWN)
 
 
 def public_view(job: Job) -> dict[str, Any]:

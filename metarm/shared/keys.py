@@ -1,22 +1,22 @@
-"""Every Redis key this project uses, under one prefix. Commands stay within Redis 6.2.
+"""Every Redis key of this project, under one prefix. Commands stay within Redis 6.2.
 
 | key                      | type   | holds                                                       |
 | ------------------------ | ------ | ----------------------------------------------------------- |
 | metarm:samples           | stream | scored sample groups; consumer group `trainer`              |
 | metarm:samples:trimmed   | hash   | entries trimmed so far, by reason: count, age               |
 | metarm:request:{id}      | string | this request id has been logged (expires)                   |
-| metarm:job:{id}          | string | a retrain job as JSON (expires long after it ended)         |
+| metarm:job:{id}          | string | a retrain job as JSON (expires 30 days after its end)       |
 | metarm:jobs              | zset   | job ids by creation time                                    |
-| metarm:jobs:active       | string | id of the one job that is queued or running                 |
-| metarm:jobs:ended        | hash   | jobs that have ended, counted by status                     |
-| metarm:trackers:failed   | hash   | runs that a tracker failed in, counted by tracker           |
-| metarm:job:{id}:cancel   | string | someone asked this job to stop (expires)                    |
+| metarm:jobs:active       | string | id of the job that is queued or running                     |
+| metarm:jobs:ended        | hash   | number of jobs that have ended, by status                   |
+| metarm:trackers:failed   | hash   | number of runs that lost a tracker, by tracker              |
+| metarm:job:{id}:cancel   | string | a request to cancel this job (expires)                      |
 | metarm:trainer           | string | the live trainer's status as JSON (expires without renewal) |
 | metarm:leases            | hash   | leases by id: expiry and version (expires with the last)    |
-| metarm:watches           | hash   | what became of each watched version, as JSON                |
-| metarm:retrain:cooldown  | string | the version whose drift asked for a retrain last (expires)  |
-| metarm:service:{id}      | string | a live service's record as JSON (expires without renewal)   |
-| metarm:services          | set    | ids of services that have been live                         |
+| metarm:watches           | hash   | the watch over each promoted version, as JSON               |
+| metarm:retrain:cooldown  | string | the version whose drift started a retrain last (expires)    |
+| metarm:service:{id}      | string | a live service's registration as JSON (expires)        |
+| metarm:services          | set    | ids of services that are or were live                       |
 | metarm:cut_over          | hash   | the last cut-over: version, phase, each server's state      |
 | metarm:cut_over:notices  | channel | the cut-over has changed                                   |
 | metarm:commands          | list   | ids of commands to the trainer about the version store      |

@@ -1,9 +1,8 @@
 """The sample log: scored groups on a Redis stream, read by the trainer's consumer group.
 
-The only Redis Streams code. A group counts as consumed when it is acknowledged, which the
-trainer does once the outcome of the run that used it is durable; what a crashed trainer had
-taken is delivered again, because every trainer reads under the same consumer name. Commands of
-Redis 6.2 only.
+The only code that uses Redis Streams. A group counts as used once it is acknowledged, which the trainer does
+when the outcome of the run that used it is durable. Every trainer reads under the same consumer name, so the
+next one receives again what a crashed one had read.
 """
 
 from __future__ import annotations
@@ -14,29 +13,20 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
-from redis.retry import Retry
 
 from metarm.errors import InvalidRequestError
 from metarm.records import SampleGroup, decode_sample, encode_sample
 from metarm.shared.keys import SAMPLES, SAMPLES_CONSUMER, SAMPLES_GROUP, SAMPLES_TRIMMED, request_key
+from metarm.shared.scripts import load_script
 
 PAGE = 500
-
-# One request's groups, all or nothing, and only the first time its id is seen.
-# KEYS: stream, request marker. ARGV: marker lifetime in s, then (k, data) per group.
-APPEND_ONCE = """
-if not redis.call('SET', KEYS[2], '1', 'NX', 'EX', ARGV[1]) then return 0 end
-for i = 2, #ARGV, 2 do redis.call('XADD', KEYS[1], '*', 'k', ARGV[i], 'data', ARGV[i + 1]) end
-return (#ARGV - 1) / 2
-"""
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequest:
-    """The groups of one /score call. A client's own id is remembered longer than a made-up one,
-    which only has to survive our own retries of the write."""
+    """The groups of one POST /score. `remember_s`: how long its id suppresses repeats. An id that the server
+    made only has to outlive the server's own retries of the write."""
 
     request_id: str
     groups: tuple[SampleGroup, ...]
@@ -45,18 +35,10 @@ class LoggedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stream entry as read back: `group` is None where the data could not be decoded, or was
-    trimmed before it was read."""
+    """One stream entry. `group` is None where the data cannot be decoded, or was trimmed while pending."""
 
     id: str
     group: SampleGroup | None
-
-
-def connect(url: str, timeout_s: float = 2.0) -> redis.Redis:
-    """A client that fails within `timeout_s` and leaves retrying to its callers, who can count."""
-    return redis.Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
-    )
 
 
 class SampleLog:
@@ -64,20 +46,23 @@ class SampleLog:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
+        self._append_once = load_script(client, "sample_log")
 
     def append(self, requests: Sequence[LoggedRequest]) -> int:
-        """Log the requests in one round trip; return how many groups were new, not of a known request id."""
+        """Log the requests in one pipeline; return the number of groups written: those of a request id that
+        was logged before are not."""
         pipeline = self._redis.pipeline(transaction=False)
         for request in requests:
             fields: list[Any] = []
             for group in request.groups:
                 fields += [len(group.responses), encode_sample(group)]
-            pipeline.eval(APPEND_ONCE, 2, SAMPLES, request_key(request.request_id), request.remember_s, *fields)
+            keys = [SAMPLES, request_key(request.request_id)]
+            self._append_once(keys, [request.remember_s, *fields], client=pipeline)
         return sum(pipeline.execute())
 
     def trim(self, max_entries: int, max_age_s: float) -> dict[str, int]:
-        """Drop the oldest entries over either bound; return how many fell to each, which Redis
-        also sums up over all servers and restarts."""
+        """Drop the oldest entries over either bound; return how many each bound dropped. Redis also keeps the
+        sums over all servers and restarts."""
         oldest_ms = max(0, int((time.time() - max_age_s) * 1000))
         by_age = self._redis.xtrim(SAMPLES, minid=oldest_ms, approximate=False)
         by_count = self._redis.xtrim(SAMPLES, maxlen=max_entries, approximate=False)
@@ -86,15 +71,6 @@ class SampleLog:
             if entries:
                 self._redis.hincrby(SAMPLES_TRIMMED, reason, entries)
         return trimmed
-
-    def trimmed_total(self) -> dict[str, int]:
-        """Entries trimmed since the log began, by reason."""
-        raw = cast("dict[bytes, bytes]", self._redis.hgetall(SAMPLES_TRIMMED))
-        return {reason.decode(): int(entries) for reason, entries in raw.items()}
-
-    def length(self) -> int:
-        """Entries on the stream, consumed or not."""
-        return self._redis.xlen(SAMPLES)
 
     def count_unused(self, at_most: int) -> int:
         """Groups with two or more responses that no finished run has used, counted up to `at_most`.
@@ -113,16 +89,16 @@ class SampleLog:
         return count
 
     def read_unused(self) -> Iterator[Entry]:
-        """Every entry that no finished run has used, oldest first: what an earlier, unfinished run
-        had taken, then what is new. They stay pending until `acknowledge_through`."""
+        """Every entry that no finished run has used, oldest first: those that an unfinished run has read, then
+        new ones. They stay pending until `acknowledge_through`."""
         self._ensure_group()
         yield from self._pages(start="0")
         yield from self._pages(start=">")
 
     def acknowledge_through(self, last_id: str) -> int:
-        """Mark what was read, up to and with entry `last_id`, as used; return how many entries that were.
+        """Mark the entries read, up to and including `last_id`, as used; return their number.
 
-        A run reads everything unused, so what is pending up to its last entry is what it read.
+        A run reads everything unused, so the pending entries up to its last one are those it read.
         """
         acknowledged = 0
         while True:
@@ -168,7 +144,7 @@ class SampleLog:
 
 
 def _stream_entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """The entries of our one stream in an XREADGROUP reply: a list in RESP2, a map in RESP3."""
+    """The entries of the one stream in an XREADGROUP reply: a list in RESP2, a map in RESP3."""
     if not answer:
         return []
     if isinstance(answer, dict):
@@ -188,6 +164,6 @@ def _decode(fields: dict[bytes, bytes] | None) -> SampleGroup | None:
 
 
 def _responses_in(fields: dict[bytes, bytes]) -> int:
-    """k of an entry without decoding it; 0 for an entry that is not ours."""
+    """k of an entry, without decoding its data; 0 for an entry of another program."""
     k = fields.get(b"k", b"0")
     return int(k) if k.isdigit() else 0

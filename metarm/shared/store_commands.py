@@ -1,12 +1,11 @@
-"""Writing to the version store where it can only be read: the trainer does it, asked through Redis.
+"""Commands from a service to the trainer, through Redis: write to the version store on its behalf.
 
-A service whose versions folder is mounted read-only sends a command; the trainer carries it out in a thread
-of its own, so that a running job delays none. No torch.
+For services whose versions folder is mounted read-only. The trainer runs commands in a thread of its own, so
+that a running job does not delay them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 import uuid
@@ -16,34 +15,34 @@ from typing import Any, Literal, cast
 import orjson
 import redis
 
-from metarm.errors import CutOverAbortedError, MetaRMError, TrainerUnavailableError
-from metarm.shared.jobs import JobBoard
+from metarm.errors import MetaRMError, TrainerUnavailableError
 from metarm.shared.keys import COMMANDS, answer_key, command_key
+from metarm.shared.presence import TrainerPresence
 
 log = logging.getLogger(__name__)
 
 Kind = Literal["activate", "set_label", "remove_label"]
-WAIT_S = 1.0  # of one blocking command: less than a client's socket timeout
-SHORTEST_WAIT_S = 0.01  # none at all would mean for ever
+WAIT_S = 1.0  # of one blocking Redis command: less than the client's socket timeout
+SHORTEST_WAIT_S = 0.01  # Redis reads 0 as no limit
 KEEP_ANSWER_S = 60
 
 
 class StoreCommands:
-    """Thread-safe. `client` must allow for commands that block for WAIT_S."""
+    """Thread-safe. The client's socket timeout must exceed WAIT_S."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
-        self._jobs = JobBoard(client)
+        self._presence = TrainerPresence(client)
 
     def ask(self, kind: Kind, arguments: Mapping[str, Any], timeout_s: float) -> Any:
-        """Have the trainer do it; return what it answers.
+        """Send a command; return the trainer's answer.
 
-        Raises TrainerUnavailableError where none takes it, the trainer's own error where it fails, and
-        redis.RedisError when Redis does not answer.
+        Raises TrainerUnavailableError where no trainer runs or answers in time, the error that the trainer
+        raised where the command failed, and redis.RedisError when Redis does not answer.
         """
-        if self._jobs.trainer() is None:
+        if self._presence.status() is None:
             raise TrainerUnavailableError(
-                "versions are read-only for this server, so the trainer has to write them, and none is running"
+                "this server cannot write versions, so the trainer has to, and no trainer is running"
             )
         id_ = uuid.uuid4().hex
         body = orjson.dumps({"kind": kind, "arguments": arguments})
@@ -59,13 +58,13 @@ class StoreCommands:
                 return _value_of(orjson.loads(found[1]))
         if self._redis.delete(command_key(id_)):
             raise TrainerUnavailableError(f"the trainer did not take the command within {timeout_s:g} s")
-        raise TrainerUnavailableError(
-            f"the trainer took the command, and did not say within {timeout_s:g} s what came of it"
-        )
+        raise TrainerUnavailableError(f"the trainer took the command but did not answer within {timeout_s:g} s")
 
     def serve_one(self, do: Callable[[Kind, Mapping[str, Any]], Any]) -> None:
-        """Wait up to WAIT_S for a command that somebody still waits for, and answer it with what `do`
-        returns or with the MetaRMError it raises."""
+        """Wait up to WAIT_S for a command, run it, and send what `do` returns or the error it raises.
+
+        A command whose sender has given up is dropped. Raises redis.RedisError when Redis does not answer.
+        """
         found = cast("tuple[bytes, bytes] | None", self._redis.brpop([COMMANDS], timeout=WAIT_S))
         if found is None:
             return
@@ -74,45 +73,27 @@ class StoreCommands:
         if body is None:  # withdrawn, or expired
             return
         command = orjson.loads(body)
-        answer = _answer(command["kind"], command["arguments"], do)
+        answer = _run(command["kind"], command["arguments"], do)
         with self._redis.pipeline() as pipeline:
             pipeline.rpush(answer_key(id_), orjson.dumps(answer))
             pipeline.expire(answer_key(id_), KEEP_ANSWER_S)
             pipeline.execute()
 
 
-def _answer(
+def _run(
     kind: Kind, arguments: Mapping[str, Any], do: Callable[[Kind, Mapping[str, Any]], Any]
 ) -> dict[str, Any]:
+    """{"value"}, or {"error"} as MetaRMError.to_wire() gives it."""
     try:
         return {"value": do(kind, arguments)}
     except MetaRMError as error:
-        known = {"retry_after_s": error.retry_after_s} if isinstance(error, CutOverAbortedError) else {}
-        return {"error": {"code": error.code, "message": error.message, "details": error.details, **known}}
+        return {"error": error.to_wire()}
     except Exception as error:
         log.exception("command %s failed", kind)
-        return {
-            "error": {"code": MetaRMError.code, "message": f"{type(error).__name__}: {error}", "details": {}}
-        }
+        return {"error": MetaRMError.unexpected(error).to_wire()}
 
 
 def _value_of(answer: Mapping[str, Any]) -> Any:
-    if "error" not in answer:
-        return answer["value"]
-    error = answer["error"]
-    for kind in _all_errors(MetaRMError):
-        if kind.code == error["code"]:
-            with contextlib.suppress(TypeError):  # one that is made in another way
-                raise _made(kind, error)
-    raise MetaRMError(error["message"], **error["details"])
-
-
-def _made(kind: type[MetaRMError], error: Mapping[str, Any]) -> MetaRMError:
-    made = kind(error["message"], **error["details"])
-    if "retry_after_s" in error:
-        made.retry_after_s = error["retry_after_s"]
-    return made
-
-
-def _all_errors(kind: type[MetaRMError]) -> list[type[MetaRMError]]:
-    return [kind, *(below for sub in kind.__subclasses__() for below in _all_errors(sub))]
+    if "error" in answer:
+        raise MetaRMError.from_wire(answer["error"])
+    return answer["value"]

@@ -1,4 +1,4 @@
-"""What became of each watched version, in Redis: all servers know it, and so does one that starts again."""
+"""The watches over promoted versions in Redis: shared by all servers, kept over restarts."""
 
 from __future__ import annotations
 
@@ -10,28 +10,17 @@ import orjson
 import redis
 
 from metarm.shared.keys import WATCHES
+from metarm.shared.scripts import load_script
 
 Outcome = Literal["watching", "left", "passed", "unjudged", "rolled_back"]
-# an outcome is never replaced by a lesser one: servers end their watches in any order
+# an outcome never replaces one of a higher rank: servers end their watches in any order
 RANK: Mapping[Outcome, int] = {"watching": 0, "left": 1, "passed": 2, "unjudged": 2, "rolled_back": 3}
-
-# KEYS: hash. ARGV: version, record, its rank. A watch that was left may begin again.
-SAVE = """
-local held = redis.call('HGET', KEYS[1], ARGV[1])
-local rank = tonumber(ARGV[3])
-if held then
-    local before = cjson.decode(held)['rank']
-    if before > rank and not (before == 1 and rank == 0) then return 0 end
-end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-return 1
-"""
 
 
 @dataclass(frozen=True, slots=True)
 class WatchRecord:
-    """One version's watch: against which parent, how it stands or ended, when (Unix time in seconds),
-    why, and the figures it was judged by."""
+    """The watch over one version: the parent it is compared with, its outcome, the time of that (Unix time in
+    seconds), the reason, and the figures it was judged by."""
 
     version: str
     parent: str
@@ -50,20 +39,23 @@ class WatchBoard:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
+        self._script = load_script(client, "watches")
 
     def read(self) -> dict[str, WatchRecord]:
         """Every version that was ever watched."""
         raw = cast("dict[bytes, bytes]", self._redis.hgetall(WATCHES))
-        return {version.decode(): _decode(record) for version, record in raw.items()}
+        return {version.decode(): _load(record) for version, record in raw.items()}
 
     def save(self, record: WatchRecord) -> None:
-        """Keep a record, unless a greater outcome of the same version is known."""
-        rank = RANK[record.outcome]
-        data = orjson.dumps({**asdict(record), "rank": rank})
-        self._redis.eval(SAVE, 1, WATCHES, record.version, data, rank)
+        """Write a record, unless one of a higher rank is there. A watch that was left may start again."""
+        self._script([WATCHES], [record.version, _dump(record), RANK[record.outcome]])
 
 
-def _decode(data: bytes) -> WatchRecord:
+def _dump(record: WatchRecord) -> bytes:
+    return orjson.dumps({**asdict(record), "rank": RANK[record.outcome]})
+
+
+def _load(data: bytes) -> WatchRecord:
     fields = orjson.loads(data)
     del fields["rank"]
     return WatchRecord(**fields)

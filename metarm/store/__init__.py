@@ -1,0 +1,1 @@
+"""Versions of the reward model on disk, and what their manifests record. No torch."""

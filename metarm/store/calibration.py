@@ -1,4 +1,4 @@
-"""The line from a version's raw rewards to the scores it serves, so that a swap moves no scale. No torch."""
+"""Calibration: the line from a version's raw rewards to its scores, so that a swap keeps their scale."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from metarm.errors import InvalidVersionError
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """score = scale · raw + shift. `scale` is above 0, so that scores rank as raw rewards do."""
+    """score = scale · raw + shift. `scale` is positive, so that scores rank as raw rewards do."""
 
     scale: float = 1.0
     shift: float = 0.0
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Self:
-        """That of a version; the identity where its manifest has none. Raises InvalidVersionError."""
+        """The calibration in a manifest; the identity where it has none. Raises InvalidVersionError."""
         try:
             found = cls(**(manifest.get("calibration") or {}))
             usable = 0 < found.scale < math.inf and math.isfinite(found.shift)
         except TypeError:
             usable = False
         if not usable:
-            raise InvalidVersionError(f"{manifest.get('name')}: its calibration is no rising line")
+            raise InvalidVersionError(f"{manifest.get('name')}: its calibration is not a rising line")
         return found
 
     def scores(self, raw: Sequence[float]) -> list[float]:
         return [self.scale * reward + self.shift for reward in raw]
 
     def record(self) -> dict[str, float]:
-        """For a manifest."""
+        """The calibration as a manifest has it."""
         return asdict(self)
 
 
@@ -43,10 +43,10 @@ IDENTITY = Calibration()
 
 def fit(raw: Sequence[float], like: Sequence[float]) -> Calibration:
     """The line that gives `raw`, a candidate's rewards of some texts, the median and the interquartile range
-    of `like`, the scores that its parent serves for the same texts.
+    of `like`, its parent's scores of the same texts.
 
-    Robust: a quarter of the rewards may lie anywhere. Where either range is 0 there is no scale to
-    keep: only the median is moved. Both must be finite; at least two.
+    Robust against outliers: up to a quarter of the rewards may lie anywhere. Where either range is 0, only
+    the median moves. Both need two values or more, all finite.
     """
     (low, middle, high), (like_low, like_middle, like_high) = (_quartiles(values) for values in (raw, like))
     spread, like_spread = high - low, like_high - like_low

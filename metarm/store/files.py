@@ -1,4 +1,4 @@
-"""Files of the version store: JSON read with its errors told, bytes written so that they survive a crash."""
+"""Files of the version store: JSON objects, and writes that survive a crash of the machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metarm.errors import InvalidVersionError
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises InvalidVersionError where it holds anything but an object, FileNotFoundError where it is not."""
+    """Raises InvalidVersionError where the file is not a JSON object, and FileNotFoundError."""
     try:
         content = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
@@ -24,12 +24,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def json_bytes(record: Mapping[str, Any]) -> bytes:
-    """Indented: people read these files. The same record gives the same bytes."""
+    """Indented, for people. Equal records give equal bytes."""
     return orjson.dumps(record, option=orjson.OPT_INDENT_2)
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Replace a file by one rename; readers see the old content or the new."""
+    """Replace a file by one rename: readers see the old content or the new."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_bytes(data)
     sync(aside)
@@ -38,7 +38,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file's content, or a folder's entries, on disk."""
+    """Flush a file's content, or a folder's entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

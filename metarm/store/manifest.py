@@ -1,7 +1,7 @@
-"""A version's manifest: the SHA-256 of every file beside it, and of the manifest itself (its seal).
+"""A version's manifest: facts about the version, the SHA-256 of every file beside it, and its own (the seal).
 
-A manifest is told from one that was written by somebody else than `seal`, or changed since: its bytes are
-those that its content gives, its last field the digest of all before.
+The seal is the last field: the digest of all fields before it. `check` thus finds a manifest that was edited,
+or was not written by `seal`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ FORMAT = 2
 
 
 def record(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What every manifest says first, then `fields`."""
+    """The fields that every manifest begins with, then `fields`."""
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {"format": FORMAT, "name": name, "created": created, **fields}
 
 
 def seal(folder: Path, name: str, fields: Mapping[str, Any]) -> None:
-    """Write the manifest of a folder that is complete but for it; all of it is on disk then."""
+    """Write the manifest of a folder whose other files are complete, and flush the whole folder to disk."""
     digests = {p.relative_to(folder).as_posix(): _sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     (folder / MANIFEST).write_bytes(_sealed({**record(name, fields), "digests": digests}))
     for path in [*folder.rglob("*"), folder]:
@@ -34,9 +34,9 @@ def seal(folder: Path, name: str, fields: Mapping[str, Any]) -> None:
 
 
 def check(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
-    """Raises InvalidVersionError naming the first thing in `folder` that is not as it was sealed."""
+    """Raises InvalidVersionError, which names the first difference between `folder` and its manifest."""
     if manifest.get("format") != FORMAT or manifest.get("name") != name:
-        raise InvalidVersionError(f"{name}: its manifest is of another format or another version")
+        raise InvalidVersionError(f"{name}: its manifest has another format or names another version")
     if (folder / MANIFEST).is_symlink():
         raise InvalidVersionError(f"{name}: its {MANIFEST} is a symbolic link")
     if _sealed(manifest) != (folder / MANIFEST).read_bytes():
@@ -45,11 +45,11 @@ def check(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
     present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
     if present - {MANIFEST} != set(digests):
         odd = sorted((present - {MANIFEST}) ^ set(digests))
-        raise InvalidVersionError(f"{name}: its files are not those its manifest lists: {odd}")
+        raise InvalidVersionError(f"{name}: its files are not those that its manifest lists: {odd}")
     for file, digest in sorted(digests.items()):
         path = folder / file
         if path.is_symlink() or not path.is_file() or _sha256(path) != digest:
-            raise InvalidVersionError(f"{name}: {file} does not have the digest its manifest lists")
+            raise InvalidVersionError(f"{name}: {file} does not have the digest that its manifest lists")
 
 
 def _sealed(manifest: Mapping[str, Any]) -> bytes:

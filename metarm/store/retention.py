@@ -1,4 +1,4 @@
-"""Which versions' files are let go of, and when: a store must not fill the disk. No torch."""
+"""Retention: which versions keep their files, so that the store does not fill the disk."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 def reasons_to_keep(
     store: VersionStore, leased: Mapping[str, int], keep_versions: int, grace_s: float
 ) -> dict[str, str | None]:
-    """Every published version, oldest first, and why its files stay; None: they need not.
+    """Every published version, oldest first, and the reason to keep its files; None: there is none.
 
-    What stays: the newest `keep_versions`, the current version and its parent, what a label or a lease names,
-    the best on its held-out pairs, what is younger than `grace_s`, and what cannot be read.
+    Kept are the newest `keep_versions`, the current version and its parent, labelled and leased versions, the
+    best on its held-out pairs, those younger than `grace_s` seconds, and those with an unreadable manifest.
     """
     names = store.names()
     parents: dict[str, str | None] = {}
@@ -49,44 +49,44 @@ def reasons_to_keep(
 
 
 def held_out_accuracy(manifest: Mapping[str, Any]) -> float | None:
-    """What a version scored when it was made; None where nothing measured it."""
+    """The accuracy on held-out pairs in a manifest; None where it was not measured."""
     figures = (manifest.get("verdict") or {}).get("figures") or {}
     value = figures.get("held_out_accuracy", (manifest.get("metrics") or {}).get("held_out_accuracy"))
     return None if value is None else float(value)
 
 
 class Retention:
-    """Deletes what need not stay, whenever it is asked to."""
+    """Deletes the files of versions that no rule keeps."""
 
     def __init__(
         self, store: VersionStore, leased: Callable[[], Mapping[str, int]], keep_versions: int, grace_s: float
     ) -> None:
-        """`leased` counts the leases on each version; it may raise, and then nothing is deleted."""
+        """`leased` returns the number of leases on each version. Where it raises, nothing is deleted."""
         self._store = store
         self._leased = leased
         self._keep_versions = keep_versions
         self._grace_s = grace_s
 
     def reasons(self) -> dict[str, str | None]:
-        """Every published version and why it stays (`reasons_to_keep`)."""
+        """Every published version and the reason to keep it (`reasons_to_keep`)."""
         return reasons_to_keep(self._store, self._leased(), self._keep_versions, self._grace_s)
 
     def prune(self) -> list[str]:
-        """The versions whose files were deleted. Raises what `leased` raises (nothing is deleted then),
-        ReadOnlyStoreError, InvalidVersionError."""
+        """Delete; return the versions that lost their files. Raises what `leased` raises, ReadOnlyStoreError
+        and InvalidVersionError."""
         going = [name for name, reason in self.reasons().items() if reason is None]
         gone = [name for name in going if self._store.prune(name)]
         if gone:
-            log.info("let go of the files of %s; their manifests stay", ", ".join(gone))
+            log.info("deleted the files of %s and kept their manifests", ", ".join(gone))
         return gone
 
 
 def _best(measured: Mapping[str, float | None]) -> str | None:
-    """The version of the highest held-out accuracy; of equal ones the newest."""
+    """The version with the highest held-out accuracy, the newest of equals."""
     rows = [(value, place, name) for place, (name, value) in enumerate(measured.items()) if value is not None]
     return max(rows)[2] if rows else None
 
 
 def _age_s(manifest: Mapping[str, Any]) -> float:
-    """Seconds since it was made."""
+    """Seconds since the version was created."""
     return time.time() - timegm(time.strptime(manifest["created"], "%Y-%m-%dT%H:%M:%SZ"))

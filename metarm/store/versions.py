@@ -1,17 +1,18 @@
-"""The version store: reward-model checkpoints on disk, and the one pointer that says which is current.
+"""The version store: reward-model checkpoints on disk, and the pointer to the current one.
 
-    {root}/v000004/          a plain Hugging Face checkpoint + manifest.json: SHA-256 of all, and of itself
-    {root}/v000001/curve.json  how a first version was trained, step by step
-    {root}/current           a symbolic link to one version; moves by one atomic rename
-    {root}/.withdrawn        versions that the pointer left for an older one, as JSON
-    {root}/labels.json       other names for versions: stable, canary, …; replaced by a rename
-    {root}/rejected/v000005.json   what became of a candidate that was not published
-    {root}/pruned/v000002.json     the manifest of a version whose weights were let go of
-    {root}/.staging/v000006/ a candidate being written; .staging/.trash what is being deleted
-    {root}/.last             the highest number ever given out; names are never reused
-    {root}/.lock             held while a number is taken or the pointer moves
+    {root}/v000004/               a Hugging Face checkpoint and manifest.json (metarm/store/manifest.py)
+    {root}/v000004/curve.json     how the version was trained, step by step; optional
+    {root}/current                the pointer: a symbolic link to a version, moved by one atomic rename
+    {root}/.withdrawn             JSON: versions that the pointer left for an older one
+    {root}/labels.json            other names for versions: stable, canary, …
+    {root}/rejected/v000005.json  the manifest of a candidate that was not published
+    {root}/pruned/v000002.json    the manifest of a version whose files were deleted
+    {root}/.staging/v000006/      a candidate that is being written
+    {root}/.staging/.trash/       files that are being deleted
+    {root}/.last                  the highest version number in use so far: no name is used twice
+    {root}/.lock                  held while the pointer, a label or .last changes, or a version is pruned
 
-The only code that knows this layout. No torch: the caller saves the weights into the staging folder.
+Only this module knows the layout. No torch: callers save the weights into the staging folder.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ WITHDRAWN = ".withdrawn"
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What a label names. Of `canary` besides: the share of prompts it concerns, and whether it answers
-    them or is only recorded beside the current version's answer (shadow)."""
+    """The version that a label names. For `canary` also: the share of prompts that it takes, 0 to 1, and
+    `shadow`: its scores are only recorded, and the current version answers."""
 
     version: str
     share: float = 0.0
@@ -48,7 +49,7 @@ class Label:
 
 
 class VersionStore:
-    """One folder of versions, shared by the trainer (writes) and any number of services (read)."""
+    """A folder of versions, shared by the trainer, which writes, and any number of services."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -57,7 +58,7 @@ class VersionStore:
         self._pruned = root / "pruned"
 
     def prepare(self) -> None:
-        """Create the folders; drop what a crashed writer left unfinished."""
+        """Create the folders. Delete what a crashed writer left in staging."""
         self.root.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self._staging, ignore_errors=True)
         self._staging.mkdir()
@@ -73,30 +74,33 @@ class VersionStore:
         return sorted(found, key=version_number)
 
     def current(self) -> str | None:
-        """The version the pointer names; None before the first one is published."""
+        """The version that the pointer names; None before the first version. Raises InvalidVersionError."""
         try:
             target = os.readlink(self.root / "current")
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise InvalidVersionError(f"the pointer 'current' is no link: {error.strerror}") from error
+            raise InvalidVersionError(
+                f"the pointer 'current' is not a symbolic link: {error.strerror}"
+            ) from error
         if not NAME.fullmatch(target):
-            raise InvalidVersionError(f"the pointer 'current' names {target!r}, which is no version")
+            raise InvalidVersionError(f"the pointer 'current' names {target!r}, which is not a version name")
         return target
 
     def path(self, name: str) -> Path:
         """The folder of a published version. Raises UnknownVersionError."""
         folder = self.root / name
         if NAME.fullmatch(name) and folder.is_symlink():
-            raise UnknownVersionError(f"{name} is a symbolic link, which is no version", known=self.names())
+            raise UnknownVersionError(f"{name} is a symbolic link, not a version", known=self.names())
         if not NAME.fullmatch(name) or not folder.is_dir():
             raise UnknownVersionError(f"there is no version {name!r}", known=self.names())
         return folder
 
     def manifest(self, name: str) -> dict[str, Any]:
-        """The manifest of a published, rejected or pruned version. Raises UnknownVersionError."""
+        """The manifest of a published, rejected or pruned version. Raises UnknownVersionError, and
+        InvalidVersionError where it is unreadable."""
         if NAME.fullmatch(name):
-            # in the order in which a version moves: one that is pruned meanwhile is found all the same
+            # in the order in which a version moves, so that one that is pruned meanwhile is found
             places = (
                 self._rejected / f"{name}.json",
                 self.root / name / MANIFEST,
@@ -114,7 +118,7 @@ class VersionStore:
         return read_json(file) if file.is_file() else None
 
     def labels(self) -> dict[str, Label]:
-        """Every label and what it names."""
+        """Every label and its target. Raises InvalidVersionError."""
         file = self.root / LABELS
         if not file.is_file():
             return {}
@@ -124,12 +128,12 @@ class VersionStore:
         except TypeError as error:
             raise InvalidVersionError(f"{LABELS} is not readable: {error}") from error
         if not usable:
-            raise InvalidVersionError(f"{LABELS} names what is no version, or a share that is none")
+            raise InvalidVersionError(f"{LABELS} has an invalid version name or share")
         return found
 
     def withdrawn(self) -> list[str]:
-        """Versions that were current until an older one was made current, oldest first; one that is
-        made current again is no longer among them."""
+        """Versions that the pointer left for an older one, oldest first. A version that becomes current again
+        is removed. Raises InvalidVersionError."""
         file = self.root / WITHDRAWN
         if not file.is_file():
             return []
@@ -139,24 +143,25 @@ class VersionStore:
         return sorted(names, key=version_number)
 
     def rejected(self) -> list[str]:
+        """Rejected candidates, oldest first."""
         return _stems(self._rejected)
 
     def pruned(self) -> list[str]:
-        """Versions that were published and whose manifests alone are left."""
+        """Published versions of which only the manifest is left, oldest first."""
         published = set(self.names())
         return [name for name in _stems(self._pruned) if name not in published]
 
     def statuses(self) -> dict[str, Status]:
-        """Every version there was and what became of it, oldest first."""
+        """The status of every version and candidate, oldest first."""
         found: dict[str, Status] = dict.fromkeys(self.pruned(), "pruned")
         found |= dict.fromkeys(self.rejected(), "rejected")
         found |= dict.fromkeys(self.names(), "published")
         return {name: found[name] for name in sorted(found, key=version_number)}
 
     def verify(self, name: str) -> dict[str, Any]:
-        """The manifest, once every file it lists has the digest it lists, and no other file is there.
+        """Check every file of a version against the digests in its manifest; return the manifest.
 
-        Raises InvalidVersionError naming the first file that differs.
+        Raises InvalidVersionError, which names the first difference.
         """
         folder, manifest = self.path(name), self.manifest(name)
         check(folder, name, manifest)
@@ -165,7 +170,7 @@ class VersionStore:
     # --- writing -------------------------------------------------------------------------------
 
     def stage(self) -> tuple[str, Path]:
-        """A new name, never used before, and the empty folder to save its checkpoint in."""
+        """A new version name, never used before, and the empty folder for its checkpoint."""
         with self._locked():
             counter = self.root / ".last"
             given_out = [version_number(n) for n in (*self.names(), *self.rejected(), *self.pruned())]
@@ -177,14 +182,13 @@ class VersionStore:
         return name, folder
 
     def keep_curve(self, name: str, curve: Mapping[str, Any]) -> None:
-        """Put a training curve into a staged folder."""
+        """Write a training curve into a staged folder."""
         (self._staging / name / CURVE).write_bytes(json_bytes(curve))
 
     def publish(self, name: str, manifest: Mapping[str, Any], *, activate: bool = True) -> None:
-        """Turn a staged folder into a published version and, unless told otherwise, make it current.
+        """Turn a staged folder into a published version and, with `activate`, make it current.
 
-        Files, digests and manifest are on disk before the version appears, and the version is on
-        disk before the pointer moves: at no moment is anything half published.
+        Its files are on disk before the version appears, and the version is on disk before the pointer moves.
         """
         folder = self._staging / name
         seal(folder, name, manifest)
@@ -194,20 +198,19 @@ class VersionStore:
             self.activate(name)
 
     def reject(self, name: str, manifest: Mapping[str, Any]) -> None:
-        """Keep a candidate's manifest, drop its weights."""
+        """Keep a candidate's manifest and delete its files."""
         write_durably(self._rejected / f"{name}.json", json_bytes(record(name, manifest)))
         shutil.rmtree(self._staging / name, ignore_errors=True)
 
     def discard(self, name: str) -> None:
-        """Drop a staged candidate that came to nothing; its name stays used."""
+        """Delete a staged candidate, if it is still there; its name stays used."""
         shutil.rmtree(self._staging / name, ignore_errors=True)
 
     def activate(self, name: str, still: Callable[[], bool] = lambda: True) -> bool:
-        """Point `current` at a published version: one atomic rename, then durable.
+        """Point `current` at a published version by one atomic rename, then sync it to disk.
 
-        `still` is asked last of all before the rename, after whatever a slow disk may take time for: where it
-        says no, nothing changes and this returns False. Raises UnknownVersionError, or ReadOnlyStoreError
-        where this process may not write.
+        `still` is called directly before the rename, after every slow step: where it returns False, nothing
+        changes and this returns False. Raises UnknownVersionError and ReadOnlyStoreError.
         """
         with self._locked():
             self.path(name)
@@ -225,15 +228,16 @@ class VersionStore:
             return True
 
     def check_writable(self) -> None:
-        """Raises ReadOnlyStoreError where this process may not write."""
+        """Raises ReadOnlyStoreError where this process may not write to the store."""
         with self._locked():
             pass
 
     def prune(self, name: str) -> bool:
-        """Let go of a published version's files and keep its manifest; False where it has meanwhile become
-        current or got a label, and stays.
+        """Delete a published version's files and keep its manifest. False, and nothing deleted, where it is
+        current or labelled.
 
-        Readers see the whole version or none: it leaves its place by one rename, and is deleted elsewhere.
+        Readers see the whole version or none: it moves to the trash by one rename. Raises
+        UnknownVersionError and ReadOnlyStoreError.
         """
         with self._locked():
             if name == self.current() or name in {label.version for label in self.labels().values()}:
@@ -250,12 +254,12 @@ class VersionStore:
         return True
 
     def _withdraw_for(self, name: str) -> list[str] | None:
-        """Note that the pointer is about to leave a version for `name`, an older one; or comes back to it.
-        Returns what was noted before where this has changed it, else None."""
+        """Update .withdrawn for a move of the pointer to `name`. Returns its former content where it changed,
+        else None."""
         try:
             before, known = self.current(), self.withdrawn()
         except InvalidVersionError:
-            return None  # activating repairs a broken pointer: what it left cannot be known
+            return None  # a broken pointer: the version that it leaves is unknown
         goes_back = before is not None and version_number(name) < version_number(before)
         now = {*known, *([before] if before and goes_back else [])} - {name}
         if now == set(known):
@@ -267,13 +271,13 @@ class VersionStore:
         write_durably(self.root / WITHDRAWN, json_bytes({"versions": names}))
 
     def set_label(self, label: str, target: Label) -> None:
-        """Move or make a label. Raises UnknownVersionError, or ReadOnlyStoreError."""
+        """Create or move a label. Raises UnknownVersionError and ReadOnlyStoreError."""
         with self._locked():
             self.path(target.version)
             self._write_labels({**self.labels(), label: target})
 
     def remove_label(self, label: str) -> None:
-        """Raises UnknownVersionError where there is none, or ReadOnlyStoreError."""
+        """Raises UnknownVersionError where there is no such label, and ReadOnlyStoreError."""
         with self._locked():
             labels = self.labels()
             if label not in labels:
@@ -291,7 +295,7 @@ class VersionStore:
             handle = open(self.root / ".lock", "a")  # noqa: SIM115 (closed below, after the lock)
         except OSError as error:
             raise ReadOnlyStoreError(
-                f"the version store {self.root} cannot be written from here: {error.strerror}"
+                f"the version store {self.root} cannot be written by this process: {error.strerror}"
             ) from error
         with handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -299,7 +303,7 @@ class VersionStore:
 
 
 def _stems(folder: Path) -> list[str]:
-    """The versions whose manifests `folder` keeps, oldest first."""
+    """The versions whose manifests are in `folder`, oldest first."""
     found = [path.stem for path in folder.glob("v*.json") if NAME.fullmatch(path.stem)]
     return sorted(found, key=version_number)
 

@@ -11,8 +11,7 @@ from typing import Any, Literal
 import redis
 
 from metarm.errors import JobConflictError, MetaRMError
-from metarm.shared.jobs import Job, public_view
-from metarm.shared.keys import RETRAIN_COOLDOWN
+from metarm.shared.jobs import Job, RetrainCooldown, public_view
 from service.oversight.drift import Drift
 from service.samples.retraining import Retraining
 from service.settings import ServiceSettings
@@ -25,26 +24,6 @@ State = Literal["off", "waiting", "no_reference", "steady", "cooling_down", "hel
 SHOWN = 50  # jobs among which those started by drift are shown
 
 
-class Cooldown:
-    """The time between two runs, one for all servers. Blocking; raises redis.RedisError when Redis does
-    not answer."""
-
-    def __init__(self, client: redis.Redis, seconds: int) -> None:
-        self._redis = client
-        self._seconds = seconds
-
-    def left_s(self) -> int:
-        return max(0, self._redis.ttl(RETRAIN_COOLDOWN))
-
-    def begin(self, version: str) -> bool:
-        """False where another server has begun it."""
-        return bool(self._redis.set(RETRAIN_COOLDOWN, version, nx=True, ex=self._seconds))
-
-    def take_back(self) -> None:
-        """What this server has just begun came to nothing."""
-        self._redis.delete(RETRAIN_COOLDOWN)
-
-
 class AutoRetrain:
     """Lives on the event loop."""
 
@@ -54,7 +33,7 @@ class AutoRetrain:
         live: LiveVersions,
         drift: Drift,
         retraining: Retraining,
-        cooldown: Cooldown,
+        cooldown: RetrainCooldown,
         metrics: Metrics,
     ) -> None:
         self._rules = rules
@@ -132,7 +111,7 @@ class AutoRetrain:
         try:
             return self._retraining.start({}, trigger)
         except JobConflictError:
-            self._cooldown.take_back()
+            self._cooldown.cancel()
             raise
 
     def _say(self, state: State, reason: str | None) -> None:

@@ -12,6 +12,7 @@ import redis
 from metarm.errors import UnknownJobError
 from metarm.runtime.loops import Loops
 from metarm.shared.jobs import Job, JobBoard
+from metarm.shared.presence import TrainerPresence
 from service.versions.swapper import Swapper
 
 REFRESH_S = 2.0
@@ -32,8 +33,9 @@ class HealthReport:
 class HealthMonitor:
     """Examines the server on request, and every REFRESH_S for `last`."""
 
-    def __init__(self, jobs: JobBoard, swapper: Swapper, loops: Loops) -> None:
+    def __init__(self, jobs: JobBoard, presence: TrainerPresence, swapper: Swapper, loops: Loops) -> None:
         self._jobs = jobs
+        self._presence = presence
         self._swapper = swapper
         self._loops = loops
         self.last: HealthReport | None = None
@@ -45,7 +47,7 @@ class HealthMonitor:
     def report(self) -> HealthReport:
         """The state now. Blocking."""
         try:
-            trainer, job = self._jobs.trainer(), self._active()
+            trainer, job = self._presence.status(), self._active()
         except redis.RedisError as error:
             reason = f"{error}: scoring works, samples are buffered, retraining does not work"
             return HealthReport(False, None, None, (("redis", reason), *self._of_this_server()))

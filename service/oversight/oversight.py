@@ -8,9 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import redis
 
 from metarm.runtime.loops import Loops
-from metarm.shared.jobs import JobBoard
+from metarm.shared.jobs import JobBoard, RetrainCooldown
+from metarm.shared.presence import TrainerPresence
 from metarm.shared.watches import WatchBoard
-from service.oversight.auto_retrain import AutoRetrain, Cooldown
+from service.oversight.auto_retrain import AutoRetrain
 from service.oversight.drift import Comparison, Drift
 from service.oversight.health import REFRESH_S, HealthMonitor
 from service.oversight.shadow import Shadow, canary_in_the_shadow
@@ -56,9 +57,9 @@ class Oversight:
             loops.add("watch-records"),
         )
         self.auto_retrain = AutoRetrain(
-            settings, live, drift, retraining, Cooldown(client, settings.retrain_cooldown_s), metrics
+            settings, live, drift, retraining, RetrainCooldown(client, settings.retrain_cooldown_s), metrics
         )
-        self.health = HealthMonitor(JobBoard(client), versions.swapper, loops)
+        self.health = HealthMonitor(JobBoard(client), TrainerPresence(client), versions.swapper, loops)
         self._shadow = Shadow(
             live,
             scorer,

@@ -7,6 +7,7 @@ from typing import Any
 
 from metarm.errors import NotEnoughDataError, TrainerUnavailableError
 from metarm.shared.jobs import Job, JobBoard
+from metarm.shared.presence import TrainerPresence
 from metarm.shared.sample_log import SampleLog
 from service.samples.writer import SampleWriter
 
@@ -16,14 +17,17 @@ FLUSH_S = 5.0  # so that samples answered just before count, too
 class Retraining:
     """Every method raises redis.RedisError when Redis does not answer."""
 
-    def __init__(self, jobs: JobBoard, writer: SampleWriter, sample_log: SampleLog) -> None:
+    def __init__(
+        self, jobs: JobBoard, presence: TrainerPresence, writer: SampleWriter, sample_log: SampleLog
+    ) -> None:
         self._jobs = jobs
+        self._presence = presence
         self._writer = writer
         self._sample_log = sample_log
 
     def check(self) -> None:
         """Raises TrainerUnavailableError or NotEnoughDataError where a job could not run."""
-        trainer = self._jobs.trainer()
+        trainer = self._presence.status()
         if trainer is None:
             raise TrainerUnavailableError("no trainer is running: start one (`metarm trainer`) and ask again")
         if trainer["state"] != "ready":

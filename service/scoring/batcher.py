@@ -130,7 +130,9 @@ class Batcher(Generic[Model, Sample]):
             if self.queued_tokens + tokens > limit and not background:
                 wait_s = max(1, round(self.queued_tokens / self._tokens_per_s))
                 raise OverloadedError(
-                    f"{self.queued_tokens} tokens are waiting already", wait_s, queued_tokens=self.queued_tokens
+                    f"{self.queued_tokens} tokens are waiting already",
+                    retry_after_s=wait_s,
+                    queued_tokens=self.queued_tokens,
                 )
             self._line.add(pending)
             self._wake(len(samples))

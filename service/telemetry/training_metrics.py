@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from metarm.records import FINISHED, JobStatus
 from metarm.shared.jobs import JobBoard
+from metarm.shared.presence import TrainerPresence
 from service.telemetry.registry import Declared, MetricRegistry
 
 UP = Declared("rm_trainer_up", "gauge", (), "1 while a trainer is alive. Absent while Redis does not answer.")
@@ -64,14 +65,14 @@ class TrainingFigures:
     tracker_failures: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, jobs: JobBoard) -> Self:
+    def read(cls, jobs: JobBoard, presence: TrainerPresence) -> Self:
         """As they are now. Blocking; raises redis.RedisError when Redis does not answer."""
         active = jobs.active()
         progress = active.progress if active else {}
         last = next((job for job in jobs.recent(2) if job.status in FINISHED), None)
         figures = (last.verdict or {}).get("figures", {}) if last else {}
         return cls(
-            trainer=jobs.trainer() is not None,
+            trainer=presence.status() is not None,
             active=active is not None,
             step=progress.get("step"),
             steps=progress.get("steps"),

@@ -17,14 +17,12 @@ from concurrent.futures import Future
 from typing import Any, Literal
 
 import redis
-from redis.client import PubSub
 
 from metarm.errors import MetaRMError
 from metarm.runtime.loops import LoopHealth
 from metarm.shared.coordinator import HOLD_S, LET_GO_S
-from metarm.shared.cut_over import REFUSED, CutOver, CutOverBoard
+from metarm.shared.cut_over import REFUSED, CutOver, CutOverBoard, CutOverNotices
 from metarm.shared.fleet import RENEW_S, Fleet, ServiceRecord, new_service_id
-from metarm.shared.keys import CUT_OVER_NOTICES
 from metarm.store.versions import VersionStore
 from service.versions.live import LiveVersions
 from service.versions.swapper import Swapper
@@ -67,7 +65,7 @@ class Membership:
         self._idle_poll_s = idle_poll_s
         self._url = url
         self._started = time.time()
-        self._notices: PubSub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        self._notices = CutOverNotices(client)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -118,12 +116,11 @@ class Membership:
                 self._health.succeeded()
 
     def _turn(self) -> None:
-        if not self._notices.subscribed:
-            self._notices.subscribe(CUT_OVER_NOTICES)
+        self._notices.subscribe()
         busy = self._take_part(self._board.state())
         if time.monotonic() >= self._renew_at:  # at once after a cut-over: others ask what this server serves
             self._renew()
-        self._notices.get_message(timeout=BUSY_POLL_S if busy else self._idle_poll_s)
+        self._notices.wait(BUSY_POLL_S if busy else self._idle_poll_s)
 
     def _renew(self) -> bool:
         record = ServiceRecord(
@@ -199,7 +196,7 @@ class Membership:
                     break  # Redis has lost it
                 if found.phase == "go" or found.phase == "abort":
                     return found.phase
-                self._notices.get_message(timeout=HOLD_POLL_S)
+                self._notices.wait(HOLD_POLL_S)
             time.sleep(HOLD_POLL_S)
         seen: Literal["go", "abort"] = "go" if self._pointer() == state.version else "abort"
         with contextlib.suppress(redis.RedisError):

@@ -13,10 +13,10 @@ import redis
 
 from metarm.model.reward_model import RewardModel
 from metarm.runtime.loops import Loops
+from metarm.shared.connection import connect
 from metarm.shared.coordinator import COMMAND_TIMEOUT_S, Coordinator
 from metarm.shared.fleet import Fleet
 from metarm.shared.leases import LeaseBoard
-from metarm.shared.sample_log import connect
 from metarm.shared.store_commands import StoreCommands
 from metarm.store.versions import Label
 from service.settings import ServiceSettings

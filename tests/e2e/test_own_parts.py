@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from metarm import RewardClient
-from metarm.shared.sample_log import SampleLog
+from metarm.shared.keys import SAMPLES
 from metarm.store.calibration import Calibration
 from metarm.store.versions import VersionStore
 from tests.demo_groups import demo_groups
@@ -69,4 +69,4 @@ def test_a_users_own_decoder_redis_and_preferences_go_the_whole_way(
         process.kill(signal.SIGTERM)
         assert process.wait() == 0
     with redis_process.client() as client_:
-        assert SampleLog(client_).length() == len(GROUPS)  # the user's Redis goes on without us
+        assert client_.xlen(SAMPLES) == len(GROUPS)  # the user's Redis goes on without us

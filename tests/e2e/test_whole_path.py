@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from metarm import RewardClient
+from metarm.shared.keys import SAMPLES
 from metarm.shared.sample_log import SampleLog
 from tests.demo_groups import demo_groups
 from tests.offline import TOLERANCE, OfflineModel
@@ -37,8 +38,8 @@ def running(data_dir: Path) -> Iterator[HttpProcess]:
         yield process
 
 
-def sample_log(data_dir: Path) -> SampleLog:
-    return SampleLog(redis.Redis.from_url(f"unix://{data_dir}/redis/redis.sock"))
+def redis_of(data_dir: Path) -> redis.Redis:
+    return redis.Redis.from_url(f"unix://{data_dir}/redis/redis.sock")
 
 
 def child(process: HttpProcess, module: str) -> psutil.Process:
@@ -104,7 +105,7 @@ def test_scored_samples_become_a_better_adapted_version_that_serves(
     assert manifest["parent"] == "v000001"
     assert manifest["job"] == job
     assert manifest["samples"]["policy_steps"] == [0, 180]
-    assert sample_log(data_dir).count_unused(1000) == 0
+    assert SampleLog(redis_of(data_dir)).count_unused(1000) == 0
 
 
 def test_rolling_back_and_forward_is_one_call(running: HttpProcess) -> None:
@@ -134,7 +135,7 @@ def test_a_trainer_killed_in_a_run_starts_again_and_finishes_it_with_the_same_sa
         running.wait_until(lambda: client.ready()["version"] == state["candidate"])
     assert state["attempts"] == 2
     assert state["samples"]["used"] == 200
-    assert sample_log(data_dir).count_unused(1000) == 0
+    assert SampleLog(redis_of(data_dir)).count_unused(1000) == 0
 
 
 def test_a_job_can_be_cancelled_and_keeps_its_samples_for_the_next(
@@ -149,7 +150,7 @@ def test_a_job_can_be_cancelled_and_keeps_its_samples_for_the_next(
         client.cancel(job)
         assert client.wait_for_job(job)["status"] == "cancelled"
         assert client.ready()["version"] == current
-    assert sample_log(data_dir).count_unused(1000) == 140
+    assert SampleLog(redis_of(data_dir)).count_unused(1000) == 140
 
 
 def test_a_killed_service_comes_back_on_the_same_version(running: HttpProcess) -> None:
@@ -163,10 +164,10 @@ def test_a_killed_service_comes_back_on_the_same_version(running: HttpProcess) -
 def test_restarting_everything_loses_no_sample_and_comes_back_on_the_same_version(
     running: HttpProcess, data_dir: Path
 ) -> None:
-    log = sample_log(data_dir)
+    client_ = redis_of(data_dir)
     version = running.http.get("/ready").json()["version"]
     with RewardClient(running.url) as client:
-        before = log.length()
+        before = client_.xlen(SAMPLES)
         client.score(demo_groups(20))
     os.killpg(running.pid, signal.SIGINT)  # as a Ctrl-C in a terminal: right after the last answer
     assert running.wait(90) == 0
@@ -176,16 +177,16 @@ def test_restarting_everything_loses_no_sample_and_comes_back_on_the_same_versio
     running.start()
     running.wait_ready(60)
     assert running.http.get("/ready").json()["version"] == version
-    assert log.length() == before + 20
+    assert client_.xlen(SAMPLES) == before + 20
 
 
 def test_a_killed_redis_comes_back_with_every_sample(running: HttpProcess, data_dir: Path) -> None:
-    log = sample_log(data_dir)
-    before = log.length()
+    client_ = redis_of(data_dir)
+    before = client_.xlen(SAMPLES)
     child(running, "valkey-server").kill()
     with RewardClient(running.url) as client:
         client.score(demo_groups(20))
-    running.wait_until(lambda: _length(log) == before + 20)
+    running.wait_until(lambda: _length(client_) == before + 20)
 
 
 def test_two_launchers_do_not_share_a_data_directory(running: HttpProcess, data_dir: Path) -> None:
@@ -208,8 +209,8 @@ def test_the_store_refuses_to_continue_from_another_model(running: HttpProcess, 
         assert "use another --data-dir" in other.output
 
 
-def _length(log: SampleLog) -> int:
+def _length(client_: redis.Redis) -> int:
     try:
-        return log.length()
+        return client_.xlen(SAMPLES)
     except redis.RedisError:
         return -1

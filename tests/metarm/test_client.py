@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from metarm import ClientError, RewardClient
+from metarm import ClientError, PolicyStamp, RewardClient
 from metarm.records import ScoredGroup, ScoreResult
 from tests.processes import free_port
 
@@ -121,6 +121,14 @@ def test_what_was_asked_for_is_sent() -> None:
         "min_version": "v000002",
         "policy": policy,
     }
+
+
+def test_a_policy_is_given_as_a_stamp_or_as_a_mapping() -> None:
+    with answering(Answer(200, SCORED)) as server, RewardClient(server.url) as client:
+        client.score(GROUPS, policy=PolicyStamp("actor", 7))
+        client.score(GROUPS, policy={"name": "actor", "step": 7})
+    stamped, mapped = (received.body["policy"] for received in server.received)
+    assert stamped == mapped == {"name": "actor", "step": 7}
 
 
 def test_every_request_has_an_id_of_its_own() -> None:
@@ -333,7 +341,73 @@ def test_of_leases_inside_one_another_the_inner_one_pins() -> None:
     assert [r.body["version"] for r in server.received if r.path == "/score"] == ["v000001", "v000002"]
 
 
-def test_a_lease_is_given_back_when_its_block_fails_and_the_blocks_own_error_is_raised() -> None:
+def test_two_threads_in_two_leases_each_score_by_their_own_version() -> None:
+    class Leasing(Handler):
+        """Leases the version that is asked for, and scores by the one that is pinned."""
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            version = body.get("version") or "v000009"
+            leased = {"lease": f"of {version}", "version": version, "expires": 100.0}
+            self._send(leased if self.path == "/leases" else {**SCORED, "version": version})
+
+        def do_DELETE(self) -> None:
+            self._send({})
+
+        def _send(self, body: Any) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    both_inside = threading.Barrier(3, timeout=30)
+    found: dict[str, list[str]] = {}
+
+    def score_leased(client: RewardClient, version: str) -> None:
+        with client.lease(version=version):
+            both_inside.wait()
+            found[version] = [client.score(GROUPS).version for _ in range(5)]
+            both_inside.wait()
+        found[version].append(client.score(GROUPS).version)
+
+    with answering(Answer(200, {})) as server, RewardClient(server.url) as client:
+        server.RequestHandlerClass = Leasing
+        versions = ("v000001", "v000002")
+        threads = [threading.Thread(target=score_leased, args=(client, version)) for version in versions]
+        for thread in threads:
+            thread.start()
+        both_inside.wait()
+        outside = client.score(GROUPS).version
+        both_inside.wait()
+        for thread in threads:
+            thread.join()
+    assert outside == "v000009"
+    assert found == {version: [version] * 5 + ["v000009"] for version in versions}
+
+
+def test_a_lease_pins_only_the_requests_of_its_own_client() -> None:
+    with answering(LEASED, Answer(200, SCORED)) as server:  # noqa: SIM117 (the server outlives both clients)
+        with RewardClient(server.url) as client, RewardClient(server.url) as other:
+            with client.lease(version="v000002"):
+                other.score(GROUPS)
+    assert "version" not in server.received[1].body
+
+
+def test_leases_whose_blocks_end_in_another_order_each_pin_until_their_own_end() -> None:
+    inner = Answer(201, {"lease": "lease-2", "version": "v000001", "expires": 100.0})
+    fine = Answer(200, SCORED)
+    with answering(LEASED, inner, fine, fine, fine) as server, RewardClient(server.url) as client:
+        first, second = client.lease(version="v000002"), client.lease(version="v000001")
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None)
+        client.score(GROUPS)
+        second.__exit__(None)
+    assert server.received[3].body["version"] == "v000001"
+
+
+def test_a_lease_is_released_when_its_block_fails_and_the_blocks_own_error_is_raised() -> None:
     forbidden = error(403, "forbidden", "no")
     with (
         answering(LEASED, forbidden) as server,
@@ -345,7 +419,7 @@ def test_a_lease_is_given_back_when_its_block_fails_and_the_blocks_own_error_is_
     assert server.received[-1].method == "DELETE"
 
 
-def test_a_lease_that_cannot_be_given_back_for_another_reason_says_so() -> None:
+def test_a_lease_that_cannot_be_released_for_another_reason_raises() -> None:
     forbidden = error(403, "forbidden", "no")
     with answering(LEASED, forbidden) as server, RewardClient(server.url) as client:
         lease = client.lease(version="v000002")

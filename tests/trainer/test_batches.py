@@ -17,7 +17,7 @@ from metarm.errors import TrainingError
 from metarm.model.reward_model import RewardModel, load_model
 from metarm.records import Preference, SampleGroup
 from tests.metarm.model.forward.networks import plain_scores
-from tests.tiny import Kind
+from tests.tiny import Kind, encode_one
 from trainer.batches import (
     EncodedGroup,
     EncodedPair,
@@ -220,11 +220,14 @@ def test_the_contrast_is_the_mean_over_samples_each_against_the_next_reference(
 def test_pairs_and_groups_are_encoded_in_order_each_with_its_own(checkpoint: Kinds) -> None:
     encoder = load_model(checkpoint("bert"), 128).encoder
     assert encode_pairs(encoder, PREFERENCES) == [
-        EncodedPair(encoder.encode_one(p.prompt, p.chosen), encoder.encode_one(p.prompt, p.rejected), p.margin)
+        EncodedPair(
+            encode_one(encoder, p.prompt, p.chosen), encode_one(encoder, p.prompt, p.rejected), p.margin
+        )
         for p in PREFERENCES
     ]
     assert encode_groups(encoder, GROUPS) == [
-        EncodedGroup(g.id, [encoder.encode_one(g.prompt, response) for response in g.responses]) for g in GROUPS
+        EncodedGroup(g.id, [encode_one(encoder, g.prompt, response) for response in g.responses])
+        for g in GROUPS
     ]
     assert encode_pairs(encoder, []) == []
     assert encode_groups(encoder, []) == []

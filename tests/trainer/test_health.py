@@ -6,7 +6,7 @@ import sys
 
 import redis
 
-from metarm.shared.jobs import JobBoard
+from metarm.shared.presence import TrainerPresence
 from tests.processes import RedisProcess
 
 
@@ -21,7 +21,7 @@ def test_a_trainer_is_healthy_while_one_holds_the_place(
     none = health(redis_process.url)
     assert none.returncode == 1
     assert "no trainer holds the place" in none.stderr
-    JobBoard(redis_client).hold_trainer("here:1", {"state": "ready"}, 60_000)
+    TrainerPresence(redis_client).hold("here:1", {"state": "ready"}, 60_000)
     assert health(redis_process.url).returncode == 0
 
 

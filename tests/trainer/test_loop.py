@@ -26,6 +26,7 @@ from metarm.runtime.code_version import code_version
 from metarm.shared.jobs import Job, JobBoard
 from metarm.shared.keys import LEASES, TRAINER
 from metarm.shared.leases import leased_versions
+from metarm.shared.presence import TrainerPresence
 from metarm.shared.sample_log import LoggedRequest, SampleLog
 from metarm.store.calibration import IDENTITY, Calibration
 from metarm.store.retention import Retention, held_out_accuracy
@@ -98,7 +99,7 @@ def make_bench(
         } | changes
         settings = TrainerSettings(data_dir=tmp_path, **given)
         jobs, log = JobBoard(redis_client), SampleLog(redis_client)
-        heartbeat = Heartbeat(jobs)
+        heartbeat = Heartbeat(TrainerPresence(redis_client))
         assert heartbeat.take_place({}, threading.Event())
         preferences = load_or_refuse(settings)
         retention = Retention(
@@ -435,7 +436,11 @@ def test_a_version_that_the_servers_do_not_take_stays_on_disk_and_its_job_says_w
     bench.trainer._promote = refuse
     job = bench.run()
     assert job.status == "failed"
-    assert job.error == {"code": "cut_over_aborted", "message": "server b has no memory for v000002"}
+    assert job.error == {
+        "code": "cut_over_aborted",
+        "message": "server b has no memory for v000002",
+        "details": {"servers": {"b": "no memory"}},
+    }
     assert job.candidate == "v000002"
     assert bench.store.names() == ["v000001", "v000002"]
     assert bench.store.current() == "v000001"

@@ -12,8 +12,8 @@ import redis
 
 from metarm.errors import ReadOnlyStoreError, UnknownVersionError
 from metarm.shared.coordinator import Coordinator
-from metarm.shared.jobs import JobBoard
 from metarm.shared.keys import TRAINER
+from metarm.shared.presence import TrainerPresence
 from metarm.shared.store_commands import StoreCommands
 from metarm.store.versions import Label, VersionStore
 from service.versions.administration import Administration
@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> VersionStore:
 
 @pytest.fixture
 def clerk(store: VersionStore, redis_client: redis.Redis, quick: redis.Redis) -> Iterator[StoreClerk]:
-    heartbeat = Heartbeat(JobBoard(redis_client))
+    heartbeat = Heartbeat(TrainerPresence(redis_client))
     assert heartbeat.take_place({"state": "ready"}, threading.Event())
     coordinator = Coordinator(quick, store, name="trainer", prepare_s=10)
     clerk = StoreClerk(StoreCommands(redis_client), coordinator, store, heartbeat)

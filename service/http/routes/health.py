@@ -51,6 +51,6 @@ async def metrics(server: RunningServer) -> Response:
 
 def _training(server: Server) -> TrainingFigures | None:
     try:
-        return TrainingFigures.read(server.jobs)
+        return TrainingFigures.read(server.jobs, server.presence)
     except redis.RedisError:  # rm_redis_up says it
         return None

@@ -165,6 +165,22 @@ def test_prune_says_what_it_would_delete_and_then_deletes_it(
     assert store.names() == [names[1], names[4], names[5]]
 
 
+@pytest.mark.parametrize("length", [5, 150])
+def test_prune_finds_the_embedded_redis_of_the_data_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], length: int
+) -> None:
+    data_dir = tmp_path / ("d" * length)  # a long path has its socket elsewhere
+    store = VersionStore(data_dir / "versions")
+    store.prepare()
+    names = [publish(store, created="2020-01-01T00:00:00Z") for _ in range(4)]
+    arguments = ["prune", "--data-dir", str(data_dir), "--keep-versions", "1"]
+    with RedisProcess(data_dir / "redis") as server, server.client() as client:
+        client.hset(LEASES, "a", f"{int(1000 * (time.time() + 60))} {names[0]}")
+        assert main(arguments) == 0
+    assert f"{names[0]}  stays: leased" in capsys.readouterr().out
+    assert store.names() == [names[0], *names[2:]]
+
+
 def test_prune_deletes_nothing_while_it_cannot_know_the_leases(
     store: VersionStore, run: Any, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from metarm.errors import InvalidRequestError, InvalidVersionError
 from metarm.model.encoding import Encoded, Encoder, load_encoder
 from metarm.model.reward_model import load_model
 from metarm.records import Message, Prompt
-from tests.tiny import CORPUS, Kind
+from tests.tiny import CORPUS, Kind, encode_one
 
 PROMPT = "What is seventeen plus twenty five?"
 RESPONSE = "It is forty two, and the reasoning is short."
@@ -46,7 +46,7 @@ def conversation(*turns: tuple[str, str]) -> list[Message]:
 
 
 def alone(encoder: Encoder, prompt: Prompt, responses: Sequence[str]) -> list[Encoded]:
-    return [encoder.encode_one(prompt, response) for response in responses]
+    return [encode_one(encoder, prompt, response) for response in responses]
 
 
 @pytest.mark.parametrize(("prompt", "response"), TEXTS)
@@ -54,7 +54,7 @@ def test_pair_is_the_tokenizers_own_pair(checkpoint: Kinds, prompt: str, respons
     encoder = load_encoder(checkpoint("bert"), 10_000)
     encoder.max_tokens = 10_000
     theirs = tokenizer_of(checkpoint("bert"))([prompt], [response])
-    encoded = encoder.encode_one(prompt, response)
+    encoded = encode_one(encoder, prompt, response)
     assert encoder.format == "pair"
     assert encoded == Encoded(theirs.input_ids[0], theirs.token_type_ids[0], truncated=False)
 
@@ -69,15 +69,15 @@ def test_concat_is_the_tokenizer_on_the_joined_text_and_one_eos(
     tokenizer = tokenizer_of(checkpoint(kind))
     assert encoder.format == "concat"
     expected = [*tokenizer(prompt + response).input_ids, tokenizer.eos_token_id]
-    assert encoder.encode_one(prompt, response) == Encoded(expected, None, truncated=False)
+    assert encode_one(encoder, prompt, response) == Encoded(expected, None, truncated=False)
 
 
 def test_an_eos_that_is_there_already_is_not_doubled(checkpoint: Kinds) -> None:
     encoder = load_encoder(checkpoint("llama"), 128)
     expected = tokenizer_of(checkpoint("llama"))(PROMPT + RESPONSE + "</s>").input_ids
     assert (
-        encoder.encode_one(PROMPT, RESPONSE + "</s>").ids
-        == encoder.encode_one(PROMPT, RESPONSE).ids
+        encode_one(encoder, PROMPT, RESPONSE + "</s>").ids
+        == encode_one(encoder, PROMPT, RESPONSE).ids
         == expected
     )
 
@@ -90,7 +90,7 @@ def test_chat_is_the_models_own_template(checkpoint: Kinds, prompt: str, respons
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
     theirs: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
     assert encoder.format == "chat"
-    assert encoder.encode_one(prompt, response) == Encoded(list(theirs), None, truncated=False)
+    assert encode_one(encoder, prompt, response) == Encoded(list(theirs), None, truncated=False)
 
 
 def test_a_conversation_goes_through_the_template_turn_by_turn(checkpoint: Kinds) -> None:
@@ -98,13 +98,15 @@ def test_a_conversation_goes_through_the_template_turn_by_turn(checkpoint: Kinds
     tokenizer = tokenizer_of(checkpoint("llama-chat"))
     messages: Any = [*turns, {"role": "assistant", "content": RESPONSE}]
     theirs: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
-    assert load_encoder(checkpoint("llama-chat"), 128).encode_one(turns, RESPONSE).ids == list(theirs)
+    assert encode_one(load_encoder(checkpoint("llama-chat"), 128), turns, RESPONSE).ids == list(theirs)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
 def test_a_lone_user_message_is_the_same_as_plain_text(checkpoint: Kinds, kind: Kind) -> None:
     encoder = load_encoder(checkpoint(kind), 128)
-    assert encoder.encode_one(conversation(("user", PROMPT)), RESPONSE) == encoder.encode_one(PROMPT, RESPONSE)
+    assert encode_one(encoder, conversation(("user", PROMPT)), RESPONSE) == encode_one(
+        encoder, PROMPT, RESPONSE
+    )
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
@@ -112,23 +114,23 @@ def test_without_a_template_every_turn_of_a_conversation_is_named(checkpoint: Ki
     encoder = load_encoder(checkpoint(kind), 128)
     turns = conversation(("user", "One?"), ("assistant", "Two."), ("user", "Three?"))
     text = "User: One?\n\nAssistant: Two.\n\nUser: Three?\n\nAssistant: "
-    assert encoder.encode_one(turns, RESPONSE) == encoder.encode_one(text, RESPONSE)
-    assert encoder.encode_one(turns, RESPONSE) != encoder.encode_one(turns[:1], RESPONSE)
+    assert encode_one(encoder, turns, RESPONSE) == encode_one(encoder, text, RESPONSE)
+    assert encode_one(encoder, turns, RESPONSE) != encode_one(encoder, turns[:1], RESPONSE)
 
 
 def test_messages_the_template_refuses_are_an_invalid_request(checkpoint: Kinds) -> None:
     encoder = load_encoder(checkpoint("llama-chat"), 128)
     with pytest.raises(InvalidRequestError, match="unknown role tool"):
-        encoder.encode_one(conversation(("tool", "42")), RESPONSE)
+        encode_one(encoder, conversation(("tool", "42")), RESPONSE)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "qwen", "llama-chat"])
 def test_exactly_the_limit_is_not_truncated_and_one_more_is(checkpoint: Kinds, kind: Kind) -> None:
-    whole = load_encoder(checkpoint(kind), 128).encode_one(PROMPT, RESPONSE)
+    whole = encode_one(load_encoder(checkpoint(kind), 128), PROMPT, RESPONSE)
     length = len(whole.ids)
     assert not whole.truncated
-    assert load_encoder(checkpoint(kind), length).encode_one(PROMPT, RESPONSE) == whole
-    shorter = load_encoder(checkpoint(kind), length - 1).encode_one(PROMPT, RESPONSE)
+    assert encode_one(load_encoder(checkpoint(kind), length), PROMPT, RESPONSE) == whole
+    shorter = encode_one(load_encoder(checkpoint(kind), length - 1), PROMPT, RESPONSE)
     assert shorter.truncated
     assert len(shorter.ids) == length - 1
 
@@ -147,27 +149,27 @@ def test_a_pair_loses_the_start_of_its_prompt_first(checkpoint: Kinds) -> None:
             [0] * (len(kept_first) + 2) + [1] * (len(kept_second) + 1),
             truncated=True,
         )
-        assert load_encoder(checkpoint("bert"), limit).encode_one(PROMPT, RESPONSE) == expected
+        assert encode_one(load_encoder(checkpoint("bert"), limit), PROMPT, RESPONSE) == expected
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen", "llama-without-pad"])
 def test_a_joined_text_keeps_bos_and_loses_tokens_from_the_left(checkpoint: Kinds, kind: Kind) -> None:
-    whole = load_encoder(checkpoint(kind), 128).encode_one(PROMPT, RESPONSE).ids
+    whole = encode_one(load_encoder(checkpoint(kind), 128), PROMPT, RESPONSE).ids
     for limit in (8, 9, len(whole) // 2, len(whole) - 1):
-        encoded = load_encoder(checkpoint(kind), limit).encode_one(PROMPT, RESPONSE)
+        encoded = encode_one(load_encoder(checkpoint(kind), limit), PROMPT, RESPONSE)
         assert encoded == Encoded([whole[0], *whole[len(whole) - limit + 1 :]], None, truncated=True)
 
 
 def test_a_chat_without_bos_loses_tokens_from_the_left_alone(checkpoint: Kinds) -> None:
-    whole = load_encoder(checkpoint("llama-chat"), 128).encode_one(PROMPT, RESPONSE).ids
-    encoded = load_encoder(checkpoint("llama-chat"), 10).encode_one(PROMPT, RESPONSE)
+    whole = encode_one(load_encoder(checkpoint("llama-chat"), 128), PROMPT, RESPONSE).ids
+    encoded = encode_one(load_encoder(checkpoint("llama-chat"), 10), PROMPT, RESPONSE)
     assert encoded == Encoded(whole[-10:], None, truncated=True)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
 def test_no_sequence_is_longer_than_the_model_allows(checkpoint: Kinds, kind: Kind) -> None:
     encoder = load_encoder(checkpoint(kind), 10_000)
-    encoded = encoder.encode_one("words " * 500, "more words " * 500)
+    encoded = encode_one(encoder, "words " * 500, "more words " * 500)
     assert encoder.max_tokens == len(encoded.ids) == 128
     assert encoder.describe() == {"format": encoder.format, "max_tokens": 128}
 
@@ -195,8 +197,8 @@ def test_a_truncation_and_padding_baked_into_the_tokenizer_do_not_bite(checkpoin
     assert baked["padding"]["strategy"] == {"Fixed": 16}
     encoder = load_encoder(checkpoint("bert"), 128)
     pad = encoder.tokenizer.pad_token_id
-    assert len(encoder.encode_one(PROMPT, RESPONSE).ids) > 16
-    assert pad not in encoder.encode_one("One?", "Two.").ids
+    assert len(encode_one(encoder, PROMPT, RESPONSE).ids) > 16
+    assert pad not in encode_one(encoder, "One?", "Two.").ids
 
 
 def test_a_baked_in_truncation_is_not_saved_on(checkpoint: Kinds, tmp_path: Path) -> None:
@@ -209,21 +211,21 @@ def test_a_baked_in_truncation_is_not_saved_on(checkpoint: Kinds, tmp_path: Path
     assert len(raw.encode(text).ids) > 16
     assert tokenizer_of(tmp_path / "saved")(text).input_ids == tokenizer_of(checkpoint("bert"))(text).input_ids
     again = load_encoder(tmp_path / "saved", 128)
-    assert again.encode_one(PROMPT, RESPONSE) == load_encoder(checkpoint("bert"), 128).encode_one(
-        PROMPT, RESPONSE
+    assert encode_one(again, PROMPT, RESPONSE) == encode_one(
+        load_encoder(checkpoint("bert"), 128), PROMPT, RESPONSE
     )
 
 
 def test_an_empty_prompt_and_response_are_still_scored_where_special_tokens_remain(checkpoint: Kinds) -> None:
-    assert len(load_encoder(checkpoint("bert"), 128).encode_one("", "").ids) == 3
-    assert len(load_encoder(checkpoint("llama"), 128).encode_one("", "").ids) == 2
+    assert len(encode_one(load_encoder(checkpoint("bert"), 128), "", "").ids) == 3
+    assert len(encode_one(load_encoder(checkpoint("llama"), 128), "", "").ids) == 2
 
 
 def test_nothing_left_to_score_is_an_invalid_request(checkpoint: Kinds) -> None:
     encoder = load_encoder(checkpoint("llama-chat"), 128)
     encoder.tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     with pytest.raises(InvalidRequestError, match="nothing to score"):
-        encoder.encode_one("", "")
+        encode_one(encoder, "", "")
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
@@ -240,7 +242,7 @@ def test_a_very_long_prompt_and_response_are_cut_without_delay(checkpoint: Kinds
     encoder = load_encoder(checkpoint("bert"), 128)
     text = "the answer is forty two " * 8000
     started = time.monotonic()
-    encoded = encoder.encode_one(text, text)
+    encoded = encode_one(encoder, text, text)
     assert time.monotonic() - started < 10  # tokenizers' own way takes half a minute
     assert len(encoded.ids) == 128
     assert encoded.truncated
@@ -346,10 +348,10 @@ def test_what_counts_as_the_prompts_after_a_truncation_is_what_is_left_of_it(
     checkpoint: Kinds, kind: Kind
 ) -> None:
     encoder = load_encoder(checkpoint(kind), 128)
-    whole = encoder.encode_one(PROMPT, RESPONSE)
+    whole = encode_one(encoder, PROMPT, RESPONSE)
     answer = len(whole.ids) - whole.prompt_tokens
     for limit in range(8, len(whole.ids) + 1):
-        encoded = load_encoder(checkpoint(kind), limit).encode_one(PROMPT, RESPONSE)
+        encoded = encode_one(load_encoder(checkpoint(kind), limit), PROMPT, RESPONSE)
         assert encoded.prompt_tokens == max(0, limit - answer)
 
 
@@ -364,7 +366,7 @@ def test_leading_spaces_of_a_response_are_not_taken_for_the_prompt(checkpoint: K
 @pytest.mark.parametrize(("prompt", "response"), TEXTS)
 def test_a_pair_has_no_tokens_of_the_prompt_alone(checkpoint: Kinds, prompt: str, response: str) -> None:
     """Every token of an encoder sees the response: nothing could be shared."""
-    assert load_encoder(checkpoint("bert"), 128).encode_one(prompt, response).prompt_tokens == 0
+    assert encode_one(load_encoder(checkpoint("bert"), 128), prompt, response).prompt_tokens == 0
 
 
 ids_and_segments = st.integers(1, 12).flatmap(

@@ -18,7 +18,7 @@ from metarm.model.encoding import Encoded
 from metarm.model.forward.padded import length_batches
 from metarm.model.reward_model import RewardModel, all_finite, import_model, load_model
 from tests.metarm.model.forward.networks import plain_score
-from tests.tiny import Kind, make_checkpoint
+from tests.tiny import Kind, encode_one, make_checkpoint
 
 KINDS: list[Kind] = ["bert", "llama", "qwen", "llama-chat", "llama-without-pad"]
 Kinds = Callable[[Kind], Path]
@@ -238,7 +238,7 @@ def test_a_trained_head_is_imported_as_it_is(checkpoint: Kinds, init_head: bool)
 @pytest.mark.parametrize("kind", KINDS)
 def test_sequences_fit_the_models_positions(kind: Kind, tmp_path: Path) -> None:
     model = load_model(make_checkpoint(tmp_path / kind, kind, max_tokens=40), 512)
-    sample = model.encoder.encode_one("words " * 100, "words " * 100)
+    sample = encode_one(model.encoder, "words " * 100, "words " * 100)
     assert len(sample.ids) == 40
     with torch.inference_mode():
         assert all_finite(model.scores([sample]).tolist())

@@ -57,7 +57,9 @@ def test_the_pointer_moves_while_all_servers_hold_and_not_before(
     assert store.current() == "v000002"
 
 
-def test_a_lone_server_holds_nobody(make_coordinator: Make, quick: redis.Redis, store: VersionStore) -> None:
+def test_a_lone_server_holds_no_request(
+    make_coordinator: Make, quick: redis.Redis, store: VersionStore
+) -> None:
     with Server("a", quick, store) as a:
         assert make_coordinator().promote("v000002") == ["a"]
         a.wait_until_seen("go")
@@ -128,12 +130,12 @@ def test_a_server_that_dies_while_others_load_is_left_out(
 def test_one_cut_over_at_a_time(make_coordinator: Make, quick: redis.Redis, store: VersionStore) -> None:
     with Server("a", quick, store, says=""):
         CutOverBoard(quick).begin("theirs", "v000009", "somebody", 60_000)
-        with pytest.raises(CutOverAbortedError, match="v000009 is under way"):
+        with pytest.raises(CutOverAbortedError, match="v000009 is running"):
             make_coordinator().promote("v000002")
     assert store.current() == "v000001"
 
 
-def test_a_dead_coordinator_blocks_nobody(
+def test_a_dead_coordinator_blocks_no_other(
     make_coordinator: Make, quick: redis.Redis, store: VersionStore
 ) -> None:
     with Server("a", quick, store):
@@ -178,7 +180,7 @@ def test_a_pointer_that_could_only_be_moved_when_servers_let_go_stays_where_it_i
     pointer = (store.root / "current").lstat()
     with Server("a", quick, store) as a, Server("b", quick, store):
         monkeypatch.setattr(cut_over, "ATTEMPTS", 1)
-        with pytest.raises(CutOverAbortedError, match=r"a: was about to let go .*; b: was about to let go"):
+        with pytest.raises(CutOverAbortedError, match=r"a: was about to end its hold .*; b: was about to end"):
             make_coordinator().promote("v000002")
         a.wait_until_seen("abort")
         assert (store.root / "current").lstat() == pointer  # it never moved, so nobody followed it
@@ -207,7 +209,9 @@ def test_without_redis_the_pointer_moves_and_each_server_follows_it_alone(
     assert store.current() == "v000002"
 
 
-def test_not_together_asks_nobody(make_coordinator: Make, quick: redis.Redis, store: VersionStore) -> None:
+def test_without_together_no_server_is_asked(
+    make_coordinator: Make, quick: redis.Redis, store: VersionStore
+) -> None:
     with Server("a", quick, store, says="refused: no") as a:
         assert make_coordinator().promote("v000002", together=False) == []
     assert store.current() == "v000002"

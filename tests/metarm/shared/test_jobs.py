@@ -8,9 +8,9 @@ import redis
 
 from metarm.errors import JobConflictError, UnknownJobError
 from metarm.records import FINISHED, JobStatus
-from metarm.shared.jobs import JobBoard, public_view
+from metarm.shared.connection import connect
+from metarm.shared.jobs import JobBoard, RetrainCooldown, public_view
 from metarm.shared.keys import job_key
-from metarm.shared.sample_log import connect
 from tests.processes import RedisProcess
 
 
@@ -84,7 +84,7 @@ def test_the_saved_state_of_a_running_job_is_what_others_read(
     assert running.progress == {"step": 4, "steps": 9}
 
 
-def test_a_job_nobody_knows_is_an_unknown_job(board: JobBoard) -> None:
+def test_a_job_without_a_record_is_unknown(board: JobBoard) -> None:
     with pytest.raises(UnknownJobError, match="job-nowhere"):
         board.get("job-nowhere")
     with pytest.raises(UnknownJobError):
@@ -145,32 +145,14 @@ def test_jobs_outlive_the_server(redis_process: RedisProcess) -> None:
         assert JobBoard(client).active() == job
 
 
-def test_the_trainers_place_has_one_holder(board: JobBoard) -> None:
-    assert board.trainer() is None
-    assert board.hold_trainer("a", {"preferences": 5}, 10_000)
-    assert not board.hold_trainer("b", {}, 10_000)
-    assert board.trainer() == {"holder": "a", "preferences": 5}
-    assert board.hold_trainer("a", {"preferences": 6}, 10_000)
-    assert board.trainer() == {"holder": "a", "preferences": 6}
-
-
-def test_the_trainers_place_expires_unless_it_is_renewed(board: JobBoard) -> None:
-    assert board.hold_trainer("a", {}, 30_000)
-    assert board.hold_trainer("a", {}, 50)
-    time.sleep(0.1)
-    assert board.trainer() is None
-    assert board.hold_trainer("b", {}, 10_000)
-    assert not board.hold_trainer("a", {}, 10_000)
-
-
-def test_the_trainers_place_is_given_up_by_its_holder_alone(board: JobBoard) -> None:
-    board.hold_trainer("a", {}, 10_000)
-    board.release_trainer("b")
-    assert board.trainer() == {"holder": "a"}
-    board.release_trainer("a")
-    assert board.trainer() is None
-    board.release_trainer("a")
-    assert board.hold_trainer("b", {}, 10_000)
+def test_one_server_of_several_starts_a_cooldown_and_may_cancel_it(redis_client: redis.Redis) -> None:
+    one, other = RetrainCooldown(redis_client, 60), RetrainCooldown(redis_client, 60)
+    assert one.left_s() == 0
+    assert one.begin("v000001")
+    assert not other.begin("v000001")
+    assert other.left_s() == pytest.approx(60, abs=2)
+    one.cancel()
+    assert other.begin("v000001")
 
 
 def test_every_method_raises_a_redis_error_when_the_server_is_down(redis_process: RedisProcess) -> None:
@@ -187,5 +169,3 @@ def test_every_method_raises_a_redis_error_when_the_server_is_down(redis_process
             board.recent(1)
         with pytest.raises(redis.RedisError):
             board.finish(job, "failed")
-        with pytest.raises(redis.RedisError):
-            board.hold_trainer("a", {}, 10)

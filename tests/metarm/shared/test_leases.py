@@ -1,4 +1,4 @@
-"""Leases in a real Redis: bounds, expiry by Redis' own clock, and what tells a lost one from one given back."""
+"""Leases in a real Redis: limits, expiry by Redis's clock, and released leases apart from lost ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def test_a_lease_ends_by_itself_and_the_key_goes_with_the_last(redis_client: red
     assert list(leases.all()) == ["b"]
     assert leases.renew("a", 60.0) is None
     assert leases.release("a") is False
-    assert 0 < redis_client.pttl(LEASES) <= 61_000  # a little longer than the last one, in case nobody looks
+    assert (
+        0 < redis_client.pttl(LEASES) <= 61_000
+    )  # a little longer than the last one, so that it goes without a reader
     redis_client.delete(LEASES)
     leases.create("c", "v000001", 0.1)
     time.sleep(0.15)
@@ -61,7 +63,7 @@ def test_renewing_lengthens_and_never_shortens(redis_client: redis.Redis) -> Non
     assert leases.renew("b", 60.0) is None
 
 
-def test_what_is_given_back_is_told_from_what_redis_never_knew(redis_client: redis.Redis) -> None:
+def test_a_released_lease_is_known_from_one_that_redis_has_lost(redis_client: redis.Redis) -> None:
     leases = board(redis_client)
     leases.create("a", "v000001", 60.0)
     assert leases.release("a")
@@ -69,7 +71,7 @@ def test_what_is_given_back_is_told_from_what_redis_never_knew(redis_client: red
     assert leases.renew("a", 60.0) is None
     (gone,) = leases.all().values()
     assert gone.version is None
-    leases.restore("a", "v000001", 60.0)  # given back: it stays so
+    leases.restore("a", "v000001", 60.0)  # released: it stays so
     leases.restore("b", "v000002", 60.0)  # lost: it is there again
     assert {name: entry.version for name, entry in leases.all().items()} == {"a": None, "b": "v000002"}
 

@@ -9,8 +9,9 @@ import pytest
 import redis
 
 from metarm.records import Message, PolicyStamp, SampleGroup, encode_sample
-from metarm.shared.keys import SAMPLES
-from metarm.shared.sample_log import Entry, LoggedRequest, SampleLog, connect
+from metarm.shared.connection import connect
+from metarm.shared.keys import SAMPLES, SAMPLES_TRIMMED
+from metarm.shared.sample_log import Entry, LoggedRequest, SampleLog
 from tests.processes import BUSY_S, RedisProcess
 
 
@@ -55,7 +56,7 @@ def test_groups_are_read_in_the_order_they_were_logged_and_as_they_were(
     assert sample_log.append([request("a", [group("1"), group("2", 1)]), request("b", [group("3", 4)])]) == 3
     assert sample_log.append([request("c", [group("4")])]) == 1
     assert [e.group for e in unused(redis_client)] == [group("1"), group("2", 1), group("3", 4), group("4")]
-    assert sample_log.length() == 4
+    assert redis_client.xlen(SAMPLES) == 4
 
 
 def test_more_than_a_page_is_read_in_order_and_once(sample_log: SampleLog, redis_client: redis.Redis) -> None:
@@ -115,7 +116,7 @@ def test_acknowledged_entries_are_never_delivered_again(
     sample_log.acknowledge_through(unused(redis_client)[-1].id)
     log_each(sample_log, ["3"])
     assert ids(unused(redis_client)) == ["3"]
-    assert sample_log.length() == 3  # used entries stay for other readers, until they are trimmed
+    assert redis_client.xlen(SAMPLES) == 3  # used entries stay for other readers, until they are trimmed
 
 
 def test_only_what_was_read_up_to_the_given_entry_is_acknowledged(
@@ -129,7 +130,7 @@ def test_only_what_was_read_up_to_the_given_entry_is_acknowledged(
     assert ids(unused(redis_client)) == ["3", "4"]
 
 
-def test_an_entry_nobody_has_read_is_not_acknowledged_along(
+def test_an_entry_that_was_not_read_is_not_acknowledged(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     log_each(sample_log, ["1"])
@@ -139,12 +140,12 @@ def test_an_entry_nobody_has_read_is_not_acknowledged_along(
     assert ids(unused(redis_client)) == ["2"]
 
 
-def test_a_log_without_entries_is_empty_and_countable(sample_log: SampleLog) -> None:
-    assert sample_log.length() == 0
+def test_a_log_without_entries_is_empty_and_countable(sample_log: SampleLog, redis_client: redis.Redis) -> None:
+    assert redis_client.xlen(SAMPLES) == 0
     assert sample_log.count_unused(10) == 0
     assert list(sample_log.read_unused()) == []
     assert sample_log.trim(10, 10) == {"age": 0, "count": 0}
-    assert sample_log.trimmed_total() == {}
+    assert redis_client.hgetall(SAMPLES_TRIMMED) == {}
 
 
 def test_only_groups_with_something_to_compare_count_as_unused(sample_log: SampleLog) -> None:
@@ -194,7 +195,7 @@ def test_groups_beyond_a_page_are_counted(sample_log: SampleLog, redis_client: r
 def test_trimming_by_count_keeps_exactly_the_newest(sample_log: SampleLog, redis_client: redis.Redis) -> None:
     log_each(sample_log, [str(i) for i in range(500)])
     assert sample_log.trim(max_entries=7, max_age_s=3600) == {"age": 0, "count": 493}
-    assert sample_log.length() == 7
+    assert redis_client.xlen(SAMPLES) == 7
     assert ids(unused(redis_client)) == [str(i) for i in range(493, 500)]
 
 
@@ -215,11 +216,11 @@ def test_trimmed_entries_are_summed_up_by_reason_over_all_servers(
     log_each(sample_log, ["1", "2", "3", "4", "5"])
     sample_log.trim(max_entries=3, max_age_s=3600)
     SampleLog(redis_client).trim(max_entries=2, max_age_s=3600)
-    assert sample_log.trimmed_total() == {"count": 3}
+    assert redis_client.hgetall(SAMPLES_TRIMMED) == {b"count": b"3"}
     time.sleep(0.01)
     sample_log.trim(max_entries=3, max_age_s=0.001)
-    assert SampleLog(redis_client).trimmed_total() == {"count": 3, "age": 2}
-    assert sample_log.length() == 0
+    assert redis_client.hgetall(SAMPLES_TRIMMED) == {b"count": b"3", b"age": b"2"}
+    assert redis_client.xlen(SAMPLES) == 0
 
 
 def test_a_taken_entry_that_was_trimmed_comes_back_as_unreadable(
@@ -271,7 +272,7 @@ def test_every_acknowledged_append_survives_a_killed_server(redis_process: Redis
     redis_process.start()
     with redis_process.client() as client:
         sample_log = SampleLog(client)
-        assert sample_log.length() == 60
+        assert client.xlen(SAMPLES) == 60
         assert ids(unused(client)) == [str(i) for i in range(10, 60)]
         assert sample_log.append([request("request-59", [group("59")])]) == 0  # its id is remembered too
 
@@ -286,10 +287,6 @@ def test_every_method_raises_a_redis_error_when_the_server_is_down(redis_process
             log_each(sample_log, ["2"])
         with pytest.raises(redis.RedisError):
             sample_log.trim(1, 1)
-        with pytest.raises(redis.RedisError):
-            sample_log.trimmed_total()
-        with pytest.raises(redis.RedisError):
-            sample_log.length()
         with pytest.raises(redis.RedisError):
             sample_log.count_unused(1)
         with pytest.raises(redis.RedisError):

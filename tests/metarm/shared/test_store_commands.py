@@ -1,4 +1,4 @@
-"""Commands about the store: asked by one process, done by another, through a real Redis."""
+"""Commands about the store, sent by one process and run by another, through a real Redis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from metarm.errors import CutOverAbortedError, MetaRMError, TrainerUnavailableError, UnknownVersionError
-from metarm.shared.jobs import JobBoard
+from metarm.shared.presence import TrainerPresence
 from metarm.shared.store_commands import Kind, StoreCommands
 from tests.processes import BUSY_S
 
@@ -20,13 +20,13 @@ Do = Callable[[Kind, Mapping[str, Any]], Any]
 
 @pytest.fixture
 def commands(redis_client: redis.Redis) -> StoreCommands:
-    JobBoard(redis_client).hold_trainer("test:1", {"state": "ready"}, 60_000)
+    TrainerPresence(redis_client).hold("test:1", {"state": "ready"}, 60_000)
     return StoreCommands(redis_client)
 
 
 @pytest.fixture
 def serve(commands: StoreCommands) -> Iterator[Callable[[Do], None]]:
-    """Starts a thread that carries commands out."""
+    """Starts a thread that runs commands."""
     stop = threading.Event()
     threads: list[threading.Thread] = []
 
@@ -44,7 +44,7 @@ def serve(commands: StoreCommands) -> Iterator[Callable[[Do], None]]:
         thread.join()
 
 
-def test_a_command_is_done_elsewhere_and_its_answer_comes_back(
+def test_a_command_is_run_by_another_process_and_its_answer_comes_back(
     commands: StoreCommands, serve: Callable[[Do], None]
 ) -> None:
     serve(lambda kind, arguments: [kind, arguments])
@@ -55,11 +55,11 @@ def test_a_command_is_done_elsewhere_and_its_answer_comes_back(
     "error",
     [
         UnknownVersionError("there is no version 'v000009'", known=["v000001"]),
-        CutOverAbortedError("b was too slow", 5, servers={"b": "slow"}),
+        CutOverAbortedError("b was too slow", retry_after_s=5, servers={"b": "slow"}),
         CutOverAbortedError("b refused it", servers={"b": "NaN"}),
     ],
 )
-def test_the_error_of_whoever_does_it_is_raised_where_it_was_asked_for(
+def test_an_error_of_the_trainer_is_raised_by_the_service(
     commands: StoreCommands, serve: Callable[[Do], None], error: MetaRMError
 ) -> None:
     def fail(_kind: Kind, _arguments: Mapping[str, Any]) -> None:
@@ -72,7 +72,7 @@ def test_the_error_of_whoever_does_it_is_raised_where_it_was_asked_for(
     assert raised.value.retry_after_s == error.retry_after_s
 
 
-def test_a_bug_of_whoever_does_it_does_not_leave_the_other_waiting(
+def test_a_bug_in_the_trainer_does_not_leave_the_service_waiting(
     commands: StoreCommands, serve: Callable[[Do], None]
 ) -> None:
     def fail(_kind: Kind, _arguments: Mapping[str, Any]) -> None:
@@ -84,12 +84,12 @@ def test_a_bug_of_whoever_does_it_does_not_leave_the_other_waiting(
 
 
 def test_without_a_trainer_nothing_is_sent(redis_client: redis.Redis) -> None:
-    with pytest.raises(TrainerUnavailableError, match="none is running"):
+    with pytest.raises(TrainerUnavailableError, match="no trainer is running"):
         StoreCommands(redis_client).ask("activate", {}, 10)
     assert redis_client.llen("metarm:commands") == 0
 
 
-def test_a_command_that_nobody_took_in_time_is_never_done(
+def test_a_command_that_was_not_taken_in_time_is_never_run(
     commands: StoreCommands, serve: Callable[[Do], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []

@@ -166,7 +166,7 @@ def test_retention_asks_for_the_leases_that_are_there_now(
     lease(redis_client, "a", names[0])
     lease(redis_client, "b", names[1])
     lease(redis_client, "c", names[1])
-    lease(redis_client, "d", "-")  # given back
+    lease(redis_client, "d", "-")  # released
     assert leased_versions(redis_client) == {names[0]: 1, names[1]: 2}
     retention = Retention(store, partial(leased_versions, redis_client), 1, 0)
     assert retention.prune() == [names[2]]

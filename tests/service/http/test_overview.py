@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from metarm.shared.jobs import JobBoard
+from metarm.shared.presence import TrainerPresence
 from service.http.schemas.drift import RecentReport
 from service.http.schemas.overview import Overview
 from tests.processes import HttpProcess, RedisProcess, service
@@ -65,7 +66,7 @@ def test_the_overview_follows_redis_the_trainer_and_its_job(
         process.wait_until(lambda: overview(process).redis == "up")
         assert [ill.part for ill in overview(process).degraded] == ["trainer"]
         board = JobBoard(client)
-        board.hold_trainer("a", {"state": "ready"}, 60_000)
+        TrainerPresence(client).hold("a", {"state": "ready"}, 60_000)
         job = board.create({})
         board.save(job.with_changes(status="running", progress={"step": 3, "steps": 40, "loss": 0.5}))
         process.wait_until(lambda: getattr(overview(process).job, "status", None) == "running")

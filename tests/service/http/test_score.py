@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 
+from metarm.shared.keys import SAMPLES
 from metarm.shared.sample_log import SampleLog
 from tests.offline import TOLERANCE, OfflineModel
 from tests.processes import HttpProcess, RedisProcess, service
@@ -444,7 +445,7 @@ def test_another_way_of_starting_fails_loudly_without_the_process_environment(tm
 
 
 def _logged(client: redis.Redis) -> int:
-    return SampleLog(client).length()
+    return client.xlen(SAMPLES)
 
 
 def _metrics(process: HttpProcess) -> str:

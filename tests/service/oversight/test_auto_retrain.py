@@ -6,12 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-import redis
-
 from metarm.shared.jobs import JobBoard
 from metarm.shared.keys import RETRAIN_COOLDOWN
-from service.oversight.auto_retrain import Cooldown
+from metarm.shared.presence import TrainerPresence
 from tests.processes import HttpProcess, RedisProcess, service, two_services
 from tests.service.oversight.test_watch import WIDE, drift, score
 from tests.store import publish
@@ -42,7 +39,7 @@ def test_two_servers_start_one_run_and_its_figures_are_in_the_job(
         assert "trainer_unavailable" in drift(one)["auto_retrain"]["reason"]
         assert one.http.get("/ready").json()["degraded"][0]["part"] == "trainer"
 
-        assert board.hold_trainer("test", TRAINER, HOUR_MS)
+        assert TrainerPresence(client).hold("test", TRAINER, HOUR_MS)
         one.wait_until(lambda: {state(one), state(other)} <= {"triggered", "cooling_down"})
         time.sleep(4)  # another look of each
         (job,) = board.recent(10)
@@ -75,7 +72,7 @@ def test_nothing_starts_without_a_reference_or_while_the_spread_holds(
     publish(tmp_path, checkpoint("bert"), reference=None)
     with service(tmp_path, redis_process.url, **AUTO) as process, redis_process.client() as client:
         process.wait_ready()
-        JobBoard(client).hold_trainer("test", TRAINER, HOUR_MS)
+        TrainerPresence(client).hold("test", TRAINER, HOUR_MS)
         process.wait_until(lambda: state(process) == "no_reference")
         publish(tmp_path, checkpoint("bert"), reference={**WIDE, "spread": 0.001})
         process.wait_until(lambda: process.http.get("/versions").json()["serving"] == "v000002")
@@ -94,13 +91,3 @@ def test_manual_is_the_default_and_says_so(
         process.wait_ready()
         found = drift(process)["auto_retrain"]
     assert found == {"retrain": "manual", "state": "off", "reason": None, "triggers": []}
-
-
-def test_one_server_of_several_begins_a_cooldown_and_may_take_it_back(redis_client: redis.Redis) -> None:
-    one, other = Cooldown(redis_client, 60), Cooldown(redis_client, 60)
-    assert one.left_s() == 0
-    assert one.begin("v000001")
-    assert not other.begin("v000001")
-    assert other.left_s() == pytest.approx(60, abs=2)
-    one.take_back()
-    assert other.begin("v000001")

@@ -15,7 +15,7 @@ import redis
 from metarm.errors import ReadOnlyStoreError
 from metarm.model.reward_model import load_model
 from metarm.runtime.loops import Loops
-from metarm.shared.sample_log import connect
+from metarm.shared.connection import connect
 from metarm.shared.watches import Outcome, WatchBoard, WatchRecord
 from metarm.store.versions import VersionStore
 from service.oversight.drift import Comparison, Drift, Figures, Reference, VersionDrift

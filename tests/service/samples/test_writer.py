@@ -10,6 +10,7 @@ import redis
 
 from metarm.records import PolicyStamp, SampleGroup
 from metarm.runtime.loops import Loops
+from metarm.shared.keys import SAMPLES, SAMPLES_TRIMMED
 from metarm.shared.sample_log import LoggedRequest, SampleLog
 from service.samples.writer import SampleWriter
 from service.telemetry.metrics import Metrics
@@ -46,7 +47,7 @@ def test_a_request_that_cannot_be_encoded_is_dropped_alone_and_counted(
     assert writer.flush(10)
     writer.close()
     assert dropped(metrics, "unencodable") == 2
-    assert SampleLog(redis_client).length() == 18
+    assert redis_client.xlen(SAMPLES) == 18
 
 
 def test_closing_writes_out_everything_that_was_offered(
@@ -56,7 +57,7 @@ def test_closing_writes_out_everything_that_was_offered(
     for place in range(20):
         writer.offer(request(str(place)))
     writer.close()
-    assert SampleLog(redis_client).length() == 40
+    assert redis_client.xlen(SAMPLES) == 40
 
 
 def test_the_log_is_kept_within_its_bound_and_what_falls_out_is_counted(
@@ -67,6 +68,6 @@ def test_the_log_is_kept_within_its_bound_and_what_falls_out_is_counted(
     writer.start()
     assert writer.flush(10)
     writer.close()
-    assert SampleLog(redis_client).length() == 50
+    assert redis_client.xlen(SAMPLES) == 50
     assert dropped(metrics, "trimmed_count") == 70
-    assert SampleLog(redis_client).trimmed_total() == {"count": 70}
+    assert redis_client.hgetall(SAMPLES_TRIMMED) == {b"count": b"70"}

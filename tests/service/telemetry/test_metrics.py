@@ -12,6 +12,7 @@ import redis
 
 from metarm.records import JobStatus
 from metarm.shared.jobs import JobBoard
+from metarm.shared.presence import TrainerPresence
 from metarm.store.versions import Label, VersionStore
 from tests.processes import HttpProcess, RedisProcess, service
 from tests.store import publish
@@ -88,7 +89,7 @@ def test_the_trainer_and_how_its_jobs_end_are_seen_by_whoever_watches_the_servic
         assert not names_of(found, "rm_retrain_last_status")
         assert ended(found) == {"published": 0, "rejected": 0, "failed": 0, "cancelled": 0}
 
-        assert jobs.hold_trainer("a trainer", {"state": "ready"}, 60_000)
+        assert TrainerPresence(redis_client).hold("a trainer", {"state": "ready"}, 60_000)
         job = jobs.create({})
         jobs.save(job.with_changes(status="running", progress={"step": 3, "steps": 40, "loss": 0.25}))
         found = series(process)

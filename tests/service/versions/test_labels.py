@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from metarm import RewardClient
+from metarm.shared.keys import SAMPLES
 from metarm.shared.sample_log import SampleLog
 from metarm.store.versions import VersionStore
 from tests.offline import TOLERANCE, OfflineModel
@@ -225,7 +226,7 @@ def test_what_a_canary_cannot_score_the_current_version_scores_for_whoever_did_n
             expected = [offline.score(str(asked["prompt"]), text) for text in asked["responses"]]
             assert scored["scores"] == pytest.approx(expected, abs=TOLERANCE)
         with redis_process.client() as client:
-            process.wait_until(lambda: SampleLog(client).length() >= len(groups))
+            process.wait_until(lambda: client.xlen(SAMPLES) >= len(groups))
             logged = {entry.group.version for entry in SampleLog(client).read_unused() if entry.group}
         assert logged == {"v000001"}
     assert process.output.count("the canary v000002 fails") == 1
@@ -252,7 +253,7 @@ def test_each_group_is_logged_with_the_version_that_scored_it_and_the_score_that
     put(one, "canary", "v000003", share=0.5)
     body = score(one, log=True, request_id="logged-here")
     with shared_redis.client() as client:
-        one.wait_until(lambda: SampleLog(client).length() >= len(GROUPS))
+        one.wait_until(lambda: client.xlen(SAMPLES) >= len(GROUPS))
         entries = [entry.group for entry in SampleLog(client).read_unused()]
     logged = {
         entry.id: (entry.version, list(entry.scores))

@@ -17,10 +17,10 @@ import redis
 from metarm.errors import InvalidVersionError
 from metarm.model.reward_model import RewardModel
 from metarm.runtime.loops import Loops
+from metarm.shared.connection import connect
 from metarm.shared.coordinator import COMMAND_TIMEOUT_S, HOLD_S, LET_GO_S
 from metarm.shared.cut_over import CutOver, CutOverBoard, Phase
 from metarm.shared.fleet import Fleet, ServiceRecord
-from metarm.shared.sample_log import connect
 from metarm.store.versions import VersionStore
 from service.versions.live import LiveVersions, LoadedVersion
 from service.versions.membership import IDLE_POLL_S, Membership

@@ -1,0 +1,29 @@
+-- Retrain jobs: a record per job, and one slot for the job that is queued or running.
+--
+-- ARGV: a command, then what the command takes.
+
+local SLOT, RECORD = KEYS[1], KEYS[2]
+local commands = {}
+
+-- Take the slot and write the record. KEYS: slot, record, index by time. Returns the job that has the slot.
+function commands.create(id, record, created)
+  local active = redis.call('GET', SLOT)
+  if active then return active end
+  redis.call('SET', SLOT, id)
+  redis.call('SET', RECORD, record)
+  redis.call('ZADD', KEYS[3], created, id)
+  return false
+end
+
+-- Write the last state. Free the slot and count the end if this job still has the slot.
+-- KEYS: slot, record, counts by status.
+function commands.finish(id, record, keep_s, status)
+  redis.call('SET', RECORD, record, 'EX', keep_s)
+  if redis.call('GET', SLOT) == id then
+    redis.call('DEL', SLOT)
+    redis.call('HINCRBY', KEYS[3], status, 1)
+  end
+  return 1
+end
+
+return commands[ARGV[1]](unpack(ARGV, 2))

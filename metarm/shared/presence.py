@@ -1,0 +1,34 @@
+"""The trainer's presence in Redis: one trainer at a time, and what it says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import orjson
+import redis
+
+from metarm.shared.keys import TRAINER
+from metarm.shared.scripts import load_script
+
+
+class TrainerPresence:
+    """Thread-safe. Every method raises redis.RedisError when Redis does not answer."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+        self._script = load_script(client, "presence")
+
+    def hold(self, holder: str, status: Mapping[str, Any], lifetime_ms: int) -> bool:
+        """Take or renew the place for trainer `holder`, for `lifetime_ms`; False while another one holds it."""
+        value = orjson.dumps({"holder": holder, **status})
+        return bool(self._script([TRAINER], ["hold", holder, value, lifetime_ms]))
+
+    def release(self, holder: str) -> None:
+        """Free the place if `holder` holds it."""
+        self._script([TRAINER], ["release", holder])
+
+    def status(self) -> dict[str, Any] | None:
+        """The status of the live trainer; None where none is running."""
+        raw = cast("bytes | None", self._redis.get(TRAINER))
+        return cast("dict[str, Any]", orjson.loads(raw)) if raw else None

@@ -1,0 +1,60 @@
+"""The trainer's place, on a real Redis."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+import redis
+
+from metarm.shared.connection import connect
+from metarm.shared.presence import TrainerPresence
+from tests.processes import RedisProcess
+
+
+@pytest.fixture
+def presence(redis_client: redis.Redis) -> TrainerPresence:
+    return TrainerPresence(redis_client)
+
+
+def test_the_trainers_place_has_one_holder(presence: TrainerPresence) -> None:
+    assert presence.status() is None
+    assert presence.hold("a", {"preferences": 5}, 10_000)
+    assert not presence.hold("b", {}, 10_000)
+    assert presence.status() == {"holder": "a", "preferences": 5}
+    assert presence.hold("a", {"preferences": 6}, 10_000)
+    assert presence.status() == {"holder": "a", "preferences": 6}
+
+
+def test_the_trainers_place_expires_unless_it_is_renewed(presence: TrainerPresence) -> None:
+    assert presence.hold("a", {}, 30_000)
+    assert presence.hold("a", {}, 50)
+    time.sleep(0.1)
+    assert presence.status() is None
+    assert presence.hold("b", {}, 10_000)
+    assert not presence.hold("a", {}, 10_000)
+
+
+def test_the_trainers_place_is_given_up_by_its_holder_alone(presence: TrainerPresence) -> None:
+    presence.hold("a", {}, 10_000)
+    presence.release("b")
+    assert presence.status() == {"holder": "a"}
+    presence.release("a")
+    assert presence.status() is None
+    presence.release("a")
+    assert presence.hold("b", {}, 10_000)
+
+
+def test_every_method_raises_a_redis_error_when_the_server_is_down(redis_process: RedisProcess) -> None:
+    with connect(redis_process.url, timeout_s=1.0) as client:
+        presence = TrainerPresence(client)
+        assert presence.hold("a", {}, 10_000)
+        redis_process.kill(signal.SIGKILL)
+        redis_process.wait()
+        with pytest.raises(redis.RedisError):
+            presence.hold("a", {}, 10)
+        with pytest.raises(redis.RedisError):
+            presence.release("a")
+        with pytest.raises(redis.RedisError):
+            presence.status()
