@@ -18,7 +18,6 @@ from metarm.shared.jobs import JobBoard
 from metarm.shared.leases import LeaseBoard
 from metarm.shared.sample_log import SampleLog, connect
 from metarm.shared.store_commands import StoreCommands
-from service.http.page_files import PageFiles
 from service.oversight.drift import Drift
 from service.oversight.health import Condition
 from service.oversight.wiring import oversee
@@ -120,7 +119,6 @@ def assemble(settings: ServiceSettings, metrics: Metrics, pulse: Pulse) -> Parts
         oversight=oversight,
         pulse=pulse,
         condition=Condition(jobs, swapper, labels),
-        page=PageFiles(),
     )
 
 

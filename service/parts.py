@@ -13,7 +13,6 @@ from metarm.shared.fleet import Fleet
 from metarm.shared.jobs import JobBoard
 from metarm.shared.sample_log import SampleLog
 from metarm.store.versions import VersionStore
-from service.http.page_files import PageFiles
 from service.oversight.health import Condition
 from service.oversight.traffic import Traffic
 from service.oversight.wiring import Oversight
@@ -61,7 +60,6 @@ class Parts:
     oversight: Oversight
     pulse: Pulse
     condition: Condition
-    page: PageFiles
 
 
 async def _parts(request: Request) -> Parts:  # on the event loop: a thread a request would cost more
