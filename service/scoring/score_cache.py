@@ -6,7 +6,10 @@ from cachetools import LRUCache
 
 
 class ScoreCache:
-    """Up to `entries` scores (0: none), the most recently used. A version's name always means the same weights."""
+    """Up to `entries` scores (0: none), the most recently used.
+
+    A version's name is never reused for other weights.
+    """
 
     def __init__(self, entries: int) -> None:
         self._scores: LRUCache[tuple[str, bytes], float] = LRUCache(entries)

@@ -14,7 +14,7 @@ Prefix = tuple[int, ...]
 
 
 class PrefixCache:
-    """Evicts the least recently used prefixes. Keyed by version and prefix: another version is another model."""
+    """Evicts the least recently used prefixes. Keyed by version and prefix: each version is a model."""
 
     def __init__(self, max_bytes: int, looked_up: Callable[[bool], None] = lambda _: None) -> None:
         """`looked_up` is called after every look-up with whether it found the prefix."""
