@@ -9,7 +9,7 @@ cd "$site"
 # torch's own test programs and the headers to build extensions with; torch_shm_manager is looked for at import
 rm -rf torch/test torch/include
 [ ! -d torch/bin ] || find torch/bin -type f ! -name torch_shm_manager -delete
-# of plotly the page takes one file (service/http/page_files.py)
+# of plotly the page takes one file (service/http/routes/page.py)
 [ ! -d plotly ] || find plotly -type f ! -path plotly/__init__.py ! -name plotly.min.js -delete
 rm -rf pyarrow/include pyarrow/tests pandas/tests
 for package in sympy networkx; do

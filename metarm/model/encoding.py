@@ -1,15 +1,15 @@
-"""(prompt, response) → token ids: the only chat-template, special-token and truncation code.
+"""(prompt, response) → token ids. The only code for chat templates, special tokens and truncation.
 
-Three formats, chosen by what the tokenizer brings (docs/api.md, "How text becomes tokens"):
+The tokenizer decides between three formats (docs/api.md, "How text becomes tokens"):
 
 | format | when                    | tokens                                                        |
 | ------ | ----------------------- | ------------------------------------------------------------- |
 | chat   | it has a chat template  | the template applied to the prompt's messages + the response  |
 | pair   | it has a separator      | the tokenizer's own pair: [CLS] prompt [SEP] response [SEP]   |
-| concat | neither                 | tokenizer(prompt + response), then EOS if it is not there     |
+| concat | neither                 | tokenizer(prompt + response), then EOS where it is missing    |
 
-Over `max_tokens`, tokens are dropped from the left: the prompt's first, so that the end of the
-response, which every pooled score depends on, is kept; `truncated` says so.
+Above `max_tokens`, tokens are dropped from the left, those of the prompt first: every pooled score
+depends on the end of the response. `truncated` records it.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from metarm.store.manifest import MANIFEST
 from metarm.store.versions import CURVE
 
 Format = Literal["chat", "pair", "concat"]
-UNSET_LENGTH = 10**9  # above this, a tokenizer's model_max_length means "not set"
+UNSET_LENGTH = 10**9  # from here on, a tokenizer's model_max_length means "not set"
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """One sequence: token ids (S,), segment ids (S,) where the model reads them, and whether tokens
-    were dropped to fit. The first `prompt_tokens` come from the prompt alone: other responses to it
-    most likely begin with the same ones."""
+    were dropped to fit. The first `prompt_tokens` tokens come from the prompt alone; sequences of
+    other responses to it usually begin with the same ones."""
 
     ids: list[int]
     type_ids: list[int] | None
@@ -50,17 +50,17 @@ class Encoded:
 
     @property
     def key(self) -> bytes:
-        """A digest of what the model reads: sequences of one key have one score."""
+        """A digest of the model's input: sequences with equal keys have equal scores."""
         return blake2b(
             array("I", [len(self.ids), *self.ids]).tobytes() + bytes(self.type_ids or ()), digest_size=16
         ).digest()
 
 
 class Encoder:
-    """Thread-safe. Encodes for one checkpoint."""
+    """Encodes for one checkpoint. Thread-safe."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> None:
-        """`max_tokens` bounds every sequence, special tokens included."""
+        """`max_tokens` limits every sequence, special tokens included."""
         self.tokenizer = tokenizer
         self.max_tokens = min(max_tokens, _declared_limit(tokenizer))
         self.format = _format_of(tokenizer)
@@ -69,10 +69,10 @@ class Encoder:
         self._frame = _pair_frame(self._fast) if self.format == "pair" else None
 
     def encode(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
-        """Encode each group's (prompt, response) sequences, in order.
+        """Encode the (prompt, response) sequences of each group, in order.
 
-        Raises InvalidRequestError where the chat template refuses the messages, or nothing is left
-        to score.
+        Raises InvalidRequestError where the chat template refuses the messages, or a sequence is
+        empty.
         """
         if self.format == "pair":
             return self._encode_pairs(groups)
@@ -83,11 +83,11 @@ class Encoder:
         return [[self._single(next(encoded), first) for _, first in group] for group in texts]
 
     def describe(self) -> dict[str, Any]:
-        """What a version's manifest records of the encoding."""
+        """The fields of a version's manifest about the encoding."""
         return {"format": self.format, "max_tokens": self.max_tokens}
 
     def _texts(self, prompt: Prompt, responses: Sequence[str]) -> list[tuple[str, int]]:
-        """Each response's whole text, and how many of its first characters come from the prompt."""
+        """For each response, the whole text and how many of its first characters come from the prompt."""
         if self.format == "concat":
             first = _plain_text(prompt)
             return [(first + response, len(first)) for response in responses]
@@ -148,7 +148,7 @@ class Encoder:
 
 @dataclass(frozen=True, slots=True)
 class PairFrame:
-    """The special tokens a tokenizer puts around and between two texts, and the segments it gives them."""
+    """The special tokens that a tokenizer puts around and between two texts, and their segment ids."""
 
     before: list[int]
     between: list[int]
@@ -163,8 +163,8 @@ class PairFrame:
 
 
 def _pair_frame(fast: Tokenizer) -> PairFrame:
-    """Read off a joined pair of two letters. Framing ids ourselves is what tokenizers' own post-processing
-    does, without its price: that keeps every overflowing window of a text cut short."""
+    """The frame around an encoded pair of letters. Framing ids here gives the same ids as the tokenizer's
+    post-processor, which would also build every overflowing window of a truncated text."""
     joined = fast.encode("a", "b")
     parts = joined.sequence_ids  # None for special tokens, else 0 or 1
     first, second = parts.index(0), parts.index(1)
@@ -182,8 +182,8 @@ def _pair_frame(fast: Tokenizer) -> PairFrame:
 
 
 def load_encoder(path: Path | str, max_tokens: int) -> Encoder:
-    """The encoder of a checkpoint folder (or hub id); that of another folder with the same files where one
-    is still in use. Raises InvalidVersionError."""
+    """The encoder of a checkpoint folder or hub id. Folders with equal files share one encoder while it is in
+    use. Raises InvalidVersionError."""
     if not isinstance(path, Path):
         return _read_encoder(path, max_tokens)
     key = (_digest_of_encoding(path), max_tokens)
@@ -193,13 +193,12 @@ def load_encoder(path: Path | str, max_tokens: int) -> Encoder:
     return encoder
 
 
-# Versions mostly share one tokenizer. Reading it holds the interpreter's lock for some 50 ms at a stretch, in
-# which no request moves.
+# Most versions share one tokenizer. Reading one holds the GIL for about 50 ms, which delays every request.
 _in_use: WeakValueDictionary[tuple[bytes, int], Encoder] = WeakValueDictionary()
 
 
 def _digest_of_encoding(folder: Path) -> bytes:
-    """Of every file that could bear on it: all but the weights and what we add."""
+    """A digest of every file that may affect the encoding: all but the weights, the manifest and the curve."""
     digest = blake2b(digest_size=32)
     for file in sorted(folder.rglob("*")):
         if file.is_file() and file.suffix != ".safetensors" and file.name not in (MANIFEST, CURVE):
@@ -217,7 +216,7 @@ def _read_encoder(path: Path | str, max_tokens: int) -> Encoder:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InvalidVersionError(f"{path}: a fast tokenizer (tokenizer.json) is needed")
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
-        # what transformers makes up for a folder without tokenizer files
+        # transformers returns such a tokenizer for a folder without tokenizer files
         raise InvalidVersionError(f"{path}: its tokenizer has no vocabulary; are its files there?")
     return Encoder(tokenizer, max_tokens)
 
@@ -234,7 +233,7 @@ def _declared_limit(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def _plain_copy(backend: Tokenizer) -> Tokenizer:
-    """A copy without the truncation and padding some tokenizer.json files bake in."""
+    """A copy without the truncation and padding that some tokenizer.json files contain."""
     copy = Tokenizer.from_str(backend.to_str())
     copy.no_truncation()
     copy.no_padding()
@@ -242,24 +241,24 @@ def _plain_copy(backend: Tokenizer) -> Tokenizer:
 
 
 def _common_start(one: str, other: str) -> int:
-    """How many first characters two texts have in common."""
+    """The length of the longest common prefix of two texts."""
     longest = range(min(len(one), len(other)))
     return bisect_left(longest, True, key=lambda last: one[: last + 1] != other[: last + 1])
 
 
 def _tokens_before(encoding: TokenizerEncoding, chars: int) -> int:
-    """How many tokens lie wholly within the first `chars` characters of the text."""
+    """The number of tokens that lie wholly within the first `chars` characters of the text."""
     for char in range(chars - 1, -1, -1):
         token = encoding.char_to_token(char)
-        if token is not None:  # some characters have none, such as a space that a tokenizer drops
+        if token is not None:  # some characters have no token, such as a space that the tokenizer drops
             span = encoding.token_to_chars(token)
             return int(token) + (span is None or span[1] <= chars)
     return 0
 
 
 def _plain_text(prompt: Prompt) -> str:
-    """A prompt for models without a chat template: a lone user message as it is, else one
-    "Role: content" paragraph a turn, ending with the assistant's turn to speak."""
+    """A prompt for models without a chat template: a single user message unchanged, else one
+    "Role: content" paragraph for each turn, and an empty turn of the assistant at the end."""
     if isinstance(prompt, str):
         return prompt
     if len(prompt) == 1 and prompt[0]["role"] == "user":

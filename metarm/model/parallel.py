@@ -1,4 +1,4 @@
-"""Score many samples offline on all cores: threads side by side, each with a batch of its own."""
+"""Score many samples offline on all cores: parallel threads, each with its own batch."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def score_parallel(
 ) -> Tensor:
     """Rewards (n,) in float32, in the order of `samples`, without gradients.
 
-    `workers` batches run at once on `threads` cores each: two batches on a core each finish sooner
-    than two in turn on both, whose threads wait for one another in every layer.
+    `workers` batches run at once on `threads` cores each. Two batches on one core each finish sooner
+    than the same two in turn on both cores, where threads wait for one another in every layer.
     """
     waiting = list(consecutive([len(sample.ids) for sample in samples], batch_tokens))
     parts: dict[int, Tensor] = {}
@@ -32,7 +32,7 @@ def score_parallel(
     lock = threading.Lock()
 
     def work() -> None:
-        torch.set_num_threads(threads)  # the calling thread's own
+        torch.set_num_threads(threads)  # of the calling thread
         while True:
             with lock:
                 if not waiting or failures:

@@ -1,7 +1,7 @@
-"""A few fixed texts that every version answers when it is made, and must answer alike when it is loaded.
+"""A few fixed texts that every version scores when it is made, and must score alike when it is loaded.
 
-What digests cannot see: another tokenizer library that splits texts otherwise, a forward that goes
-wrong on this machine, weights that are no numbers.
+The probe finds what digests cannot: a tokenizer library that splits texts differently, a forward that
+computes wrong scores on this machine, non-finite weights.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ TEXTS = (
     ("Name a river that flows north.", ("The Nile.", "Le Rhône coule au sud, 尼罗河 flows north.")),
     ("Why is the sky blue? " * 8, ("Air scatters short waves more than long ones. " * 6, "It is not.")),
 )
-TOLERANCE = 1e-3  # of the probe's own spread, or of 1 where that is less: processors round differently
+TOLERANCE = 1e-3  # of the probe's spread, or of 1 if that is larger: processors round differently
 
 
 def take(model: RewardModel) -> list[dict[str, Any]]:
-    """For the manifest: what `model` makes of each text, in float32. A score that is no number is null."""
+    """The manifest's record of each text: a digest of its tokens, and its score (null if it is not finite)."""
     samples = _encoded(model)
     return [
         {"tokens": _digest(sample), "score": score if math.isfinite(score) else None}
@@ -35,9 +35,9 @@ def take(model: RewardModel) -> list[dict[str, Any]]:
 
 
 def check(model: RewardModel, manifest: Mapping[str, Any]) -> None:
-    """Raises InvalidVersionError where `model`, loaded in float32, has weights that are not finite, or does
-    not answer the texts as its manifest says. A manifest without a probe says nothing of them; a text
-    that is cut here or was cut there, by another limit, is not compared."""
+    """Raises InvalidVersionError where `model`, loaded in float32, has non-finite weights or scores, or differs
+    from the probe in its manifest. Without a probe in the manifest nothing is compared, nor is a text that
+    was truncated here or when the version was made."""
     name = f"{manifest.get('name')}"
     for parameter, weight in model.network.named_parameters():
         if not torch.isfinite(weight).all():
@@ -56,7 +56,7 @@ def check(model: RewardModel, manifest: Mapping[str, Any]) -> None:
 
 def _compare_tokens(name: str, samples: Sequence[Encoded], record: Sequence[Mapping[str, Any]]) -> None:
     if len(record) != len(samples):
-        raise InvalidVersionError(f"{name}: its probe is of {len(record)} texts, not of {len(samples)}")
+        raise InvalidVersionError(f"{name}: its probe has {len(record)} texts instead of {len(samples)}")
     for sample, text in zip(samples, record, strict=True):
         if _comparable(sample, text) and text["tokens"] != _digest(sample):
             raise InvalidVersionError(f"{name} makes other tokens of the probe's texts than when it was made")

@@ -1,4 +1,4 @@
-"""Load a checkpoint as a reward model; one differentiable forward from encoded sequences to scores."""
+"""A checkpoint as a reward model: loading, saving, and a differentiable forward from sequences to scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metarm.errors import ConfigurationError, InvalidVersionError
 from metarm.model.encoding import Encoded, Encoder, load_encoder
 from metarm.model.forward import Padded, PrefixStore, choose_route
 
-# RoBERTa's family numbers positions from pad_token_id + 1.
+# The RoBERTa family numbers positions from pad_token_id + 1.
 OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet"})
 DEFAULT_BATCH_TOKENS = 1024  # larger batches gain nothing on CPU: their activations fall out of the cache
 
@@ -27,11 +27,11 @@ DEFAULT_BATCH_TOKENS = 1024  # larger batches gain nothing on CPU: their activat
 class RewardModel:
     """A scalar-head sequence classifier and the encoder that feeds it.
 
-    Dropout is off, in training too (eval mode): the same weights always give the same scores.
+    Dropout is always off (eval mode), in training too: the same weights give the same scores.
     """
 
     def __init__(self, network: PreTrainedModel, encoder: Encoder, share_prompts: bool = True) -> None:
-        """`share_prompts`: compute a prompt that several responses answer once, where the route can."""
+        """`share_prompts`: compute the prompt of several responses once, where the route supports it."""
         self.network = network.eval()
         self.encoder = encoder
         self.route = choose_route(network, encoder.max_tokens)
@@ -44,11 +44,11 @@ class RewardModel:
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         prefixes: PrefixStore | None = None,
     ) -> Tensor:
-        """Rewards (n,) in float32, in the order of `samples`; differentiable unless grad is off.
+        """Rewards (n,) in float32, in the order of `samples`; differentiable where gradients are on.
 
-        Equal to the checkpoint's own forward of each sequence alone: what else is in the batch
-        changes nothing. `batch_tokens` bounds one forward (at least one sequence each); `prefixes`
-        keeps the prompts' keys and values for later calls (without gradients only).
+        They equal the checkpoint's own forward of each sequence alone, whatever else is in the batch.
+        `batch_tokens` limits the tokens of one forward (at least one sequence each). `prefixes` keeps
+        the keys and values of prompts for later calls, without gradients only.
         """
         reduced = self._learns_in_bfloat16 and torch.is_grad_enabled()
         with torch.autocast(self.network.device.type, torch.bfloat16) if reduced else nullcontext():
@@ -58,20 +58,20 @@ class RewardModel:
             return self.route.scores(alone, batch_tokens, None)
 
     def padding_ratio(self, samples: Sequence[Encoded], batch_tokens: int) -> float:
-        """Share of the tokens that `scores` multiplies for these which are padding."""
+        """The share of padding among the tokens that `scores` computes for `samples`."""
         if isinstance(self.route, Padded):
             return self.route.padding_ratio([len(sample.ids) for sample in samples], batch_tokens)
         return 0.0
 
     def recomputing(self) -> AbstractContextManager[None]:
-        """Inside the block, `scores` holds less for the backward pass, which takes longer: gradient
-        checkpointing, layer by layer. Raises ConfigurationError for a network that cannot."""
+        """Gradient checkpointing of each layer inside the block: less memory, a longer backward pass.
+        Raises ConfigurationError for a network that does not support it."""
         return self.route.recomputing()
 
     @contextmanager
     def learning_in_bfloat16(self) -> Iterator[None]:
-        """Inside the block, `scores` multiplies in bfloat16 where gradients are on (autocast); weights,
-        their gradients and the scores stay float32."""
+        """Autocast to bfloat16 inside the block, where gradients are on. Weights, their gradients and the
+        scores stay float32."""
         self._learns_in_bfloat16 = True
         try:
             yield
@@ -79,24 +79,24 @@ class RewardModel:
             self._learns_in_bfloat16 = False
 
     def reduce_precision(self) -> None:
-        """Turn the weights to bfloat16: faster where the processor multiplies it, and less exact. For
-        scoring only; the route was chosen, and checked, in float32."""
+        """Convert the weights to bfloat16: faster where the processor multiplies it, and less exact. For
+        scoring only. The route was chosen and checked in float32."""
         for parameter in self.network.parameters():  # not the buffers: rotary frequencies must stay exact
             parameter.data = parameter.data.to(torch.bfloat16)
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint any `AutoModelForSequenceClassification` loads (safetensors)."""
+        """Write a safetensors checkpoint that `AutoModelForSequenceClassification` loads."""
         self.network.save_pretrained(folder)
         tokenizer = self.encoder.tokenizer
-        # some checkpoints bake a truncation into tokenizer.json, which would cut raw users short
+        # some checkpoints set a truncation in tokenizer.json, which would apply to other users of the files
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.save_pretrained(folder)
 
 
 def load_model(path: Path, max_tokens: int, share_prompts: bool = True) -> RewardModel:
-    """A published version, in float32. Raises InvalidVersionError for anything but a complete
-    one-label safetensors checkpoint."""
+    """A published version, in float32. Raises InvalidVersionError unless it is a complete safetensors
+    checkpoint with one label."""
     config = _config_of(path)
     if config.num_labels != 1:
         raise InvalidVersionError(f"{path}: {config.num_labels} labels; a reward model has one")
@@ -136,10 +136,10 @@ def _import_model(source: str, max_tokens: int, init_head: bool, seed: int) -> t
 
 
 def quiet_transformers() -> None:
-    """No progress bars and load reports: what is missing from a checkpoint is said by our own errors."""
+    """Turn off the progress bars and load reports of transformers. Our own errors name missing weights."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_default_handler()
-    transformers_logging.enable_propagation()  # to the handler of all other lines
+    transformers_logging.enable_propagation()  # to the root handler
     transformers_logging.disable_progress_bar()
 
 
@@ -155,7 +155,7 @@ def _config_of(source: Path | str) -> PreTrainedConfig:
 
 
 def _load_network(source: Path | str, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
-    """The classifier and the names of its weights that the checkpoint does not have."""
+    """The classifier, and the names of its weights that the checkpoint lacks."""
     options: dict[str, Any] = {"config": config, "dtype": torch.float32, "use_safetensors": True}
     try:
         network, info = AutoModelForSequenceClassification.from_pretrained(
@@ -167,8 +167,8 @@ def _load_network(source: Path | str, config: PreTrainedConfig) -> tuple[PreTrai
 
 
 def _take_into_memory(network: PreTrainedModel) -> None:
-    """transformers maps the weights' file: who writes into it would change the scores of a version whose
-    digests were verified, who cuts it short would end the process (SIGBUS)."""
+    """Copy the weights. transformers memory-maps their file: a later write to it would change the scores of a
+    verified version, and a truncation would kill the process (SIGBUS)."""
     for weight in (*network.parameters(), *network.buffers()):
         weight.data = weight.data.clone()
 

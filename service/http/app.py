@@ -14,7 +14,6 @@ from metarm.runtime import process_environment, tracing
 from service import server
 from service.http.errors import answer_errors
 from service.http.middleware import BodyLimit, Identify, Measure
-from service.http.page_files import PageFiles
 from service.http.routes import drift, health, labels, leases, overview, page, retrain, score, versions
 from service.http.schemas.fields import ErrorBody
 from service.settings import ServiceSettings
@@ -46,7 +45,6 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         responses={"default": {"model": ErrorBody, "description": "Any failure."}},
         telemetry=_telemetry(),
     )
-    app.state.page = PageFiles()
     patch_fastapi(app, redirect_from_root_to_docs=False)
     for module in (score, retrain, versions, labels, leases, drift, overview, health, page):
         app.include_router(module.router)

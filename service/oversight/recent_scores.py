@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 KEEP_DIFFERENCES, PAIRS_OF_GROUP = 2048, 8
 KEEP_POINTS, POINTS_OF_GROUP = 512, 4
 BINS = 32
@@ -41,20 +44,16 @@ class RecentScores:
 def histograms(of_each: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
     """Histograms of several sets of differences, in the same bins from 0 on. `counts[i]` is of the differences
     from i · width on; `beyond` of those past the last bin."""
-    together = sorted(value for differences in of_each for value in differences)
-    last = together[math.ceil(SHOWN_SHARE * len(together)) - 1] if together else 0.0
+    sets = [np.array(differences, dtype=float) for differences in of_each]
+    together = np.concatenate(sets)
+    last = float(np.quantile(together, SHOWN_SHARE, method="inverted_cdf")) if together.size else 0.0
     width = _round_up(last / BINS) if last > 0 else 1.0
-    return [_histogram(differences, width) for differences in of_each]
+    return [_histogram(differences, width) for differences in sets]
 
 
-def _histogram(differences: Sequence[float], width: float) -> dict[str, Any]:
-    counts, beyond = [0] * BINS, 0
-    for difference in differences:
-        place = int(difference / width)
-        if place < BINS:
-            counts[place] += 1
-        else:
-            beyond += 1
+def _histogram(differences: NDArray[np.float64], width: float) -> dict[str, Any]:
+    bins = np.minimum(differences / width, BINS).astype(int)
+    *counts, beyond = np.bincount(bins, minlength=BINS + 1).tolist()
     return {"pairs": len(differences), "width": width, "counts": counts, "beyond": beyond}
 
 

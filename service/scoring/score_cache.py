@@ -1,29 +1,25 @@
-"""Scores already computed, so that no version computes the same tokens twice. Lives on the event loop."""
+"""Scores by version and digest of the tokens, so that none is computed twice. Lives on the event loop."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from cachetools import LRUCache
 
 
 class ScoreCache:
-    """The scores used last, up to `entries` of them (0: none are kept). Keyed by version and digest of
-    the tokens: a version name is never used again for other weights."""
+    """Up to `entries` scores (0: none), the most recently used.
+
+    A version's name is never reused for other weights.
+    """
 
     def __init__(self, entries: int) -> None:
-        self._entries = entries
-        self._scores: OrderedDict[tuple[str, bytes], float] = OrderedDict()
+        self._scores: LRUCache[tuple[str, bytes], float] = LRUCache(entries)
 
     def get(self, version: str, key: bytes) -> float | None:
-        score = self._scores.get((version, key))
-        if score is not None:
-            self._scores.move_to_end((version, key))
-        return score
+        return self._scores.get((version, key))
 
     def put(self, version: str, key: bytes, score: float) -> None:
-        if self._entries:
+        if self._scores.maxsize:  # a cache of no entries refuses every one
             self._scores[version, key] = score
-            if len(self._scores) > self._entries:
-                self._scores.popitem(last=False)
 
     def __len__(self) -> int:
         return len(self._scores)

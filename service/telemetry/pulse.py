@@ -6,12 +6,13 @@ reader is answered from what is there already.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 REFRESH_S = 2.0
 KEEP_POINTS = 300  # of the history: ten minutes
@@ -70,11 +71,11 @@ class Quantiles(NamedTuple):
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Quantiles:
-        """Each is the smallest latency that this share of the requests does not exceed."""
-        ordered, size = sorted(seconds), len(seconds)
-        shares = (0.5, 0.95, 0.99)
-        found = [1000 * ordered[max(0, math.ceil(q * size) - 1)] if size else None for q in shares]
-        return cls(size, *found)
+        """Each is the smallest latency that its share of the requests does not exceed."""
+        if not seconds:
+            return cls(0, None, None, None)
+        found = np.quantile(seconds, (0.5, 0.95, 0.99), method="inverted_cdf").tolist()
+        return cls(len(seconds), *(1000 * latency for latency in found))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What can be said of the container files without an engine: nothing is named that there is not."""
+"""Checks of the container files that need no engine: every name in them exists."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ FIXED = {"data_dir", "redis_url", "host", "port", "published_on"}  # by the imag
 
 
 def passed_on(service: str) -> set[str]:
-    """What a container takes from `.env` or the shell."""
-    lines = [line.split("=", 1) for line in COMPOSE["services"][service]["environment"]]
-    return {name for name, *value in lines if not value or value[0].startswith(f"${{{name}:-")}
+    """The variables that a container takes from `.env` or the shell."""
+    environment = COMPOSE["services"][service]["environment"].items()
+    return {name for name, value in environment if value is None or value.startswith(f"${{{name}:-")}
 
 
 def exported_names() -> set[str]:
@@ -43,6 +43,19 @@ def test_every_setting_reaches_its_container(service: str) -> None:
     settings = {f"METARM_{name.upper()}" for name in SETTINGS[service].model_fields.keys() - FIXED}
     ours = {name for name in passed_on(service) if name.startswith("METARM_")}
     assert ours == settings
+
+
+def test_each_setting_is_listed_once() -> None:
+    lines = (ROOT / "docker-compose.yml").read_text().splitlines()
+    listed = [match[1] for line in lines if (match := re.match(r"\s+(?:- )?([A-Z][A-Z0-9_]+)\b\s*[:=]", line))]
+    assert len(listed) > 80
+    assert [name for name in set(listed) if listed.count(name) > 1] == []
+
+
+def test_the_keys_reach_the_service_alone() -> None:
+    secrets = {"METARM_SCORE_KEYS", "METARM_ADMIN_KEYS"}
+    assert secrets <= passed_on("service")
+    assert secrets & COMPOSE["services"]["trainer"]["environment"].keys() == set()
 
 
 def test_the_example_of_an_env_file_names_what_is_read() -> None:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from service.http.page_files import FOLDER
+from service.http.routes.page import FOLDER
 
 THEMES = re.split(r"\n@media|\n:root\[data", (FOLDER / "theme.css").read_text())
 TEXT = ["text", "muted", "accent"]

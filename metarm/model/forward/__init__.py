@@ -1,4 +1,4 @@
-"""Token ids → rewards: the routes a forward can take, and which one a network gets.
+"""Token ids → rewards: the routes of a forward, and the choice of one for a network.
 
 | route   | for                                    | padding | last layer         | shared prompts |
 | ------- | -------------------------------------- | ------- | ------------------ | -------------- |
@@ -6,9 +6,9 @@
 | decoder | the Llama, Mistral and Qwen families   | none    | pooled tokens only | computed once  |
 | padded  | every other network, by its public API | yes     | all tokens         | -              |
 
-All compute what the network's own forward of each sequence alone computes (1e-4 in float32), are
-differentiable, and use the network's own parameters: nothing is exported or compiled, so a swap has
-nothing to prepare. docs/decisions/0005-packed-forward.md has what was weighed and measured.
+Every route computes the same as the network's own forward of each sequence alone (within 1e-4 in
+float32), is differentiable, and uses the network's own parameters: nothing is exported or compiled, so
+a swap prepares nothing. docs/decisions/0005-packed-forward.md has the alternatives and measurements.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from metarm.model.forward.prefixes import PrefixCache, PrefixStore
 
 log = logging.getLogger(__name__)
 
-PROBE_LENGTHS = (37, 5, 18)  # of the sequences on which a packed route must agree with the public forward
-PROBE_TOLERANCE = 1e-4  # relative to the largest score where that exceeds 1
+PROBE_LENGTHS = (37, 5, 18)  # tokens of the sequences that compare a packed route with the public forward
+PROBE_TOLERANCE = 1e-4  # of `_disagreement`
 
 
 class Route(Protocol):
-    """One way to run a network's forward."""
+    """A way to run a network's forward."""
 
     name: str
     pads: bool
     shares_prompts: bool
 
     def scores(self, samples: list[Encoded], batch_tokens: int, prefixes: PrefixStore | None) -> Tensor:
-        """Rewards (n,) in float32, in the order of `samples`, at most `batch_tokens` tokens (or one
-        sequence) a forward. `prefixes` keeps prompts from call to call, where the route can use them."""
+        """Rewards (n,) in float32, in the order of `samples`. One forward takes at most `batch_tokens`
+        tokens, or one sequence. `prefixes` keeps prompts between calls, for the routes that use it."""
         ...
 
     def recomputing(self) -> AbstractContextManager[None]:
-        """Inside the block, a forward keeps the inputs of each layer alone, and the backward pass computes
-        the rest again. Raises ConfigurationError for a network that cannot."""
+        """Inside the block, a forward keeps only the inputs of each layer, and the backward pass recomputes
+        the rest. Raises ConfigurationError for a network that does not support it."""
         ...
 
 
 def choose_route(network: PreTrainedModel, max_tokens: int) -> Route:
-    """The fastest route that fits the network and sequences of up to `max_tokens`: one that is not of a
-    known family, or on which the packed forward disagrees with its own, gets the padded one."""
+    """The fastest route that fits the network and sequences of up to `max_tokens`. A network of an unknown
+    family, or whose packed forward differs from its own, gets the padded route."""
     padded = Padded(network)
     probe = _probe(network, max_tokens)
     for packed in (PackedEncoder, PackedDecoder):
@@ -65,18 +65,18 @@ def choose_route(network: PreTrainedModel, max_tokens: int) -> Route:
         if difference <= PROBE_TOLERANCE:
             return route
         log.warning(
-            "%s: the packed forward differs from its own by %.1e; scoring goes the slower, padded way",
+            "%s: the packed forward differs from its own by %.1e; scoring uses the slower padded route",
             type(network).__name__,
             difference,
         )
     if _disagreement(padded, padded, probe) > PROBE_TOLERANCE:
-        log.warning("%s: padding changes its scores; sequences run one by one", type(network).__name__)
+        log.warning("%s: padding changes its scores; sequences are scored one by one", type(network).__name__)
         padded.one_by_one = True
     return padded
 
 
 def _probe(network: PreTrainedModel, max_tokens: int) -> list[Encoded]:
-    """A few short sequences of tokens other than padding."""
+    """A few short sequences without padding tokens."""
     config = network.config.get_text_config()
     others = [token for token in range(config.vocab_size) if token != config.pad_token_id]
     chosen = random.Random(0).choices(others, k=max(PROBE_LENGTHS))
@@ -85,7 +85,8 @@ def _probe(network: PreTrainedModel, max_tokens: int) -> list[Encoded]:
 
 @torch.inference_mode()
 def _disagreement(padded: Padded, route: Route, probe: list[Encoded]) -> float:
-    """The largest difference between a route and the public forward of each sequence alone."""
+    """The largest difference between `route` and the public forward of each sequence alone, relative to the
+    largest absolute score, or to 1 if that is larger."""
     expected = torch.cat([padded.scores([sample], 1, None) for sample in probe])
     together = sum(PROBE_LENGTHS) * len(probe)
     difference = (route.scores(probe, together, None) - expected).abs().max()

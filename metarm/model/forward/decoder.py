@@ -22,16 +22,16 @@ from metarm.model.forward.packing import pooled_position, row_of_ids, spans
 from metarm.model.forward.prefixes import KeyValues, Prefix, PrefixStore
 from metarm.model.forward.recomputing import LayerRunner
 
-# rotations that depend on a token's position alone, not on how long its batch is
+# rotations that depend only on the position of a token, not on the length of its batch
 ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
-MIN_PREFIX_TOKENS = 16  # a shorter prompt costs more in attention calls than it saves
+MIN_PREFIX_TOKENS = 16  # sharing a shorter prompt costs more attention calls than it saves
 
 
 @dataclass(slots=True)
 class Segment:
-    """Tokens that run together: a prompt of its own, or what follows one (`after`), or a whole sequence.
+    """Tokens that run together: a shared prompt, the rest of a sequence `after` one, or a whole sequence.
 
-    `sample` is the sample whose score its last token gives; None for a prompt.
+    `sample` is the index of the sample whose score is read from the last token; None for a prompt.
     """
 
     ids: Sequence[int]
@@ -41,7 +41,7 @@ class Segment:
 
 @dataclass(slots=True)
 class Batch:
-    """Segments of one forward, and the prompts among them that must be kept for a later one."""
+    """The segments of one forward, and the prompts among them that a later forward needs."""
 
     segments: list[Segment] = field(default_factory=list)
     keep: set[Prefix] = field(default_factory=set)
@@ -53,11 +53,11 @@ class Batch:
 
 
 class PackedDecoder:
-    """Linear layers and norms run on all tokens (T) at once, attention segment by segment; the last layer
-    runs its queries and all that follows for the pooled tokens (n) alone.
+    """Linear layers and norms run on all tokens (T) at once, attention segment by segment. The last layer
+    computes queries and everything after them for the pooled tokens (n) only.
 
-    A prompt's keys and values are computed once: for the responses of one call that share it, and, with a
-    `PrefixStore`, for later calls as well.
+    The keys and values of a prompt are computed once for the responses of a call that share it and, with
+    a `PrefixStore`, for later calls.
     """
 
     name = "decoder"
@@ -102,9 +102,8 @@ class PackedDecoder:
         store: PrefixStore | None,
         known: dict[Prefix, KeyValues],
     ) -> Iterator[Batch]:
-        """Batches of at most `batch_tokens` tokens (or one segment, and its prompt); samples of one prompt
-        together. Prompts found in `store` are put into `known`; the others stand in front of their first
-        response."""
+        """Batches of at most `batch_tokens` tokens (or one segment and its prompt). Samples of a prompt are
+        together. A prompt found in `store` goes into `known`; any other precedes its first response."""
         sequences = [s.ids[: pooled_position(s.ids, self._pad_id) + 1] for s in samples]
         prompts = [_prompt(ids, s.prompt_tokens) for ids, s in zip(sequences, samples, strict=True)]
         uses = Counter(prompt for prompt in prompts if prompt is not None)
@@ -118,7 +117,7 @@ class PackedDecoder:
                 if found is not None:
                     known[prompt] = found
                 elif uses[prompt] == 1 and store is None:
-                    prompt = None  # nobody to share it with
+                    prompt = None  # no other response shares it
             cost = len(ids) - (len(prompt) if prompt in known or prompt in here else 0)
             if batch.segments and batch.tokens + cost > batch_tokens:
                 batch.keep |= here & {prompt}
@@ -132,8 +131,8 @@ class PackedDecoder:
             yield batch
 
     def _forward(self, batch: Batch, known: dict[Prefix, KeyValues], store: PrefixStore | None) -> Tensor:
-        """Scores (n,) of the batch's samples, in the order of its segments. Prompts that are needed again
-        go to `known` and to `store`."""
+        """Scores (n,) of the batch's samples, in the order of its segments. Adds its prompts to `store`, and
+        those that a later batch needs to `known`."""
         device = self._network.device
         segments = batch.segments
         rows = spans([len(segment.ids) for segment in segments])
@@ -167,7 +166,7 @@ class PackedDecoder:
 
 
 class _Attention:
-    """Who attends to what in one batch: each segment to itself, causally, and to the prompt before it."""
+    """Attention in one batch: each segment attends to itself, causally, and to the prompt before it."""
 
     def __init__(
         self, segments: Sequence[Segment], rows: list[tuple[int, int]], known: dict[Prefix, KeyValues]
@@ -210,13 +209,13 @@ class _Attention:
         return torch.cat(outputs, dim=2)[0].transpose(0, 1).flatten(1)
 
     def _past(self, prompt: Prefix, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        if prompt not in self.here:  # asked first: a layer that is run again must find what it found
+        if prompt not in self.here:  # checked first: a recomputed layer must use the same tensors
             return self._known[prompt][layer]
         start, end = self.here[prompt]
         return keys[:, start:end], values[:, start:end]
 
     def _mask(self, tokens: int, before: int, device: torch.device) -> Tensor:
-        """(tokens, before + tokens): token i sees the prompt and the tokens up to itself."""
+        """(tokens, before + tokens): token i attends to the prompt and to the tokens up to itself."""
         if (tokens, before) not in self._masks:
             shape = (tokens, before + tokens)
             self._masks[tokens, before] = torch.ones(shape, dtype=torch.bool, device=device).tril(before)
@@ -231,7 +230,7 @@ def _layer(
     attention: _Attention,
     number: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One layer on hidden (T, H), for all tokens or those `asking` (n,): their hidden states, and the keys
+    """One layer on hidden (T, H): the hidden states of all tokens, or of those at `asking` (n,), and the keys
     and values (key heads, T, width) of all."""
     own = layer.self_attn
     normed = layer.input_layernorm(hidden)
@@ -247,7 +246,7 @@ def _layer(
 
 
 def _heads(attention: Any, kind: str, normed: Tensor) -> Tensor:
-    """The queries ("q") or keys ("k") of (T, H) as (heads, T, width), normalised where the model does."""
+    """The queries ("q") or keys ("k") of (T, H) as (heads, T, width), normalised if the model does so."""
     split = getattr(attention, f"{kind}_proj")(normed).view(len(normed), -1, attention.head_dim)
     norm = getattr(attention, f"{kind}_norm", None)
     return cast("Tensor", split if norm is None else norm(split)).transpose(0, 1)
@@ -260,13 +259,13 @@ def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _prompt(ids: Sequence[int], prompt_tokens: int) -> Prefix | None:
-    """The part of a sequence that may be shared: not its last token, which the score is read from."""
+    """The part of a sequence that can be shared, without its last token: the score is read from that."""
     length = min(prompt_tokens, len(ids) - 1)
     return tuple(ids[:length]) if length >= MIN_PREFIX_TOKENS else None
 
 
 def _reaches(config: Any, max_tokens: int) -> bool:
-    """Whether every layer attends over `max_tokens`: sliding windows that are shorter are not for us."""
+    """Whether every layer attends over `max_tokens`; a shorter sliding window is not supported."""
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
     return window is None or window >= max_tokens or "sliding_attention" not in kinds

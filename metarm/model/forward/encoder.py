@@ -1,4 +1,4 @@
-"""Packed forward of the BERT and RoBERTa families: every token attends to its own sequence, both ways."""
+"""Packed forward of the BERT and RoBERTa families: every token attends to its whole sequence."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Span = tuple[int, int]
 
 
 class PackedEncoder:
-    """Embeddings, linear layers and norms run on all tokens (T) at once; attention runs sequence by
-    sequence; the last layer runs its queries and all that follows for the first tokens (n) alone."""
+    """Embeddings, linear layers and norms run on all tokens (T) at once, attention sequence by sequence. The
+    last layer computes queries and everything after them for the first tokens (n) only."""
 
     name = "encoder"
     pads = False
@@ -32,7 +32,7 @@ class PackedEncoder:
 
     @staticmethod
     def fits(network: PreTrainedModel, max_tokens: int) -> bool:
-        del max_tokens  # attention reaches everything
+        del max_tokens  # attention covers every length
         families = (
             BertForSequenceClassification,
             RobertaForSequenceClassification,
@@ -45,11 +45,11 @@ class PackedEncoder:
         self._network: Any = network
         self._base: Any = network.base_model
         self._layers = LayerRunner()
-        # RoBERTa numbers positions from its padding id on, and leaves padding tokens at that id
+        # RoBERTa numbers positions from its padding id; padding tokens have that id as their position
         self._padding_id: int | None = getattr(self._base.embeddings, "padding_idx", None)
 
     def scores(self, samples: list[Encoded], batch_tokens: int, prefixes: PrefixStore | None) -> Tensor:
-        del prefixes  # every token sees the whole sequence: no part of it can be computed beforehand
+        del prefixes  # every token attends to the whole sequence: no prefix can be reused
         runs = consecutive([len(s.ids) for s in samples], batch_tokens)
         return torch.cat([self._forward(samples[run.start : run.stop]) for run in runs])
 
@@ -73,7 +73,7 @@ class PackedEncoder:
         if getattr(self._base, "pooler", None) is not None:
             pooled = self._base.pooler(pooled.unsqueeze(1))
         else:
-            pooled = pooled.unsqueeze(1)  # the head takes the first token itself
+            pooled = pooled.unsqueeze(1)  # the head selects the first token
         return cast("Tensor", self._network.classifier(pooled))[:, 0].float()
 
     def _positions(self, ids: Sequence[int]) -> Sequence[int]:
@@ -90,14 +90,14 @@ class PackedEncoder:
 
 
 def _layer(layer: Any, hidden: Tensor, asking: Tensor, rows: Sequence[Span]) -> Tensor:
-    """One transformer layer for the tokens `asking` (all of `hidden` (T, H), or one a sequence (n, H))."""
+    """One transformer layer for the tokens `asking`: all of `hidden` (T, H), or one of each sequence (n, H)."""
     attended = _attend(layer.attention.self, hidden, asking, rows)
     hidden = layer.attention.output(attended, asking)
     return cast("Tensor", layer.output(layer.intermediate(hidden), hidden))
 
 
 def _attend(attention: Any, hidden: Tensor, asking: Tensor, rows: Sequence[Span]) -> Tensor:
-    """Attention of `asking` over the sequence each belongs to; as many rows as `asking`."""
+    """Attention of the tokens `asking` over the sequence of each; one row for each of them."""
     heads, width = attention.num_attention_heads, attention.attention_head_size
     query = attention.query(asking).view(-1, heads, width).transpose(0, 1)  # (heads, T or n, width)
     key = attention.key(hidden).view(-1, heads, width).transpose(0, 1)

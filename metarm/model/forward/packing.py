@@ -1,4 +1,4 @@
-"""Sequences laid end to end in one batch, without padding: positions restart, attention stays inside."""
+"""Packing: sequences end to end in one batch, without padding. Positions restart in each of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metarm.model.encoding import Encoded
 
 
 def consecutive(lengths: Sequence[int], batch_tokens: int) -> Iterator[range]:
-    """Runs of indices whose lengths sum to at most `batch_tokens` (or one index)."""
+    """Runs of consecutive indices whose lengths sum to at most `batch_tokens`, or of one index."""
     start = held = 0
     for index, length in enumerate(lengths):
         if index > start and held + length > batch_tokens:
@@ -23,7 +23,7 @@ def consecutive(lengths: Sequence[int], batch_tokens: int) -> Iterator[range]:
 
 
 def spans(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """Rows [start, end) of each sequence, laid end to end."""
+    """The rows [start, end) of each sequence."""
     ends = torch.tensor(lengths).cumsum(0).tolist()
     return [(end - length, end) for length, end in zip(lengths, ends, strict=True)]
 
@@ -34,8 +34,8 @@ def row_of_ids(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
 
 
 def pooled_position(ids: Sequence[int], pad_id: int | None) -> int:
-    """Where a causal classifier reads its score from a sequence alone: the last token that is not the
-    padding token, which matters where padding and end-of-sequence are one token."""
+    """The position that a causal classifier reads the score of a single sequence from: that of the last
+    token other than the padding token (which may also be the end-of-sequence token)."""
     if pad_id is None:
         return len(ids) - 1
     return next((i for i in range(len(ids) - 1, -1, -1) if ids[i] != pad_id), 0)

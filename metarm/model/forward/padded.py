@@ -1,4 +1,4 @@
-"""The route every network can take: its public forward on sequences of similar length, padded."""
+"""The route of every other network: its public forward on sequences of similar length, padded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Padded:
         self._pad_id: int | None = network.config.get_text_config().pad_token_id
 
     def scores(self, samples: list[Encoded], batch_tokens: int, prefixes: PrefixStore | None) -> Tensor:
-        del prefixes  # the public forward has no use for them
+        del prefixes  # the public forward does not take them
         parts, order = [], []
         for indices in self._batches([len(s.ids) for s in samples], batch_tokens):
             parts.append(self._forward([samples[i] for i in indices]))
@@ -40,7 +40,7 @@ class Padded:
         return torch.cat(parts)[place.to(parts[0].device)]
 
     def padding_ratio(self, lengths: Sequence[int], batch_tokens: int) -> float:
-        """Share of the tokens multiplied for sequences of these lengths which are padding."""
+        """The share of padding among the tokens computed for sequences of these lengths."""
         batches = self._batches(lengths, batch_tokens)
         multiplied = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
         return 1 - sum(lengths) / multiplied if multiplied else 0.0

@@ -1,11 +1,11 @@
-"""Keys and values of prompts already computed, within a number of bytes. Thread-safe."""
+"""Keys and values of prompts already computed, up to a number of bytes. Thread-safe."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 
+from cachetools import LRUCache
 from torch import Tensor
 
 # one (keys, values) pair a layer, each (key heads, P, head width)
@@ -14,16 +14,17 @@ Prefix = tuple[int, ...]
 
 
 class PrefixCache:
-    """Least recently used prefixes go first. Keyed by version as well: another version's keys and
-    values are another model's."""
+    """Evicts the least recently used prefixes. Keyed by version and prefix: each version is a model."""
 
     def __init__(self, max_bytes: int, looked_up: Callable[[bool], None] = lambda _: None) -> None:
-        """`looked_up` is told of every look-up whether it found the prefix."""
-        self._max_bytes = max_bytes
+        """`looked_up` is called after every look-up with whether it found the prefix."""
         self._looked_up = looked_up
-        self._held: OrderedDict[tuple[str, Prefix], KeyValues] = OrderedDict()
+        self._held: LRUCache[tuple[str, Prefix], KeyValues] = LRUCache(max_bytes, getsizeof=_bytes)
         self._lock = threading.Lock()
-        self.bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        return int(self._held.currsize)
 
     def of(self, version: str) -> PrefixStore:
         return PrefixStore(self, version)
@@ -31,23 +32,14 @@ class PrefixCache:
     def get(self, version: str, prefix: Prefix) -> KeyValues | None:
         with self._lock:
             found = self._held.get((version, prefix))
-            if found is not None:
-                self._held.move_to_end((version, prefix))
         self._looked_up(found is not None)
         return found
 
     def put(self, version: str, prefix: Prefix, values: KeyValues) -> None:
-        size = _bytes(values)
-        if size > self._max_bytes:
-            return
+        """Keep the first values of a prefix; values larger than the whole cache are not kept."""
         with self._lock:
-            if (version, prefix) in self._held:
-                return
-            self._held[version, prefix] = values
-            self.bytes += size
-            while self.bytes > self._max_bytes:
-                _, dropped = self._held.popitem(last=False)
-                self.bytes -= _bytes(dropped)
+            if _bytes(values) <= self._held.maxsize and (version, prefix) not in self._held:
+                self._held[version, prefix] = values
 
 
 class PrefixStore:

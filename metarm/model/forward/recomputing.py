@@ -1,4 +1,4 @@
-"""Layers whose activations are computed again in the backward pass instead of kept: memory for time."""
+"""Gradient checkpointing of layers: the backward pass recomputes activations instead of keeping them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from metarm.errors import ConfigurationError
 
 Result = TypeVar("Result")
 
-# dropout is off: there is no random state to bring back
+# dropout is off: there is no random state to restore
 _again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
 class LayerRunner:
-    """Calls the layers of a packed forward; inside `recomputing`, keeps of each its inputs alone."""
+    """Calls the layers of a packed forward; inside `recomputing`, only their inputs are kept."""
 
     def __init__(self) -> None:
         self._recompute = False
@@ -35,7 +35,7 @@ class LayerRunner:
             self._recompute = False
 
     def run(self, layer: Callable[..., Result], *arguments: object) -> Result:
-        """`layer(*arguments)`, which must compute the same when called again."""
+        """The result of `layer(*arguments)`, which must compute the same when it is called again."""
         if not (self._recompute and torch.is_grad_enabled()):
             return layer(*arguments)
         found: Result = _again(layer, *arguments)
@@ -44,16 +44,16 @@ class LayerRunner:
 
 @contextmanager
 def own_layers_recomputed(network: PreTrainedModel) -> Iterator[None]:
-    """The same inside the block for a network's own forward, in eval mode. Raises ConfigurationError for one
-    whose layers transformers does not mark.
+    """Gradient checkpointing of a network's own forward inside the block, in eval mode. Raises
+    ConfigurationError for a network without layers that transformers marks for it.
 
-    `gradient_checkpointing_enable` has no effect in eval mode, and training mode would turn dropout on.
+    `gradient_checkpointing_enable` has no effect in eval mode, and training mode would enable dropout.
     """
     layers = [m for m in network.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers:
         raise ConfigurationError(f"{type(network).__name__} does not support gradient checkpointing")
     caches = getattr(network.config, "use_cache", None)
-    if caches:  # a layer that is run again would add its keys and values once more
+    if caches:  # a recomputed layer would append its keys and values again
         network.config.use_cache = False
     for layer in layers:
         vars(layer)["forward"] = partial(_again, layer.forward)

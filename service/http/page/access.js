@@ -1,4 +1,4 @@
-/** Keys: asked for where the server refuses, tried at once, kept in memory only. */
+/** API keys: requested when the server refuses a call, tried at once, kept in memory only. */
 
 import { ApiError, hasKey, tryKey, useKey } from "./api.js";
 import { byId, notice, say } from "./dom.js";
@@ -6,8 +6,8 @@ import { byId, notice, say } from "./dom.js";
 let asking = null;
 
 /**
- * Ask for a key of a kind (score or admin). Resolves to true once one is in use, false where the reader
- * gives up. `refusal` is what the server said to the one before.
+ * Ask for a key of a kind (score or admin). Resolves to true once a key is in use, or to false if the user
+ * cancels. `refusal` is the server's message about the previous key.
  */
 export function askForKey(kind, why, refusal) {
   asking ||= ask(kind, why, refusal).finally(() => {
@@ -36,7 +36,7 @@ async function ask(kind, why, refusal) {
   }
 }
 
-/** Why the server does not take a key; "" where it does, and the key is then in use. */
+/** Why the server refuses a key; "" if it accepts the key, which is then in use. */
 async function refusalOf(kind, key) {
   try {
     await tryKey(key);
@@ -47,7 +47,7 @@ async function refusalOf(kind, key) {
   return "";
 }
 
-/** Do what needs an admin key: where the server asks for one, so does the page, and tries again. */
+/** Run a call that needs an admin key. If the server refuses it for want of a key, ask for one and retry. */
 export async function withAdmin(what, work) {
   for (;;) {
     try {
@@ -63,6 +63,6 @@ export async function withAdmin(what, work) {
 
 export function startAccess(changed) {
   byId("keys").addEventListener("click", async () => {
-    if (await askForKey("score", "Reads and scores. An admin key will do as well.", "")) changed();
+    if (await askForKey("score", "For reading and scoring. An admin key works, too.", "")) changed();
   });
 }

@@ -1,9 +1,9 @@
-/** The server's API. Keys are kept here, in memory: they are gone when the page is. */
+/** The server's API. Keys are kept here, in memory, until the page is closed. */
 
 const READ_TIMEOUT_MS = 20000;
 const keys = { score: "", admin: "" };
 
-/** A refusal or failure: the server's code and message, `status` 0 where it did not answer at all. */
+/** A refusal or failure: the server's code and message; `status` is 0 if it did not answer. */
 export class ApiError extends Error {
   constructor(status, code, message, details) {
     super(message);
@@ -18,19 +18,19 @@ export class ApiError extends Error {
   }
 }
 
-/** Use a key from now on: `kind` is score or admin. An admin key reads as well where no other is given. */
+/** Use a key from now on; `kind` is score or admin. Without a score key, the admin key reads, too. */
 export function useKey(kind, key) {
   keys[kind] = key;
 }
 
 export const hasKey = (kind) => keys[kind] !== "";
 
-/** Ask with this very key, to see whether the server takes it. */
+/** A cheap call with this key, to find out whether the server accepts it. */
 export const tryKey = (key) => call("GET", "overview?since=9999999999", key, undefined, READ_TIMEOUT_MS);
 
 export const read = (path) => call("GET", path, keys.score || keys.admin, undefined, READ_TIMEOUT_MS);
 
-/** A call that needs no more than reading does, such as scoring. */
+/** A call with the same rights as reading, such as scoring. */
 export const post = (path, body) => call("POST", path, keys.score || keys.admin, body);
 
 /** A call that changes what is served. */

@@ -1,8 +1,8 @@
-/** A dialog that asks before something is changed. */
+/** The confirmation dialog of every change. */
 
 import { byId, say } from "./dom.js";
 
-/** Resolves to true where the reader agrees. `fields` are elements to fill in. */
+/** Resolves to true if the user confirms. `fields` are form elements to show. */
 export async function agreed({ title, text, go, fields = [] }) {
   const dialog = byId("ask-dialog");
   say("ask-title", title);

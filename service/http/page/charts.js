@@ -1,12 +1,12 @@
-/** Charts drawn by plotly.js, from the wheel of plotly; in the page's own colours and type. */
+/** Charts by plotly.js, from the wheel of plotly, in the colours and fonts of the page. */
 
 import { byId, element } from "./dom.js";
 import { colour, onTheme } from "./theme.js";
 
 const LIBRARY = "page/plotly.min.js";
-// where plotly.js looks whether its rules for maps are written already: inline, for which the page has no use
+// plotly.js writes inline rules for maps unless an element with this id exists; the policy forbids inline rules
 const MAP_RULES = "9f215cf04c5486422605d13261cb87401f4e7763b6296af81e98efbc0130da53";
-const SERIES = 6; // colours of series in theme.css
+const SERIES = 6; // series colours in theme.css
 const CONFIG = { displayModeBar: false, responsive: true, showTips: false };
 let library;
 
@@ -20,16 +20,16 @@ function load() {
   return library;
 }
 
-/** The colour of a version: always the same one. */
+/** The colour of a version, always the same. */
 export const versionColour = (name) => colour(`series-${Number(name.slice(1)) % SERIES}`);
 
-/** A colour of the theme, see-through. */
+/** A colour of the theme with an alpha channel. */
 export function faint(hex, alpha) {
   const [red, green, blue] = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
   return `rgba(${red}, ${green}, ${blue}, ${alpha})`;
 }
 
-/** Ticks at whole numbers: of steps, of updates. */
+/** Ticks at whole numbers, for steps and updates. */
 export function wholeNumbers(values) {
   const span = Math.max(...values) - Math.min(...values);
   const power = 10 ** Math.floor(Math.log10(Math.max(1, span / 8)));
@@ -37,7 +37,7 @@ export function wholeNumbers(values) {
   return { tickmode: "linear", tick0: 0, dtick, tickformat: ",d", hoverformat: ",d" };
 }
 
-/** One place for a chart. `draw` and `empty` may be called as often as there is news. */
+/** The element of a chart. `draw` and `empty` can be called repeatedly. */
 export class Chart {
   constructor(id, waiting) {
     this.place = byId(id);
@@ -49,14 +49,14 @@ export class Chart {
     onTheme(() => this.make && this.#paint());
   }
 
-  /** `make` returns {traces, layout} in the colours of the moment; `summary` says in words what is shown. */
+  /** `make` returns {traces, layout} in the current colours; `summary` describes the chart in words. */
   draw(make, summary) {
     this.make = make;
     this.place.setAttribute("aria-label", summary);
     return this.#paint();
   }
 
-  /** Nothing to draw, and why. */
+  /** Show a message instead of a chart. */
   empty(message) {
     this.make = null;
     this.message.hidden = false;

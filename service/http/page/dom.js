@@ -1,9 +1,9 @@
-/** Elements by id, and elements made: text is always set as text. */
+/** Finding and creating elements. Text is always set as text, never as HTML. */
 
 /** @returns {any} */
 export const byId = (id) => document.getElementById(id);
 
-/** An element with properties (`class`, `text`, `data-…`, `aria-…`, events as `onclick`) and children. */
+/** A new element with properties (`class`, `text`, `data-…`, `aria-…`, handlers such as `onclick`) and children. */
 export function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -18,13 +18,13 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** Set text only where it differs, so that readers of live regions are told of changes alone. */
+/** Set the text of an element only if it differs, so that screen readers announce changes only. */
 export function say(id, text) {
   const target = byId(id);
   if (target.textContent !== text) target.textContent = text;
 }
 
-/** Show a notice with its text, or hide it where there is none. */
+/** Show a notice with this text, or hide it if the text is empty. */
 export function notice(id, text) {
   const target = byId(id);
   target.hidden = !text;
@@ -33,7 +33,7 @@ export function notice(id, text) {
 
 let hiding = 0;
 
-/** Say shortly that something was done. */
+/** Show a message for six seconds. */
 export function toast(text) {
   notice("toast", text);
   clearTimeout(hiding);

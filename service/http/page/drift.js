@@ -1,4 +1,4 @@
-/** The section Drift: what the served scores say of each version (GET /drift and GET /drift/{version}). */
+/** The section Drift: figures of the served scores by version (GET /drift and GET /drift/{version}). */
 
 import { read } from "./api.js";
 import { Chart, faint, versionColour, wholeNumbers } from "./charts.js";
@@ -6,7 +6,7 @@ import { byId, element, notice, say } from "./dom.js";
 import { count, fixed, percent } from "./format.js";
 import { colour } from "./theme.js";
 
-const MOST_VERSIONS = 6; // scored last: in the figure and the table
+const MOST_VERSIONS = 6; // the versions that scored last, in chart and table
 const NOTHING = "No group of two or more responses has been scored yet. Scores of an RL run appear here by policy step.";
 
 export class Drift {
@@ -17,7 +17,7 @@ export class Drift {
     this.parents = {};
   }
 
-  /** Parents by version, for what the current one is held against. */
+  /** Take the parent of each version, for the comparison with the current one. */
   know(versions) {
     this.parents = Object.fromEntries(versions.map(({ name, parent }) => [name, parent]));
   }
@@ -38,7 +38,7 @@ export class Drift {
       say("auto-retrain", auto.retrain === "auto" ? `Automatic retraining: ${auto.state}. ${auto.reason || ""}` : "");
       return report;
     } catch (error) {
-      notice("drift-error", `The figures of drift cannot be read: ${error.message}.`);
+      notice("drift-error", `The drift figures cannot be read: ${error.message}.`);
       throw error;
     }
   }
@@ -124,7 +124,7 @@ export class Drift {
 
 const cell = (text) => element("td", { text });
 
-/** A line for each policy that a version has scored at two steps or more, or at one. */
+/** The lines of a version, one for each policy. */
 function linesOf({ version, steps }) {
   const policies = new Map();
   for (const { policy, step, spread, compared_groups: groups } of steps) {
@@ -145,7 +145,7 @@ function linesOf({ version, steps }) {
   });
 }
 
-/** The spread in distribution, ± 1.96 of its own standard errors (as of a normal distribution). */
+/** The spread in distribution ± 1.96 standard errors (of a normal distribution). */
 function band({ in_distribution: { spread, pairs } }) {
   const error = pairs ? (1.96 * spread) / Math.sqrt(2 * pairs) : 0;
   const across = { xref: "paper", x0: 0, x1: 1, layer: "below" };
@@ -158,14 +158,14 @@ function band({ in_distribution: { spread, pairs } }) {
   };
 }
 
-/** The band in the legend; it has no points. */
+/** The legend entry of the band: a trace without points. */
 function bandKey({ version, in_distribution: { spread, pairs } }) {
   const of = pairs ? `, ${count(pairs)} pairs` : "";
   const name = `in distribution: ${fixed(spread)} (${version}${of})`;
   return { x: [null], y: [null], name, mode: "lines", line: { color: colour("muted"), width: 1, dash: "dash" } };
 }
 
-/** The current version as bars, its parent as a line around where its bars would be. */
+/** The current version as bars, its parent as a step line. */
 function histogram(sets) {
   const traces = sets.map(([version, { width, counts, pairs }], place) => {
     const of = {

@@ -1,4 +1,4 @@
-/** The run that is under way, or the last one: its progress, its curves, its verdict. */
+/** The current run, or the last one: progress, curves, verdict. */
 
 import { change, read } from "./api.js";
 import { withAdmin } from "./access.js";
@@ -20,7 +20,7 @@ export class Job {
     byId("job-cancel").addEventListener("click", () => this.#cancel());
   }
 
-  /** Show the newest job, in full. */
+  /** Load and show the newest job. */
   async load() {
     const [newest] = await read("retrain?count=1");
     byId("job").hidden = !newest;
@@ -38,7 +38,7 @@ export class Job {
     byId("job-progress").hidden = over;
     byId("job-cancel").hidden = over;
     const figures = job.progress.loss === undefined ? "" : ` · loss ${fixed(job.progress.loss, 3)}`;
-    const asked = job.trigger ? "started by drift" : "asked for";
+    const asked = job.trigger ? "started by drift" : "requested";
     const ended = job.finished ? ` · ended ${when(job.finished)}` : "";
     const done = steps ? `update ${step} of ${steps}` : "no update yet";
     say("job-line", `${done}${figures} · ${asked} ${when(job.created)}${ended}`);
@@ -51,15 +51,15 @@ export class Job {
   async #retrain() {
     const ascent = element("select", { id: "retrain-ascent" });
     const ways = ["", "conservative", "sgd", "adam", "shared_adam", "joint", "second_order", "none"];
-    ascent.append(...ways.map((way) => element("option", { value: way, text: way || "as the trainer is set" })));
-    const steps = element("input", { id: "retrain-steps", type: "number", min: 1, max: 100000, placeholder: "as the trainer is set" });
+    ascent.append(...ways.map((way) => element("option", { value: way, text: way || "the trainer's setting" })));
+    const steps = element("input", { id: "retrain-steps", type: "number", min: 1, max: 100000, placeholder: "the trainer's setting" });
     const fields = [
       element("label", { for: "retrain-ascent", text: "Ascent" }),
       ascent,
       element("label", { for: "retrain-steps", text: "Updates" }),
       steps,
     ];
-    const text = "Adapts the current version to the samples that are logged and unused. The gate decides whether the result serves.";
+    const text = "Adapts the current version to the logged samples that no run has used. The gate decides whether the result is published.";
     if (!(await agreed({ title: "Retrain", text, go: "Start", fields }))) return;
     const body = {};
     if (ascent.value) body.ascent = ascent.value;
@@ -69,7 +69,7 @@ export class Job {
 
   async #cancel() {
     const job = this.id;
-    const text = "It stops before its next update and leaves its samples to the next run.";
+    const text = "The run stops before its next update. Its samples stay for the next run.";
     if (!(await agreed({ title: "Cancel the run", text, go: "Cancel it" }))) return;
     await this.#do("Cancel", () => change("DELETE", `retrain/${job}`), "The run will stop.");
   }

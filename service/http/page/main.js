@@ -1,4 +1,4 @@
-/** The page: what is asked for when, and who is handed the answers. */
+/** The page: when it calls the API, and which section shows each answer. */
 
 import { ApiError, read } from "./api.js";
 import { askForKey, startAccess } from "./access.js";
@@ -14,8 +14,8 @@ import { Versions } from "./versions.js";
 
 const OVERVIEW_MS = 2000;
 const DRIFT_MS = 5000;
-const VERSIONS_MS = 60000; // and at once when the overview shows that something changed
-const JOB_MS = 2000; // while one is under way
+const VERSIONS_MS = 60000; // and at once when the overview shows a change
+const JOB_MS = 2000; // during a run
 
 startTheme();
 const now = new Now();
@@ -26,11 +26,11 @@ const versions = new Versions(refresh, (list) => {
   tryIt.know(list);
 });
 const job = new Job(refresh);
-let seen = ""; // what, when it changes, makes the versions worth reading again
+let seen = ""; // a signature of the overview; the versions are read again when it changes
 let lastAnswer = null;
 let running = null;
 let runningTimer = 0;
-let declined = false; // whoever gave no key is not asked again and again: the button is there
+let declined = false; // after a cancelled key dialog only the button opens it again
 
 startAccess(refresh);
 const readOverview = poll(overview, OVERVIEW_MS);
@@ -52,17 +52,17 @@ async function overview() {
 
 async function failed(error) {
   if (error instanceof ApiError && error.status === 401) {
-    unreachable("The server asks for an API key.");
+    unreachable("The server requires an API key.");
     if (declined) return;
-    declined = !(await askForKey("score", "This server asks for an API key to read and score.", ""));
+    declined = !(await askForKey("score", "This server requires an API key for reading and scoring.", ""));
     if (!declined) refresh();
     return;
   }
-  const since = lastAnswer ? ` The figures below are of ${when(lastAnswer)}.` : "";
-  unreachable(`No figures: ${error.message}. It is tried again.${since}`);
+  const since = lastAnswer ? ` The figures below are from ${when(lastAnswer)}.` : "";
+  unreachable(`No figures: ${error.message}. The page keeps trying.${since}`);
 }
 
-/** Read what the overview shows to have changed. */
+/** Read the versions and the run again if the overview shows a change. */
 async function follow({ serving, loaded, labels, job: active }) {
   const signature = JSON.stringify([serving, loaded, labels, active && [active.job, active.status]]);
   const changed = seen !== signature;
@@ -78,7 +78,7 @@ async function showVersions() {
   await Promise.all([versions.load(), job.load()]);
 }
 
-/** The curves of a run, update by update; its end is seen in the overview. */
+/** Follow the curves of a run. The overview shows its end. */
 async function followJob() {
   clearTimeout(runningTimer);
   if (!running) return;

@@ -1,4 +1,4 @@
-/** The section Now: what the server does just now, and the last ten minutes of it. */
+/** The section Now: the state of the server and its last ten minutes. */
 
 import { Chart, faint } from "./charts.js";
 import { byId, element, notice, say } from "./dom.js";
@@ -20,7 +20,7 @@ export class Now {
     this.latency = new Chart("chart-latency", "Waiting for the first figures.");
   }
 
-  /** The time after which history is missing here. */
+  /** The time of the newest known point of the history. */
   get since() {
     return this.history ? this.history.at.at(-1) || 0 : 0;
   }
@@ -49,15 +49,15 @@ export class Now {
     say("latency-of", requests ? `of ${count(requests)} requests in the last minute` : "no request in the last minute");
     say("queue", count(queue.tokens));
     byId("queue-meter").value = queue.tokens / queue.limit;
-    say("queue-limit", `tokens waiting; ${count(queue.limit)} is the limit`);
+    say("queue-limit", `tokens waiting, at most ${count(queue.limit)}`);
     say("fill", percent(now.batch_fill));
     byId("fill-meter").value = Math.min(1, now.batch_fill || 0);
     state("redis", { up: "up", down: "down" }[rest.redis] || "unknown", rest.redis === "up");
-    say("buffered", rest.samples_buffered ? `${count(rest.samples_buffered)} groups wait for it` : "no sample waits");
+    say("buffered", rest.samples_buffered ? `${count(rest.samples_buffered)} sample groups waiting` : "no samples waiting");
     const job = rest.job;
     state("trainer", rest.trainer ? rest.trainer.state : "not running", Boolean(rest.trainer));
     const step = job && job.steps ? `, update ${job.step} of ${job.steps}` : "";
-    say("trainer-job", job ? `run ${job.status}${step}` : "no run under way");
+    say("trainer-job", job ? `run ${job.status}${step}` : "no run");
   }
 
   #remember(more) {
@@ -74,7 +74,7 @@ export class Now {
     const at = history.at.map(chartTime);
     const last = history.at.at(-1);
     const range = [chartTime(last - KEEP_S), chartTime(last)];
-    const margin = { b: 24 }; // times need no title
+    const margin = { b: 24 }; // the time axis has no title
     const xaxis = { type: "date", range, tickformat: "%H:%M", hoverformat: "%H:%M:%S", nticks: 6 };
     this.throughput.draw(
       () => {
@@ -111,7 +111,7 @@ export class Now {
 
 function chips({ labels }) {
   return labels.map(({ label, version, share, shadow }) => {
-    const part = shadow ? `, ${percent(share)} in the shadow` : share ? `, ${percent(share)} of prompts` : "";
+    const part = shadow ? `, shadow of ${percent(share)}` : share ? `, ${percent(share)} of prompts` : "";
     return element("span", { class: "chip", text: `${label} → ${version}${part}` });
   });
 }
@@ -121,7 +121,7 @@ function state(id, text, good) {
   byId(id).dataset.state = good ? "good" : "bad";
 }
 
-/** A line where another version began to serve, its name beside it, where there is room. */
+/** A line at each change of version, with the name of the new one if there is room. */
 function swaps({ serving, at: seconds }, at) {
   const begin = seconds.at(-1) - KEEP_S;
   const places = serving.map((name, i) => i).filter((i) => i && serving[i] && serving[i] !== serving[i - 1]);
@@ -146,7 +146,7 @@ function swaps({ serving, at: seconds }, at) {
   };
 }
 
-/** Say that the server cannot be read, since when, and that it is tried again; "" once it can. */
+/** Show why the server cannot be read; "" once it can. */
 export function unreachable(message) {
   notice("unreachable", message);
   document.body.classList.toggle("stale", Boolean(message));

@@ -1,10 +1,10 @@
-/** Asking again and again: only while the page is looked at, and never twice at once. */
+/** Periodic work while the page is visible, never twice at once. */
 
 const LONGEST_PAUSE_MS = 30000;
 
 /**
- * Run `work` now and then every `everyMs`, while the page is visible and, where one is given, `element` is on
- * the screen. After a failure it waits longer each time. Returns what runs it at once.
+ * Run `work` now and then every `everyMs` while the page is visible and `element`, if given, is on the
+ * screen. The pause doubles with each failure. Returns a function that runs `work` at once.
  */
 export function poll(work, everyMs, element) {
   let timer = 0;
@@ -26,7 +26,7 @@ export function poll(work, everyMs, element) {
       await work();
       failures = 0;
     } catch {
-      failures += 1; // whoever does the work says what went wrong
+      failures += 1; // `work` shows its errors itself
     }
     running = false;
     const pause = again ? 0 : Math.min(everyMs * 2 ** failures, Math.max(everyMs, LONGEST_PAUSE_MS));

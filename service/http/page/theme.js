@@ -1,4 +1,4 @@
-/** Light or dark: as the system has it, until the reader chooses. */
+/** Light or dark: the system's preference until the user chooses. */
 
 import { byId } from "./dom.js";
 
@@ -7,7 +7,7 @@ const listeners = [];
 
 export const onTheme = (listener) => listeners.push(listener);
 
-/** A colour of the stylesheet by its name, as it is now. */
+/** The current value of a colour of the stylesheet. */
 export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
 export function startTheme() {

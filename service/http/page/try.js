@@ -1,4 +1,4 @@
-/** The section Try it: a prompt and several responses, scored by one version or by two side by side. */
+/** The section Try it: a prompt and its responses, scored by one version or by two side by side. */
 
 import { ApiError, post } from "./api.js";
 import { askForKey } from "./access.js";
@@ -18,11 +18,11 @@ export class TryIt {
     });
   }
 
-  /** Offer the versions that can be asked for. What was chosen stays chosen. */
+  /** Offer the published versions. The selection stays. */
   know({ versions, serving }) {
     const names = versions.filter(({ status }) => status === "published").map(({ name }) => name).reverse();
-    options("try-version", [["", serving ? `as served (${serving})` : "as served"], ...names.map((name) => [name, name])]);
-    options("try-other", [["", "no other"], ...names.map((name) => [name, name])]);
+    options("try-version", [["", serving ? `current (${serving})` : "current"], ...names.map((name) => [name, name])]);
+    options("try-other", [["", "none"], ...names.map((name) => [name, name])]);
   }
 
   #add(text) {
@@ -108,7 +108,7 @@ function show(responses, columns) {
     element(
       "table",
       { class: "scores" },
-      element("caption", { text: "Calibrated scores; the best of each version is marked" }),
+      element("caption", { text: "Calibrated scores; the best score of each version is marked" }),
       element("thead", {}, element("tr", {}, element("th", { scope: "col", text: "Response" }), ...heads)),
       element("tbody", {}, ...rows),
     ),
@@ -116,7 +116,7 @@ function show(responses, columns) {
 }
 
 function under({ tokens, truncated }, i) {
-  return element("small", { text: ` ${tokens[i]} tokens${truncated[i] ? ", cut to fit" : ""}` });
+  return element("small", { text: ` ${tokens[i]} tokens${truncated[i] ? ", truncated" : ""}` });
 }
 
 function score({ scores }, i, low, high) {

@@ -1,4 +1,4 @@
-/** The section Versions: what became of each, and what may be done with it. */
+/** The section Versions: the state of each version, and the actions on it. */
 
 import { change, read } from "./api.js";
 import { withAdmin } from "./access.js";
@@ -7,10 +7,10 @@ import { byId, element, notice, say, toast } from "./dom.js";
 import { fixed, percent, when } from "./format.js";
 
 const PIN = "stable";
-const SHOWN = 30; // the newest
+const SHOWN = 30; // the newest versions
 
 export class Versions {
-  /** `changed` is called once something was done here; `listed` is handed the versions. */
+  /** `changed` is called after each action, `listed` with each list of versions. */
   constructor(changed, listed) {
     this.changed = changed;
     this.listed = listed;
@@ -31,11 +31,11 @@ export class Versions {
     }
   }
 
-  /** Say what GET /drift knows of the watch over a promoted version. */
+  /** Show the watch over a promoted version (GET /drift). */
   showWatch({ watching }) {
     const text = watching
       ? `${watching.version} is under watch against ${watching.parent}: ${watching.answered_groups} groups answered, ` +
-        `${watching.compared.groups} compared. It is rolled back by itself where they speak against it.`
+        `${watching.compared.groups} compared. It is rolled back automatically if they show that it is worse.`
       : "";
     notice("watch", text);
   }
@@ -44,7 +44,7 @@ export class Versions {
     const withdrawn = new Map(rollbacks.map((rollback) => [rollback.version, rollback]));
     const entries = versions.toReversed().slice(0, SHOWN);
     const items = entries.map((entry) => this.#item(entry, current, serving, withdrawn.get(entry.name), refused));
-    const none = element("li", { class: "none", text: "There is no version yet: the first one is still being made." });
+    const none = element("li", { class: "none", text: "There is no version yet. The first one is being trained." });
     byId("version-list").replaceChildren(...(items.length ? items : [none]));
   }
 
@@ -55,7 +55,7 @@ export class Versions {
     const reasons = [
       ...entry.reasons,
       ...(rollback ? [`rolled back by its watch: ${rollback.reason}`] : []),
-      ...(refused?.name === entry.name ? [`this server would not load it: ${refused.reason}`] : []),
+      ...(refused?.name === entry.name ? [`this server refuses to load it: ${refused.reason}`] : []),
     ];
     return element(
       "li",
@@ -79,10 +79,10 @@ export class Versions {
     const text = `${label}${share ? ` ${percent(share)}${shadow ? " shadow" : ""}` : ""}`;
     const remove = () =>
       this.#do(`Remove the label ${label}`, {
-        text: `Requests that ask for “${label}” will be refused; ${version} may leave memory and disk.`,
+        text: `Requests for “${label}” will be refused, and ${version} may leave memory and disk.`,
         go: "Remove it",
         work: () => change("DELETE", `labels/${label}`),
-        done: `The label ${label} is gone.`,
+        done: `The label ${label} is removed.`,
       });
     const button = element("button", { type: "button", text: "×", "aria-label": `Remove the label ${label}`, onclick: remove });
     return element("span", { class: "chip label" }, text, button);
@@ -98,7 +98,7 @@ export class Versions {
           text: `All live servers load ${name} and switch to it together; ${current} stays on disk.`,
           go: older ? "Roll back" : "Activate",
           work: () => change("POST", `versions/${name}/activate`, {}),
-          done: `${name} serves now.`,
+          done: `${name} is serving.`,
         });
       buttons.push(element("button", { type: "button", text: older ? "Roll back" : "Activate", "aria-label": what, onclick: activate }));
     }
@@ -109,7 +109,7 @@ export class Versions {
   #pin(name) {
     const label = element("input", { id: "pin-label", value: PIN, required: true, pattern: "[a-z][a-z0-9_\\-]{0,62}", spellcheck: false });
     this.#do(`Pin ${name}`, {
-      text: `A label keeps ${name} in memory on every server and on disk. Requests with "version": "${PIN}" are answered by it, whatever serves.`,
+      text: `A label keeps ${name} in memory on every server and on disk. Requests with "version": "${PIN}" are scored by it, whichever version is serving.`,
       fields: [element("label", { for: "pin-label", text: "Label" }), label],
       go: "Pin it",
       work: () => change("PUT", `labels/${encodeURIComponent(label.value)}`, { version: name }),
@@ -117,7 +117,7 @@ export class Versions {
     });
   }
 
-  /** Ask, do it with an admin key where one is needed, and say how it went. */
+  /** Ask for confirmation, run the call with an admin key if needed, and show the outcome. */
   async #do(title, { text, go, fields, work, done }) {
     if (this.busy || !(await agreed({ title, text, go, fields }))) return;
     this.busy = true;

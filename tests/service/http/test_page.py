@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from service.http.page_files import CHARTS, FOLDER, charts_library
+from service.http.routes.page import CHARTS, FOLDER
 from tests.processes import HttpProcess, RedisProcess, service
 from tests.store import publish
 from tests.tiny import Kind
@@ -57,7 +58,10 @@ def test_a_file_that_did_not_change_is_not_sent_again(process: HttpProcess) -> N
 
 def test_the_charts_come_from_the_installed_package_and_from_nowhere_else(process: HttpProcess) -> None:
     answer = process.http.get(f"/page/{CHARTS}")
-    assert answer.content == charts_library().read_bytes()
+    plotly = find_spec("plotly")
+    assert plotly is not None
+    assert plotly.origin is not None
+    assert answer.content == (Path(plotly.origin).parent / "package_data" / CHARTS).read_bytes()
     assert len(gzip.compress(answer.content, 1)) < 2.5 * 2**20
 
 
@@ -66,6 +70,14 @@ def test_there_is_no_other_file_to_be_had(process: HttpProcess, name: str) -> No
     answer = process.http.get(f"/page/{name}")
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "not_found"
+
+
+def test_the_metrics_count_every_file_under_one_route(process: HttpProcess) -> None:
+    for path in ("/", "/page/main.js", "/page/api.js", f"/page/{CHARTS}", "/page/nothing.js"):
+        process.http.get(path)
+    metrics = process.http.get("/metrics", headers={"Authorization": "Bearer worker-key"}).text
+    routes = set(re.findall(r'rm_requests_total{route="([^"]*)"', metrics))
+    assert routes - {"/ready", "/metrics"} == {"/", "/page/{name}"}
 
 
 def test_the_page_asks_for_files_that_exist_and_has_nothing_inline() -> None:
