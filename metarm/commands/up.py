@@ -56,6 +56,9 @@ class LaunchSettings(ProcessSettings):
         description="Labelled pairs in TRL's format: JSONL, JSON.gz, Parquet. Unset: the packaged demo pairs.",
     )
 
+    def run(self) -> int:
+        return up(self)
+
     def environment(self, redis_url: str) -> dict[str, str]:
         """What the children are started with."""
         ours = {

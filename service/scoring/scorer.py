@@ -10,8 +10,8 @@ from metarm.model.encoding import Encoded
 from metarm.model.reward_model import RewardModel, all_finite
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
+from service.scoring.plan import ForwardPlan
 from service.scoring.score_cache import ScoreCache
-from service.scoring.tuning import ForwardPlan
 from service.telemetry.metrics import Metrics
 from service.versions.live_model import LoadedVersion
 

@@ -20,8 +20,8 @@ from metarm.runtime.cores import usable_cores
 from metarm.runtime.tracing import span
 from metarm.store.calibration import IDENTITY, Calibration
 from metarm.store.versions import VersionStore
+from service.scoring.plan import ForwardPlan
 from service.scoring.priority import stand_back
-from service.scoring.tuning import ForwardPlan
 from service.versions.live_model import LoadedVersion
 
 WARM_PROMPT = "Which of the two trains is faster?"
