@@ -23,7 +23,7 @@ def main() -> None:
     if current is None:
         sys.exit(f"metarm tune: {settings.store.root} has no version yet; start the server once")
     with process_environment.uncollected():
-        import torch  # after the environment is in force
+        import torch  # not before the environment is set
 
         from metarm.model.reward_model import load_model, quiet_transformers
         from service.scoring import tuning_file

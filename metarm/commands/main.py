@@ -29,7 +29,7 @@ PROGRAMS = {
 
 
 class Program(BaseModel):
-    """A subcommand that only `metarm --help` knows by its description."""
+    """A subcommand that `metarm --help` lists; its own process parses its arguments."""
 
 
 class Metarm(CommandGroup):
@@ -56,14 +56,14 @@ class Metarm(CommandGroup):
 
 
 def main() -> int:
-    """Exit status: that of the command; 2 for wrong arguments."""
-    arguments = sys.argv[1:] or ["--help"]
-    if arguments[0] in PROGRAMS:
-        _become(PROGRAMS[arguments[0]], arguments[1:])
-    if arguments == ["--version"]:
+    """The exit status: that of the command; 2 for wrong arguments. Programs replace this process."""
+    command, *rest = sys.argv[1:] or ["--help"]
+    if command in PROGRAMS:
+        _become(PROGRAMS[command], rest)
+    if command in ("--version", "version"):
         print(metarm.__version__)
         return 0
-    return Metarm.run_from("metarm", arguments)
+    return Metarm.run_from("metarm", ["--help" if command == "help" else command, *rest])
 
 
 def _become(module: str, arguments: list[str]) -> NoReturn:

@@ -15,8 +15,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
-    DotEnvSettingsSource,
-    EnvSettingsSource,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -82,10 +81,8 @@ class Arguments(CommandLine):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        known = cls.ENVIRONMENT
-        if known is None:
-            return (init_settings,)
-        return init_settings, EnvSettingsSource(known), DotEnvSettingsSource(known)
+        from_environment = cls.ENVIRONMENT().model_dump(exclude_unset=True) if cls.ENVIRONMENT else {}
+        return init_settings, InitSettingsSource(settings_cls, from_environment)
 
 
 class Runnable(Protocol):

@@ -218,10 +218,11 @@ def test_the_environment_sets_settings_and_no_arguments(
     for argument in ("JSON", "AS_JSON", "DRY_RUN", "WITHOUT_LEASES", "NAME", "VERSION"):
         monkeypatch.setenv(f"METARM_{argument}", "true")
         monkeypatch.setenv(argument, "true")
+    Path(".env").write_text("METARM_WITHOUT_LEASES=true\nMETARM_DRY_RUN=true\nMETARM_REDIS_URL=\n")
     assert main(["prune"]) == 1
     assert store.names() == names
     assert main(["prune", "--without-leases"]) == 0
-    assert "pruned" in capsys.readouterr().out
+    assert f"{names[0]}  pruned" in capsys.readouterr().out
     assert store.names() == names[1:]
 
 
