@@ -172,7 +172,7 @@ class PruneVersions(VersionsCommand, PruneSettings):
 
     def _redis(self) -> redis.Redis:
         """The Redis that holds the leases on this store: the configured one, or that of `metarm up`."""
-        socket = running_socket(self.data_dir.absolute() / "redis")
+        socket = running_socket(self.data_dir / "redis")
         if self.redis_url is None and socket is None:
             raise ConfigurationError(NO_LEASES.format(why="none is set or runs here"))
         return redis.Redis.from_url(self.redis_url or f"unix://{socket}", socket_timeout=5.0)

@@ -28,8 +28,8 @@ class EmbeddedRedis:
         socket needs a shorter path and its folder is not private to this user."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._socket = _socket_path(folder)
-        if self._socket.parent != folder:
+        self._socket = socket_path(folder)
+        if self._socket.parent != folder.absolute():
             with contextlib.suppress(FileExistsError):
                 self._socket.parent.mkdir(mode=0o700)
             _require_private(self._socket.parent)
@@ -61,18 +61,18 @@ class EmbeddedRedis:
 def running_socket(folder: Path) -> Path | None:
     """The socket of the server whose data is in `folder`, or None if there is none. Raises
     ConfigurationError where others could have put it there."""
-    socket = _socket_path(folder)
+    socket = socket_path(folder)
     if not socket.exists():
         return None
-    if socket.parent != folder:
+    if socket.parent != folder.absolute():
         _require_private(socket.parent)
     return socket
 
 
-def _socket_path(folder: Path) -> Path:
-    """In `folder`; if that path is too long for the kernel, in a temporary folder that is the same at every
-    start, so that restarts leave no others behind."""
-    socket = folder / "redis.sock"
+def socket_path(folder: Path) -> Path:
+    """The socket of the server whose data is in `folder`: in that folder or, if its path is too long for the
+    kernel, in a temporary folder that is the same at every start. Creates nothing."""
+    socket = folder.absolute() / "redis.sock"
     if len(bytes(socket)) <= LONGEST_SOCKET_PATH:
         return socket
     digest = hashlib.sha256(bytes(folder.absolute())).hexdigest()[:16]
