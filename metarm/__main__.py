@@ -1,5 +1,7 @@
 """`python -m metarm`: the `metarm` command."""
 
+import sys
+
 from metarm.commands.main import main
 
-main()
+sys.exit(main())

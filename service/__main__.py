@@ -11,12 +11,12 @@ from service.settings import ServiceSettings
 
 def main() -> None:
     process_environment.ensure()
-    os.environ["HF_HUB_OFFLINE"] = "1"  # versions come from the store, never from a hub
+    os.environ["HF_HUB_OFFLINE"] = "1"  # all versions come from the store
     settings = ServiceSettings.from_command_line("metarm serve", sys.argv[1:])
     logs.configure("service", settings)
 
     with process_environment.uncollected():
-        import uvicorn  # after the environment is in force: it pulls in the app, and that torch
+        import uvicorn  # not before the environment is set: the app imports torch
 
         from metarm.model.reward_model import quiet_transformers
         from service.http.app import create_app
@@ -26,7 +26,7 @@ def main() -> None:
         create_app(settings),
         host=settings.host,
         port=settings.port,
-        log_config=None,  # through the handlers above
+        log_config=None,  # uvicorn logs through the handlers of logs.configure
         access_log=False,
         timeout_graceful_shutdown=30,
         http="httptools",

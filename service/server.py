@@ -23,9 +23,9 @@ from service.samples.retraining import Retraining
 from service.samples.writer import SampleWriter
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
+from service.scoring.plan_choice import choose_plan
 from service.scoring.score_cache import ScoreCache
 from service.scoring.scorer import Scorer
-from service.scoring.tuning import choose_plan
 from service.settings import ServiceSettings
 from service.telemetry.metrics import Metrics
 from service.telemetry.pulse import Pulse

@@ -18,122 +18,133 @@ class ServiceSettings(ProcessSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
     published_on: str | None = Field(
         None,
-        description="Address others reach it at where that is not `host`, as a container's: decides whether it "
-        "may serve without keys.",
+        description="Address at which others reach the server, if it is not `host`, as in a container. It "
+        "decides whether the server may run without keys.",
     )
     score_keys: list[SecretStr] = Field(
-        default=[], description="API keys (JSON list) that may score and read. None set: no key is asked for."
+        default=[], description="API keys (JSON list) that may score and read. Unset: no key is required."
     )
     admin_keys: list[SecretStr] = Field(
         default=[], description="API keys (JSON list) that may also retrain and activate versions."
     )
     allow_open: bool = Field(
-        False, description="Serve without keys on an address other machines can reach (a closed network)."
+        False, description="Serve without keys on an address that other machines can reach (a closed network)."
     )
     score_workers: int | None = Field(
-        None, ge=1, description="Threads that run forwards side by side, on one model. Unset: as measured."
+        None, ge=1, description="Threads that run forwards in parallel on one model. Unset: as measured."
     )
-    score_threads: int | None = Field(None, ge=1, description="Cores of each. Unset: as measured.")
+    score_threads: int | None = Field(None, ge=1, description="Cores of each worker. Unset: as measured.")
     batch_tokens: int | None = Field(
-        None, ge=1, description="Tokens of one forward. Unset: as measured (512 to 2048)."
+        None, ge=1, description="Tokens in one forward, at most. Unset: as measured (512 to 2048)."
     )
     tune: bool = Field(
-        True, description="Measure what is unset at the first start (seconds), and keep it in tuning.json."
+        True,
+        description="Measure the three settings above at the first start (seconds), if all are unset, and "
+        "record them in tuning.json.",
     )
     slice_tokens: int | None = Field(
         None,
         ge=1,
-        description="Tokens a worker takes from the queue at once, from all waiting requests. Unset: one "
-        "batch; four where the model's route pads, to sort them by length.",
+        description="Tokens that a worker takes from the queue at once, over all waiting requests. Unset: one "
+        "batch; four if the model's route pads, to sort them by length.",
     )
     score_dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="Precision of the forward. bfloat16 is faster on processors that have it; `metarm tune` "
-        "shows how much, and how far its scores are off.",
+        description="Precision of the forward. bfloat16 is faster on processors that support it; `metarm tune` "
+        "shows by how much, and how far scores differ.",
     )
     prefix_sharing: bool = Field(
-        True, description="Compute a prompt once for all its responses, where the model allows."
+        True, description="Compute a prompt once for all its responses, if the model allows it."
     )
     prefix_cache_mb: int = Field(
-        256, ge=0, description="Keys and values of prompts kept for later requests. 0: none."
+        256,
+        ge=0,
+        description="Memory for the attention keys and values of prompts, for later requests. 0: none.",
     )
     score_cache_entries: int = Field(
-        65_536, ge=0, description="Scores kept by version and tokens, so that none is computed twice. 0: none."
+        65_536, ge=0, description="Scores cached by version and tokens. 0: no cache."
     )
     queue_tokens: int = Field(
-        262_144, ge=1, description="Tokens that may wait; beyond that a request gets 503 with Retry-After."
+        262_144,
+        ge=1,
+        description="Tokens that may wait in the queue; further requests get 503 with Retry-After.",
     )
     keep_loaded: int = Field(
         3,
         ge=2,
-        description="Versions kept in memory: current, previous, pinned ones. Labels, leases and requests in "
-        "flight may hold more, until they end.",
+        description="Versions kept in memory: the current, previous and pinned ones. Labels, leases and "
+        "requests in flight may hold more until they end.",
     )
     calibration: bool = Field(
-        True, description="Serve calibrated scores, continuous over a swap; false: the model's own rewards."
+        True, description="Serve calibrated scores, continuous across swaps. false: the model's raw rewards."
     )
-    max_leases: int = Field(100, ge=0, description="Leases that may be held at once, on one Redis.")
+    max_leases: int = Field(100, ge=0, description="Leases that may exist at once in one Redis.")
     max_leased_versions: int = Field(
-        4, ge=0, description="Different versions that leases may keep in memory at once."
+        4, ge=0, description="Distinct versions that leases may keep in memory at once."
     )
-    max_lease_s: float = Field(86_400, ge=1, description="Longest time a lease lasts without being renewed.")
-    poll_ms: int = Field(500, ge=10, description="How often to look for a newly published version.")
+    max_lease_s: float = Field(86_400, ge=1, description="Longest duration of a lease without renewal.")
+    poll_ms: int = Field(500, ge=10, description="Interval at which the service checks for a new version.")
     cut_over_prepare_s: float = Field(
-        60.0, gt=0, description="How long servers may take to load a version they are to cut over to together."
+        60.0, gt=0, description="Time servers have to load a version before a joint cutover is aborted."
     )
     max_body_bytes: int = Field(32 * 2**20, ge=1, description="Largest request body.")
-    max_responses: int = Field(4096, ge=1, description="Most responses in one request, over all its groups.")
-    max_text_chars: int = Field(200_000, ge=1, description="Longest prompt or response, in characters.")
+    max_responses: int = Field(4096, ge=1, description="Most responses in one request, over all groups.")
+    max_text_chars: int = Field(200_000, ge=1, description="Longest prompt or response in characters.")
     log_buffer_groups: int = Field(
-        50_000, ge=1, description="Scored groups that may wait for Redis; more are dropped and counted."
+        50_000, ge=1, description="Scored groups that may wait for Redis; further ones are dropped and counted."
     )
-    log_max_groups: int = Field(200_000, ge=1, description="Groups kept on the sample log; older are trimmed.")
+    log_max_groups: int = Field(
+        200_000, ge=1, description="Groups kept in the sample log; older ones are trimmed."
+    )
     log_max_age_s: float = Field(7 * 86400, gt=0, description="Age at which logged groups are trimmed.")
     request_id_memory_s: int = Field(
-        3600, ge=1, description="How long a request_id is remembered, so that a retry is logged once."
+        3600, ge=1, description="Time a request_id is remembered: a retry within it is not logged twice."
     )
 
     watch_groups: int = Field(
-        200, ge=0, description="Groups a promoted version answers while it is watched. 0: it is not."
+        200, ge=0, description="Groups that a promoted version answers under watch. 0: no watch."
     )
     watch_min_groups: int = Field(
-        20, ge=1, description="Groups of two or more responses its parent must have scored before it is judged."
+        20, ge=1, description="Groups of two or more responses that its parent must score before a verdict."
     )
     watch_share: float = Field(
-        0.1, gt=0, le=1, description="Share of prompts whose groups the parent scores as well meanwhile."
+        0.1, gt=0, le=1, description="Share of prompts whose groups the parent scores too during a watch."
     )
     watch_forced_share: float = Field(
-        1.0, gt=0, le=1, description="The same share for a version that the gate refused and force published."
+        1.0,
+        gt=0,
+        le=1,
+        description="The same share for a version that `force` published against the gate's verdict.",
     )
     watch_min_spread_ratio: float = Field(
-        0.5, ge=0, description="Roll back where its spread ratio is below this part of the parent's."
+        0.5, ge=0, description="Roll back if its spread ratio is below this fraction of the parent's."
     )
     watch_max_disagreement: float = Field(
         0.6,
         ge=0,
         le=1,
-        description="Roll back where it orders a larger share of pairs otherwise than its parent.",
+        description="Roll back if it orders a larger share of pairs differently from its parent.",
     )
     watch_max_clear_disagreement: float = Field(
         0.2,
         ge=0,
         le=1,
-        description="The same where its parent still tells responses apart, beyond two standard errors. "
-        "1: never.",
+        description="The same limit while its parent still separates responses, by more than two standard "
+        "errors. 1: never.",
     )
     watch_clear_spread_ratio: float = Field(
         0.5,
         ge=0,
-        description="Spread ratio of the parent's scores on these groups from which on it tells them apart.",
+        description="Least spread ratio of the parent's scores at which it counts as separating responses.",
     )
     retrain: Literal["manual", "auto"] = Field(
-        "manual", description="auto: a run starts by itself when the spread ratio stays low."
+        "manual", description="auto: a run starts automatically when the spread ratio stays low."
     )
-    retrain_below: float = Field(0.5, gt=0, description="The spread ratio under which it does.")
+    retrain_below: float = Field(0.5, gt=0, description="The spread ratio below which an automatic run starts.")
     retrain_over_groups: int = Field(
-        500, ge=2, description="Newest groups of a version that this and GET /drift's windows are over."
+        500, ge=2, description="Newest groups of a version in the windows of this rule and of GET /drift."
     )
-    retrain_cooldown_s: int = Field(3600, ge=1, description="Least time between two such runs.")
+    retrain_cooldown_s: int = Field(3600, ge=1, description="Least time between two automatic runs.")
 
     @model_validator(mode="after")
     def _not_open_to_the_world(self) -> ServiceSettings:

@@ -1,56 +1,75 @@
-"""The `metarm` command: every subcommand is a program of its own, started with the rest of the line."""
+"""The `metarm` command.
+
+`up` and `versions` run in this process. The others are programs that need their environment set before
+torch loads: each replaces this process and receives the rest of the command line.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
+
+from pydantic import BaseModel, Field
+from pydantic_settings import CliSubCommand, CliToggleFlag
 
 import metarm
-from metarm.commands.up import LaunchSettings, up
+from metarm.commands.up import LaunchSettings
+from metarm.commands.versions import Versions
 from metarm.runtime import process_environment
+from metarm.runtime.settings import CommandGroup
 
-# subcommand → (what `python -m` runs with the arguments that follow, help)
 PROGRAMS = {
-    "serve": (["service"], "the scoring service alone"),
-    "trainer": (["trainer"], "the background trainer alone"),
-    "train": (["trainer.first_model"], "train a first reward model from preferences, for `metarm up` to serve"),
-    "versions": (["metarm.commands.versions"], "list, show, compare, activate, verify and prune versions"),
-    "tune": (["service.scoring.tuning"], "measure how the forward uses this machine best, and write it down"),
-    "demo": (["simulation", "demo"], "play an RL worker against a running server: drift, retrain, swap"),
-    "drill": (
-        ["simulation", "drill"],
-        "force a hacked reward model through on a private server; see it taken back",
-    ),
-    "simulate": (
-        ["simulation", "simulate"],
-        "rounds of optimisation and retraining: the paper's claims, measured",
-    ),
-    "report": (["simulation", "report"], "the paper's figures from what `simulate` wrote"),
+    "serve": "service",
+    "trainer": "trainer",
+    "train": "trainer.first_model",
+    "tune": "service.tune",
+    "demo": "simulation",
 }
 
 
-def main() -> None:
-    command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
-    if command == "up":
-        sys.exit(up(LaunchSettings.from_command_line("metarm up", arguments)))
+class Program(BaseModel):
+    """A subcommand that `metarm --help` lists; its own process parses its arguments."""
+
+
+class Metarm(CommandGroup):
+    """MetaRM Server. `metarm COMMAND --help` lists the settings of a command."""
+
+    version: CliToggleFlag[bool] = Field(False, description="Print the version and exit.")
+    up: CliSubCommand[LaunchSettings] = Field(
+        description="Run Redis, the service and the trainer together; Ctrl-C stops them."
+    )
+    serve: CliSubCommand[Program] = Field(description="Run the scoring service alone.")
+    trainer: CliSubCommand[Program] = Field(description="Run the background trainer alone.")
+    train: CliSubCommand[Program] = Field(
+        description="Train a first reward model from preferences, which `metarm up` can serve."
+    )
+    versions: CliSubCommand[Versions] = Field(
+        description="List, show, compare, activate, verify and prune versions."
+    )
+    tune: CliSubCommand[Program] = Field(
+        description="Measure how the forward uses this machine best, and record the result."
+    )
+    demo: CliSubCommand[Program] = Field(
+        description="Play an RL worker against a running server: drift, retrain, swap."
+    )
+
+
+def main() -> int:
+    """The exit status: that of the command; 2 for wrong arguments. Programs replace this process."""
+    command, *rest = sys.argv[1:] or ["--help"]
     if command in PROGRAMS:
-        program, _ = PROGRAMS[command]
-        os.environ.update(process_environment.REQUIRED)
-        os.execv(sys.executable, [sys.executable, "-m", *program, *arguments])  # noqa: S606 (our own program)
+        _become(PROGRAMS[command], rest)
     if command in ("--version", "version"):
         print(metarm.__version__)
-        return
-    if command not in ("--help", "-h", "help"):
-        sys.exit(f"metarm: there is no command {command!r}\n\n{_usage()}")
-    print(_usage())
+        return 0
+    return Metarm.run_from("metarm", ["--help" if command == "help" else command, *rest])
 
 
-def _usage() -> str:
-    rows = {"up": "Redis, service and trainer together; Ctrl-C ends them"}
-    rows |= {name: help_ for name, (_, help_) in PROGRAMS.items()}
-    lines = [f"  metarm {name:<10}{help_}" for name, help_ in rows.items()]
-    return "\n".join(["MetaRM Server. `metarm COMMAND --help` lists a command's settings.", "", *lines])
+def _become(module: str, arguments: list[str]) -> NoReturn:
+    os.environ.update(process_environment.REQUIRED)
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 (our own program)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

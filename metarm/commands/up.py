@@ -1,13 +1,12 @@
-"""`metarm up`: Redis, service and trainer as child processes; one Ctrl-C or SIGTERM ends all three.
+"""`metarm up`: Redis, service and trainer as child processes; one Ctrl-C or SIGTERM stops all three.
 
-Every child has a process group of its own, so that a Ctrl-C reaches this process alone, which then
-ends them in the order that loses nothing: the service (it writes out its samples), the trainer,
-Redis. They stay in one session: Linux shares the cores between sessions whatever their niceness,
-and the trainer must stand behind the service. A child that dies once everything has been ready is
-started again.
+Every child has a process group of its own, so that Ctrl-C reaches this process alone. It then stops the
+children in the order that loses nothing: the service, which flushes its samples, the trainer, Redis. All
+stay in one session: Linux divides the cores between sessions regardless of niceness, and the trainer must
+yield to the service. A child that dies after everything has been ready is restarted.
 
-Where a version is published already, the trainer starts only once the service answers: the cores
-are the service's until it can score.
+If the store holds a version, the trainer starts only once the service answers: until it can score, the
+service has all cores.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ from metarm.runtime.embedded_redis import EmbeddedRedis
 from metarm.runtime.settings import ProcessSettings
 
 POLL_S = 0.2
-START_POLL_S = 0.05  # until ready: somebody waits
+START_POLL_S = 0.05  # until ready: the user waits
 REDIS_START_S = 60.0
 
 
 class LaunchSettings(ProcessSettings):
-    """Start Redis, the scoring service and the trainer. The settings of `metarm serve` and `metarm
-    trainer` that are not listed here are taken from the environment as well."""
+    """Run Redis, the scoring service and the trainer together. The environment sets all other settings of
+    `metarm serve` and `metarm trainer`."""
 
     host: str = Field("127.0.0.1", description="Address the service listens on.")
     port: int = Field(8080, ge=1, le=65535, description="Port the service listens on.")
@@ -56,8 +55,11 @@ class LaunchSettings(ProcessSettings):
         description="Labelled pairs in TRL's format: JSONL, JSON.gz, Parquet. Unset: the packaged demo pairs.",
     )
 
+    def run(self) -> int:
+        return up(self)
+
     def environment(self, redis_url: str) -> dict[str, str]:
-        """What the children are started with."""
+        """The environment of the children."""
         ours = {
             "METARM_DATA_DIR": str(self.data_dir.absolute()),
             "METARM_REDIS_URL": redis_url,
@@ -75,7 +77,7 @@ class LaunchSettings(ProcessSettings):
 
 
 def up(settings: LaunchSettings) -> int:
-    """Run everything until a signal; the exit status."""
+    """Run all processes until a signal arrives; the exit status."""
     logs.configure("launcher", settings)
     stop = _Stop()
     try:
@@ -98,18 +100,7 @@ def _run(settings: LaunchSettings, stop: _Stop) -> int:
         if not settings.store.names():
             trainer.start()  # it makes the version that the service waits for
         logs.announce(_started_text(settings, redis_url))
-        ready = False
-        with httpx.Client(base_url=_url(settings), timeout=2.0) as http:
-            while not stop.requested:
-                for child in children:
-                    child.revive(starting=not ready)
-                status = None if ready else _readiness(http)
-                if status is not None and not trainer.started:
-                    trainer.start()
-                if status == httpx.codes.OK:
-                    ready = True
-                    logs.announce(_ready_text(settings))
-                time.sleep(POLL_S if ready else START_POLL_S)
+        _supervise(settings, children, trainer, stop)
         return 0
     except GivenUpError as error:
         logs.announce(str(error))
@@ -121,19 +112,37 @@ def _run(settings: LaunchSettings, stop: _Stop) -> int:
         logs.announce("stopped")
 
 
+def _supervise(settings: LaunchSettings, children: list[Child], trainer: Child, stop: _Stop) -> None:
+    """Restart children that die until `stop`; start the trainer once the service answers. Raises
+    GivenUpError."""
+    ready = False
+    with httpx.Client(base_url=_url(settings), timeout=2.0) as http:
+        while not stop.requested:
+            for child in children:
+                child.revive(starting=not ready)
+            status = None if ready else _readiness(http)
+            if status is not None and not trainer.started:
+                trainer.start()
+            if status == httpx.codes.OK:
+                ready = True
+                logs.announce(_ready_text(settings))
+            time.sleep(POLL_S if ready else START_POLL_S)
+
+
 def _check_port(settings: LaunchSettings) -> None:
-    """Raises ConfigurationError where something listens there already: its answers are not ours."""
+    """Raises ConfigurationError if another process listens there: its answers would look like ours."""
     with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
             raise ConfigurationError(
-                f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}): set METARM_PORT"
+                f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): set METARM_PORT"
             ) from error
 
 
 def _start_redis(settings: LaunchSettings, children: list[Child], stop: _Stop) -> str:
+    """Start the embedded server as the first of `children` and wait until it answers; its URL."""
     embedded = EmbeddedRedis(settings.data_dir.absolute() / "redis")
     child = Child("redis", embedded.command(), os.environ)
     child.start()
@@ -154,7 +163,7 @@ def _start_redis(settings: LaunchSettings, children: list[Child], stop: _Stop) -
 
 
 def _readiness(http: httpx.Client) -> int | None:
-    """The status of /ready: 200 once the service scores, None until it listens."""
+    """The status of /ready: 200 once the service can score, None until it listens."""
     try:
         return http.get("/ready").status_code
     except httpx.TransportError:
@@ -162,7 +171,7 @@ def _readiness(http: httpx.Client) -> int | None:
 
 
 class _Stop:
-    """Remembers that SIGINT or SIGTERM came."""
+    """Records that SIGINT or SIGTERM arrived."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -175,7 +184,7 @@ class _Stop:
 
 @contextlib.contextmanager
 def _claimed(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory: two launchers on one would share a Redis folder."""
+    """Lock the data directory: two launchers would share one Redis folder. Raises ConfigurationError."""
     data_dir.mkdir(parents=True, exist_ok=True)
     with open(data_dir / ".lock", "w") as handle:
         try:
@@ -197,7 +206,7 @@ def _started_text(settings: LaunchSettings, redis_url: str) -> str:
         [
             f"MetaRM Server {metarm.__version__}, Python {sys.version.split()[0]}, {packages}",
             f"  service   {_url(settings)}  (API description: {_url(settings)}/docs)",
-            "  trainer   in the background; it makes the first version if there is none",
+            "  trainer   in the background; it makes the first version if the store is empty",
             f"  redis     {logs.without_password(redis_url)}{kept}",
             f"  data      {settings.data_dir.absolute()}",
         ]

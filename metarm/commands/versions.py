@@ -1,191 +1,200 @@
-"""`metarm versions`, or `python -m metarm.commands.versions`: look at a store and look after it. No torch."""
+"""`metarm versions`: inspect and maintain the versions on disk, without a server. Imports no torch."""
 
 from __future__ import annotations
 
-import argparse
+import abc
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 import redis
+from pydantic import Field
+from pydantic_settings import CliPositionalArg, CliSubCommand, CliToggleFlag
 
+from metarm.commands import version_records
 from metarm.errors import ConfigurationError, InvalidVersionError, MetaRMError, UnknownVersionError
-from metarm.runtime.embedded_redis import socket_path
+from metarm.runtime.embedded_redis import running_socket
 from metarm.runtime.progress import bar
-from metarm.runtime.settings import RetentionSettings
+from metarm.runtime.settings import Arguments, CommandGroup, RedisUrl, RetentionSettings, StoreSettings
+from metarm.runtime.tables import on_terminal, print_table
 from metarm.shared.leases import leased_versions
-from metarm.store.retention import Retention, held_out_accuracy
+from metarm.store.retention import Retention
 from metarm.store.versions import VersionStore
 
-OF_ITSELF = ("name", "created", "seal", "digests", "probe")  # differs in every version, or is shown otherwise
-LEASES_UNKNOWN = (
-    "leases are kept in Redis, and {why}: nothing was deleted. Set --redis-url, start it, or say "
+NO_LEASES = (
+    "leases are kept in Redis, and {why}: nothing was deleted. Set --redis-url, start it, or pass "
     "--without-leases"
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 something failed its checks or could not be done, 2 wrong arguments."""
-    options = _parser().parse_args(arguments)
-    try:
-        return int(COMMANDS[options.command](options))
-    except redis.RedisError as error:
-        print(f"metarm versions: {LEASES_UNKNOWN.format(why=f'it does not answer ({error})')}", file=sys.stderr)
-    except (MetaRMError, OSError) as error:
-        print(f"metarm versions: {error}", file=sys.stderr)
-    return 1
+class PruneSettings(RetentionSettings):
+    """The settings of all subcommands, as the environment names them."""
+
+    redis_url: RedisUrl = None
 
 
-def _list(options: argparse.Namespace) -> int:
-    store = _settings(options).store
-    rows = list(_rows(store))
-    if options.json:
-        return _print_json(rows)
-    head = ("version", "status", "parent", "method", "accuracy", "made (UTC)", "labels")
-    table = [head, *(_shown(row) for row in rows)]
-    _print_table(table)
-    return 0
+class VersionsCommand(Arguments, StoreSettings, abc.ABC):
+    """A subcommand. A version's name may also be `current` or a label."""
 
+    ENVIRONMENT = PruneSettings
+    as_json: CliToggleFlag[bool] = Field(
+        False, validation_alias="json", description="Print JSON, for programs."
+    )
 
-def _show(options: argparse.Namespace) -> int:
-    store = _settings(options).store
-    manifest = store.manifest(_named(store, options.name))
-    if options.json:
-        return _print_json(manifest)
-    for field, value in flattened(manifest).items():
-        _print_wrapped(field, value)
-    return 0
-
-
-def _activate(options: argparse.Namespace) -> int:
-    store = _settings(options).store
-    name, before = _named(store, options.name), store.current()
-    store.verify(name)
-    store.activate(name)
-    if options.json:
-        return _print_json({"before": before, "current": name})
-    print(f"current: {name} (before: {before}); services follow")
-    return 0
-
-
-def _diff(options: argparse.Namespace) -> int:
-    store = _settings(options).store
-    a, b = _named(store, options.a), _named(store, options.b)
-    found = difference(store.manifest(a), store.manifest(b))
-    if options.json:
-        return _print_json(found)
-    rows = [(field, _text(a), _text(b)) for field, (a, b) in found["fields"].items()]
-    _print_table([("field", a, b), *rows])
-    for what, files in found["files"].items():
-        if files:
-            _print_wrapped(f"files {what}", " ".join(files))
-    if not rows and not any(found["files"].values()):
-        print("nothing differs")
-    return 0
-
-
-def _verify(options: argparse.Namespace) -> int:
-    store = _settings(options).store
-    results: dict[str, str | None] = {}
-    names = [_named(store, word) for word in options.names] or store.names()
-    for name in bar(names, "verifying", "version"):
+    def run(self) -> int:
+        """Exit status: 0 done, 1 if a check failed or an error was printed."""
         try:
-            store.verify(name)
-            results[name] = None
-        except (InvalidVersionError, UnknownVersionError) as error:
-            results[name] = error.message
-    if options.json:
-        _print_json(results)
-    else:
-        for name, wrong in results.items():
-            print(f"{name}  {'ok' if wrong is None else 'FAILED: ' + wrong}")
-    return int(any(results.values()))
+            if not self.store.root.is_dir():
+                raise ConfigurationError(f"there are no versions in {self.store.root}: set --data-dir")
+            return self.run_on(self.store)
+        except redis.RedisError as error:
+            message = NO_LEASES.format(why=f"it does not answer ({error})")
+            print(f"metarm versions: {message}", file=sys.stderr)
+        except (MetaRMError, OSError) as error:
+            print(f"metarm versions: {error}", file=sys.stderr)
+        return 1
+
+    @abc.abstractmethod
+    def run_on(self, store: VersionStore) -> int:
+        """Exit status: 0 done, 1 if a check failed. May raise MetaRMError, OSError and RedisError."""
 
 
-def _prune(options: argparse.Namespace) -> int:
-    settings = _settings(options)
-    leased = dict if options.without_leases else partial(leased_versions, _redis(settings))
-    retention = Retention(settings.store, leased, settings.keep_versions, settings.retention_grace_s)
-    reasons = retention.reasons()
-    gone = [name for name, why in reasons.items() if why is None] if options.dry_run else retention.prune()
-    kept = {name: why for name, why in reasons.items() if name not in gone}
-    if options.json:
-        return _print_json({"dry_run": options.dry_run, "pruned": gone, "kept": kept})
-    for name, why in reasons.items():
-        done = "would be pruned" if options.dry_run else "pruned"
-        print(f"{name}  {done if name in gone else f'stays: {why}'}")
-    return 0
+class ListVersions(VersionsCommand):
+    """List all versions that ever existed, with their status."""
+
+    HEAD: ClassVar = ("version", "status", "parent", "method", "accuracy", "made (UTC)", "labels")
+
+    def run_on(self, store: VersionStore) -> int:
+        rows = list(version_records.rows(store))
+        if self.as_json:
+            return _print_json(rows)
+        print_table(self.HEAD, map(_cells, rows))
+        return 0
 
 
-COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
-    "list": _list,
-    "show": _show,
-    "activate": _activate,
-    "diff": _diff,
-    "verify": _verify,
-    "prune": _prune,
-}
+class ShowVersion(VersionsCommand):
+    """Show the manifest of a version."""
 
+    name: CliPositionalArg[str]
 
-def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
-    """What two manifests say otherwise, field by field (None where one lacks it), and which files differ."""
-    ones, others = (flattened({k: v for k, v in m.items() if k not in OF_ITSELF}) for m in (a, b))
-    fields = {
-        name: [ones.get(name), others.get(name)]
-        for name in dict.fromkeys([*ones, *others])
-        if ones.get(name) != others.get(name)
-    }
-    left, right = a.get("digests") or {}, b.get("digests") or {}
-    files = {
-        "that differ": sorted(f for f in left.keys() & right.keys() if left[f] != right[f]),
-        f"of {a['name']} alone": sorted(left.keys() - right.keys()),
-        f"of {b['name']} alone": sorted(right.keys() - left.keys()),
-    }
-    return {"fields": fields, "files": files}
-
-
-def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} → {"a.b": 1}; lists stay whole."""
-    flat: dict[str, Any] = {}
-    for name, value in record.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flattened(value, f"{prefix}{name}.")
+    def run_on(self, store: VersionStore) -> int:
+        manifest = store.manifest(_named(store, self.name))
+        if self.as_json:
+            return _print_json(manifest)
+        fields = {name: _text(value) for name, value in version_records.flattened(manifest).items()}
+        if on_terminal():
+            print_table(("field", "value"), fields.items())
         else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+            _print_wrapped(fields)
+        return 0
 
 
-def _rows(store: VersionStore) -> Iterator[dict[str, Any]]:
-    """Every version there was, oldest first."""
-    current, labels = store.current(), store.labels()
-    for name, status in store.statuses().items():
-        row: dict[str, Any] = {
-            "name": name,
-            "status": status,
-            "current": name == current,
-            "labels": sorted(word for word, label in labels.items() if label.version == name),
-        }
-        try:
-            yield {**row, **_of_manifest(store.manifest(name))}
-        except (InvalidVersionError, AttributeError, TypeError, ValueError) as error:
-            yield {**row, "status": "unreadable", "reasons": [str(error)]}
+class ActivateVersion(VersionsCommand):
+    """Verify a version and make it the current one; running services follow."""
+
+    name: CliPositionalArg[str]
+
+    def run_on(self, store: VersionStore) -> int:
+        name, before = _named(store, self.name), store.current()
+        store.verify(name)
+        store.activate(name)
+        if self.as_json:
+            return _print_json({"before": before, "current": name})
+        print(f"current: {name} (before: {before}); services follow")
+        return 0
 
 
-def _of_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    verdict = manifest.get("verdict") or {}
-    return {
-        **{key: manifest.get(key) for key in ("parent", "job", "method", "created", "code_version")},
-        "held_out_accuracy": held_out_accuracy(manifest),
-        "forced": bool(verdict.get("forced")),
-        "reasons": verdict.get("reasons", []),
-    }
+class DiffVersions(VersionsCommand):
+    """Compare two versions: the fields of their manifests, and their files."""
+
+    a: CliPositionalArg[str]
+    b: CliPositionalArg[str]
+
+    def run_on(self, store: VersionStore) -> int:
+        a, b = _named(store, self.a), _named(store, self.b)
+        found = version_records.difference(store.manifest(a), store.manifest(b))
+        if self.as_json:
+            return _print_json(found)
+        rows = [(field, _text(left), _text(right)) for field, (left, right) in found["fields"].items()]
+        files = {f"files {which}": " ".join(names) for which, names in found["files"].items() if names}
+        if not rows and not files:
+            print("nothing differs")
+            return 0
+        print_table(("field", a, b), rows)
+        _print_wrapped(files)
+        return 0
 
 
-def _shown(row: Mapping[str, Any]) -> tuple[str, ...]:
+class VerifyVersions(VersionsCommand):
+    """Compute all digests again; exit status 1 if one differs from its manifest."""
+
+    names: CliPositionalArg[list[str]] = Field([], description="Default: all published versions.")
+
+    def run_on(self, store: VersionStore) -> int:
+        results: dict[str, str | None] = {}
+        names = [_named(store, word) for word in self.names] or store.names()
+        for name in bar(names, "verifying", "versions"):
+            try:
+                store.verify(name)
+                results[name] = None
+            except (InvalidVersionError, UnknownVersionError) as error:
+                results[name] = error.message
+        if self.as_json:
+            _print_json(results)
+        else:
+            rows = [(name, "ok" if wrong is None else f"FAILED: {wrong}") for name, wrong in results.items()]
+            print_table(("version", "digests"), rows, show_head=False)
+        return int(any(results.values()))
+
+
+class PruneVersions(VersionsCommand, PruneSettings):
+    """Delete the files of versions that no rule keeps; their manifests stay."""
+
+    dry_run: CliToggleFlag[bool] = Field(False, description="Report what would be deleted; delete nothing.")
+    without_leases: CliToggleFlag[bool] = Field(False, description="No version is leased: do not query Redis.")
+
+    def run_on(self, store: VersionStore) -> int:
+        leased = dict if self.without_leases else partial(leased_versions, self._redis())
+        retention = Retention(store, leased, self.keep_versions, self.retention_grace_s)
+        reasons = retention.reasons()
+        gone = [name for name, why in reasons.items() if why is None] if self.dry_run else retention.prune()
+        kept = {name: why for name, why in reasons.items() if name not in gone}
+        if self.as_json:
+            return _print_json({"dry_run": self.dry_run, "pruned": gone, "kept": kept})
+        done = "would be pruned" if self.dry_run else "pruned"
+        rows = [(name, done if name in gone else f"stays: {why}") for name, why in reasons.items()]
+        print_table(("version", "files"), rows, show_head=False)
+        return 0
+
+    def _redis(self) -> redis.Redis:
+        """The Redis that holds the leases on this store: the configured one, or that of `metarm up`."""
+        socket = running_socket(self.data_dir / "redis")
+        if self.redis_url is None and socket is None:
+            raise ConfigurationError(NO_LEASES.format(why="none is set or runs here"))
+        return redis.Redis.from_url(self.redis_url or f"unix://{socket}", socket_timeout=5.0)
+
+
+class Versions(CommandGroup):
+    """Inspect and maintain the versions on disk. A version's name may also be `current` or a label."""
+
+    list: CliSubCommand[ListVersions] = Field(description="all versions that ever existed, with their status")
+    show: CliSubCommand[ShowVersion] = Field(description="the manifest of a version")
+    activate: CliSubCommand[ActivateVersion] = Field(description="verify a version and make it current")
+    diff: CliSubCommand[DiffVersions] = Field(description="compare the manifests and files of two versions")
+    verify: CliSubCommand[VerifyVersions] = Field(description="compute digests again")
+    prune: CliSubCommand[PruneVersions] = Field(description="delete the files of versions that need not stay")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 if a check failed or an error was printed, 2 for wrong arguments."""
+    return Versions.run_from("metarm versions", sys.argv[1:] if arguments is None else arguments)
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     accuracy = row.get("held_out_accuracy")
     status = "forced" if row.get("forced") and row["status"] == "published" else row["status"]
     return (
@@ -207,89 +216,22 @@ def _named(store: VersionStore, word: str) -> str:
     return (store.current() or word) if word == "current" else word
 
 
-def _settings(options: argparse.Namespace) -> RetentionSettings:
-    given = {
-        name: getattr(options, name, None)
-        for name in ("data_dir", "redis_url", "keep_versions", "retention_grace_s")
-    }
-    settings = RetentionSettings(**{name: value for name, value in given.items() if value is not None})
-    if not settings.store.root.is_dir():
-        raise ConfigurationError(f"there are no versions in {settings.store.root}: set --data-dir")
-    return settings
-
-
-def _redis(settings: RetentionSettings) -> redis.Redis:
-    """The Redis that services of this store keep leases in: the one set, or that of `metarm up`."""
-    socket = socket_path(settings.data_dir / "redis")
-    if settings.redis_url is None and not socket.exists():
-        raise ConfigurationError(LEASES_UNKNOWN.format(why="none is set or runs here"))
-    return redis.Redis.from_url(settings.redis_url or f"unix://{socket}", socket_timeout=5.0)
-
-
 def _print_json(record: object) -> int:
     print(orjson.dumps(record, option=orjson.OPT_INDENT_2).decode())
     return 0
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Aligned; where that is wider than the terminal, the widest columns are cut."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    room = shutil.get_terminal_size((80, 24)).columns
-    while sum(widths) + 2 * (len(widths) - 1) > room and max(widths) > 8:
-        widths[widths.index(max(widths))] -= 1
-    for row in rows:
-        cells = [c if len(c) <= w else c[: w - 1] + "…" for c, w in zip(row, widths, strict=True)]
-        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
-
-
-def _print_wrapped(field: str, value: Any) -> None:
-    """One field; a long value goes on in further lines."""
-    room = max(20, shutil.get_terminal_size((80, 24)).columns - 2)
-    line = f"{field}: {_text(value)}"
-    for start in range(0, len(line), room):
-        print(line[start : start + room] if start == 0 else f"  {line[start : start + room]}")
+def _print_wrapped(fields: Mapping[str, str]) -> None:
+    """Print `field: value` lines; what exceeds the terminal's width (else 80) continues, indented."""
+    width = shutil.get_terminal_size((80, 24)).columns
+    for field, value in fields.items():
+        print(textwrap.fill(f"{field}: {value}", width, subsequent_indent="  ", break_on_hyphens=False))
 
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else orjson.dumps(value).decode()
-
-
-def _parser() -> argparse.ArgumentParser:
-    everywhere = argparse.ArgumentParser(add_help=False)
-    everywhere.add_argument(
-        "--data-dir", type=Path, help="folder of everything kept (METARM_DATA_DIR, else data)"
-    )
-    everywhere.add_argument("--json", action="store_true", help="for programs")
-    parser = argparse.ArgumentParser(
-        prog="metarm versions",
-        description="Look at the versions on disk, and after them. For a name, `current` or a label will do.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    def command(name: str, help_: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=help_, description=help_, parents=[everywhere])
-
-    command("list", "every version there was, and what became of it")
-    command("show", "the manifest of one version").add_argument("name")
-    command("activate", "check a version and make it current; services follow").add_argument("name")
-    diff = command("diff", "what differs between two versions: manifests field by field, and files")
-    diff.add_argument("a")
-    diff.add_argument("b")
-    verify = command("verify", "compute every digest again; exit status 1 where one is not as it was written")
-    verify.add_argument("names", nargs="*", metavar="name", help="default: every published version")
-    prune = command("prune", "delete the files of versions that need not stay; their manifests stay")
-    prune.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
-    prune.add_argument(
-        "--keep-versions", type=int, help="newest ones that stay (METARM_KEEP_VERSIONS, else 10)"
-    )
-    prune.add_argument(
-        "--retention-grace-s", type=float, help="age below which all stay (METARM_RETENTION_GRACE_S, else 3600)"
-    )
-    prune.add_argument("--redis-url", help="where leases are (REDIS_URL, else the Redis of `metarm up`)")
-    prune.add_argument("--without-leases", action="store_true", help="nobody leases anything: ask no Redis")
-    return parser
 
 
 if __name__ == "__main__":

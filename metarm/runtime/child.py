@@ -1,4 +1,4 @@
-"""A process that `metarm up` keeps running: started again when it dies, ended when the launcher ends."""
+"""A child process of `metarm up`: restarted when it dies, stopped when the launcher ends."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from metarm.runtime.logs import announce
 
 GRACE_S = {"service": 45.0, "trainer": 30.0, "redis": 30.0}
 RESTART_PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-STEADY_S = 60.0  # alive this long, a child's earlier deaths are forgotten
+STEADY_S = 60.0  # after this long alive, earlier deaths no longer count
 PR_SET_PDEATHSIG = 1
 
 
 class GivenUpError(Exception):
-    """A child ended in a way that starting it again would not help."""
+    """A child ended in a way that a restart would not cure. `status`: its exit status."""
 
     def __init__(self, name: str, status: int) -> None:
-        super().__init__(f"{name} ended ({ending(status)}), and starting it again would not help")
+        super().__init__(f"{name} ended ({ending(status)}); a restart would not help")
         self.status = status
 
 
 class Child:
-    """One process, started again when it dies."""
+    """One process and its restarts."""
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.name = name
@@ -52,14 +52,14 @@ class Child:
         return self._process is not None
 
     def exit_code(self) -> int | None:
-        """None while it runs, and before it starts."""
+        """None before it starts and while it runs; negative after a signal."""
         return self._process.poll() if self._process else None
 
     def revive(self, *, starting: bool) -> None:
-        """Start it again if it is dead, after a pause that grows with every early death.
+        """Restart it if it is dead, after a pause that grows with every early death.
 
-        Raises GivenUpError where a setting is wrong, or where it gave up by itself while everything is
-        still `starting`.
+        Raises GivenUpError if a setting was wrong, or if it exited by itself while the system is still
+        `starting`.
         """
         code = self.exit_code()
         if code == EXIT_CONFIGURATION or (starting and code is not None and code >= 0):
@@ -71,20 +71,20 @@ class Child:
             self._deaths = 1 if now - self._started > STEADY_S else self._deaths + 1
             pause = RESTART_PAUSES_S[min(self._deaths, len(RESTART_PAUSES_S)) - 1]
             self._start_at = now + pause
-            announce(f"{self.name} ended ({ending(code)}); starting it again in {pause:g} s")
+            announce(f"{self.name} ended ({ending(code)}); restart in {pause:g} s")
         elif now >= self._start_at:
             self._start_at = 0.0
             self.start()
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL where it takes too long."""
+        """Send SIGTERM; after GRACE_S, SIGKILL."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()
         try:
             self._process.wait(GRACE_S[self.name])
         except subprocess.TimeoutExpired:
-            announce(f"{self.name} did not end within {GRACE_S[self.name]:g} s and is killed")
+            announce(f"{self.name} did not end within {GRACE_S[self.name]:g} s; killing it")
             self._process.kill()
             self._process.wait()
 

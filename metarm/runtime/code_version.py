@@ -1,4 +1,4 @@
-"""Which code made a version: the package's version and, in a git checkout, the commit. No subprocess."""
+"""The version of the running code: the package's and, in a git checkout, the commit. Starts no subprocess."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import metarm
 
 COMMIT = re.compile(r"[0-9a-f]{40,64}")
-SHORT = 12  # digits of a commit that are kept
+SHORT = 12  # digits of the commit
 
 
 def code_version(checkout: Path | None = None) -> str:
-    """Such as 0.1.0+g765f342a1b2c; without a commit where the code is installed, or git's files are not as
-    expected. What was changed after the commit is not seen."""
+    """Such as 0.1.0+g765f342a1b2c. Without the commit if the code is installed or git's files cannot be
+    read. Uncommitted changes do not show."""
     folder = checkout or Path(metarm.__file__).resolve().parent.parent
     commit = _commit(folder / ".git")
     return f"{metarm.__version__}+g{commit[:SHORT]}" if commit else metarm.__version__
@@ -21,7 +21,7 @@ def code_version(checkout: Path | None = None) -> str:
 
 def _commit(git: Path) -> str | None:
     try:
-        if git.is_file():  # a worktree's: "gitdir: PATH"
+        if git.is_file():  # in a worktree: "gitdir: PATH"
             git = (git.parent / git.read_text().removeprefix("gitdir:").strip()).resolve()
         head = (git / "HEAD").read_text().strip()
         found = _of_branch(git, head.removeprefix("ref:").strip()) if head.startswith("ref:") else head
@@ -31,7 +31,7 @@ def _commit(git: Path) -> str | None:
 
 
 def _of_branch(git: Path, branch: str) -> str | None:
-    shared = git / "commondir"  # a worktree keeps its branches with the main checkout's
+    shared = git / "commondir"  # names the main checkout's folder, where a worktree's branches are
     common = (git / shared.read_text().strip()).resolve() if shared.is_file() else git
     for folder in (git, common):
         if (folder / branch).is_file():

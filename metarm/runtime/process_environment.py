@@ -1,14 +1,14 @@
-"""Environment variables that must be in force before torch loads, whatever way a process starts.
+"""Environment variables that must be set before torch loads, however a process starts.
 
-OMP_WAIT_POLICY=active with GOMP_SPINCOUNT=1000: OpenMP threads that wait for the next operation spin for
-some ten microseconds, then sleep (docs/decisions/0003-process-environment.md). The default, milliseconds,
-makes scoring 4 to 8 times slower beside any other busy process; none at all, a short text on two cores
-a sixth slower and more. `active` is there because libgomp otherwise spins not at all, whatever the count,
-once its threads outnumber the cores.
+OMP_WAIT_POLICY=active, GOMP_SPINCOUNT=1000: OpenMP threads that wait for the next operation spin for about
+ten microseconds, then sleep (docs/decisions/0003-process-environment.md). The default spins for milliseconds
+and makes scoring 4 to 8 times slower beside any other busy process; without spinning, a short text on two
+cores takes at least a sixth longer. Without `active`, libgomp ignores the count and does not spin once its
+threads outnumber the cores.
 MALLOC_*: glibc keeps large freed blocks instead of returning them page by page (5 to 15% of a forward).
-glibc and libgomp read these once, at process start: hence the re-exec.
+glibc and libgomp read these variables once, at process start; therefore the process executes itself again.
 
-And how a process imports torch: with the garbage collector off.
+The module also holds how a process imports torch: with the garbage collector off.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REQUIRED = {
 
 
 def ensure() -> None:
-    """Start this very command again with the variables set, unless they already are."""
+    """Replace this process by the same command with the variables set, unless they already are."""
     if all(os.environ.get(name) == value for name, value in REQUIRED.items()):
         return
     os.environ.update(REQUIRED)
@@ -38,7 +38,7 @@ def ensure() -> None:
 
 
 def check() -> None:
-    """Raise ConfigurationError where the variables are not in force: started by another route."""
+    """Raises ConfigurationError if the variables are not set: the process was started in another way."""
     wrong = [f"{name}={value}" for name, value in REQUIRED.items() if os.environ.get(name) != value]
     if wrong:
         raise ConfigurationError(
@@ -50,9 +50,9 @@ def check() -> None:
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Import torch and transformers inside this. They make 650,000 objects that live as long as the
-    process: walking them again and again is a quarter of the import, and later stops every thread for
-    0.2 s in a full collection. So nothing is collected meanwhile, and they are left out for ever."""
+    """Turn the garbage collector off while torch and transformers are imported, and exempt their objects from
+    later collections. These 650,000 objects live as long as the process: to traverse them takes a quarter
+    of the import, and later stops all threads for 0.2 s in a full collection."""
     gc.disable()
     try:
         yield

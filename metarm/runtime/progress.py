@@ -1,15 +1,24 @@
-"""How far a long step is: a bar on a terminal; elsewhere nothing, or a line now and then. No torch."""
+"""Progress of a long step: a bar on a terminal, otherwise occasional lines in the log. Imports no torch."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import Self, TypeVar
 
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
 
 from metarm.runtime import logs
 
@@ -19,42 +28,63 @@ LINE_EVERY_S = 15.0
 Item = TypeVar("Item")
 
 
-def bar(items: Sequence[Item], what: str, unit: str) -> Iterable[Item]:
-    """The items, with a bar over them on a terminal."""
-    return cast("Iterable[Item]", tqdm(items, what, unit=unit, disable=not _on_terminal(), leave=False))
+def bar(items: Sequence[Item], what: str, unit: str) -> Iterator[Item]:
+    """Yield the items, with a bar above them on a terminal."""
+    with _bars(unit) as bars:
+        yield from bars.track(items, description=what)
 
 
 class Progress:
-    """Counts `total` steps of something called `what`; where there is no terminal, in lines of the log."""
+    """Counts `total` steps of the task `what`; without a terminal, in log lines."""
 
     def __init__(self, what: str, total: int) -> None:
         self._what, self._total, self._done = what, total, 0
-        self._started = self._said = time.monotonic()
-        terminal = _on_terminal()
-        self._bar = tqdm(total=total, desc=what, unit="step", leave=False) if terminal else None
+        self._started = self._logged = time.monotonic()
+        self._bars = _bars("step", TextColumn("{task.fields[figures]}"))
+        self._task = self._bars.add_task(what, total=total, figures="")
 
     def __enter__(self) -> Self:
+        self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._bars.stop()
 
     def step(self, **figures: float) -> None:
+        """Count one step; `figures` are shown beside the count, with three decimals."""
         self._done += 1
         shown = {name: f"{value:.3f}" for name, value in figures.items()}
-        if self._bar is not None:
-            self._bar.set_postfix(shown, refresh=False)
-            self._bar.update()
+        if not self._bars.disable:
+            text = " ".join(f"{name}={value}" for name, value in shown.items())
+            self._bars.update(self._task, advance=1, figures=text, refresh=True)
             return
         now = time.monotonic()
-        if now - self._said > LINE_EVERY_S or self._done == self._total:
-            self._said = now
+        if now - self._logged > LINE_EVERY_S or self._done == self._total:
+            self._logged = now
             left_s = (now - self._started) / self._done * (self._total - self._done)
             log.info("%s: %d of %d, %.0f s left, %s", self._what, self._done, self._total, left_s, shown)
 
 
-def _on_terminal() -> bool:
-    return sys.stderr.isatty() and not logs.writes_json()
+def _bars(unit: str, *more: ProgressColumn) -> Bars:
+    """Bars on stderr that disappear at the end. They are drawn only when a step is counted: a thread that
+    redraws them would disturb what is being measured."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        *more,
+    )
+    return Bars(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        auto_refresh=False,
+        redirect_stdout=False,  # stdout may be a file while stderr is a terminal
+        redirect_stderr=False,
+        disable=not sys.stderr.isatty() or logs.writes_json(),
+    )

@@ -1,22 +1,20 @@
-"""OpenTelemetry spans, where an endpoint to send them to is set; else the SDK is not imported, and a span costs
-a comparison.
+"""OpenTelemetry spans. Without an endpoint the SDK is not imported, and a span costs one comparison.
 
-All is set by OpenTelemetry's own variables
-(https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables): OTEL_EXPORTER_OTLP_ENDPOINT
-or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, their …_HEADERS, OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME,
-OTEL_RESOURCE_ATTRIBUTES, OTEL_SDK_DISABLED. Spans leave by OTLP over HTTP (protobuf), from a thread of their
-own; what does not fit its queue is dropped.
+OpenTelemetry's own variables configure everything (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables):
+OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, their …_HEADERS, OTEL_TRACES_SAMPLER,
+OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_SDK_DISABLED. A thread of its own sends the spans by
+OTLP over HTTP (protobuf) and drops those that do not fit its queue.
 
 | span           | of                                                                            |
 | -------------- | ----------------------------------------------------------------------------- |
 | POST /score, … | a request, made by FastAPI; `traceparent` names its parent                     |
-| tokenise       | a request's texts → token ids                                                 |
-| queue          | until a forward thread takes the first of a request                           |
-| forward        | from there until the last of it is scored                                     |
-| log            | the write of a request's groups to the sample log, which nobody waits for     |
-| load           | a version: verified, loaded, probed, warmed                                   |
-| swap           | a version that becomes current on a server alone, `load` in it                |
-| retrain        | a job; in it read, train, save, gate, publish, promote                        |
+| tokenise       | the texts of a request → token ids                                            |
+| queue          | from the request until a forward thread takes its first sequence              |
+| forward        | from there until its last sequence is scored                                  |
+| log            | the asynchronous write of a request's groups to the sample log                |
+| load           | verify, load, probe and warm a version                                        |
+| swap           | a version becomes current on a single server; contains `load`                 |
+| retrain        | a job; contains read, train, save, gate, publish, promote                     |
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-END_S = 5.0  # that the last spans may take to leave
+END_S = 5.0  # longest wait for the last spans
 Attribute = str | int | float | bool
 
 _NO_SPAN: AbstractContextManager[None] = nullcontext()
@@ -45,8 +43,8 @@ _tracer: Tracer | None = None
 
 
 def begin(service_name: str) -> TracerProvider | None:
-    """Export spans from now on, once a process, if an endpoint is set; under `service_name` unless
-    OTEL_SERVICE_NAME names another. None, and a warning, where the extra `otel` is not installed."""
+    """Start exporting spans if an endpoint is set, as OTEL_SERVICE_NAME, else `service_name`. A second call
+    returns the same provider. None, with a warning, if the extra `otel` is not installed."""
     global _provider, _tracer
     wanted = any(os.environ.get(name) for name in ENDPOINTS)
     if _provider or not wanted or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
@@ -69,18 +67,18 @@ def begin(service_name: str) -> TracerProvider | None:
 
 
 def end() -> None:
-    """Send what is left, END_S long at most."""
+    """Send the remaining spans, for END_S at most, and stop."""
     global _provider, _tracer
     provider, _provider, _tracer = _provider, None, None
     if provider is not None:
-        # an endpoint that does not answer holds its own time, which nobody has to wait for
+        # shutdown waits longer than END_S for an endpoint that does not answer
         last = threading.Thread(target=provider.shutdown, name="last-spans", daemon=True)
         last.start()
         last.join(END_S)
 
 
 def span(name: str, **attributes: Attribute) -> AbstractContextManager[object]:
-    """Around the block, in this context's span. What it raises is recorded."""
+    """A span around the block, as a child of this context's span. It records exceptions."""
     if _tracer is None:
         return _NO_SPAN
     return _tracer.start_as_current_span(name, attributes=attributes)
@@ -89,7 +87,7 @@ def span(name: str, **attributes: Attribute) -> AbstractContextManager[object]:
 def record(
     name: str, began_ns: int, ended_ns: int, parent: Context | None = None, **attributes: Attribute
 ) -> None:
-    """A span that is over, in this context's span or in `parent`'s; times are of the monotonic clock."""
+    """Record a finished span as a child of this context's or `parent`'s; times are of the monotonic clock."""
     if _tracer is None:
         return
     epoch_ns = time.time_ns() - time.monotonic_ns()
@@ -98,7 +96,7 @@ def record(
 
 
 def here() -> Context | None:
-    """This context, for `record` in another thread; None where nothing is recorded."""
+    """This context, for `record` in another thread; None if spans are not exported."""
     if _tracer is None:
         return None
     from opentelemetry import context
@@ -107,7 +105,7 @@ def here() -> Context | None:
 
 
 def ids() -> dict[str, str]:
-    """Of this context's span, in hexadecimal, for the log; empty without one."""
+    """The ids of this context's span in hexadecimal, for the log; empty without a span."""
     if _tracer is None:
         return {}
     from opentelemetry import trace

@@ -20,7 +20,7 @@ from metarm.model.encoding import Encoded
 from metarm.model.forward import PrefixCache
 from metarm.model.reward_model import DEFAULT_BATCH_TOKENS
 from metarm.runtime.cores import worker_cpus
-from service.scoring.tuning import ForwardPlan
+from service.scoring.plan import ForwardPlan
 from service.versions.live import LoadedVersion
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from metarm.records import Prompt
 from metarm.runtime.tracing import span
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
+from service.scoring.plan import ForwardPlan
 from service.scoring.score_cache import ScoreCache
-from service.scoring.tuning import ForwardPlan
 from service.scoring.warm_up import kind_of, warm_up
 from service.telemetry.metrics import Metrics
 from service.versions.canary import CanaryFallbacks

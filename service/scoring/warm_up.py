@@ -10,7 +10,7 @@ import torch
 from metarm.errors import InvalidVersionError
 from metarm.model.encoding import Encoded
 from metarm.model.reward_model import RewardModel, all_finite
-from service.scoring.tuning import ForwardPlan
+from service.scoring.plan import ForwardPlan
 
 PROMPT = "Which of the two trains is faster?"
 SENTENCE = "The second one, by about ten kilometres an hour. "

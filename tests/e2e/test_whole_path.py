@@ -198,7 +198,7 @@ def test_two_launchers_do_not_share_a_data_directory(running: HttpProcess, data_
 def test_a_port_that_is_taken_ends_the_launcher_with_its_reason(running: HttpProcess, tmp_path: Path) -> None:
     with system(tmp_path / "other", METARM_PORT=str(running.port)) as other:
         assert other.wait() == 78
-        assert f"127.0.0.1:{running.port} cannot be listened on" in other.output
+        assert f"cannot listen on 127.0.0.1:{running.port}" in other.output
 
 
 def test_the_store_refuses_to_continue_from_another_model(running: HttpProcess, data_dir: Path) -> None:

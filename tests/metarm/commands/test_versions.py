@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -191,6 +196,94 @@ def test_prune_deletes_nothing_while_it_cannot_know_the_leases(
     assert store.names() == names
     run("prune", "--keep-versions", "1", "--without-leases")
     assert store.names() == names[2:]
+
+
+def test_prune_asks_the_embedded_redis_for_leases_wherever_its_socket_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / ("d" * 100)  # too long for a socket
+    store = VersionStore(data / "versions")
+    store.prepare()
+    names = [publish(store, created="2020-01-01T00:00:00Z") for _ in range(4)]
+    with RedisProcess(data / "redis") as server, server.client() as client:
+        client.hset(LEASES, "a", f"{int(1000 * (time.time() + 60))} {names[0]}")
+        assert main(["prune", "--keep-versions", "1", "--data-dir", str(data)]) == 0
+    assert f"{names[0]}  stays: leased" in capsys.readouterr().out
+    assert store.names() == [names[0], *names[2:]]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["lists"], ["show"], ["diff", "current"], ["prune", "--keep-versions", "0"], ["list", "--jason"]],
+)
+def test_wrong_arguments_are_status_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status: Any = main(arguments)
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    assert "metarm versions" in capsys.readouterr().err
+
+
+def test_the_environment_sets_settings_and_no_arguments(
+    store: VersionStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [publish(store, created="2020-01-01T00:00:00Z") for _ in range(3)]
+    monkeypatch.setenv("METARM_DATA_DIR", str(store.root.parent))
+    monkeypatch.setenv("METARM_KEEP_VERSIONS", "2")
+    for argument in ("JSON", "AS_JSON", "DRY_RUN", "WITHOUT_LEASES", "NAME", "VERSION"):
+        monkeypatch.setenv(f"METARM_{argument}", "true")
+        monkeypatch.setenv(argument, "true")
+    Path(".env").write_text("METARM_WITHOUT_LEASES=true\nMETARM_DRY_RUN=true\nMETARM_REDIS_URL=\n")
+    assert main(["prune"]) == 1
+    assert store.names() == names
+    assert main(["prune", "--without-leases"]) == 0
+    assert f"{names[0]}  pruned" in capsys.readouterr().out
+    assert store.names() == names[1:]
+
+
+LONG = "a reason that no terminal has room for, " * 10
+
+
+def test_away_from_a_terminal_a_row_is_a_line(filled: VersionStore, run: Any) -> None:
+    name, _ = filled.stage()
+    filled.reject(name, {"parent": LONG, "verdict": {"reasons": [LONG]}})
+    filled.set_label("stable-" + "x" * 50, Label("v000001"))
+    assert [line.split()[0] for line in run("list").splitlines()] == ["version", *filled.statuses()]
+    assert f" {LONG.strip()} " in run("list")
+    rows = run("diff", "v000001", name).splitlines()
+    assert [row for row in rows if row.startswith("verdict.reasons")] == [
+        row for row in rows if json.dumps([LONG]) in row
+    ]
+    assert "\x1b" not in run("list")
+
+
+def test_on_a_terminal_a_table_fits_and_loses_nothing(filled: VersionStore) -> None:
+    name, _ = filled.stage()
+    filled.reject(name, {"parent": LONG, "verdict": {"reasons": [LONG]}})
+    for command in (["list"], ["show", name], ["diff", "v000001", name], ["verify"]):
+        shown = on_terminal([*command, "--data-dir", str(filled.root.parent)], columns=60)
+        assert max(len(line) for line in shown.splitlines()) <= 60
+        if command[0] in ("show", "diff"):
+            assert "".join(LONG.split()) in "".join(shown.split())
+
+
+def on_terminal(arguments: list[str], columns: int) -> str:
+    """What `metarm versions` writes to a terminal, without its escape codes."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    environment = {**os.environ, "TERM": "xterm"}
+    environment.pop("COLUMNS", None)
+    program = [sys.executable, "-m", "metarm", "versions", *arguments]
+    with subprocess.Popen(program, env=environment, stdout=theirs) as process:
+        os.close(theirs)
+        written = b""
+        with contextlib.suppress(OSError):  # the other side has gone
+            while chunk := os.read(ours, 4096):
+                written += chunk
+    os.close(ours)
+    assert process.returncode == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", written.decode())
 
 
 def test_a_folder_without_versions_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,7 @@ WITHOUT_TORCH = [
     "metarm.store.retention",
     "metarm.runtime.code_version",
     "metarm.commands.versions",
+    "metarm.commands.main",
 ]
 
 

@@ -16,7 +16,7 @@ from metarm.model.encoding import Encoded
 from metarm.model.forward import PrefixCache
 from metarm.model.reward_model import RewardModel, load_model
 from service.scoring.engine import Engine
-from service.scoring.tuning import ForwardPlan
+from service.scoring.plan import ForwardPlan
 from service.versions.live import LoadedVersion
 from tests.metarm.model.forward.networks import plain_scores
 from tests.tiny import Kind

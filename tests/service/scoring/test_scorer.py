@@ -17,9 +17,9 @@ from metarm.model.forward import PrefixCache
 from metarm.model.reward_model import RewardModel, load_model
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
+from service.scoring.plan import ForwardPlan
 from service.scoring.score_cache import ScoreCache
 from service.scoring.scorer import Scorer
-from service.scoring.tuning import ForwardPlan
 from service.telemetry.metrics import Metrics
 from service.versions.live import LoadedVersion
 from tests.metarm.model.forward.networks import plain_scores

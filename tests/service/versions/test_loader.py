@@ -25,9 +25,9 @@ from metarm.store.manifest import MANIFEST
 from metarm.store.versions import VersionStore
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
+from service.scoring.plan import ForwardPlan
 from service.scoring.score_cache import ScoreCache
 from service.scoring.scorer import Scorer
-from service.scoring.tuning import ForwardPlan
 from service.telemetry.metrics import Metrics
 from service.versions.live import LiveVersions, LoadedVersion
 from service.versions.loader import VersionLoader

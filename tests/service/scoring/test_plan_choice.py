@@ -16,8 +16,10 @@ import pytest
 from pydantic import ValidationError
 
 from metarm.model.reward_model import RewardModel, load_model
-from service.scoring import tuning
-from service.scoring.tuning import ForwardPlan, calibrate, choose_plan
+from service.scoring.measuring import Measured, Timing, best_plan, best_split, measure_plans
+from service.scoring.plan import ForwardPlan
+from service.scoring.plan_choice import choose_plan
+from service.scoring.tuning_file import fingerprint
 from service.settings import ServiceSettings
 from tests.processes import Process, RedisProcess, service
 from tests.service.http.test_score import GROUP
@@ -33,17 +35,15 @@ def model(checkpoint: Kinds) -> RewardModel:
     return load_model(checkpoint("bert"), 128)
 
 
-@pytest.fixture
-def cores(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A machine of eight cores, on which a timing takes no time."""
-    monkeypatch.setattr(tuning, "usable_cores", lambda: 8)
-    monkeypatch.setattr(tuning, "TIMING_S", 0.0)
-    monkeypatch.setattr(tuning, "SLOW_S", 60.0)
-    return 8
+CORES = 8
+AT_ONCE = Timing(rounds=1, timing_s=0.0, slow_s=60.0)
+TOO_SLOW = Timing(rounds=1, timing_s=0.0, slow_s=0.0)  # whatever the model
 
 
-def plan_on(data_dir: Path, model: RewardModel, **settings: Any) -> ForwardPlan:
-    return choose_plan(model, ServiceSettings(data_dir=data_dir, **settings))
+def plan_on(
+    data_dir: Path, model: RewardModel, cores: int = CORES, timing: Timing = AT_ONCE, **settings: Any
+) -> ForwardPlan:
+    return choose_plan(model, ServiceSettings(data_dir=data_dir, **settings), cores, timing)
 
 
 def settings_of(name: str, value: Any) -> ServiceSettings:
@@ -56,11 +56,10 @@ def written(data_dir: Path) -> dict[str, Any]:
 
 
 def keep(data_dir: Path, model: RewardModel, plan: ForwardPlan, **other: Any) -> None:
-    record = {"plan": asdict(plan), "measured_on": tuning._fingerprint(model) | other}
+    record = {"plan": asdict(plan), "measured_on": fingerprint(model, CORES) | other}
     (data_dir / "tuning.json").write_text(json.dumps(record))
 
 
-@pytest.mark.usefixtures("cores")
 @pytest.mark.parametrize(
     ("settings", "workers", "threads", "batch_tokens"),
     [
@@ -84,7 +83,6 @@ def test_what_is_set_is_done_and_nothing_is_measured(
     assert plan_on(tmp_path, model, **settings, slice_tokens=77).slice_tokens == 77
 
 
-@pytest.mark.usefixtures("cores")
 def test_a_slice_is_one_batch_or_several_to_sort_where_the_route_pads(
     tmp_path: Path, model: RewardModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +108,6 @@ def test_a_cache_can_be_none_but_not_less(setting: str) -> None:
         settings_of(setting, -1)
 
 
-@pytest.mark.usefixtures("cores")
 def test_what_was_measured_is_written_down_and_not_measured_again(tmp_path: Path, model: RewardModel) -> None:
     plan = plan_on(tmp_path, model)
     assert plan.workers * plan.threads == 8
@@ -123,7 +120,6 @@ def test_what_was_measured_is_written_down_and_not_measured_again(tmp_path: Path
     assert (tmp_path / "tuning.json").read_bytes() == before
 
 
-@pytest.mark.usefixtures("cores")
 @pytest.mark.parametrize(
     "other",
     [{"cores": 4}, {"torch": "1.0"}, {"architecture": "OtherModel"}, {"hidden_size": 7}, {"layers": 99},
@@ -135,10 +131,9 @@ def test_what_was_measured_on_another_machine_or_model_is_measured_again(
     keep(tmp_path, model, MEASURED, **other)
     plan = plan_on(tmp_path, model)
     assert plan.workers * plan.threads == 8
-    assert written(tmp_path)["measured_on"] == tuning._fingerprint(model)
+    assert written(tmp_path)["measured_on"] == fingerprint(model, CORES)
 
 
-@pytest.mark.usefixtures("cores")
 @pytest.mark.parametrize(
     "text",
     [
@@ -157,15 +152,14 @@ def test_a_file_that_cannot_be_read_is_passed_over_with_a_warning(
     tmp_path: Path, model: RewardModel, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "tuning.json"
-    text = text.replace("FINGERPRINT", json.dumps(tuning._fingerprint(model)))
+    text = text.replace("FINGERPRINT", json.dumps(fingerprint(model, CORES)))
     file.write_bytes(text.encode("latin-1"))
     with caplog.at_level(logging.WARNING):
         plan = plan_on(tmp_path, model)
-    assert f"{file} is passed over" in caplog.text
+    assert f"{file} is ignored" in caplog.text
     assert ForwardPlan(**written(tmp_path)["plan"]) == plan
 
 
-@pytest.mark.usefixtures("cores")
 def test_a_folder_that_cannot_be_written_only_warns(
     tmp_path: Path, model: RewardModel, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -176,13 +170,12 @@ def test_a_folder_that_cannot_be_written_only_warns(
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.usefixtures("cores")
 def test_every_way_to_share_out_the_cores_is_measured_and_then_every_batch(model: RewardModel) -> None:
-    measured = list(calibrate(model, 1))
+    measured = list(measure_plans(model, CORES, AT_ONCE))
     splits = [(m.plan.workers, m.plan.threads) for m in measured[:4]]
     assert splits == [(1, 8), (2, 4), (4, 2), (8, 1)]
     assert {m.plan.batch_tokens for m in measured[:4]} == {1024}
-    best = tuning._best_split(measured[:4])
+    best = best_split(measured[:4])
     assert [(m.plan.workers, m.plan.threads, m.plan.batch_tokens) for m in measured[4:]] == [
         (best.workers, best.threads, 512),
         (best.workers, best.threads, 2048),
@@ -203,22 +196,18 @@ def test_every_way_to_share_out_the_cores_is_measured_and_then_every_batch(model
 def test_of_plans_as_fast_the_most_workers_and_the_usual_batch_are_chosen(
     rates: dict[tuple[int, int, int], float], chosen: tuple[int, int, int]
 ) -> None:
-    results = [tuning.Measured(tuning._plan(*plan), rate) for plan, rate in rates.items()]
-    assert tuning._best(results, MEASURED) == tuning._plan(*chosen)
-    assert tuning._best([], MEASURED) == MEASURED
+    results = [Measured(ForwardPlan.of_single_batches(*plan), rate) for plan, rate in rates.items()]
+    assert best_plan(results, MEASURED) == ForwardPlan.of_single_batches(*chosen)
+    assert best_plan([], MEASURED) == MEASURED
 
 
-@pytest.mark.usefixtures("cores")
-def test_a_model_that_is_too_slow_to_measure_keeps_the_default(
-    tmp_path: Path, model: RewardModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tuning, "SLOW_S", 0.0)
-    assert list(calibrate(model, 1)) == []
-    assert plan_on(tmp_path, model) == plan_on(tmp_path, model, tune=False)
+def test_a_model_that_is_too_slow_to_measure_keeps_the_default(tmp_path: Path, model: RewardModel) -> None:
+    assert list(measure_plans(model, CORES, TOO_SLOW)) == []
+    assert plan_on(tmp_path, model, timing=TOO_SLOW) == plan_on(tmp_path, model, tune=False)
 
 
 def test_metarm_tune_shows_what_it_measured_and_writes_the_best_of_it_down(
-    tmp_path: Path, checkpoint: Kinds, model: RewardModel, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, checkpoint: Kinds, model: RewardModel
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
     one_core = f"import os, sys; os.sched_setaffinity(0, [{min(os.sched_getaffinity(0))}]); "
@@ -234,10 +223,8 @@ def test_metarm_tune_shows_what_it_measured_and_writes_the_best_of_it_down(
     plan = ForwardPlan(**written(tmp_path)["plan"])
     assert (plan.workers, plan.threads) == (1, 1)
     assert f"chosen: 1 workers, 1 cores each, {plan.batch_tokens} tokens → {tmp_path / 'tuning.json'}" in output
-    monkeypatch.setattr(tuning, "usable_cores", lambda: 1)
-    monkeypatch.setattr(tuning, "SLOW_S", 0.0)  # measured now, it would be the default
     keep_ = written(tmp_path)
-    assert plan_on(tmp_path, model) == plan
+    assert plan_on(tmp_path, model, 1, TOO_SLOW) == plan  # measured now, it would be the default
     assert written(tmp_path) == keep_
 
 

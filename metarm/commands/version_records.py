@@ -1,0 +1,67 @@
+"""Manifests as records: one row for each version, and the difference between two versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from metarm.errors import InvalidVersionError
+from metarm.store.retention import held_out_accuracy
+from metarm.store.versions import VersionStore
+
+NOT_COMPARED = ("name", "created", "seal", "digests", "probe")  # they differ in every version, or by file
+
+
+def rows(store: VersionStore) -> Iterator[dict[str, Any]]:
+    """All versions the store has ever held, oldest first. A manifest that cannot be read gives the status
+    `unreadable`."""
+    current, labels = store.current(), store.labels()
+    for name, status in store.statuses().items():
+        row: dict[str, Any] = {
+            "name": name,
+            "status": status,
+            "current": name == current,
+            "labels": sorted(word for word, label in labels.items() if label.version == name),
+        }
+        try:
+            yield {**row, **_from_manifest(store.manifest(name))}
+        except (InvalidVersionError, AttributeError, TypeError, ValueError) as error:
+            yield {**row, "status": "unreadable", "reasons": [str(error)]}
+
+
+def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields in which two manifests differ, as pairs (None: missing), and the files that differ."""
+    left, right = (flattened({k: v for k, v in m.items() if k not in NOT_COMPARED}) for m in (a, b))
+    fields = {
+        name: [left.get(name), right.get(name)]
+        for name in dict.fromkeys([*left, *right])
+        if left.get(name) != right.get(name)
+    }
+    ours, theirs = a.get("digests") or {}, b.get("digests") or {}
+    files = {
+        "that differ": sorted(f for f in ours.keys() & theirs.keys() if ours[f] != theirs[f]),
+        f"of {a['name']} alone": sorted(ours.keys() - theirs.keys()),
+        f"of {b['name']} alone": sorted(theirs.keys() - ours.keys()),
+    }
+    return {"fields": fields, "files": files}
+
+
+def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _from_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    verdict = manifest.get("verdict") or {}
+    return {
+        **{key: manifest.get(key) for key in ("parent", "job", "method", "created", "code_version")},
+        "held_out_accuracy": held_out_accuracy(manifest),
+        "forced": bool(verdict.get("forced")),
+        "reasons": verdict.get("reasons", []),
+    }

@@ -1,0 +1,87 @@
+"""`metarm up` on a store that holds a tiny version: what it starts, restarts, refuses and stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.processes import HttpProcess, system
+from tests.store import publish
+from tests.tiny import Kind
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[Kind], Path]) -> Path:
+    folder = tmp_path_factory.mktemp("up")
+    publish(folder, checkpoint("bert"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def running(data_dir: Path) -> Iterator[HttpProcess]:
+    with system(data_dir, METARM_TUNE="false") as process:
+        process.wait_until(lambda: "ready. Try:" in process.output, 240)
+        yield process
+
+
+def children(process: HttpProcess) -> dict[str, psutil.Process]:
+    """The live children by the module or program that they run."""
+    found = psutil.Process(process.pid).children()
+    return {line[2] if line[1] == "-m" else "redis": child for child in found if (line := child.cmdline())}
+
+
+def test_it_says_what_runs_where(running: HttpProcess, data_dir: Path) -> None:
+    assert f"service   {running.url}" in running.output
+    assert f"unix://{data_dir}/redis/redis.sock (embedded Valkey" in running.output
+    assert f"curl -s {running.url}/score" in running.output
+
+
+def test_children_have_groups_of_their_own_in_one_session(running: HttpProcess) -> None:
+    running.wait_until(lambda: children(running).keys() == {"service", "trainer", "redis"})
+    pids = [child.pid for child in children(running).values()]
+    assert [os.getpgid(pid) for pid in pids] == pids
+    assert {os.getsid(pid) for pid in pids} == {os.getsid(running.pid)}
+
+
+def test_a_second_launcher_on_the_data_or_the_port_ends_with_status_78(
+    running: HttpProcess, data_dir: Path, tmp_path: Path
+) -> None:
+    with system(data_dir) as second:
+        assert second.wait() == 78
+        assert "another `metarm up` is running" in second.output
+    with system(tmp_path / "other", METARM_PORT=str(running.port)) as other:
+        assert other.wait() == 78
+        assert f"cannot listen on 127.0.0.1:{running.port}" in other.output
+
+
+def test_a_child_that_dies_is_restarted(running: HttpProcess) -> None:
+    killed = children(running)["service"]
+    killed.kill()
+    running.wait_until(lambda: "service ended (signal 9); restart in 0.5 s" in running.output)
+    running.wait_until(
+        lambda: (now := children(running).get("service")) is not None and now.pid != killed.pid, 60
+    )
+
+
+def test_a_signal_stops_everything_in_order(running: HttpProcess) -> None:
+    started = list(children(running).values())
+    os.killpg(running.pid, signal.SIGINT)  # as a Ctrl-C in a terminal
+    assert running.wait(120) == 0
+    assert running.output.rstrip().endswith("metarm: stopped")
+    assert "metarm: stopping: service, trainer, Redis" in running.output
+    assert not [child for child in started if child.is_running()]
+
+
+def test_a_child_that_a_wrong_setting_ends_ends_everything_with_status_78(
+    data_dir: Path, running: HttpProcess
+) -> None:
+    assert not running.running
+    with system(data_dir, METARM_MODEL="/somewhere/else", METARM_TUNE="false") as other:
+        assert other.wait(240) == 78
+        assert "trainer ended (status 78); a restart would not help" in other.output
+        assert "stopped" in other.output
