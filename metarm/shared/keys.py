@@ -15,7 +15,7 @@
 | metarm:leases            | hash   | leases by id: expiry and version (expires with the last)    |
 | metarm:watches           | hash   | the watch over each promoted version, as JSON               |
 | metarm:retrain:cooldown  | string | the version whose drift started a retrain last (expires)    |
-| metarm:service:{id}      | string | a live service's registration as JSON (expires)        |
+| metarm:service:{id}      | string | a live service's registration as JSON (expires)             |
 | metarm:services          | set    | ids of services that are or were live                       |
 | metarm:cut_over          | hash   | the last cut-over: version, phase, each server's state      |
 | metarm:cut_over:notices  | channel | the cut-over has changed                                   |
