@@ -163,4 +163,6 @@ def _read(path: Path, kind: TypeAdapter[Record]) -> Record:
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        raise ConfigurationError(f"{path} is not what `metarm simulate` writes: {error.errors()[0]}") from error
+        raise ConfigurationError(
+            f"{path} is not what experiments/simulate writes: {error.errors()[0]}"
+        ) from error

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.models.bert.modeling_bert import BertForSequenceClassification
 
-from bench.places import THREADS
 from metarm.errors import ConfigurationError
 from metarm.model.encoding import Encoded
 from metarm.model.forward.packing import consecutive
 from metarm.model.reward_model import DEFAULT_BATCH_TOKENS, RewardModel
+from metarm.runtime.cores import usable_cores
 
 States = dict[bytes, Tensor]  # (S, H) of each text, by `Encoded.key`
 
@@ -101,7 +101,7 @@ def _write(file: Path, model: RewardModel, samples: Sequence[Encoded], dtype: ty
     try:
         with (
             tqdm(total=shape[0], desc="frozen layers", unit="token", disable=None, leave=False) as bar,
-            ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+            ThreadPoolExecutor(usable_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
         ):
             # a run is one forward, so that the hook is called once for it
             for tokens in pool.map(forward, consecutive(lengths, DEFAULT_BATCH_TOKENS)):

@@ -16,16 +16,7 @@ PROGRAMS = {
     "train": (["trainer.first_model"], "train a first reward model from preferences, for `metarm up` to serve"),
     "versions": (["metarm.commands.versions"], "list, show, compare, activate, verify and prune versions"),
     "tune": (["service.scoring.tuning"], "measure how the forward uses this machine best, and write it down"),
-    "demo": (["simulation", "demo"], "play an RL worker against a running server: drift, retrain, swap"),
-    "drill": (
-        ["simulation", "drill"],
-        "force a hacked reward model through on a private server; see it taken back",
-    ),
-    "simulate": (
-        ["simulation", "simulate"],
-        "rounds of optimisation and retraining: the paper's claims, measured",
-    ),
-    "report": (["simulation", "report"], "the paper's figures from what `simulate` wrote"),
+    "demo": (["simulation"], "play an RL worker against a running server: drift, retrain, swap"),
 }
 
 

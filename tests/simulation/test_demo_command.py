@@ -10,25 +10,11 @@ import pytest
 from simulation.cli import main
 
 
-def test_preferences_are_written_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "pairs.jsonl.gz"
-    assert main(["preferences", "--out", str(out), "--pairs", "12", "--seed", "4"]) == 0
-    first = out.read_bytes()
-    assert "12 pairs" in capsys.readouterr().out
-    assert main(["preferences", "--out", str(out), "--pairs", "12", "--seed", "4"]) == 0
-    assert out.read_bytes() == first
-
-
-def test_an_unwritable_file_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["preferences", "--out", str(tmp_path / "no" / "pairs.gz"), "--pairs", "2"]) == 1
-    assert len(capsys.readouterr().err.splitlines()) == 1
-
-
 def test_a_demo_without_a_server_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port, and none answers
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        assert main(["demo", "--url", url, "--out", str(tmp_path / "demo")]) == 1
+        assert main(["--url", url, "--out", str(tmp_path / "demo")]) == 1
     captured = capsys.readouterr()
     assert url in captured.err
     assert len(captured.err.splitlines()) == 1
@@ -38,7 +24,7 @@ def test_a_demo_without_a_server_is_one_clear_line(tmp_path: Path, capsys: pytes
 
 def test_groups_of_one_response_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:
-        main(["demo", "--responses", "1"])
+        main(["--responses", "1"])
     assert refused.value.code == 2
     assert "at least 2" in capsys.readouterr().err
 
