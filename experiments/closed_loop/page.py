@@ -46,7 +46,7 @@ def page(study: Study, pictures: Sequence[Picture]) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<style>{STYLE}</style></head><body>",
             "<h1>MetaRM in the closed loop</h1>",
-            f"<p>{escape(about)} What is measured, and how, is in docs/simulation.md.</p>",
+            f"<p>{escape(about)} What is measured, and how, is in docs/evidence/closed_loop.md.</p>",
             "<h2>Claims</h2>",
             f"<p>95% bootstrap intervals over seeds, paired. Under {FEWEST_SEEDS} seeds all is unclear.</p>",
             _claims_table(claims(study)),

@@ -96,7 +96,7 @@ def swept_name(factor: float) -> str:
 
 def all_arms() -> dict[str, Arm]:
     """Every arm by name, in the order of the tables."""
-    rates = ASCENT_RATES  # by a rule, on other seeds than those reported (docs/simulation.md, "Rates")
+    rates = ASCENT_RATES  # by a rule, on other seeds than those reported (docs/evidence/closed_loop.md)
     arms = [Arm(FIXED, None), Arm(VANILLA, {"ascent": "none"})]
     arms += [Arm(a, {"ascent": a, "ascent_rate": rate}) for a, rate in rates.items() if a != VANILLA]
     arms += [
