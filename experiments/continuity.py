@@ -40,7 +40,7 @@ RECENT_UPDATES = 4  # that the running mean is of
 LEGEND = """\
 |jump| and largest: how far the mean score of the last update's responses moves at the swap, in standard
 deviations of the old scores. PPO's advantages are against a running mean of old scores. size: their root mean
-square, after over before; PPO flips: the share that change sign; if told: the same with a running mean of the
+square, after over before; PPO flips: the share that change sign; informed: the same with a running mean of the
 new version's scores. GRPO's advantages are normalised within groups."""
 PLAN = replace(StudyPlan(), rounds=4, measured_prompts=2, measured_shifted_families=2, best_of_tries=1)
 
@@ -121,7 +121,7 @@ def table(swaps: Sequence[Seen], refused: Mapping[str, int]) -> str:
         "largest",
         "size",
         "PPO flips",
-        "if told",
+        "informed",
         "GRPO flips",
     ]
     rows = [head]
@@ -130,7 +130,9 @@ def table(swaps: Sequence[Seen], refused: Mapping[str, int]) -> str:
         for name, some in (("raw", [e.raw for e in of_arm]), ("calibrated", [e.calibrated for e in of_arm])):
             jumps = [abs(each.jump) for each in some]
             sizes = [each.size for each in some]
-            shares = [np.mean([getattr(e, field) for e in some]) for field in ("flips", "told", "grpo_flips")]
+            shares = [
+                np.mean([getattr(e, field) for e in some]) for field in ("flips", "informed", "grpo_flips")
+            ]
             rows.append(
                 [
                     arm,

@@ -1,8 +1,8 @@
 """The policy: a parametric writer of drafts, exact in its probabilities.
 
 Every decision of a draft has rows of parameters (see `decisions`); all of them together are one flat
-vector, `theta`. Which of a voice's wordings are used is drawn uniformly and is no part of the
-policy: `log_prob`, KL and entropy are those of the draft.
+vector, `theta`. The wordings of a voice are drawn uniformly, outside the policy: `log_prob`, KL and
+entropy are those of the draft.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Policy:
 
     @classmethod
     def initial(cls, seed: int = 0, variation: float = 0.15) -> Policy:
-        """The writer before any optimisation; each seed is a slightly different one.
+        """The policy before any optimisation; each seed gives a slightly different one.
 
         `variation` is the standard deviation of the differences, in logits.
         """

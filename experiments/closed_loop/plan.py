@@ -1,4 +1,4 @@
-"""What is run: the rounds, the pressure on the policy, the first reward model, and the arms. No torch."""
+"""The plan of a study: rounds, pressure on the policy, first reward model, and arms. No torch."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def arm_named(name: str) -> Arm:
         if ascent in get_args(Ascent):
             return Arm(name, {"ascent": ascent, "ascent_rate": float(rate)})
     except ValueError as error:
-        raise ConfigurationError(f"arm {name!r}: {rate!r} is no rate") from error
+        raise ConfigurationError(f"arm {name!r}: {rate!r} is not a rate") from error
     raise ConfigurationError(f"there is no arm {name!r}; there are ASCENT@RATE and {', '.join(known)}")
 
 

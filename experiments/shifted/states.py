@@ -1,4 +1,4 @@
-"""What the last layer of a frozen trunk reads of every text: computed once, kept on disk, mapped from there."""
+"""The inputs of the last layer over a frozen trunk: computed once a text, kept on disk, memory-mapped."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FrozenStates:
         return torch.stack([self._states[sample.key][0] for sample in samples]).float()
 
     def padded(self, samples: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
-        """(n, S, H) in float32, filled with 0 at the end, and the mask (n, S) of what is not filling."""
+        """(n, S, H) in float32, padded with 0 at the end, and the mask (n, S), True where a token is."""
         parts = [self._states[sample.key] for sample in samples]
         lengths = torch.tensor([len(part) for part in parts])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]

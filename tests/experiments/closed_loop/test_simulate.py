@@ -14,7 +14,7 @@ from tests.experiments.closed_loop.tiny_plan import TINY_PLAN
     ("arguments", "message"),
     [
         (["--arms", "fixed,sgdd"], "there is no arm 'sgdd'"),
-        (["--arms", "fixed,sgd@fast"], "'fast' is no rate"),
+        (["--arms", "fixed,sgd@fast"], "'fast' is not a rate"),
         (["--served", "--arms", "negative"], "takes no rate below 0"),
         (["--seeds", "0"], "--seeds must be at least 1"),
         (["--rounds", "1"], "--rounds must be at least 2"),
