@@ -1,4 +1,4 @@
-"""A private `metarm up` with its own Redis, port and data folder, and without the user's settings."""
+"""A private `metarm up` with its own Redis, port and data folder, and nothing of the user's own settings."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ POLL_S = 0.2
 
 
 class PrivateServer:
-    """A context manager: inside the block the server is ready, and its sample log holds one run alone."""
+    """Inside the block it runs and serves, and nothing else has used it: its sample log holds one run alone."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
-        """The data are in `folder`/data; `settings` are environment variables."""
+        """Its data are in `folder`/data; `settings` by their environment names."""
         self._folder = folder
         self._port = _free_port()
         self._settings = settings
@@ -38,7 +38,7 @@ class PrivateServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "metarm", "up"],
                 env=self._environment(),
-                cwd=self._folder,  # so that no .env file of the user is read
+                cwd=self._folder,  # no .env of the user's
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -56,10 +56,8 @@ class PrivateServer:
         self._stop()
 
     def serving(self, version: str | None = None, timeout_s: float = START_S) -> str:
-        """Wait until the server is ready (with `version`, unless it is None); returns the version it serves.
-
-        Raises MetaRMError where the server ends first, or after `timeout_s`.
-        """
+        """The version served, once there is one and a trainer beside it, and it is `version` where that is
+        asked for."""
         deadline = time.monotonic() + timeout_s
         with RewardClient(self.url, retries=0) as once:
             while True:

@@ -126,7 +126,7 @@ def _when_served(client: RewardClient, version: str) -> ServedReward:
     deadline = time.monotonic() + SWAP_TIMEOUT_S
     while client.ready()["version"] != version:
         if time.monotonic() > deadline:
-            message = f"{version} is published but not served after {SWAP_TIMEOUT_S:.0f} s"
+            message = f"{version} is published, and after {SWAP_TIMEOUT_S:.0f} s the server does not serve it"
             raise ClientError(message, None, "not_served")
         time.sleep(0.2)
     return ServedReward(client, version)

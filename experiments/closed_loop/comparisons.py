@@ -70,7 +70,7 @@ def best_of_n_against_initial(fixed: ArmRun) -> Outcome:
 
 
 def spread_ratio(run: ArmRun, prompts: PromptSet = "in") -> float:
-    """The retrained versions' spread on the responses that led to the retrain (unseen prompts), over
+    """The retrained versions' spread on the responses that brought the retrain about (unseen prompts), over
     the same versions' spread on the initial policy's: geometric mean over the retrains."""
     logs = [log(_spread(after) / _spread(first)) for after, first in _pairs(run, prompts)]
     return float(np.exp(np.mean(logs)))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from experiments.closed_loop import comparisons as c
-from tests.experiments.closed_loop.synthetic import synthetic_run, synthetic_study
+from tests.experiments.closed_loop.made_up import made_up_run, made_up_study
 
 
 def test_every_response_meets_every_response_to_its_prompt_and_small_gaps_are_ties() -> None:
@@ -13,29 +13,29 @@ def test_every_response_meets_every_response_to_its_prompt_and_small_gaps_are_ti
 
 
 def test_a_policy_ties_with_itself_on_average() -> None:
-    run = synthetic_run("none", 0)
+    run = made_up_run("none", 0)
     assert c.against(run, run, 2).margin == pytest.approx(0.0)
 
 
 def test_spread_is_normalised_by_the_same_versions_spread_on_initial_responses() -> None:
-    run = synthetic_run("none", 0, after=1.0)
+    run = made_up_run("none", 0, after=1.0)
     assert c.spread_ratio(run) == pytest.approx(0.5, rel=0.05)  # √(1 / 4)
 
 
 def test_a_model_that_tells_nothing_apart_has_the_narrowest_spread_there_is() -> None:
-    collapsed = synthetic_run("sgd", 0, after=0.0)
+    collapsed = made_up_run("sgd", 0, after=0.0)
     assert c.spread_ratio(collapsed) == pytest.approx(c.SMALLEST_SPREAD / 2.0)
 
 
 def test_the_best_round_of_a_seed_is_chosen_on_the_other_seeds() -> None:
-    lucky = synthetic_run("none", 0, gold=(0.0, 9.0, 1.0, 1.0))
-    others = {seed: synthetic_run("none", seed, gold=(0.0, 1.0, 2.0, 1.5)) for seed in (1, 2, 3)}
+    lucky = made_up_run("none", 0, gold=(0.0, 9.0, 1.0, 1.0))
+    others = {seed: made_up_run("none", seed, gold=(0.0, 1.0, 2.0, 1.5)) for seed in (1, 2, 3)}
     assert c.peak_rounds({0: lucky, **others})[0] == 2
     assert c.peak_rounds({0: lucky}) == {0: 1}
 
 
 def test_a_candidate_without_finite_scores_counts_as_ranking_nothing() -> None:
-    study = synthetic_study(1, none=synthetic_run)
+    study = made_up_study(1, none=made_up_run)
     run = study.runs[0]
     retrain = run.rounds[1].retrain
     assert retrain is not None
@@ -47,10 +47,10 @@ def test_a_candidate_without_finite_scores_counts_as_ranking_nothing() -> None:
 
 
 def test_rejected_candidates_are_counted() -> None:
-    assert c.rejected(synthetic_run("sgd", 0, accepted=False)) == 2
-    assert c.rejected(synthetic_run("sgd", 0)) == 0
+    assert c.rejected(made_up_run("sgd", 0, accepted=False)) == 2
+    assert c.rejected(made_up_run("sgd", 0)) == 0
 
 
 def test_arms_that_never_retrain_are_not_compared_with_vanilla() -> None:
-    study = synthetic_study(2, fixed=synthetic_run, none=synthetic_run, sgd=synthetic_run)
+    study = made_up_study(2, fixed=made_up_run, none=made_up_run, sgd=made_up_run)
     assert c.retrained_arms(study) == ["none", "sgd"]

@@ -11,12 +11,12 @@ import pytest
 from experiments.closed_loop.records import write_study
 from experiments.closed_loop.report import main
 from experiments.closed_loop.tables import claims_table, summary, win_rows
-from tests.experiments.closed_loop.synthetic import synthetic_run, synthetic_study
+from tests.experiments.closed_loop.made_up import made_up_run, made_up_study
 
 
 @pytest.fixture
 def study_file(tmp_path: Path) -> Path:
-    study = synthetic_study(8, fixed=synthetic_run, none=synthetic_run, sgd=synthetic_run, joint=synthetic_run)
+    study = made_up_study(8, fixed=made_up_run, none=made_up_run, sgd=made_up_run, joint=made_up_run)
     write_study(study, tmp_path / "study.json")
     return tmp_path / "study.json"
 
@@ -50,15 +50,15 @@ def test_a_report_without_matplotlib_says_what_to_install(study_file: Path, tmp_
 
 
 def test_tables_name_every_arm_and_claim_and_few_seeds_are_said() -> None:
-    arms = {"fixed": synthetic_run, "none": synthetic_run, "sgd": synthetic_run}
-    text = summary(synthetic_study(8, **arms))
+    arms = {"fixed": made_up_run, "none": made_up_run, "sgd": made_up_run}
+    text = summary(made_up_study(8, **arms))
     assert [name for name in ("C1", "C2", "C3", "C4", "C5", "C6", "C7") if f"\n{name}  " not in text] == []
     assert "answer nothing" not in text
-    assert "3 seeds answer nothing" in claims_table(synthetic_study(3, **arms))
+    assert "3 seeds answer nothing" in claims_table(made_up_study(3, **arms))
 
 
 def test_each_arm_meets_only_the_others() -> None:
-    study = synthetic_study(2, fixed=synthetic_run, none=synthetic_run, sgd=synthetic_run)
+    study = made_up_study(2, fixed=made_up_run, none=made_up_run, sgd=made_up_run)
     opponents = {arm: set(outcomes) for arm, _, outcomes in win_rows(study)}
     assert opponents == {
         "best of 16": {"initial"},

@@ -46,7 +46,7 @@ def test_any_ascent_at_any_rate_is_an_arm() -> None:
     assert arm_named("sgd") == all_arms()["sgd"]
 
 
-def test_it_prints_its_tables_and_writes_the_study(
+def test_simulate_prints_its_tables_and_writes_the_study(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(simulate, "StudyPlan", lambda: TINY_PLAN)

@@ -1,4 +1,4 @@
-"""Synthetic studies for tests, with the figures that answers rest on as arguments."""
+"""Studies made up for tests: the figures that answers rest on, set as wanted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def look(variance: float, accuracy: float) -> Look:
     return Look("v000001", 0.0, variance, accuracy, 0.0, [0.1, 0.5, 0.9])
 
 
-def synthetic_run(
+def made_up_run(
     arm: str,
     seed: int,
     *,
@@ -65,7 +65,7 @@ def synthetic_run(
     return ArmRun(seed, arm, rounds, steps, best_of, 1.0)
 
 
-def synthetic_study(seeds: int, **arms: Callable[[str, int], ArmRun]) -> Study:
+def made_up_study(seeds: int, **arms: Callable[[str, int], ArmRun]) -> Study:
     """`arms`: how each arm's runs are made; `_times_2` in a name stands for ` ×2`."""
     made = {name.replace("_times_", " ×").replace("0_2", "0.2"): make for name, make in arms.items()}
     runs = [make(name, seed) for seed in range(seeds) for name, make in made.items()]
