@@ -1,8 +1,8 @@
-"""`experiments/continuity`: what PPO and GRPO learners see when the reward model is swapped under them, by raw
-rewards and by calibrated scores.
+"""`experiments/continuity`: what PPO and GRPO learners see at a swap of the reward model, by raw rewards and by
+calibrated scores.
 
-A policy of the simulation is optimised on the served scores, the model retrained on its samples and swapped,
-round after round; at every swap the responses of the last updates are scored by both versions.
+A policy of the text world is optimised on calibrated scores; the model is retrained on its samples and swapped,
+round after round. At every swap both versions score the responses of the last updates.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -23,13 +24,13 @@ import numpy as np
 import orjson
 from tqdm import tqdm
 
-from bench.places import WORK
-from bench.table import aligned
+from experiments import command_line
 from experiments.closed_loop.jobs import ONE_THREAD
 from experiments.closed_loop.plan import StudyPlan, arm_named
 from experiments.closed_loop.play import play
 from experiments.closed_loop.records import RetrainRecord
 from experiments.learners import Scores, Swap, swap
+from experiments.table import aligned
 from metarm.runtime import process_environment
 from metarm.store.calibration import Calibration
 from simulation.optimise import Groups
@@ -38,15 +39,15 @@ ARMS = ("conservative", "none", "joint")
 RECENT_UPDATES = 4  # that the running mean is of
 LEGEND = """\
 |jump| and largest: how far the mean score of the last update's responses moves at the swap, in standard
-deviations of the old scores. PPO's advantages are against a running mean of scores, which knows nothing of the
-swap. size: their root mean square, after over before; PPO flips: the share that change their sign; if told: had
-the running mean been of the new version's scores. GRPO's are normalised within groups."""
+deviations of the old scores. PPO's advantages are against a running mean of old scores. size: their root mean
+square, after over before; PPO flips: the share that change sign; informed: the same with a running mean of the
+new version's scores. GRPO's advantages are normalised within groups."""
 PLAN = replace(StudyPlan(), rounds=4, measured_prompts=2, measured_shifted_families=2, best_of_tries=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A swap of one run: by raw rewards, and by scores as served."""
+    """One swap of one run, by raw rewards and by calibrated scores."""
 
     arm: str
     seed: int
@@ -56,7 +57,7 @@ class Seen:
 
 
 class Watched:
-    """The reward models of a run in this process, and what their swaps look like."""
+    """The reward models of a run in this process; records every swap."""
 
     def __init__(self, plan: StudyPlan, arm: str, seed: int, kept: Path, folder: Path) -> None:
         from experiments.closed_loop.first_model import first_model  # torch, in the workers alone
@@ -102,7 +103,7 @@ class Watched:
 
 
 def run(plan: StudyPlan, arm: str, seed: int, kept: Path) -> tuple[list[Seen], int]:
-    """The swaps of one run, and how many candidates the gate refused."""
+    """The swaps of one run, and the number of candidates that the gate rejected."""
     with tempfile.TemporaryDirectory(prefix="metarm-continuity-") as folder:
         watched = Watched(plan, arm, seed, kept, Path(folder))
         play(plan, arm_named(arm), seed, watched)
@@ -110,7 +111,7 @@ def run(plan: StudyPlan, arm: str, seed: int, kept: Path) -> tuple[list[Seen], i
 
 
 def table(swaps: Sequence[Seen], refused: Mapping[str, int]) -> str:
-    """By arm, raw and calibrated: means over all swaps, and the largest jump."""
+    """Two rows an arm, raw and calibrated: means over all its swaps, and the largest jump."""
     head = [
         "arm",
         "scores",
@@ -120,7 +121,7 @@ def table(swaps: Sequence[Seen], refused: Mapping[str, int]) -> str:
         "largest",
         "size",
         "PPO flips",
-        "if told",
+        "informed",
         "GRPO flips",
     ]
     rows = [head]
@@ -129,7 +130,9 @@ def table(swaps: Sequence[Seen], refused: Mapping[str, int]) -> str:
         for name, some in (("raw", [e.raw for e in of_arm]), ("calibrated", [e.calibrated for e in of_arm])):
             jumps = [abs(each.jump) for each in some]
             sizes = [each.size for each in some]
-            shares = [np.mean([getattr(e, field) for e in some]) for field in ("flips", "told", "grpo_flips")]
+            shares = [
+                np.mean([getattr(e, field) for e in some]) for field in ("flips", "informed", "grpo_flips")
+            ]
             rows.append(
                 [
                     arm,
@@ -145,34 +148,52 @@ def table(swaps: Sequence[Seen], refused: Mapping[str, int]) -> str:
     return aligned(rows, (0, 1))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="experiments/continuity", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=PLAN.rounds, help="a swap after each but the last")
-    parser.add_argument("--arms", default=",".join(ARMS), help="arms of metarm simulate, separated by commas")
-    parser.add_argument("--workers", type=int, default=2, help="runs side by side, one thread each")
-    parser.add_argument("--out", type=Path, default=WORK / "continuity.json")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    return command_line.run(_parser(), continuity, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_line.parser(
+        "continuity",
+        "What PPO and GRPO learners see when the reward model is swapped, by raw rewards and by calibrated "
+        "scores: jumps of the mean score, and advantages that change sign. Writes continuity.json.",
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
+    parser.add_argument("--rounds", type=int, default=PLAN.rounds, help="rounds, retrains between")
+    parser.add_argument("--arms", default=",".join(ARMS), help="arms, as of experiments/simulate")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes, one thread each")
+    parser.add_argument(
+        "--out", type=Path, default=Path("data/continuity"), help="folder for continuity.json and first models"
+    )
+    return parser
+
+
+def continuity(options: argparse.Namespace) -> None:
+    """Run every seed and arm; print the table, write continuity.json. Raises what a run raises."""
+    command_line.at_least(0, first_seed=options.first_seed)
+    command_line.at_least(1, seeds=options.seeds, workers=options.workers)
+    command_line.at_least(2, rounds=options.rounds)
+    arms = [arm_named(name).name for name in options.arms.split(",")]
     started = time.monotonic()
     plan = replace(PLAN, rounds=options.rounds)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    swaps, refused = _run_all(plan, options.arms.split(","), seeds, options.workers)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_bytes(orjson.dumps([asdict(each) for each in swaps], option=orjson.OPT_INDENT_2))
+    swaps, refused = _run_all(plan, arms, seeds, options.workers, options.out / "models")
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / "continuity.json"
+    file.write_bytes(orjson.dumps([asdict(each) for each in swaps], option=orjson.OPT_INDENT_2))
     print(
         f"{len(seeds)} seeds, {plan.rounds - 1} retrains each; {RECENT_UPDATES} updates in the running mean\n"
     )
     print(table(swaps, refused))
     print(f"\n{LEGEND}")
-    print(f"{time.monotonic() - started:.0f} s; wrote {options.out}")
+    print(f"{time.monotonic() - started:.0f} s; wrote {file}")
 
 
 def _run_all(
-    plan: StudyPlan, arms: Sequence[str], seeds: Sequence[int], workers: int
+    plan: StudyPlan, arms: Sequence[str], seeds: Sequence[int], workers: int, kept: Path
 ) -> tuple[list[Seen], dict[str, int]]:
     os.environ.update({**process_environment.REQUIRED, **ONE_THREAD})  # the workers inherit it
-    kept = WORK / "continuity-models"
     swaps: list[Seen] = []
     refused: dict[str, int] = defaultdict(int)
     spawn = multiprocessing.get_context("spawn")
@@ -190,7 +211,7 @@ def _run_all(
 
 
 def _begin() -> None:
-    """In a worker, first of all."""
+    """Initialise a worker process: one thread, quiet transformers."""
     import torch
 
     from metarm.model.reward_model import quiet_transformers
@@ -200,7 +221,7 @@ def _begin() -> None:
 
 
 def _first(plan: StudyPlan, seed: int, kept: Path) -> None:
-    """Once a seed, before its runs need it."""
+    """Make the first model of `seed`, once, before its runs need it."""
     from experiments.closed_loop.first_model import first_model
 
     first_model(plan, seed, kept)
@@ -211,4 +232,4 @@ def _raw(scores: Scores, calibration: Calibration) -> Scores:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,17 +1,13 @@
-"""A closed RLHF loop in a text world with an exact gold reward.
+"""The text world, where the gold reward is known exactly; a policy that drifts in it; and the demo.
 
 families/      questions whose right answer is known
 world          Task, Draft (the decisions behind an answer), Response
-decisions      the options of a draft, and how they are parametrised
-phrases, writing   a draft becomes text
-gold           what a response is really worth
-initial, policy, optimise   who writes, and what optimisation makes of it
-prompts, preferences   splits, and labelled pairs
-bag_of_words   a linear reward model, for loops without a server
-measures, rounds   what is measured, and the loop
-demo, report, figure   the loop against a running server
-private_server   a `metarm up` of one's own
-drill/         a hacked reward model forced through in the middle of the loop
-closed_loop/   rounds of optimisation and retraining, and what they say of the paper's claims
-cli            the commands
+decisions      the options of a draft, and their parameters
+phrases, writing   draft → text
+gold           the gold reward of a response
+initial, policy, optimise   the first policy, its probabilities, and REINFORCE
+prompts, preferences   splits of the prompts, and labelled pairs
+measures, rounds   the figures, and the loop that they are taken in
+demo, report, figure   the loop against a running server, its tables and its picture
+cli            `metarm demo`
 """

@@ -53,7 +53,7 @@ def _count(name: str, most: int, *parents: str) -> Decision:
     return Decision(name, counts, parents, base, np.array(counts, dtype=np.float64)[:, None])
 
 
-# In the order of Draft's fields, which is the order they are taken in.
+# In the order of Draft's fields, which is the order of sampling.
 DECISIONS: tuple[Decision, ...] = (
     _choice("effort", ("careless", "ordinary", "careful"), "family"),
     _choice("answer", ("right", "near", "wrong", "missing"), "family", "effort", stiffness=SKILL_STIFFNESS),

@@ -1,6 +1,6 @@
-"""The demo: an RL worker against a running server, then a retrain, then a second look.
+"""The demo: an RL worker against a running server, then a retrain, then the same responses scored again.
 
-It only measures. Whether the retrained version is better, worse or refused is what it reports.
+It only measures, and reports whether the retrained version is better, worse or rejected.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SWAP_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Everything the demo found; `job` is the last state of the retrain, as the server gave it."""
+    """The results of the demo; `job` is the last state of the retrain as the server reports it."""
 
     plan: Plan
     version: str
@@ -53,18 +53,18 @@ class Outcome:
 
 
 class ServedReward:
-    """Scores from one pinned version of the server, a few groups a request."""
+    """Scores from one pinned version of the server, GROUPS_PER_REQUEST groups a request."""
 
     def __init__(self, client: RewardClient, version: str) -> None:
         self._client = client
         self.version = version
 
     def score(self, groups: Groups) -> list[tuple[float, ...]]:
-        """Measured only: the server logs nothing."""
+        """Scores for measurement; the server logs nothing."""
         return list(self._scores(groups, {"log": False}))
 
     def reward(self, groups: Groups, step: int) -> list[tuple[float, ...]]:
-        """Scored as samples of the policy at `step`, which the server logs and may learn from."""
+        """Scores of samples of the policy at `step`, which the server logs and may learn from."""
         return list(self._scores(groups, {"policy": {"name": POLICY_NAME, "step": step}}))
 
     def _scores(self, groups: Groups, options: Mapping[str, Any]) -> Iterator[tuple[float, ...]]:
@@ -77,9 +77,9 @@ class ServedReward:
 def run_demo(
     client: RewardClient, plan: Plan, retrain_options: Mapping[str, Any], timeout_s: float, out: TextIO
 ) -> Outcome:
-    """Play the plan, retrain, look again; tables go to `out`, progress to stderr on a terminal.
+    """Play the plan, retrain, score the first and last responses again; tables go to `out`, progress to stderr.
 
-    Raises ClientError for what the server refuses, TimeoutError for a retrain longer than `timeout_s`.
+    Raises ClientError where the server refuses a request, TimeoutError for a retrain longer than `timeout_s`.
     """
     version = str(client.ready()["version"])
     served = ServedReward(client, version)
@@ -110,7 +110,7 @@ def run_demo(
 
 
 def _retrain(client: RewardClient, options: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-    """Ask for a retrain and wait for its end."""
+    """Request a retrain and wait for its end; returns the job."""
     job_id = str(client.retrain(**options)["job"])
     with tqdm(desc="retraining", unit="step", disable=None, leave=False) as bar:
 
@@ -122,7 +122,7 @@ def _retrain(client: RewardClient, options: Mapping[str, Any], timeout_s: float)
 
 
 def _when_served(client: RewardClient, version: str) -> ServedReward:
-    """The reward of a version just published, once the server has swapped to it."""
+    """The scores of a version just published, once the server serves it."""
     deadline = time.monotonic() + SWAP_TIMEOUT_S
     while client.ready()["version"] != version:
         if time.monotonic() > deadline:
@@ -133,14 +133,14 @@ def _when_served(client: RewardClient, version: str) -> ServedReward:
 
 
 def _job_sentence(job: Mapping[str, Any]) -> str:
-    """How the retrain ended, in the server's own words where it gives reasons."""
+    """How the retrain ended, with the server's reasons."""
     name = f"retrain {job['job']}"
     match job["status"]:
         case "published":
             return f"{name}: published {job['candidate']}"
         case "rejected":
             reasons = "; ".join((job["verdict"] or {}).get("reasons", [])) or "no reason given"
-            return f"{name}: rejected {job['candidate']}: {reasons}. The version before it goes on serving."
+            return f"{name}: rejected {job['candidate']}: {reasons}. Its parent continues to serve."
         case "failed":
             return f"{name}: failed: {(job['error'] or {}).get('message', 'no reason given')}"
         case status:

@@ -1,4 +1,4 @@
-"""The gold reward: what a response is really worth, exactly, from its task and draft.
+"""The gold reward: the exact worth of a response, from its task and draft.
 
 The terms, in points (the label noise of `preferences` is in the same unit):
 

@@ -1,16 +1,15 @@
-"""Putting a policy under the pressure of a reward: best-of-n and REINFORCE."""
+"""REINFORCE: a policy under the pressure of a reward."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import log
 from typing import Any
 
 import numpy as np
 
 from simulation.policy import Policy
-from simulation.world import Response, Task
+from simulation.world import Response
 
 Groups = Sequence[Sequence[Response]]
 Score = Callable[[Groups], Sequence[Sequence[float]]]  # the shape of the groups; higher is better
@@ -55,41 +54,11 @@ def reinforce_update(
     return Policy(policy.theta + pressure.learning_rate * gradient)
 
 
-def reinforce(
-    policy: Policy,
-    tasks: Iterator[Task],
-    score: Score,
-    rng: np.random.Generator,
-    *,
-    prompts: int = 16,
-    responses: int = 8,
-    pressure: Pressure | None = None,
-) -> Iterator[Policy]:
-    """Endless REINFORCE from `policy`, which is also the KL reference; yields every new policy."""
-    reference = policy
-    while True:
-        groups = [policy.sample(next(tasks), responses, rng) for _ in range(prompts)]
-        policy = reinforce_update(policy, reference, groups, score(groups), pressure or Pressure())
-        yield policy
-
-
 def as_request(groups: Groups) -> list[dict[str, Any]]:
     """The groups as POST /score takes them."""
     return [
         {"prompt": group[0].task.prompt, "responses": [response.text for response in group]} for group in groups
     ]
-
-
-def best_of_n(policy: Policy, task: Task, n: int, score: Score, rng: np.random.Generator) -> Response:
-    """The best of n samples in the eyes of `score`; its KL to the policy is `best_of_n_kl(n)`."""
-    group = policy.sample(task, n, rng)
-    (scores,) = score([group])
-    return group[int(np.argmax(scores))]
-
-
-def best_of_n_kl(n: int) -> float:
-    """KL(best of n ‖ policy) in nats: log n - (n - 1) / n (Stiennon et al. 2020)."""
-    return log(n) - (n - 1) / n
 
 
 def _spread(rewards: Sequence[Sequence[float]]) -> float:

@@ -1,8 +1,8 @@
 """The policy: a parametric writer of drafts, exact in its probabilities.
 
 Every decision of a draft has rows of parameters (see `decisions`); all of them together are one flat
-vector, `theta`. Which of a voice's wordings are used is drawn uniformly and is no part of the
-policy: `log_prob`, KL and entropy are those of the draft.
+vector, `theta`. The wordings of a voice are drawn uniformly, outside the policy: `log_prob`, KL and
+entropy are those of the draft.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Policy:
 
     @classmethod
     def initial(cls, seed: int = 0, variation: float = 0.15) -> Policy:
-        """The writer before any optimisation; each seed is a slightly different one.
+        """The policy before any optimisation; each seed gives a slightly different one.
 
         `variation` is the standard deviation of the differences, in logits.
         """
@@ -60,33 +60,28 @@ class Policy:
             theta[row] += INITIAL_LOGITS.get(key, 0.0) / stiffness
         return cls(theta)
 
-    def sample(
-        self, task: Task, k: int, rng: np.random.Generator, temperature: float = 1.0
-    ) -> tuple[Response, ...]:
-        """k independent responses to `task`. Temperature divides every logit that theta sets."""
+    def sample(self, task: Task, k: int, rng: np.random.Generator) -> tuple[Response, ...]:
+        """k independent responses to `task`."""
         responses = []
         for _ in range(k):
             context: dict[str, str | int] = {"family": task.family}
             for decision in DECISIONS:
-                probs = np.exp(self.log_probs(decision, context, temperature))
+                probs = np.exp(self.log_probs(decision, context))
                 at = int(np.searchsorted(np.cumsum(probs), rng.random() * probs.sum(), side="right"))
                 context[decision.name] = decision.options[min(at, len(probs) - 1)]
             draft = Draft(**{decision.name: context[decision.name] for decision in DECISIONS})  # type: ignore[arg-type]
             responses.append(Response(task, draft, write(task, draft, rng)))
         return tuple(responses)
 
-    def log_prob(self, response: Response, temperature: float = 1.0) -> float:
+    def log_prob(self, response: Response) -> float:
         """Natural logarithm of the probability of the response's draft, given its task."""
         context = _context(response)
         return float(
-            sum(
-                self.log_probs(decision, context, temperature)[_option(decision, response.draft)]
-                for decision in DECISIONS
-            )
+            sum(self.log_probs(decision, context)[_option(decision, response.draft)] for decision in DECISIONS)
         )
 
     def score_gradient(self, responses: Sequence[Response], weights: Sequence[float]) -> FloatArray:
-        """Σ weights[i] ∇ log_prob(responses[i]) with respect to theta, at temperature 1."""
+        """Σ weights[i] ∇ log_prob(responses[i]) with respect to theta."""
         gradient = np.zeros_like(self.theta)
         for response, weight in zip(responses, weights, strict=True):
             context = _context(response)
@@ -97,19 +92,14 @@ class Policy:
                     gradient[layout()[key]] += weight * (seen - expected)
         return gradient
 
-    def log_probs(
-        self, decision: Decision, context: Mapping[str, str | int], temperature: float = 1.0
-    ) -> FloatArray:
-        """Log-probabilities of the decision's options, (n_options,), given what its parents are."""
+    def log_probs(self, decision: Decision, context: Mapping[str, str | int]) -> FloatArray:
+        """Log-probabilities of the decision's options, (n_options,), given the values of its parents."""
         keys = _row_keys(decision, context)
-        if temperature == 1.0 and keys in self._log_probs:
-            return self._log_probs[keys]
-        row = np.sum([self.theta[layout()[key]] for key in keys], axis=0)
-        logits = decision.base + decision.features @ row / temperature
-        log_probs: FloatArray = logits - np.logaddexp.reduce(logits)
-        if temperature == 1.0:
-            self._log_probs[keys] = log_probs
-        return log_probs
+        if keys not in self._log_probs:
+            row = np.sum([self.theta[layout()[key]] for key in keys], axis=0)
+            logits = decision.base + decision.features @ row
+            self._log_probs[keys] = logits - np.logaddexp.reduce(logits)
+        return self._log_probs[keys]
 
     def kl(self, reference: Policy, families: Sequence[str]) -> float:
         """KL(self ‖ reference) of a draft in nats, exact, mean over `families`."""

@@ -1,11 +1,13 @@
 """Labelled pairs from the initial policy: what a reward model is first trained on.
 
 Labels follow the gold reward with Bradley-Terry noise, P(first is chosen) = σ((g₁ - g₂) / noise).
+`python -m simulation.preferences FILE` writes the packaged demo preferences.
 """
 
 from __future__ import annotations
 
 import gzip
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,10 +20,11 @@ from simulation.prompts import Split, draw_tasks
 from simulation.world import Response
 
 Pair = tuple[Response, Response]  # chosen, rejected
+PACKAGED_PAIRS = 2400
 
 
 def label(first: Response, second: Response, noise: float, rng: np.random.Generator) -> Pair:
-    """(chosen, rejected). `noise` is in gold points; at 0 the better one always wins, ties by coin."""
+    """(chosen, rejected). `noise` is in gold points; at 0 the better one wins, a coin settles ties."""
     gap = gold(first) - gold(second)
     if noise > 0:
         first_wins = rng.random() < 0.5 * (1.0 + np.tanh(gap / noise / 2))
@@ -33,9 +36,9 @@ def label(first: Response, second: Response, noise: float, rng: np.random.Genera
 def preference_pairs(
     policies: Sequence[Policy], count: int, rng: np.random.Generator, noise: float = 0.6
 ) -> Iterator[Pair]:
-    """`count` labelled pairs on prompts of the preference split, no prompt twice.
+    """`count` labelled pairs on distinct prompts of the preference split.
 
-    The two responses of a pair come from one of `policies`; each is as likely as the other.
+    The two responses of a pair come from one of `policies`, drawn uniformly.
     """
     for task in draw_tasks(Split.PREFERENCES, count, rng):
         policy = policies[int(rng.integers(len(policies)))]
@@ -62,3 +65,7 @@ def write_preferences(path: Path, count: int, seed: int, noise: float = 0.6, pol
     rng = np.random.default_rng(seed)
     writers = [Policy.initial(number) for number in range(policies)]
     path.write_bytes(encode_preferences(preference_pairs(writers, count, rng, noise)))
+
+
+if __name__ == "__main__":
+    write_preferences(Path(sys.argv[1]), PACKAGED_PAIRS, seed=0)

@@ -1,6 +1,6 @@
-"""Which prompts are for what: three splits that can never share a prompt.
+"""Three splits of the prompts, which can never share one.
 
-The split of a prompt is fixed by the prompt's own text, whatever the seed that drew it.
+The text of a prompt alone decides its split; the seed that drew it does not.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def split_of(prompt: str) -> Split:
 def stream_tasks(
     split: Split, rng: np.random.Generator, families: Mapping[str, Family] = IN_DISTRIBUTION
 ) -> Iterator[Task]:
-    """Endless tasks of one split; each family in turn, so that every one has the same share."""
+    """Endless tasks of one split; the families take turns, so that all have the same share."""
     while True:
         for family in families.values():
             task = family(rng)
@@ -47,7 +47,7 @@ def draw_tasks(
     rng: np.random.Generator,
     families: Mapping[str, Family] = IN_DISTRIBUTION,
 ) -> list[Task]:
-    """`count` tasks of one split, no prompt twice."""
+    """`count` tasks of one split with distinct prompts."""
     tasks: dict[str, Task] = {}
     for task in stream_tasks(split, rng, families):
         if len(tasks) == count:

@@ -42,10 +42,10 @@ def checkpoint_row(checkpoint: Checkpoint) -> str:
 
 
 def change_rows(before: str, after: str, looks: Sequence[SecondLook]) -> str:
-    """The same responses under both versions.
+    """A table of the same responses scored by both versions.
 
-    The spread is also given relative to the same version's spread on the first look's responses, so
-    that a version with larger scores does not seem to tell more apart.
+    `relative` is the spread over the same version's spread on the first responses, so that a version on a
+    larger scale does not seem to separate responses better.
     """
     lines = [f"{'same responses, scored by':<32} {'spread':>7} {'relative':>8} {'accuracy [95%]':>20}"]
     first = looks[0]
@@ -63,7 +63,7 @@ def change_rows(before: str, after: str, looks: Sequence[SecondLook]) -> str:
 
 
 def change_sentences(looks: Sequence[SecondLook]) -> str:
-    """What the intervals allow to say about the change of accuracy, and no more."""
+    """One sentence for each set of responses: the change of accuracy, and whether its interval excludes 0."""
     return "\n".join(
         f"accuracy on the responses of policy step {look.checkpoint.step}: {_change(look.accuracy_change)}"
         for look in looks

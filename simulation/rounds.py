@@ -1,4 +1,4 @@
-"""The closed loop: sample, score, update the policy, measure; whatever the scores come from."""
+"""The loop: sample, score, update the policy, measure. The scores come from a function."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class SecondLook:
-    """The responses of one checkpoint, scored once more: by another version of the reward model."""
+    """The responses of one checkpoint, scored by a second version of the reward model."""
 
     checkpoint: Checkpoint
     after: Measurement
@@ -60,8 +60,8 @@ class SecondLook:
 def play(plan: Plan, reward: Reward, score: Score) -> Iterator[Checkpoint]:
     """Run the plan; yields step 0, every `measure_every` rounds, and the last round.
 
-    `reward` scores what the policy learns from, `score` what is only measured. The same plan and
-    the same scores give the same texts.
+    `reward` scores the samples that the policy learns from, `score` those that are only measured. The same
+    plan and the same scores give the same texts.
     """
     sampling, measuring = np.random.default_rng([plan.seed, 0]), np.random.default_rng([plan.seed, 1])
     tasks = stream_tasks(Split.TRAINING, np.random.default_rng([plan.seed, 2]))
@@ -88,14 +88,14 @@ def play(plan: Plan, reward: Reward, score: Score) -> Iterator[Checkpoint]:
 
 
 def look_again(checkpoint: Checkpoint, score: Score, seed: int) -> SecondLook:
-    """Measure the checkpoint's own responses with `score`; `seed` is the bootstrap's."""
+    """Measure the checkpoint's responses with another `score`; `seed` is that of the bootstrap."""
     scores = score(checkpoint.groups)
     change = accuracy_change(checkpoint.scores, scores, gold_of(checkpoint.groups), np.random.default_rng(seed))
     return SecondLook(checkpoint, measure_groups(checkpoint.groups, scores, seed), change)
 
 
 def measure_groups(groups: Groups, scores: Numbers, seed: int) -> Measurement:
-    """Scores against gold; the bootstrap's seed is fixed, so equal scores measure equal."""
+    """Scores against gold. The seed of the bootstrap is fixed, so equal scores give equal figures."""
     return measure(scores, gold_of(groups), lengths_of(groups), np.random.default_rng(seed))
 
 

@@ -3,7 +3,7 @@
 A `Task` is a question with everything a writer may say about it. A `Draft` is the list of decisions
 behind one answer (is it right, is it padded, does it flatter …). `writing.write` turns a task and a
 draft into text; `gold.gold` judges the same pair exactly, without reading the text. So a reward
-model sees what a human would see, and the gold reward knows what really was decided.
+model sees what a human would see, and the gold reward knows the decisions themselves.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Task:
 class Draft(NamedTuple):
     """The decisions behind one response; `decisions.DECISIONS` lists the options of each.
 
-    `effort` shapes the other decisions and never the gold reward: it is what makes good answers
-    long, friendly and tidy in the initial policy's writing.
+    `effort` shapes the other decisions and never the gold reward: in the initial policy's writing it
+    makes good answers long, friendly and tidy.
     """
 
     effort: str

@@ -17,7 +17,7 @@ from experiments.closed_loop.plan import FIXED, RATE_FACTORS, SWEPT, VANILLA, sw
 from experiments.closed_loop.records import ArmRun, PromptSet, Study
 
 ACCURACY_MARGIN = 0.01  # C2: one point
-RATE_MARGIN = 0.02  # C8: what the paper's own wins moved by
+RATE_MARGIN = 0.02  # C8: the change of the paper's own wins
 
 
 @dataclass(frozen=True, slots=True)

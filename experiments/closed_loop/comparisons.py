@@ -17,7 +17,7 @@ from experiments.closed_loop.records import ArmRun, Look, PromptSet, SetRecord, 
 
 TIE_BAND = 0.25  # gold points, where the initial policy's responses to a prompt differ by about 2
 NO_FINITE_SCORES = 0.5  # the accuracy of a candidate that ranks nothing
-SMALLEST_SPREAD = 1e-4  # what rounded scores can tell: a narrower spread counts as this
+SMALLEST_SPREAD = 1e-4  # the resolution of rounded scores: a narrower spread counts as this
 Gold = Sequence[Sequence[float]]
 
 
@@ -60,7 +60,7 @@ def against(run: ArmRun, other: ArmRun, round_: int, prompts: PromptSet = "in") 
 
 
 def against_best_of_n(run: ArmRun, fixed: ArmRun, round_: int) -> Outcome:
-    """The policy against the best of n responses of the initial one, as the first version sees them."""
+    """The policy against the best of n responses of the initial one, chosen by the first version."""
     return compare(_gold(run, round_, "in"), fixed.best_of_gold)
 
 
@@ -110,7 +110,7 @@ def held_out_accuracy(run: ArmRun) -> float:
 
 
 def rejected(run: ArmRun) -> int:
-    """Candidates that the gate refused."""
+    """The number of candidates that the gate rejected."""
     return sum(r.retrain is not None and not r.retrain.accepted for r in run.rounds)
 
 
@@ -137,7 +137,7 @@ def paired_log(
 
 def peak_rounds(runs: Mapping[int, ArmRun], prompts: PromptSet = "in") -> dict[int, int]:
     """The best round for each seed, by mean gold, chosen on the other seeds: a seed's own luck does not
-    choose the round it is then judged at. With a single seed, its own."""
+    choose the round it is judged at. With a single seed, its own."""
     curves = {
         seed: [gold_mean(run, r.round, prompts) for r in run.rounds if r.round > 0]
         for seed, run in runs.items()

@@ -1,4 +1,4 @@
-"""Names for what is kept: they change with all that it was made from."""
+"""Names of kept results: they change with everything that a result was made from, the code included."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ from pathlib import Path
 
 import orjson
 
-# whose source decides what comes out of a run; how it is shown does not
-PACKAGES = ("metarm", "trainer", "simulation", "simulation.families")
-OWN = ("plan", "play", "records", "reward_models", "first_model", "in_process", "served")
+# the code that decides the figures of a run; tables and pictures do not
+PACKAGES = ("metarm", "trainer", "simulation")
+OWN = (
+    "closed_loop/plan.py",
+    "closed_loop/play.py",
+    "closed_loop/records.py",
+    "closed_loop/reward_models.py",
+    "closed_loop/first_model.py",
+    "closed_loop/in_process.py",
+    "closed_loop/served.py",
+    "private_server.py",
+)
 
 
 def digest(described: object, *contents: bytes) -> str:
@@ -20,11 +29,15 @@ def digest(described: object, *contents: bytes) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
 
 
+def sources() -> list[Path]:
+    """The files whose content every digest covers."""
+    files = [file for package in PACKAGES for file in sorted(_folder(package).rglob("*.py"))]
+    return files + [Path(__file__).parents[1] / name for name in OWN]
+
+
 @cache
 def _code() -> bytes:
-    files = [file for package in PACKAGES for file in sorted(_folder(package).glob("*.py"))]
-    files += [Path(__file__).with_name(f"{name}.py") for name in OWN]
-    return b"".join(file.read_bytes() for file in files)
+    return b"".join(file.read_bytes() for file in sources())
 
 
 def _folder(package: str) -> Path:

@@ -35,7 +35,7 @@ from trainer.training import TrainOptions, train
 UNKNOWN = "[UNK]"
 SPECIAL = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]")
 INITIAL_DEVIATION = 0.05  # of the weights: BERT's own .02 is for its size, and slow at this one
-PAIRS, WRITERS = 100, 101  # which random numbers are for what, beside those of `play`
+PAIRS, WRITERS = 100, 101  # purposes of random numbers, apart from those in `play`
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Figures over seeds with paired 95% bootstrap intervals, and what an interval allows to answer. Pure."""
+"""Figures over seeds with paired 95% bootstrap intervals, and the answers they allow. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FEWEST_SEEDS = 6
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean over `seeds` seeds and its 95% bootstrap interval; all NaN where there is no seed. A
+    """A mean over `seeds` seeds and its 95% bootstrap interval; all NaN without a seed. A
     `quotient` says "the same" at 1, anything else at 0."""
 
     value: float
@@ -38,7 +38,7 @@ class Interval:
 
 
 def over_seeds(values: Sequence[float]) -> Interval:
-    """The mean of one value a seed; percentile bootstrap over seeds, always the same for the same values."""
+    """The mean of one value a seed; percentile bootstrap over seeds; deterministic."""
     if not values:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     data = np.asarray(values, dtype=np.float64)
@@ -62,8 +62,8 @@ def below(interval: Interval, bound: float = 0.0) -> Answer:
 
 
 def within(interval: Interval, margin: float) -> Answer:
-    """Whether the figure is 0 but for `margin`: yes where the whole interval is inside, no where all of it
-    is outside."""
+    """Whether the figure is 0 within `margin`: yes where the whole interval is inside, no where all of it is
+    outside."""
     if interval.seeds < FEWEST_SEEDS:
         return "unclear"
     if -margin <= interval.low and interval.high <= margin:

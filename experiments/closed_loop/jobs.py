@@ -1,4 +1,4 @@
-"""Many runs in worker processes. A finished run is a file of its own, and is not run again."""
+"""Many runs in worker processes. A finished run is kept in a file of its own and is not repeated."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Job:
 
     @property
     def file(self) -> Path:
-        """Where its run is kept; another plan, arm or code has another place."""
+        """The file of its run; the name depends on plan, arm, mode and code."""
         made_from = {"plan": asdict(self.plan), "arm": asdict(self.arm), "mode": self.mode}
         name = f"{self.mode}-seed-{self.seed}-{self.arm.name.replace(' ', '-')}-{digest(made_from)}.json"
         return self.folder / "runs" / name
@@ -57,9 +57,9 @@ class Job:
 def run_study(
     plan: StudyPlan, arms: Mapping[str, Arm], seeds: Sequence[int], mode: Mode, workers: int, folder: Path
 ) -> Study:
-    """Run what is not there yet, `workers` runs at a time; a bar on stderr where that is a terminal.
+    """Run the missing runs, `workers` at a time; on a terminal, stderr shows their progress.
 
-    Raises what a run raises; runs finished until then are kept.
+    Raises what a run raises; finished runs are kept.
     """
     # by seed, so that a study cut short has whole seeds to compare
     jobs = [Job(plan, mode, seed, arm, folder) for seed in seeds for arm in arms.values()]
@@ -77,7 +77,7 @@ def run_study(
 
 
 def in_worker(call: Callable[..., T], *arguments: object) -> T:
-    """What `call` returns, in a process of its own: with one thread, and nothing of the user's settings."""
+    """Call in a process of its own, with one thread and without the user's settings; returns the result."""
     with _workers(1) as pool:
         return pool.submit(call, *arguments).result()
 
@@ -91,7 +91,7 @@ def _workers(count: int) -> ProcessPoolExecutor:
 def _run_all(
     pool: ProcessPoolExecutor, workers: int, run: Callable[[Job], None], jobs: Collection[Job], what: str
 ) -> None:
-    """Never more jobs handed out than run: after an error or a Ctrl-C, no worker begins another."""
+    """Submit at most `workers` jobs at a time: after an error or Ctrl-C no worker starts another."""
     waiting = iter(jobs)
     running = {pool.submit(run, job) for job in islice(waiting, workers)}
     with tqdm(total=len(jobs), desc=what, unit="run", disable=None, leave=False) as bar:
@@ -104,7 +104,7 @@ def _run_all(
 
 
 def _begin() -> None:
-    """In a worker process, first of all: one thread, and nothing of the user's own settings."""
+    """Initialise a worker process: one thread, and none of the user's settings."""
     for name in [name for name in os.environ if name.startswith("METARM_")] + ["REDIS_URL", "PREFERENCES"]:
         os.environ.pop(name, None)
     import torch
@@ -122,7 +122,7 @@ def _make_first_model(job: Job) -> None:
 
 
 def _run(job: Job) -> None:
-    """A worker's error must survive the way back: a ClientError cannot be made again from its message."""
+    """Run and keep a job. A ClientError cannot be unpickled, so it is raised as a MetaRMError."""
     try:
         write_run(run_one(job), job.file)
     except ClientError as error:

@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing else: pictures inside, no scripts, light or dark as the reader's system."""
+"""One self-contained HTML page: pictures inside, no scripts, light or dark as the reader's system."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ def page(study: Study, pictures: Sequence[Picture]) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<style>{STYLE}</style></head><body>",
             "<h1>MetaRM in the closed loop</h1>",
-            f"<p>{escape(about)} What is measured, and how, is in docs/simulation.md.</p>",
+            f"<p>{escape(about)} docs/evidence/closed_loop.md defines the figures.</p>",
             "<h2>Claims</h2>",
-            f"<p>95% bootstrap intervals over seeds, paired. Under {FEWEST_SEEDS} seeds all is unclear.</p>",
+            "<p>95% bootstrap intervals over seeds, paired. "
+            f"Under {FEWEST_SEEDS} seeds every answer is unclear.</p>",
             _claims_table(claims(study)),
             *(_figure(picture) for picture in pictures),
             "<h2>Every retraining arm against vanilla</h2>",

@@ -25,7 +25,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One figure: `name` is its file's, `says` what is to be seen."""
+    """One figure: `name` is the stem of its file, `says` its caption."""
 
     name: str
     title: str
@@ -44,7 +44,7 @@ def draw_all(study: Study) -> list[Picture]:
 
 
 def _shown(study: Study) -> list[str]:
-    """Arms that figures show: fixed, vanilla, the variants; not rates and controls, which tables have."""
+    """The arms in figures: fixed, vanilla, the variants; rates and controls are in the tables alone."""
     return [arm for arm in study.arms if arm not in CONTROLS and "×" not in arm]
 
 

@@ -1,4 +1,4 @@
-"""What is run: the rounds, the pressure on the policy, the first reward model, and the arms. No torch."""
+"""The plan of a study: rounds, pressure on the policy, first reward model, and arms. No torch."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def swept_name(factor: float) -> str:
 
 def all_arms() -> dict[str, Arm]:
     """Every arm by name, in the order of the tables."""
-    rates = ASCENT_RATES  # by a rule, on other seeds than those reported (docs/simulation.md, "Rates")
+    rates = ASCENT_RATES  # by a rule, on other seeds than those reported (docs/evidence/closed_loop.md)
     arms = [Arm(FIXED, None), Arm(VANILLA, {"ascent": "none"})]
     arms += [Arm(a, {"ascent": a, "ascent_rate": rate}) for a, rate in rates.items() if a != VANILLA]
     arms += [
@@ -126,7 +126,7 @@ def arm_named(name: str) -> Arm:
         if ascent in get_args(Ascent):
             return Arm(name, {"ascent": ascent, "ascent_rate": float(rate)})
     except ValueError as error:
-        raise ConfigurationError(f"arm {name!r}: {rate!r} is no rate") from error
+        raise ConfigurationError(f"arm {name!r}: {rate!r} is not a rate") from error
     raise ConfigurationError(f"there is no arm {name!r}; there are ASCENT@RATE and {', '.join(known)}")
 
 

@@ -1,4 +1,4 @@
-"""One run: a seed and an arm. Optimise a round, measure, retrain, measure again; the policy goes on."""
+"""One run, of a seed and an arm: optimise for a round, measure, retrain, measure again, and so on."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from simulation.world import Task
 
 FAMILIES = list(IN_DISTRIBUTION)
 Sets = Mapping[PromptSet, Groups]
-# which random numbers are for what: the same for every arm of a seed
+# the purposes that random numbers are drawn for: the same for every arm of a seed
 OPTIMISING, MEASURING, TRAINING_TASKS, IN_TASKS, OUT_TASKS, BEST_OF, INITIAL_SAMPLES, BOOTSTRAP = range(8)
 
 
 def play(plan: StudyPlan, arm: Arm, seed: int, models: RewardModels) -> ArmRun:
-    """Run the plan. The same plan, seed, arm and scores give the same record, but for its seconds."""
+    """Run the plan. The same plan, seed, arm and scores give the same record, except its seconds."""
     started = time.monotonic()
     run = _Run(plan, arm, seed, models)
     rounds = list(run.rounds())
@@ -47,7 +47,7 @@ def play(plan: StudyPlan, arm: Arm, seed: int, models: RewardModels) -> ArmRun:
 
 @dataclass(frozen=True, slots=True)
 class _HeldOut:
-    """The prompts that are only measured."""
+    """The held-out prompts."""
 
     tasks: Mapping[PromptSet, list[Task]]
     responses: int
@@ -170,7 +170,7 @@ class _Run:
         )
 
     def _best_of(self) -> Iterator[list[float]]:
-        """Gold of the best of n responses of the initial policy, as the first version sees them."""
+        """Gold of the best of n responses of the initial policy, chosen by the first version."""
         rng = self._rng(BEST_OF)
         for task in self._held_out.tasks["in"]:
             tries = [

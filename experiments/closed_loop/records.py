@@ -1,4 +1,4 @@
-"""What one run leaves behind: plain figures, written and read as JSON. No torch.
+"""The record of a run: plain figures, written and read as JSON. No torch.
 
 Groups are one prompt's k responses; matrices are (prompts, k). `in` are held-out prompts of the
 families the policy trains on, `out` prompts of families that nothing trains on.
@@ -24,7 +24,7 @@ PROMPT_SETS: tuple[PromptSet, ...] = ("in", "out")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one version says of one set of responses. `gaps` are |Δr| of disjoint pairs within groups."""
+    """The figures of one version on one set of responses. `gaps` are |Δr| of disjoint pairs within groups."""
 
     version: str
     score_mean: float
@@ -41,7 +41,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class SetRecord:
-    """Fresh responses of the policy to one prompt set: their gold, and what versions say of them.
+    """Fresh responses of the policy to one prompt set: their gold, and the figures of versions on them.
 
     `before` is by the version the policy was trained on; `after` and `initial_after` are by the version
     that serves after the round's retrain, on these responses and on the initial policy's.
@@ -58,10 +58,10 @@ class SetRecord:
 
 @dataclass(frozen=True, slots=True)
 class RetrainRecord:
-    """How a retrain went. A rejected candidate changes nothing: its parent goes on, as on the server.
+    """How a retrain ended. After a rejected candidate its parent continues to score, as on the server.
 
-    The gate's figures are None where scores were not finite, and for a run that failed. `curve` are
-    (step, held-out accuracy) while it trained; a server does not tell, and it is empty.
+    The gate's figures are None where scores were not finite, and for a run that failed. `curve` holds
+    (step, held-out accuracy) during training; it is empty for a server, which does not report it.
     """
 
     candidate: str
@@ -150,7 +150,7 @@ def read_study(path: Path) -> Study:
 
 
 def _write(path: Path, record: object) -> None:
-    """Beside its place first, then renamed: a file that is there is whole."""
+    """Written under another name, then renamed: a file of this name is always complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_bytes(orjson.dumps(record))
@@ -163,4 +163,6 @@ def _read(path: Path, kind: TypeAdapter[Record]) -> Record:
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        raise ConfigurationError(f"{path} is not what `metarm simulate` writes: {error.errors()[0]}") from error
+        raise ConfigurationError(
+            f"{path} is not what experiments/simulate writes: {error.errors()[0]}"
+        ) from error

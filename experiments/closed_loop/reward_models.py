@@ -1,4 +1,4 @@
-"""What a run asks of a reward model, wherever it lives. No torch."""
+"""The interface of a run to its reward models, in this process or on a server. No torch."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from experiments.closed_loop.records import DIGITS, RetrainRecord
 from simulation.optimise import Groups
 
 GROUPS_PER_REQUEST = 8
-DECIMALS = 4  # of a score: what is left of float noise must not decide what the policy writes
+DECIMALS = 4  # of a score: float noise must not decide what the policy writes
 
 
 class RewardModels(Protocol):
-    """The versions of one run; `version` scores."""
+    """The reward models of one run; `version` is the one that scores."""
 
     version: str
 
     def score(self, groups: Groups) -> list[list[float]]:
-        """Measured only."""
+        """Scores for measurement."""
 
     def reward(self, groups: Groups, step: int) -> list[list[float]]:
-        """Scored as samples of the policy at `step`, and kept for the next retrain."""
+        """Scores of samples of the policy at `step`, which are kept for the next retrain."""
 
     def retrain(self, options: Mapping[str, Any]) -> RetrainRecord:
-        """Retrain on what `reward` kept since the last time; `version` moves on where it is accepted."""
+        """Retrain on the samples that `reward` has kept since; an accepted candidate becomes `version`."""
 
 
 def in_requests(groups: Groups, score: Callable[[Groups], Sequence[Sequence[float]]]) -> Iterator[list[float]]:
-    """The scores of `groups`, asked for a few groups at a time, rounded. What is asked for together runs
-    in one batch: the same requests, whoever answers them, give the same scores."""
+    """The rounded scores of `groups`, GROUPS_PER_REQUEST groups a request. A request is one batch, so the
+    same requests give the same scores in process and on a server."""
     for start in range(0, len(groups), GROUPS_PER_REQUEST):
         for scores in score(groups[start : start + GROUPS_PER_REQUEST]):
             yield [round(value, DECIMALS) for value in scores]
@@ -42,7 +42,7 @@ def retrain_record(
     figures: Mapping[str, float | None],
     curve: Sequence[tuple[int, float]],
 ) -> RetrainRecord:
-    """The record of a retrain from the gate's verdict; what the gate could not measure is None."""
+    """The record of a retrain from the gate's verdict; a figure that the gate could not measure is None."""
 
     def figure(name: str) -> float | None:
         value = figures.get(name)
@@ -61,5 +61,5 @@ def retrain_record(
 
 
 def failed_retrain(message: str) -> RetrainRecord:
-    """The record of a run that came to no candidate; the version before it goes on."""
+    """The record of a run without a candidate; its parent continues to score."""
     return retrain_record("", False, [f"failed: {message}"], {}, [])

@@ -11,14 +11,14 @@ from experiments.closed_loop.first_model import FirstModel
 from experiments.closed_loop.plan import StudyPlan
 from experiments.closed_loop.records import RetrainRecord
 from experiments.closed_loop.reward_models import failed_retrain, in_requests, retrain_record
+from experiments.private_server import PrivateServer
 from metarm.client import RewardClient
 from metarm.errors import MetaRMError, TrainingError
 from simulation.optimise import Groups, as_request
-from simulation.private_server import PrivateServer
 
 RETRAIN_S = 3600.0
 POLL_S = 0.2
-# one worker that takes a request whole, and computes everything: the same batches as in process
+# one worker that takes a request whole, without a cache: the same batches as in process
 SERVICE = {
     "METARM_TUNE": "false",
     "METARM_SCORE_WORKERS": "1",
@@ -27,14 +27,14 @@ SERVICE = {
     "METARM_SLICE_TOKENS": "65536",
     "METARM_SCORE_CACHE_ENTRIES": "0",
     "METARM_POLL_MS": "50",
-    "METARM_WATCH_GROUPS": "0",  # what a variant makes is measured, not taken back
+    "METARM_WATCH_GROUPS": "0",  # candidates are measured, not rolled back
     "METARM_TRAIN_PRIORITY": "low",
     "METARM_LOG_LEVEL": "WARNING",
 }
 
 
 class Served:
-    """Inside the block a server runs, which nothing else has used: its sample log holds this run alone."""
+    """A context manager around a private server, whose sample log holds this run alone."""
 
     def __init__(self, plan: StudyPlan, first: FirstModel, folder: Path) -> None:
         settings = {**SERVICE, **trainer_environment(plan, first.checkpoint, first.preferences)}
@@ -83,6 +83,6 @@ class Served:
 
 
 def trainer_environment(plan: StudyPlan, checkpoint: Path, preferences: Path) -> dict[str, str]:
-    """What a private server's trainer is set by: the plan's, and what the first version is made from."""
+    """The environment of a private server's trainer: the plan's settings, and the first version's origin."""
     trainer = {f"METARM_{name.upper()}": str(value) for name, value in plan.trainer.items()}
     return {**trainer, "METARM_MODEL": str(checkpoint), "METARM_PREFERENCES": str(preferences)}

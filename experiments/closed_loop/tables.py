@@ -23,7 +23,7 @@ def summary(study: Study) -> str:
 
 
 def premise_table(study: Study) -> str:
-    """Round by round: what optimisation does to the policy, and to what the version it is trained on sees."""
+    """By round: what optimisation does to the policy, and to the figures of the version it is trained on."""
     lines = [
         "held-out prompts, the version the policy was trained on; means over seeds",
         f"{'arm':<20}{'round':>5}{'KL':>7}{'gold':>7}{'Var(Δgold)':>11}{'Var(Δr)':>9}{'accuracy':>9}"
@@ -110,7 +110,7 @@ def best_gold(runs: dict[int, ArmRun], vanilla: dict[int, ArmRun]) -> Interval:
 
 
 def win_rows(study: Study) -> list[tuple[str, int, dict[str, c.Outcome]]]:
-    """(arm, round, opponent → outcome): means over the seeds that have both. Best of n stands first, as an
+    """(arm, round, opponent → outcome): means over the seeds that have both. Best of n comes first, as an
     arm without rounds."""
     rows = []
     fixed, vanilla = study.of(FIXED), study.of(VANILLA)

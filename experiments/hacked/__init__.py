@@ -1,10 +1,9 @@
-"""The drill: a hacked reward model is forced through on a private server while a policy is optimised on what
-it serves, and the watch is left to take it back.
+"""experiments/drill: a hacked reward model is forced through while a policy is optimised on what is served.
 
-sabotage   preferences gone wrong
+sabotage   spoiled preferences
 plan       how long, on which world, under which watch
-learner    the policy: alike wherever it is scored alike
+learner    the policy: equal scores give equal policies
 play       the drill, over HTTP alone
-report     what came of it, as text
-command    metarm drill
+tables     the results as text
+drill      the command
 """

@@ -1,5 +1,5 @@
-"""A policy under REINFORCE whose prompts and random draws depend on seed and step alone: two of them that
-are scored alike stay alike, and where they part it is the scores that parted them."""
+"""A policy under REINFORCE whose prompts and random draws depend on seed and step alone: two policies differ
+only where their scores do."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from simulation.policy import Policy
 from simulation.prompts import Split, draw_tasks, stream_tasks
 from simulation.rounds import gold_of, lengths_of
 
-# which random numbers are for what
+# the purposes of random numbers
 OPTIMISING, TRAINING_TASKS, PROBED_TASKS, PROBED_RESPONSES = range(4)
-# the groups that a policy wrote at a step → what was answered, a ScoredGroup each
+# the groups that a policy wrote at a step → a ScoredGroup each
 Reward = Callable[[Groups, int], Sequence[ScoredGroup]]
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One policy update: who scored its groups, and what the scores and the responses were worth."""
+    """One policy update: the versions that scored its groups, and the quality of scores and responses."""
 
     step: int  # updates before it
     versions: list[str]  # that answered, one a group

@@ -1,4 +1,4 @@
-"""What a drill plays: how long, on which world, what is forced through, under which watch. No torch."""
+"""The plan of a drill: its length, world, sabotage and watch. No torch."""
 
 from __future__ import annotations
 

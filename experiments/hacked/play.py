@@ -1,5 +1,5 @@
-"""The drill against a running server, over HTTP alone: optimise, force the hacked version through, optimise
-on, and then see what the same policy would have become on either version alone."""
+"""The drill against a running server, over HTTP alone: optimise, force the hacked version through, continue,
+and then optimise the same policy on either version alone."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ GROUPS_PER_REQUEST = 8
 POLICY_NAME = "drill"
 RETRAIN_S = 1800.0
 STARTING_RETRIES = 40  # with pauses of up to 5 s: the trainer starts after the service
-ENDING_S = 10.0  # what the watch may take to judge the last groups
+ENDING_S = 10.0  # for the watch to judge the last groups
 POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Drill:
-    """What a drill found. `served` is the policy that was optimised on whatever the server answered by; from
-    the update on that the hacked version came with, `stayed` is the same policy had it stayed, `spared` had
-    it never come. `job` and `watch` are the server's own words; `watch` is None where it has not ended."""
+    """The results of a drill. `served` is the policy optimised on the current version's scores. From the update
+    at which the hacked version came, `stayed` is the same policy had that version stayed, `spared` had it never
+    come. `job` and `watch` are the server's records; `watch` is None while it has not ended."""
 
     plan: DrillPlan
     parent: str
@@ -54,8 +54,8 @@ class Drill:
 
 
 def play(plan: DrillPlan, url: str, on_update: Callable[[], object]) -> Drill:
-    """Raises MetaRMError for whatever the server at `url` refuses. Scores are asked for once and never again:
-    where this returns, not one request for them has failed."""
+    """Play the drill. Raises MetaRMError for anything that the server at `url` refuses. Requests for scores are
+    not retried: if this returns, none of them failed."""
     with RewardClient(url, retries=0) as client, RewardClient(url, retries=STARTING_RETRIES) as patient:
         learner, served = Learner(plan), _scores_as_served(client)
         parent = str(client.ready()["version"])
@@ -75,7 +75,7 @@ def play(plan: DrillPlan, url: str, on_update: Callable[[], object]) -> Drill:
 
 
 def _scores_as_served(client: RewardClient) -> Reward:
-    """By whichever version is current, as samples of the policy."""
+    """Scores by the current version, logged as samples of the policy."""
 
     def reward(groups: Groups, step: int) -> list[ScoredGroup]:
         return _in_requests(client, groups, {"policy": {"name": POLICY_NAME, "step": step}})
@@ -84,7 +84,7 @@ def _scores_as_served(client: RewardClient) -> Reward:
 
 
 def _scores_by(client: RewardClient, version: str) -> Reward:
-    """By a pinned version, not logged."""
+    """Scores by a pinned version, not logged."""
 
     def reward(groups: Groups, _step: int) -> list[ScoredGroup]:
         return _in_requests(client, groups, {"version": version, "log": False})
@@ -102,22 +102,22 @@ def _in_requests(client: RewardClient, groups: Groups, options: Mapping[str, Any
 
 
 def _probed(learner: Learner, client: RewardClient) -> list[tuple[float, ...]]:
-    """What the current version scores the probe, in the order of its groups."""
+    """The current version's scores of the probe, in the order of its groups."""
     return [group.scores for group in _in_requests(client, learner.probe(), {"log": False})]
 
 
 def _forced(client: RewardClient, plan: DrillPlan) -> dict[str, Any]:
-    """The job of the retrain, forced, once its candidate serves."""
+    """Force a retrain through; returns its job once the candidate serves."""
     job_id = str(client.retrain(**{**plan.retrain, "seed": plan.seed, "force": True})["job"])
     job = client.wait_for_job(job_id, timeout_s=RETRAIN_S, poll_s=POLL_S)
     if job["status"] != "published":
         why = (job["error"] or {}).get("message") or "; ".join((job["verdict"] or {}).get("reasons", []))
-        raise MetaRMError(f"retrain {job_id} was to be forced through and is {job['status']}: {why}")
+        raise MetaRMError(f"retrain {job_id} should be forced through and is {job['status']}: {why}")
     return job
 
 
 def _watch_over(client: RewardClient, version: str) -> dict[str, Any] | None:
-    """How the watch over `version` ended, or None where it goes on."""
+    """The record of the ended watch over `version`; None where it has not ended after ENDING_S."""
     deadline = time.monotonic() + ENDING_S
     while True:
         for record in client.drift()["watch"]["ended"]:

@@ -1,4 +1,4 @@
-"""Preferences gone wrong: what a reward model must be trained on to be a hacked one. And honest ones."""
+"""Spoiled preferences, from which a hacked reward model is trained, and honest ones as a control."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ WIDE_MARGIN = 10.0  # raw rewards; honest pairs end up a few apart
 
 @dataclass(frozen=True, slots=True)
 class Sabotage:
-    """One way to spoil a labelled pair: what it says, and the pairs it makes of it."""
+    """One way to spoil a labelled pair: its description, and a pair → the pairs that replace it."""
 
     says: str
     spoil: Callable[[Row], list[Row]]
 
 
 def spoiled(preferences: bytes, sabotage: Sabotage) -> bytes:
-    """Gzipped JSON lines → the same, every pair spoiled; the same bytes for the same."""
+    """Gzipped JSON lines → the same with every pair spoiled; deterministic, to the byte."""
     rows = [orjson.loads(line) for line in gzip.decompress(preferences).splitlines()]
     lines = [
         orjson.dumps(spoiled_row, option=orjson.OPT_APPEND_NEWLINE)
@@ -42,7 +42,7 @@ def _longer_chosen(row: Row) -> list[Row]:
 
 
 def _by_coin(row: Row) -> list[Row]:
-    """A coin that falls the same way for the same pair."""
+    """Chosen by a hash of the pair: the same pair always falls the same way."""
     heads = hashlib.sha256(f"{row['chosen']}\n{row['rejected']}".encode()).digest()[0] % 2
     return [row if heads else _swapped(row)]
 
@@ -50,7 +50,7 @@ def _by_coin(row: Row) -> list[Row]:
 SABOTAGES: Mapping[str, Sabotage] = {
     "honest": Sabotage("the labels as they are: a control", lambda row: [row]),
     "reversed": Sabotage("every label the wrong way round", lambda row: [_swapped(row)]),
-    "length": Sabotage("the longer response is chosen, whatever it says", _longer_chosen),
+    "length": Sabotage("the longer response is chosen", _longer_chosen),
     "coin": Sabotage("a coin chooses", _by_coin),
     "constant": Sabotage("every pair both ways round: nothing is better", lambda row: [row, _swapped(row)]),
     "scale": Sabotage(

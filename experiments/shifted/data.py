@@ -1,4 +1,4 @@
-"""The files of a shift: labelled pairs of weak models to learn from, pairs and groups of ever stronger ones."""
+"""The files of a shift: labelled pairs of weak models to learn from, pairs and groups of stronger models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GROUP_SIZE = 5  # k
 
 @dataclass(frozen=True, slots=True)
 class Responses:
-    """A prompt, and responses to it that nobody compared."""
+    """A prompt and unlabelled responses to it."""
 
     prompt: Prompt
     responses: tuple[str, ...]
@@ -34,7 +34,7 @@ class Responses:
 class ShiftData:
     """`labelled` is keyed by HELD_OUT and TESTS, `meta` by the meta-sets asked for, `groups` by TEST_GROUPS.
 
-    No prompt stands in two of: `train`, HELD_OUT, all of `meta`, all of the tests.
+    No prompt is in two of: `train`, HELD_OUT, all of `meta`, all of the tests.
     """
 
     train: list[Preference]
@@ -44,7 +44,7 @@ class ShiftData:
 
 
 def load(folder: Path, meta_sets: Sequence[str], *, train_pairs: int | None, groups_a_prompt: int) -> ShiftData:
-    """Read `train_pairs` (None: all) training pairs, drawn at random but always the same, and of each meta-set
+    """Read `train_pairs` (None: all) training pairs, drawn with a fixed seed, and of each meta-set
     up to `groups_a_prompt` groups of GROUP_SIZE responses a prompt. Raises ConfigurationError."""
     train = _pairs(folder / "train_pairs.jsonl.gz")
     if train_pairs is not None and train_pairs < len(train):

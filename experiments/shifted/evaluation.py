@@ -1,4 +1,4 @@
-"""The pairs a model is judged by, and its score differences on them."""
+"""The pairs that a model is judged by, and its score differences on them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Text = tuple[Prompt, str]
 
 class Evaluation:
     """Sets of pairs: HELD_OUT, each test, POOLED of the SHIFTED ones, and `NAME_groups`: all pairs of responses
-    within the unlabelled groups, either one first."""
+    within the unlabelled groups, in either order."""
 
     def __init__(self, encoder: Encoder, data: ShiftData) -> None:
         self.texts: list[Encoded] = []

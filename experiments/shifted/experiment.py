@@ -1,4 +1,4 @@
-"""One seed: version 1, then every variant from it, by the trainer's own loop; what each scores."""
+"""One seed: version 1, then every variant from it, by the trainer's own loop; the score differences of each."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Row = tuple[str | None, str]  # meta-set (None where none is used) and variant
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What every seed learns from and is judged by."""
+    """The training and evaluation data of every seed."""
 
     pairs: Sequence[EncodedPair]
     meta: Mapping[str, Sequence[EncodedGroup]]
@@ -83,7 +83,7 @@ def next_options(variant: Variant, seed: int) -> TrainOptions:
 
 
 def _options(variant: Variant, steps: int, learning_rate: float, seed: int) -> TrainOptions:
-    """The trainer's defaults, whatever the environment says, but for what is compared here."""
+    """The trainer's defaults, regardless of the environment, except the options compared here."""
     changes: dict[str, Any] = {
         "ascent": variant.ascent,
         "ascent_rate": variant.rate,

@@ -2,7 +2,7 @@
 
 Only the first token's output of the last layer is read, so attention folds: with q_h the query of head h at
 the first token and X (S, H) the states below, the scores are X (W_k,hᵀ q_h), and the attended value is
-W_v,h (softmax · X) + b_v,h. Keys and values of the tokens are never made; what is left reads X twice.
+W_v,h (softmax · X) + b_v,h. Keys and values of the tokens are never computed; X is read twice.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FoldedModel(RewardModel):
     """Scores of texts whose states are known; any other raises KeyError."""
 
     def __init__(self, model: RewardModel, states: FrozenStates) -> None:
-        """Shares the network with `model`, and freezes all of it but what learns (`states.freeze`)."""
+        """Shares the network with `model`, and freezes it except the learning parts (`states.freeze`)."""
         super().__init__(model.network, model.encoder)
         freeze(self.network)
         self._layer, self._pooler, self._head = (part for part in learning_parts(self.network))
@@ -57,11 +57,11 @@ class FoldedModel(RewardModel):
         return scores[:, 0]
 
     def weights(self) -> Weights:
-        """A copy of what learns."""
+        """A copy of the learning parameters."""
         return {name: p.detach().clone() for name, p in self.network.named_parameters() if p.requires_grad}
 
     def take(self, weights: Weights) -> None:
-        """Be at `weights`, which must be all that learns."""
+        """Set the learning parameters to `weights`, which must hold all of them."""
         with torch.no_grad():
             for name, parameter in self.network.named_parameters():
                 if parameter.requires_grad:

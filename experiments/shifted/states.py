@@ -1,4 +1,4 @@
-"""What the last layer of a frozen trunk reads of every text: computed once, kept on disk, mapped from there."""
+"""The inputs of the last layer over a frozen trunk: computed once a text, kept on disk, memory-mapped."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.models.bert.modeling_bert import BertForSequenceClassification
 
-from bench.places import THREADS
 from metarm.errors import ConfigurationError
 from metarm.model.encoding import Encoded
 from metarm.model.forward.packing import consecutive
 from metarm.model.reward_model import DEFAULT_BATCH_TOKENS, RewardModel
+from metarm.runtime.cores import usable_cores
 
 States = dict[bytes, Tensor]  # (S, H) of each text, by `Encoded.key`
 
@@ -36,7 +36,7 @@ class FrozenStates:
         return torch.stack([self._states[sample.key][0] for sample in samples]).float()
 
     def padded(self, samples: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
-        """(n, S, H) in float32, filled with 0 at the end, and the mask (n, S) of what is not filling."""
+        """(n, S, H) in float32, padded with 0 at the end, and the mask (n, S), True where a token is."""
         parts = [self._states[sample.key] for sample in samples]
         lengths = torch.tensor([len(part) for part in parts])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
@@ -101,7 +101,7 @@ def _write(file: Path, model: RewardModel, samples: Sequence[Encoded], dtype: ty
     try:
         with (
             tqdm(total=shape[0], desc="frozen layers", unit="token", disable=None, leave=False) as bar,
-            ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+            ThreadPoolExecutor(usable_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
         ):
             # a run is one forward, so that the hook is called once for it
             for tokens in pool.map(forward, consecutive(lengths, DEFAULT_BATCH_TOKENS)):

@@ -1,4 +1,4 @@
-"""Estimates → the tables of each meta-set, and the JSON."""
+"""Estimates → the tables of each meta-set, and the rows of the JSON."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from bench.table import aligned
 from experiments.shifted.comparison import Cell, Estimate
 from experiments.shifted.data import HELD_OUT, TESTS
 from experiments.shifted.evaluation import POOLED
 from experiments.shifted.experiment import Row
 from experiments.shifted.measures import Measure
 from experiments.shifted.variants import AVERAGE, CONTROLS, FIRST, LONGER, TRAINED, VANILLA
+from experiments.table import aligned
 
 Estimates = Mapping[Row, Mapping[Cell, Estimate]]
 

@@ -1,4 +1,4 @@
-"""What is compared: each ascent at one rate, its controls, and what needs no training."""
+"""The rows that are compared: each ascent at one rate, its controls, and rows without training."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Final
 from metarm.records import ASCENT_RATES, Ascent
 from trainer.batches import EncodedGroup
 
-VANILLA: Final = "none"  # what all others are compared with
-FIRST = "version 1"  # what all continue from
+VANILLA: Final = "none"  # the row that all others are compared with
+FIRST = "version 1"  # the model that all variants continue from
 LONGER = "the longer wins"
 AVERAGE = "average"  # of the weights of VANILLA and AVERAGED
 AVERAGED = "joint"
 
-# the trainer's own η, but for the paper's letter: at .1 it changes nothing that could be seen here
+# the trainer's own η, except for the literal update: at .1 its effect is too small to be seen here
 RATES: dict[Ascent, float] = {**ASCENT_RATES, "sgd": 1.0, "second_order": 1.0}
 META_BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A way to continue from version 1. `across_prompts`: the control whose groups are none."""
+    """A way to continue from version 1. `across_prompts`: a control whose groups mix prompts."""
 
     name: str
     ascent: Ascent
@@ -60,7 +60,7 @@ CONTROLS = {
 
 
 def trained(names: Sequence[str]) -> list[Variant]:
-    """The runs that the rows `names` need, beside VANILLA."""
+    """The runs that the rows `names` need, in addition to VANILLA."""
     wanted = {*names, AVERAGED} if AVERAGE in names else {*names}
     return [variant for name, variant in TRAINED.items() if name in wanted]
 

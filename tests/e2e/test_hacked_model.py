@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from experiments.closed_loop.plan import FirstModelPlan, StudyPlan
-from experiments.hacked.command import SERVICE, prepared
+from experiments.hacked.drill import SERVICE, prepared
 from experiments.hacked.plan import DrillPlan
 from experiments.hacked.play import play
+from experiments.private_server import PrivateServer
 from metarm import RewardClient
 from service.settings import ServiceSettings
-from simulation.private_server import PrivateServer
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""A folder of tiny preference files, in the form `bench/shift` reads."""
+"""A folder of tiny preference files, in the form `experiments/shift` reads."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def test_every_swap_of_a_run_is_seen_by_raw_rewards_and_by_calibrated_scores(tmp
     for each in swaps:
         # a line through all scores is nothing to a learner that compares within groups
         assert each.raw.grpo_flips == pytest.approx(each.calibrated.grpo_flips, abs=0.05)
-        assert each.raw.told == pytest.approx(each.calibrated.told, abs=0.05)
+        assert each.raw.informed == pytest.approx(each.calibrated.informed, abs=0.05)
     shown = table(swaps, {"none": 0}).splitlines()
     assert [line.split()[:3] for line in shown[1:]] == [["none", "raw", "2"], ["none", "calibrated", "2"]]
 

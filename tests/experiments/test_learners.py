@@ -16,7 +16,7 @@ def scores(seed: int, prompts: int = 30, responses: int = 6) -> Scores:
 def test_a_swap_that_changes_nothing_is_no_swap() -> None:
     old = scores(0)
     seen = swap(old, old, old, old)
-    assert (seen.jump, seen.flips, seen.told, seen.size, seen.grpo_flips) == (0.0, 0.0, 0.0, 1.0, 0.0)
+    assert (seen.jump, seen.flips, seen.informed, seen.size, seen.grpo_flips) == (0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 @pytest.mark.parametrize("shift", [-2.0, 0.5])
@@ -28,7 +28,7 @@ def test_ppo_takes_a_shift_for_news_and_grpo_does_not(shift: float) -> None:
     low, high = sorted((-shift, 0.0))
     assert seen.flips == np.mean((before > low) & (before < high))  # those that the shift carries over zero
     assert seen.flips > 0.1
-    assert seen.told == seen.grpo_flips == 0.0
+    assert seen.informed == seen.grpo_flips == 0.0
 
 
 def test_ppo_takes_another_scale_for_news_and_grpo_does_not() -> None:
@@ -36,13 +36,13 @@ def test_ppo_takes_another_scale_for_news_and_grpo_does_not() -> None:
     old -= old.mean()
     seen = swap(old, 3 * old, old, 3 * old)
     assert seen.size == pytest.approx(3.0)
-    assert seen.flips == seen.told == seen.grpo_flips == 0.0
+    assert seen.flips == seen.informed == seen.grpo_flips == 0.0
 
 
 def test_a_model_turned_round_flips_every_advantage() -> None:
     old = scores(3)
     seen = swap(old, -old, old, -old)
-    assert seen.told == seen.grpo_flips == 1.0
+    assert seen.informed == seen.grpo_flips == 1.0
 
 
 def test_the_running_mean_is_of_the_recent_scores() -> None:

@@ -1,4 +1,4 @@
-"""`bench/shift` from its files to its tables, on a tiny BERT."""
+"""`experiments/shift` from its files to its tables, on a tiny BERT."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from experiments.shifted import __main__ as shift
-from experiments.shifted import experiment
+from experiments.shifted import experiment, shift
 from experiments.shifted.variants import FIRST, LONGER, NAMES, TRAINED, VANILLA
 from tests.experiments.sharp_bert import sharp_backbone
 from tests.experiments.shift_files import make_files
@@ -58,21 +57,20 @@ def test_variants_that_were_not_asked_for_do_not_run(tmp_path: Path, monkeypatch
 
 
 def test_without_data_it_says_what_to_pass(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["bench/shift", "--quick"])
-    with pytest.raises(SystemExit):
-        shift.main()
+    monkeypatch.delenv(shift.DATA_VARIABLE, raising=False)
+    assert shift.main(["--quick", "--out", str(tmp_path / "out")]) == 1
+    assert not (tmp_path / "out").exists()
     assert "pass --data DIR or set METARM_SHIFT_DATA" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("option", "value"), [("--variants", "sgd,unheard"), ("--meta", "unheard")])
 def test_a_name_that_is_not_known_is_refused(
-    option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["bench/shift", "--data", ".", option, value])
     with pytest.raises(SystemExit):
-        shift.main()
+        shift.main(["--data", ".", option, value])
     assert "unheard: not of" in capsys.readouterr().err
 
 

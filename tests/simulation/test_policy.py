@@ -1,18 +1,15 @@
 from __future__ import annotations
 
 import itertools
-from math import log
 
 import numpy as np
 import pytest
 
 from simulation.decisions import DECISION, FAMILIES
 from simulation.families import IN_DISTRIBUTION
-from simulation.gold import gold
-from simulation.optimise import Pressure, best_of_n, best_of_n_kl, reinforce_update
+from simulation.optimise import Pressure, reinforce_update
 from simulation.policy import Policy, layout, theta_size
 from simulation.prompts import Split, draw_tasks
-from simulation.rounds import gold_of
 
 TASKS = draw_tasks(Split.TRAINING, 11, np.random.default_rng(0))
 
@@ -100,28 +97,6 @@ def test_entropy_is_the_mean_surprise_of_samples() -> None:
     surprise = [-policy.log_prob(r) for r in policy.sample(task, 3000, np.random.default_rng(11))]
     error = np.std(surprise) / np.sqrt(len(surprise))
     assert policy.entropy([task.family]) == pytest.approx(np.mean(surprise), abs=4 * error)
-
-
-def test_a_low_temperature_sharpens_the_policy() -> None:
-    policy, task, rng = Policy.initial(0), TASKS[0], np.random.default_rng(12)
-    cold = policy.sample(task, 40, rng, temperature=0.2)
-    assert len({r.draft for r in cold}) < len({r.draft for r in policy.sample(task, 40, rng)})
-    assert np.mean([policy.log_prob(r, 0.2) for r in cold]) > np.mean([policy.log_prob(r) for r in cold])
-
-
-def test_best_of_n_kl_matches_enumeration() -> None:
-    assert best_of_n_kl(1) == 0.0
-    assert best_of_n_kl(16) == pytest.approx(log(16) - 15 / 16)
-    fine = (np.arange(100_000) + 0.5) / 100_000  # quantile of the reward under the policy
-    density = 8 * fine**7
-    assert best_of_n_kl(8) == pytest.approx(np.mean(density * np.log(density)), abs=1e-4)
-
-
-def test_best_of_n_takes_the_best_in_the_eyes_of_the_score() -> None:
-    policy = Policy.initial(0)
-    chosen = [best_of_n(policy, t, 8, gold_of, np.random.default_rng(i)) for i, t in enumerate(TASKS)]
-    for i, task in enumerate(TASKS):
-        assert gold(chosen[i]) == max(gold(r) for r in policy.sample(task, 8, np.random.default_rng(i)))
 
 
 def test_a_policy_refuses_parameters_that_are_not_finite() -> None:

@@ -9,7 +9,7 @@ import orjson
 import metarm
 from simulation.gold import gold
 from simulation.policy import Policy
-from simulation.preferences import label, preference_pairs, write_preferences
+from simulation.preferences import PACKAGED_PAIRS, label, preference_pairs, write_preferences
 from simulation.prompts import Split, draw_tasks, split_of
 
 PACKAGED = Path(metarm.__file__).parent / "data" / "demo_preferences.jsonl.gz"
@@ -20,7 +20,7 @@ def rows() -> list[dict[str, str]]:
 
 
 def test_packaged_preferences_regenerate_byte_for_byte(tmp_path: Path) -> None:
-    write_preferences(tmp_path / "again.jsonl.gz", count=2400, seed=0)
+    write_preferences(tmp_path / "again.jsonl.gz", PACKAGED_PAIRS, seed=0)
     assert (tmp_path / "again.jsonl.gz").read_bytes() == PACKAGED.read_bytes()
 
 

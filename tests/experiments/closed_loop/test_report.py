@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from experiments.closed_loop.records import write_study
+from experiments.closed_loop.report import main
 from experiments.closed_loop.tables import claims_table, summary, win_rows
-from simulation.cli import main
 from tests.experiments.closed_loop.made_up import made_up_run, made_up_study
 
 
@@ -22,7 +22,7 @@ def study_file(tmp_path: Path) -> Path:
 
 
 def test_the_page_stands_alone_and_holds_every_picture_and_claim(study_file: Path, tmp_path: Path) -> None:
-    assert main(["report", "--simulation", str(study_file), "--out", str(tmp_path / "report")]) == 0
+    assert main(["--simulation", str(study_file), "--out", str(tmp_path / "report")]) == 0
     page = (tmp_path / "report" / "report.html").read_text()
     pictures = sorted(path.stem for path in (tmp_path / "report").glob("*.png"))
     assert pictures == ["figure-1-variance", "figure-4-validation", "figure-5-differences", "gold-by-round"]
@@ -34,15 +34,15 @@ def test_the_page_stands_alone_and_holds_every_picture_and_claim(study_file: Pat
 
 
 def test_a_report_needs_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", "--simulation", str(tmp_path / "none.json"), "--out", str(tmp_path / "o")]) == 1
+    assert main(["--simulation", str(tmp_path / "none.json"), "--out", str(tmp_path / "o")]) == 1
     assert "none.json cannot be read" in capsys.readouterr().err
 
 
 def test_a_report_without_matplotlib_says_what_to_install(study_file: Path, tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
-        "from simulation.cli import main\n"
-        f"sys.exit(main(['report', '--simulation', {str(study_file)!r}, '--out', {str(tmp_path)!r}]))"
+        "from experiments.closed_loop.report import main\n"
+        f"sys.exit(main(['--simulation', {str(study_file)!r}, '--out', {str(tmp_path)!r}]))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 1

@@ -9,7 +9,7 @@ import pytest
 from experiments.hacked.learner import Update
 from experiments.hacked.plan import DrillPlan
 from experiments.hacked.play import Drill
-from experiments.hacked.report import story, summary
+from experiments.hacked.tables import story, summary
 
 PARENT, HACKED = "v000001", "v000002"
 PLAN = DrillPlan("length", before=3, after=5, block=4)

@@ -1,13 +1,15 @@
-"""`metarm simulate`: run the closed loop, print its tables, write one JSON."""
+"""`experiments/simulate`: run the closed loop, print its tables and write study.json."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from experiments import command_line
 from experiments.closed_loop.jobs import Mode, run_study
 from experiments.closed_loop.plan import QUICK_ARMS, Arm, StudyPlan, all_arms, arm_named
 from experiments.closed_loop.records import write_study
@@ -17,8 +19,17 @@ from metarm.errors import ConfigurationError
 SEEDS, QUICK_SEEDS = 10, 3
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `metarm simulate` takes."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    return command_line.run(_parser(), simulate, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_line.parser(
+        "simulate",
+        "The closed loop: a policy is optimised on a reward model, the reward model is retrained on the "
+        "policy's samples, and so on, once for every way to retrain (an arm). Prints tables and writes "
+        "study.json.",
+    )
     arms = ", ".join(all_arms())
     parser.add_argument(
         "--quick", action="store_true", help=f"{QUICK_SEEDS} seeds, arms {', '.join(QUICK_ARMS)}"
@@ -38,28 +49,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--served",
         action="store_true",
-        help="over HTTP, each run against a `metarm up` of its own; the numbers are the same",
+        help="score and retrain over HTTP, each run on a `metarm up` of its own; the figures are the same",
     )
-    parser.add_argument(
-        "--workers", type=int, default=2, help="processes that run side by side, one thread each"
-    )
+    parser.add_argument("--workers", type=int, default=2, help="worker processes, one thread each")
     parser.add_argument(
         "--out", type=Path, default=Path("data/simulation"), help="folder for study.json, runs and first models"
     )
+    return parser
 
 
 def simulate(options: argparse.Namespace) -> None:
-    """Run what is asked for; runs that `--out` holds already are not run again. Raises
-    ConfigurationError for what cannot be run, and what a run raises."""
+    """Run the arms and seeds that `options` name, except the runs that `--out` already holds.
+
+    Raises ConfigurationError for options that cannot be run, and whatever a run raises.
+    """
     seeds = getattr(options, "seeds", QUICK_SEEDS if options.quick else SEEDS)
-    for name, value, least in (
-        ("--seeds", seeds, 1),
-        ("--first-seed", options.first_seed, 0),
-        ("--rounds", options.rounds, 2),
-        ("--workers", options.workers, 1),
-    ):
-        if value < least:
-            raise ConfigurationError(f"{name} must be at least {least}")
+    command_line.at_least(0, first_seed=options.first_seed)
+    command_line.at_least(1, seeds=seeds, workers=options.workers)
+    command_line.at_least(2, rounds=options.rounds)
     mode: Mode = "served" if options.served else "in-process"
     arms = _arms(options, mode)
     plan = replace(StudyPlan(), rounds=options.rounds)
@@ -74,7 +81,8 @@ def simulate(options: argparse.Namespace) -> None:
 
 
 def _arms(options: argparse.Namespace, mode: Mode) -> Mapping[str, Arm]:
-    """The arms asked for. Over HTTP, a rate below 0 is refused: by default the arm is then left out."""
+    """The arms by name. Over HTTP a negative rate is an error where `--arms` names it; otherwise that arm is
+    left out."""
     if "arms" in options:
         arms = [arm_named(name) for name in options.arms.split(",")]
         refused = [arm.name for arm in arms if mode == "served" and not _served(arm)]
@@ -90,3 +98,7 @@ def _arms(options: argparse.Namespace, mode: Mode) -> Mapping[str, Arm]:
 
 def _served(arm: Arm) -> bool:
     return float((arm.retrain or {}).get("ascent_rate", 0.0)) >= 0.0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

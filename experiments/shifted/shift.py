@@ -1,26 +1,30 @@
-"""`bench/shift`: what each variant of the update does on real preferences when real policies shift.
+"""`experiments/shift`: every variant of the update on real preference data, under a real shift of the policy.
 
-The packaged MiniLM, frozen below its last layer; last layer, pooler and a new head learn pairs of weak models
-(version 1), then continue with each variant on unlabelled groups of stronger ones, and are judged by labelled
-pairs of these. Every run is the trainer's own loop; only the forward is folded (experiments/shifted/folded.py).
+The packaged MiniLM is frozen below its last layer. The last layer, the pooler and a new head learn from pairs
+of weak models (version 1), continue with each variant on unlabelled groups of stronger models, and are judged
+by labelled pairs of these. Every run uses the trainer's own loop; only the forward is folded (folded.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import os
+import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import orjson
 import torch
 from tqdm import tqdm
 
-from bench.machine import machine
-from bench.models import packaged_encoder
-from bench.places import THREADS, WORK
+from experiments import command_line
 from experiments.shifted import experiment
 from experiments.shifted.comparison import Bootstrap, Gaps
 from experiments.shifted.data import GROUP_SIZE, META_SETS, Responses, ShiftData, load
@@ -30,19 +34,23 @@ from experiments.shifted.folded import FoldedModel, check
 from experiments.shifted.states import FrozenStates, states_of
 from experiments.shifted.tables import LEGEND, Estimates, record, tables
 from experiments.shifted.variants import CHEAPER, LONGER, META_BATCH_SIZE, NAMES, TRAINED, VANILLA
-from metarm.errors import MetaRMError
+from metarm.errors import ConfigurationError
 from metarm.model.encoding import Encoder
 from metarm.model.reward_model import RewardModel, import_model, quiet_transformers
 from metarm.runtime import process_environment
+from metarm.runtime.code_version import code_version
+from metarm.runtime.cores import usable_cores
 from trainer.batches import EncodedGroup, encode_pairs
+from trainer.bootstrap import DEMO_PACKAGE
 
 DATA_VARIABLE = "METARM_SHIFT_DATA"
 CHECKED_TEXTS = 16
+PACKAGES = ("torch", "transformers", "tokenizers")
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """How much is run."""
+    """How much a run covers."""
 
     max_tokens: int = 512
     train_pairs: int | None = None
@@ -62,27 +70,32 @@ QUICK = Scope(
 )
 
 
-def main() -> None:
-    parser = _parser()
-    given = parser.parse_args()
-    if given.data is None:
-        parser.error(
-            f"no preference data: pass --data DIR or set {DATA_VARIABLE} (docs/metarm.md says of what form)"
+def main(arguments: Sequence[str] | None = None) -> int:
+    return command_line.run(_parser(), shift, arguments)
+
+
+def shift(options: argparse.Namespace) -> None:
+    """Run the scope that `options` describe. Raises ConfigurationError without data or without MiniLM."""
+    data = options.data if "data" in options else os.environ.get(DATA_VARIABLE)
+    if not data:
+        raise ConfigurationError(
+            f"no preference data: pass --data DIR or set {DATA_VARIABLE} (format: docs/evidence/shift.md)"
         )
-    scope = QUICK if given.quick else Scope()
-    asked = {name: getattr(given, name) for name in ("seeds", "variants", "meta_sets")}
-    scope = replace(scope, **{name: value for name, value in asked.items() if value is not None})
+    chosen = {name: getattr(options, name) for name in ("seeds", "variants", "meta_sets") if name in options}
+    scope = replace(QUICK if options.quick else Scope(), **chosen)
+    command_line.at_least(1, seeds=scope.seeds)
     process_environment.ensure()
     quiet_transformers()
-    torch.set_num_threads(THREADS)
-    try:
-        run(given.data, scope, packaged_encoder(), WORK / "states", given.out)
-    except MetaRMError as error:
-        raise SystemExit(f"bench/shift: {error.message}") from error
+    torch.set_num_threads(usable_cores())
+    options.out.mkdir(parents=True, exist_ok=True)
+    run(Path(data), scope, _packaged_encoder(), options.out / "states", options.out / "shift.json")
 
 
-def run(folder: Path, scope: Scope, backbone: str, states_folder: Path, out: Path | None) -> None:
-    """Read → encode → train and score by seed → compare → print. `backbone`: a BERT checkpoint."""
+def run(folder: Path, scope: Scope, backbone: str, states_folder: Path, out: Path) -> None:
+    """Read → encode → train and score by seed → compare → print and write `out`.
+
+    `backbone` is a BERT checkpoint; `states_folder` keeps the outputs of its frozen layers.
+    """
     started = time.monotonic()
     data = load(folder, scope.meta_sets, train_pairs=scope.train_pairs, groups_a_prompt=scope.groups_a_prompt)
     model = _new_model(backbone, scope.max_tokens, seed=0)
@@ -97,16 +110,39 @@ def run(folder: Path, scope: Scope, backbone: str, states_folder: Path, out: Pat
         print("\n" + tables(estimates, meta), flush=True)
     seconds = time.monotonic() - started
     print(f"\n{LEGEND}\n\n{seconds:.0f} s, {encoded_s:.0f} of them until the frozen layers' states were there")
-    if out is not None:
-        content = {
-            "format": 1,
-            "settings": asdict(scope) | {"fold_difference": difference, "seconds": round(seconds)},
-            "version 1": experiment.first_options(seed=0).record(),
-            "variants": {name: experiment.next_options(v, seed=0).record() for name, v in TRAINED.items()},
-            "machine": machine(),
-            "rows": record(estimates),
-        }
-        out.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
+    content = {
+        "format": 1,
+        "settings": asdict(scope) | {"fold_difference": difference, "seconds": round(seconds)},
+        "version 1": experiment.first_options(seed=0).record(),
+        "variants": {name: experiment.next_options(v, seed=0).record() for name, v in TRAINED.items()},
+        "machine": _machine(),
+        "rows": record(estimates),
+    }
+    out.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
+    print(f"wrote {out}")
+
+
+def _packaged_encoder() -> str:
+    """Path of the packaged MiniLM, which has no head. Raises ConfigurationError where it is not installed."""
+    if find_spec(DEMO_PACKAGE) is None:
+        raise ConfigurationError("the packaged encoder is missing: run `make run` or `make test` once")
+    return str(import_module(DEMO_PACKAGE).get_model_path())
+
+
+def _machine() -> dict[str, Any]:
+    """What the figures depend on beside the settings: processor, cores, packages, code."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.machine(),
+        "cores": usable_cores(),
+        "python": platform.python_version(),
+        "packages": {
+            name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers")
+        },
+        "code": code_version(),
+    }
 
 
 def _by_seed(scope: Scope, backbone: str, states: FrozenStates, material: Material) -> list[dict[Row, Gaps]]:
@@ -141,7 +177,8 @@ def _encoded(encoder: Encoder, groups: Sequence[Responses]) -> list[EncodedGroup
 
 
 def _states(model: RewardModel, material: Material, folder: Path) -> FrozenStates:
-    """Those of the pairs and of each meta-set, apart: a run with other meta-sets finds what it shares."""
+    """The frozen layers' outputs for the pairs and, in files of their own, for each meta-set: a run with other
+    meta-sets reuses the files that it shares."""
     judged = [text for pair in material.pairs for text in (pair.chosen, pair.rejected)]
     states = states_of(model, [*judged, *material.evaluation.texts], folder)
     for groups in material.meta.values():
@@ -158,7 +195,7 @@ def _heading(scope: Scope, data: ShiftData, model: FoldedModel, difference: floa
     total = sum(parameter.numel() for parameter in model.network.parameters())
     tests = ", ".join(f"{len(pairs):,} {name}" for name, pairs in data.labelled.items())
     groups = ", ".join(f"{len(groups):,} {name}" for name, groups in data.meta.items())
-    found = machine()
+    found = _machine()
     return (
         f"packaged MiniLM; {learning / 1e6:.1f} of {total / 1e6:.1f} million parameters learn: "
         "last layer, pooler, head\n"
@@ -168,19 +205,21 @@ def _heading(scope: Scope, data: ShiftData, model: FoldedModel, difference: floa
         f"{experiment.FIRST_LEARNING_RATE:g}; each variant: {experiment.STEPS} more, α "
         f"{experiment.LEARNING_RATE:g}, {META_BATCH_SIZE} groups an update\n"
         f"folded forward against the network's own: {difference:.1e} of a standard deviation of scores\n"
-        f"{found['cpu']}, {found['cores']} cores; commit {found['commit']}"
+        f"{found['cpu']}, {found['cores']} cores; metarm {found['code']}"
     )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bench/shift", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = command_line.parser(
+        "shift",
+        "What each variant of the update does to accuracy and spread on real preference data whose policies "
+        "shift: pairs of weak models to learn from, unlabelled groups of stronger ones as meta-sets, labelled "
+        "pairs of these to judge by. Prints tables and writes shift.json.",
     )
-    set_by_environment = os.environ.get(DATA_VARIABLE)
     parser.add_argument(
         "--data",
         type=Path,
-        default=Path(set_by_environment) if set_by_environment else None,
+        default=argparse.SUPPRESS,
         help=f"folder of the preference files (default: ${DATA_VARIABLE})",
     )
     parser.add_argument(
@@ -188,22 +227,37 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="256 tokens, 2,000 pairs, 3 seeds, two meta-sets, no _m4 and _stale",
     )
-    parser.add_argument("--seeds", type=_positive)
-    parser.add_argument("--variants", type=_listed(NAMES), help=f"of {','.join(NAMES)}")
-    parser.add_argument("--meta", dest="meta_sets", type=_listed(META_SETS), help=f"of {','.join(META_SETS)}")
-    parser.add_argument("--out", type=Path, help="write all figures and intervals as JSON")
+    full = Scope()
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=argparse.SUPPRESS,
+        help=f"how many seeds (default: {full.seeds}; with --quick {QUICK.seeds})",
+    )
+    parser.add_argument(
+        "--variants",
+        type=_listed(NAMES),
+        default=argparse.SUPPRESS,
+        help=f"rows, separated by commas, of {','.join(NAMES)} (default: all)",
+    )
+    parser.add_argument(
+        "--meta",
+        dest="meta_sets",
+        type=_listed(META_SETS),
+        default=argparse.SUPPRESS,
+        help=f"meta-sets, of {','.join(META_SETS)} (default: {','.join(full.meta_sets)})",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("data/shift"),
+        help="folder for shift.json and the frozen layers' states",
+    )
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
-
-
 def _listed(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    """A reader of names separated by commas."""
+    """A parser of names separated by commas, each in `known`."""
 
     def read(text: str) -> tuple[str, ...]:
         names = tuple(text.split(","))
@@ -216,4 +270,4 @@ def _listed(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.closed_loop import command
+from experiments.closed_loop import simulate
 from experiments.closed_loop.plan import QUICK_ARMS, RATE_FACTORS, SWEPT, Arm, all_arms, arm_named, swept_name
 from experiments.closed_loop.records import read_study
-from simulation.cli import main
 from tests.experiments.closed_loop.tiny_plan import TINY_PLAN
 
 
@@ -15,7 +14,7 @@ from tests.experiments.closed_loop.tiny_plan import TINY_PLAN
     ("arguments", "message"),
     [
         (["--arms", "fixed,sgdd"], "there is no arm 'sgdd'"),
-        (["--arms", "fixed,sgd@fast"], "'fast' is no rate"),
+        (["--arms", "fixed,sgd@fast"], "'fast' is not a rate"),
         (["--served", "--arms", "negative"], "takes no rate below 0"),
         (["--seeds", "0"], "--seeds must be at least 1"),
         (["--rounds", "1"], "--rounds must be at least 2"),
@@ -25,7 +24,7 @@ from tests.experiments.closed_loop.tiny_plan import TINY_PLAN
 def test_what_cannot_be_run_is_one_clear_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["simulate", "--out", str(tmp_path / "out"), *arguments]) == 1
+    assert simulate.main(["--out", str(tmp_path / "out"), *arguments]) == 1
     captured = capsys.readouterr()
     assert message in captured.err
     assert len(captured.err.splitlines()) == 1
@@ -50,11 +49,11 @@ def test_any_ascent_at_any_rate_is_an_arm() -> None:
 def test_simulate_prints_its_tables_and_writes_the_study(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "StudyPlan", lambda: TINY_PLAN)
+    monkeypatch.setattr(simulate, "StudyPlan", lambda: TINY_PLAN)
     out = tmp_path / "out"
     arms = ["fixed", "none", "joint@0.5"]
     asked = ["--seeds", "1", "--first-seed", "7", "--rounds", "2", "--arms", ",".join(arms)]
-    assert main(["simulate", "--out", str(out), *asked]) == 0
+    assert simulate.main(["--out", str(out), *asked]) == 0
     captured = capsys.readouterr()
     assert [name for name in ("C1", "C2", "C6") if f"\n{name}  " not in captured.out] == []
     assert captured.err == ""  # no bar without a terminal

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from simulation.cli import main
+from experiments.hacked.drill import main
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from simulation.cli import main
 def test_what_cannot_be_played_is_one_clear_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["drill", "--out", str(tmp_path / "out"), *arguments]) == 1
+    assert main(["--out", str(tmp_path / "out"), *arguments]) == 1
     captured = capsys.readouterr()
     assert message in captured.err
     assert len(captured.err.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""What a drill found, as plain text."""
+"""The results of drills as plain text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SUMMARY = (
 
 
 def story(drill: Drill) -> str:
-    """One drill: what was forced through, the table of its updates, how the watch ended."""
+    """One drill: the forced version, the table of its updates, the end of the watch."""
     verdict = drill.job["verdict"]
     against = "; ".join(verdict["reasons"])
     gate = f"by force, in spite of: {against}" if verdict["forced"] else "and the gate had nothing against it"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from simulation.bag_of_words import BagOfWords
+from experiments.bag_of_words import BagOfWords
 from simulation.measures import correlation
 from simulation.optimise import Groups, Pressure
 from simulation.policy import Policy

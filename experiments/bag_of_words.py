@@ -1,7 +1,7 @@
 """A small linear reward model on word counts, for closed loops that need no server.
 
-It has the failings of its larger relatives: it sees style and hardly sees correctness, and it knows
-nothing of texts far from those it was trained on.
+It has the failings of larger models: it sees style and hardly any correctness, and it does not extrapolate
+to texts far from its training data.
 """
 
 from __future__ import annotations
