@@ -20,7 +20,7 @@ import orjson
 
 from bench.places import ROOT
 
-PAGE = ROOT / "service" / "page"
+PAGE = ROOT / "service" / "http" / "page"
 
 
 @dataclass(frozen=True, slots=True)

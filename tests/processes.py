@@ -3,50 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-import random
-import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import redis
 
-from metarm.runtime import process_environment
+from metarm.runtime import process_environment, processes
 from metarm.runtime.embedded_redis import EmbeddedRedis
+from metarm.runtime.processes import free_port
 
 BUSY_S = 2.5  # that a busy machine may add to a wait that a test times
-
-
-def _ports() -> Iterator[int]:
-    """Below those that the kernel gives to connections, and others for each process that runs tests."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    mine = range(20_000 + worker, 32_000, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
-    start = random.randrange(len(mine))
-    yield from itertools.cycle([*mine[start:], *mine[:start]])
-
-
-PORTS = _ports()
-
-
-def free_port() -> int:
-    return next(port for port in PORTS if _is_free(port))
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
@@ -56,68 +27,18 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
         time.sleep(0.005)
 
 
-class Process:
-    """A child process in a session of its own, its output in a file; ended when the block is left."""
+class Process(processes.Process):
+    """One that must end when the block is left, and with the environment that ours need."""
 
     def __init__(
         self, command: Sequence[str], output: Path, environment: Mapping[str, str] | None = None
     ) -> None:
-        self._command = command
-        self._output = output
-        self._environment = {**os.environ, **process_environment.REQUIRED, **(environment or {})}
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
+        given = environment or {}
+        super().__init__(command, output, {**os.environ, **process_environment.REQUIRED, **given})
 
     def __exit__(self, *exc_info: object) -> None:
-        if self.running:
-            self.kill(signal.SIGTERM)
-            self.wait()
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def output(self) -> str:
-        return self._output.read_text()
-
-    def start(self) -> None:
-        with self._output.open("ab") as output:
-            self._process = subprocess.Popen(
-                self._command,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-
-    def kill(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
-
-    def wait(self, timeout_s: float = 60.0) -> int:
-        assert self._process is not None
-        try:
-            return self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            raise AssertionError(f"{self._command} did not end:\n{self.output}") from None
-
-    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-        """Wait for a condition that can only come true while this process runs."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert self.running, f"{self._command} ended:\n{self.output}"
-            assert time.monotonic() < deadline, f"not within {timeout_s} s:\n{self.output}"
-            time.sleep(0.05)
+        if not self.stop():
+            raise self.error("did not end")
 
 
 class RedisProcess(Process):
@@ -128,8 +49,7 @@ class RedisProcess(Process):
         self.url = embedded.url
         super().__init__(embedded.command(), folder / "output.txt")
 
-    def start(self) -> None:
-        super().start()
+    def wait_started(self) -> None:
         self.wait_until(self._answers)
 
     def client(self) -> redis.Redis:
@@ -149,7 +69,6 @@ class HttpProcess(Process):
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         self.port = int(environment.get("METARM_PORT") or free_port())
         self.url = f"http://127.0.0.1:{self.port}"
-        folder.mkdir(parents=True, exist_ok=True)
         fresh = httpx.Limits(keepalive_expiry=2.0)  # a server closes what is idle for 5 s
         self.http = httpx.Client(base_url=self.url, timeout=60.0, limits=fresh)
         super().__init__(command, folder / "output.txt", {**environment, "METARM_PORT": str(self.port)})
@@ -165,7 +84,7 @@ class HttpProcess(Process):
             return False
 
     def wait_ready(self, timeout_s: float = 180.0) -> None:
-        self.wait_until(lambda: self.answers("/ready"), timeout_s)
+        self.wait_until_answers(f"{self.url}/ready", timeout_s)
 
 
 Pair = tuple[HttpProcess, HttpProcess]
@@ -203,7 +122,6 @@ def trainer(data_dir: Path, redis_url: str, **settings: str) -> Process:
     """`python -m trainer` on a data directory; other work on this machine does not keep its runs waiting."""
     low = {"METARM_TRAIN_PRIORITY": "low"}
     environment = {"METARM_DATA_DIR": str(data_dir), "REDIS_URL": redis_url, **low, **settings}
-    (data_dir / "trainer").mkdir(parents=True, exist_ok=True)
     return Process([sys.executable, "-m", "trainer"], data_dir / "trainer" / "output.txt", environment)
 
 

@@ -1,4 +1,7 @@
-"""A process that `metarm up` keeps running: started again when it dies, ended when the launcher ends."""
+"""A process that `metarm up` keeps running: started again when it dies, ended when the launcher ends.
+
+A process that nobody starts again: metarm/runtime/processes.py.
+"""
 
 from __future__ import annotations
 

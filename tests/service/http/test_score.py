@@ -426,7 +426,8 @@ def test_an_open_server_refuses_to_listen_beyond_this_machine(tmp_path: Path) ->
 def test_another_way_of_starting_fails_loudly_without_the_process_environment(tmp_path: Path) -> None:
     import sys
 
-    from tests.processes import HttpProcess, free_port
+    from metarm.runtime.processes import free_port
+    from tests.processes import HttpProcess
 
     command = [
         sys.executable,
