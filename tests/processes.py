@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
+import pytest
 import redis
+import uvicorn
 
 from metarm.runtime import process_environment, processes
 from metarm.runtime.embedded_redis import EmbeddedRedis
 from metarm.runtime.processes import free_port
+from service.http.app import create_app
+from service.settings import ServiceSettings
 
 BUSY_S = 2.5  # that a busy machine may add to a wait that a test times
 
@@ -63,19 +70,14 @@ class RedisProcess(Process):
             return False
 
 
-class HttpProcess(Process):
-    """A process that serves HTTP once it is ready."""
+class Served:
+    """What tests ask over HTTP, in a process of its own or in this one."""
 
-    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
-        self.port = int(environment.get("METARM_PORT") or free_port())
-        self.url = f"http://127.0.0.1:{self.port}"
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
         fresh = httpx.Limits(keepalive_expiry=2.0)  # a server closes what is idle for 5 s
         self.http = httpx.Client(base_url=self.url, timeout=60.0, limits=fresh)
-        super().__init__(command, folder / "output.txt", {**environment, "METARM_PORT": str(self.port)})
-
-    def __exit__(self, *exc_info: object) -> None:
-        super().__exit__(*exc_info)
-        self.http.close()
 
     def answers(self, path: str, status: int = 200) -> bool:
         try:
@@ -83,35 +85,124 @@ class HttpProcess(Process):
         except httpx.TransportError:
             return False
 
+    @property
+    def output(self) -> str:
+        """What it logged."""
+        raise NotImplementedError
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        """Wait for a condition that can only come true while the server runs."""
+        raise NotImplementedError
+
     def wait_ready(self, timeout_s: float = 180.0) -> None:
-        self.wait_until_answers(f"{self.url}/ready", timeout_s)
+        self.wait_until(lambda: self.answers("/ready"), timeout_s)
+
+
+class HttpProcess(Process, Served):
+    """A process that serves HTTP once it is ready."""
+
+    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+        Served.__init__(self, int(environment.get("METARM_PORT") or free_port()))
+        given = {**environment, "METARM_PORT": str(self.port)}
+        Process.__init__(self, command, folder / "output.txt", given)
+
+    def __exit__(self, *exc_info: object) -> None:
+        super().__exit__(*exc_info)
+        self.http.close()
+
+
+class HttpThread(Served):
+    """The service's application in a thread of this process, run by the same web server."""
+
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        """`settings` by their environment names."""
+        super().__init__(free_port())
+        with pytest.MonkeyPatch.context() as patched:
+            for name, value in settings.items():
+                patched.setenv(name, value)
+            app = create_app(ServiceSettings(port=self.port))
+        own = {"log_config": None, "access_log": False, "http": "httptools", "timeout_graceful_shutdown": 30}
+        config = uvicorn.Config(app, port=self.port, **own)  # type: ignore[arg-type]
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run)
+        self._log = io.StringIO()
+        self._handler = logging.StreamHandler(self._log)
+
+    def __enter__(self) -> Self:
+        root = logging.getLogger()
+        root.addHandler(self._handler)
+        root.setLevel(logging.INFO)
+        self._thread.start()
+        try:
+            self.wait_until(lambda: self._server.started)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(60)
+        self.http.close()
+        logging.getLogger().removeHandler(self._handler)
+        assert not self._thread.is_alive()
+
+    @property
+    def output(self) -> str:
+        return self._log.getvalue()
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert self._thread.is_alive(), "it ended: see the log"
+            assert time.monotonic() < deadline, f"not within {timeout_s} s"
+            time.sleep(0.01)
 
 
 Pair = tuple[HttpProcess, HttpProcess]
+PairHere = tuple[HttpThread, HttpThread]
 
 
 def service(
     data_dir: Path, redis_url: str, *, name: str = "service", prefix: Sequence[str] = (), **settings: str
 ) -> HttpProcess:
     """`python -m service` on a data directory; settings by their environment names, e.g. METARM_POLL_MS.
-    The machine is not measured at its start, which takes seconds, unless METARM_TUNE says so; promoted
-    versions, often random ones, are not watched unless METARM_WATCH_GROUPS says so. `name` tells several
-    on one directory apart; `prefix` is a command that runs it."""
-    environment = {
+    `name` tells several on one directory apart; `prefix` is a command that runs it."""
+    command = [*prefix, sys.executable, "-m", "service"]
+    return HttpProcess(command, data_dir / name, _settings(data_dir, redis_url, settings))
+
+
+def service_here(data_dir: Path, redis_url: str, **settings: str) -> HttpThread:
+    """Likewise, in this process: for what is asked over HTTP. It starts in a tenth of the time."""
+    return HttpThread(_settings(data_dir, redis_url, settings))
+
+
+def _settings(data_dir: Path, redis_url: str, settings: Mapping[str, str]) -> dict[str, str]:
+    """The machine is not measured at the start, which takes seconds, unless METARM_TUNE says so; promoted
+    versions, often random ones, are not watched unless METARM_WATCH_GROUPS says so."""
+    return {
         "METARM_DATA_DIR": str(data_dir),
         "REDIS_URL": redis_url,
         "METARM_TUNE": "false",
         "METARM_WATCH_GROUPS": "0",
         **settings,
     }
-    command = [*prefix, sys.executable, "-m", "service"]
-    return HttpProcess(command, data_dir / name, environment)
 
 
 @contextlib.contextmanager
 def two_services(data_dir: Path, redis_url: str, **settings: Any) -> Iterator[Pair]:
     """Two of them on one store and one Redis, ready; `prefix` as in `service`."""
     one, other = (service(data_dir, redis_url, name=name, **settings) for name in ("a", "b"))
+    with one, other:
+        one.wait_ready()
+        other.wait_ready()
+        yield one, other
+
+
+@contextlib.contextmanager
+def two_services_here(data_dir: Path, redis_url: str, **settings: str) -> Iterator[PairHere]:
+    """Likewise, in this process."""
+    one, other = (service_here(data_dir, redis_url, **settings) for _ in range(2))
     with one, other:
         one.wait_ready()
         other.wait_ready()
