@@ -116,6 +116,7 @@ def test_a_run_that_never_begins_leaves_no_trace(tmp_path: Path) -> None:
     assert failed == []
 
 
+@pytest.mark.slow
 def test_metarm_train_reports_its_loss_and_held_out_accuracy(tmp_path: Path) -> None:
     backbone = make_checkpoint(tmp_path / "backbone", "bert-backbone")
     preferences = tmp_path / "pairs.jsonl"

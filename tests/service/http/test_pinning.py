@@ -135,6 +135,7 @@ def test_a_version_rolled_back_from_meets_no_min_version_also_after_a_restart(
         assert send(process, "/score", {"min_version": "v000002"}).json()["version"] == "v000002"
 
 
+@pytest.mark.slow
 def test_an_old_request_finishes_on_the_old_version_though_newer_ones_were_swapped_to(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:

@@ -27,6 +27,7 @@ def state(process: Served) -> str:
     return found
 
 
+@pytest.mark.slow
 def test_two_servers_start_one_run_and_its_figures_are_in_the_job(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
