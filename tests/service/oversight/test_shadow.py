@@ -20,6 +20,7 @@ from service.oversight.shadow import BUSY_SHARE, LOOK_S, MOST_WAITING, Shadow
 from service.oversight.traffic import AT_ONCE, ScoredTraffic, ShadowPlan, Traffic
 from service.oversight.traffic import MOST_WAITING as MOST_TRAFFIC
 from service.versions.live_model import LiveModel, LoadedVersion
+from tests.series import value_of
 from tests.service.scoring.test_scorer import PROMPT, RESPONSES, Wired, poisoned, wired
 from tests.tiny import Kind
 
@@ -51,7 +52,7 @@ class Bench:
             await self.parts.scorer.score(self.answering, encoded)
 
     def dropped(self, reason: str) -> float:
-        return float(self.parts.metrics.drift.shadow_dropped.labels(reason)._value.get())
+        return value_of(self.parts.metrics.drift.shadow_dropped.labels(reason))
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
@@ -242,6 +243,6 @@ def test_traffic_is_taken_at_once_looked_at_in_small_turns_and_dropped_beyond_a_
             assert handed == [group] * AT_ONCE  # of those two, and by the first plan alone
             traffic.scored(version, [group] * MOST_TRAFFIC)
             traffic.scored(version, [group] * 3)
-            assert parts.metrics.drift.traffic_dropped._value.get() == 3
+            assert value_of(parts.metrics.drift.traffic_dropped) == 3
 
     asyncio.run(main())
