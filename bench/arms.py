@@ -15,8 +15,9 @@ from bench import load as load_generator
 from bench.load import Job
 from bench.models import Checkpoint, Kind
 from bench.probe import Probe
-from bench.processes import Child, Server, Worker, free_port
+from bench.processes import Child, Server, Worker
 from bench.workload import Load, Request
+from metarm.runtime.processes import free_port
 
 PROBED = "128x1"  # the load that probes run beside
 Batches = Literal["best", "usual"]  # peers' batch sizes: the fastest on CPU, or as shipped and documented

@@ -31,7 +31,7 @@ from bench.load import Job, run
 from bench.machine import machine
 from bench.models import checkpoint, publish_copies
 from bench.places import WORK
-from bench.processes import Child, Server, Worker, free_port
+from bench.processes import Child, Server, Worker
 from bench.results import quantile
 from bench.table import aligned
 from bench.viewers import Audience
@@ -39,6 +39,7 @@ from bench.workload import GeneratedPairs, Load
 from metarm.model.encoding import load_encoder
 from metarm.runtime import process_environment
 from metarm.runtime.embedded_redis import EmbeddedRedis
+from metarm.runtime.processes import free_port
 
 AIM = 0.98  # scores a second with the page open and /metrics scraped ÷ with nobody looking
 TEXTS, CONNECTIONS, STEPS = 4, 8, 32

@@ -25,6 +25,7 @@ from bench.results import LoadResult, Results, aims
 from bench.roster import ENVIRONMENTS, FLOAT32, MIXED, NAMES, PEERS, roster
 from bench.system import system_aims
 from bench.workload import FULL, QUICK, GeneratedGroups, GeneratedPairs, Load, RealPairs, Request, Source
+from metarm.errors import MetaRMError
 from metarm.model.encoding import load_encoder
 from metarm.model.reward_model import quiet_transformers
 
@@ -103,7 +104,7 @@ def _run_model(kind: Kind, plan: Plan, folder: Path, results: Results) -> None:
                 _check(arm, kind, source, expected, results)
                 _warm_up(arm, loads, source)
                 arms.append(arm)
-            except (RuntimeError, OSError) as error:
+            except (MetaRMError, RuntimeError, OSError) as error:
                 results.refused.append((kind, arm.name, str(error)))
                 _say(f"{arm.name} ({kind}) is not timed: {error}")
         rounds = [(number, load) for number in range(plan.rounds) for load in loads if number % load.every == 0]
@@ -127,7 +128,7 @@ def _measure_load(
         wait_a_moment()
         try:
             measurement = arm.measure(load, requests)
-        except (RuntimeError, OSError) as error:
+        except (MetaRMError, RuntimeError, OSError) as error:
             results.refused.append((load.name, arm.name, str(error)))
             arms.remove(arm)
             _say(f"{arm.name} failed on {load.name}: {error}")

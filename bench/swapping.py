@@ -29,7 +29,7 @@ from tqdm import tqdm
 from bench.machine import machine
 from bench.models import checkpoint, publish_copies
 from bench.places import WORK
-from bench.processes import Child, Server, Worker, free_port
+from bench.processes import Child, Server, Worker
 from bench.results import quantile
 from bench.steady import Period, Sent
 from bench.table import aligned
@@ -37,6 +37,7 @@ from bench.workload import GeneratedPairs, Load
 from metarm.model.encoding import load_encoder
 from metarm.runtime import process_environment
 from metarm.runtime.embedded_redis import EmbeddedRedis
+from metarm.runtime.processes import free_port
 from metarm.store.versions import VersionStore
 
 AIM = 1.15  # p99 with swaps ÷ without

@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from bench import training_step
 from bench.models import checkpoint, publish
-from bench.processes import Server, free_port
+from bench.processes import Server
 from bench.results import Aim, quantile
 from bench.workload import GeneratedPairs, Load
 from metarm.model.encoding import load_encoder
+from metarm.runtime.processes import free_port
 
 IDLE_S = 3.0
 TEXTS = 4  # of one small request

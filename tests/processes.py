@@ -3,50 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
+import io
+import logging
 import os
-import random
-import signal
-import socket
-import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import pytest
 import redis
+import uvicorn
 
-from metarm.runtime import process_environment
+from metarm.runtime import process_environment, processes
 from metarm.runtime.embedded_redis import EmbeddedRedis
+from metarm.runtime.processes import free_port
+from service.http.app import create_app
+from service.settings import ServiceSettings
 
 BUSY_S = 2.5  # that a busy machine may add to a wait that a test times
-
-
-def _ports() -> Iterator[int]:
-    """Below those that the kernel gives to connections, and others for each process that runs tests."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    mine = range(20_000 + worker, 32_000, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
-    start = random.randrange(len(mine))
-    yield from itertools.cycle([*mine[start:], *mine[:start]])
-
-
-PORTS = _ports()
-
-
-def free_port() -> int:
-    return next(port for port in PORTS if _is_free(port))
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
@@ -56,68 +34,18 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
         time.sleep(0.005)
 
 
-class Process:
-    """A child process in a session of its own, its output in a file; ended when the block is left."""
+class Process(processes.Process):
+    """One that must end when the block is left, and with the environment that ours need."""
 
     def __init__(
         self, command: Sequence[str], output: Path, environment: Mapping[str, str] | None = None
     ) -> None:
-        self._command = command
-        self._output = output
-        self._environment = {**os.environ, **process_environment.REQUIRED, **(environment or {})}
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
+        given = environment or {}
+        super().__init__(command, output, {**os.environ, **process_environment.REQUIRED, **given})
 
     def __exit__(self, *exc_info: object) -> None:
-        if self.running:
-            self.kill(signal.SIGTERM)
-            self.wait()
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def output(self) -> str:
-        return self._output.read_text()
-
-    def start(self) -> None:
-        with self._output.open("ab") as output:
-            self._process = subprocess.Popen(
-                self._command,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-
-    def kill(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
-
-    def wait(self, timeout_s: float = 60.0) -> int:
-        assert self._process is not None
-        try:
-            return self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            raise AssertionError(f"{self._command} did not end:\n{self.output}") from None
-
-    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-        """Wait for a condition that can only come true while this process runs."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert self.running, f"{self._command} ended:\n{self.output}"
-            assert time.monotonic() < deadline, f"not within {timeout_s} s:\n{self.output}"
-            time.sleep(0.05)
+        if not self.stop():
+            raise self.error("did not end")
 
 
 class RedisProcess(Process):
@@ -128,8 +56,7 @@ class RedisProcess(Process):
         self.url = embedded.url
         super().__init__(embedded.command(), folder / "output.txt")
 
-    def start(self) -> None:
-        super().start()
+    def wait_started(self) -> None:
         self.wait_until(self._answers)
 
     def client(self) -> redis.Redis:
@@ -143,20 +70,14 @@ class RedisProcess(Process):
             return False
 
 
-class HttpProcess(Process):
-    """A process that serves HTTP once it is ready."""
+class Served:
+    """What tests ask over HTTP, in a process of its own or in this one."""
 
-    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
-        self.port = int(environment.get("METARM_PORT") or free_port())
-        self.url = f"http://127.0.0.1:{self.port}"
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
         fresh = httpx.Limits(keepalive_expiry=2.0)  # a server closes what is idle for 5 s
         self.http = httpx.Client(base_url=self.url, timeout=60.0, limits=fresh)
-        super().__init__(command, folder / "output.txt", {**environment, "METARM_PORT": str(self.port)})
-
-    def __exit__(self, *exc_info: object) -> None:
-        super().__exit__(*exc_info)
-        self.http.close()
 
     def answers(self, path: str, status: int = 200) -> bool:
         try:
@@ -164,29 +85,108 @@ class HttpProcess(Process):
         except httpx.TransportError:
             return False
 
+    @property
+    def output(self) -> str:
+        """What it logged."""
+        raise NotImplementedError
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        """Wait for a condition that can only come true while the server runs."""
+        raise NotImplementedError
+
     def wait_ready(self, timeout_s: float = 180.0) -> None:
         self.wait_until(lambda: self.answers("/ready"), timeout_s)
 
 
+class HttpProcess(Process, Served):
+    """A process that serves HTTP once it is ready."""
+
+    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+        Served.__init__(self, int(environment.get("METARM_PORT") or free_port()))
+        given = {**environment, "METARM_PORT": str(self.port)}
+        Process.__init__(self, command, folder / "output.txt", given)
+
+    def __exit__(self, *exc_info: object) -> None:
+        super().__exit__(*exc_info)
+        self.http.close()
+
+
+class HttpThread(Served):
+    """The service's application in a thread of this process, run by the same web server."""
+
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        """`settings` by their environment names."""
+        super().__init__(free_port())
+        with pytest.MonkeyPatch.context() as patched:
+            for name, value in settings.items():
+                patched.setenv(name, value)
+            app = create_app(ServiceSettings(port=self.port))
+        own = {"log_config": None, "access_log": False, "http": "httptools", "timeout_graceful_shutdown": 30}
+        config = uvicorn.Config(app, port=self.port, **own)  # type: ignore[arg-type]
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run)
+        self._log = io.StringIO()
+        self._handler = logging.StreamHandler(self._log)
+
+    def __enter__(self) -> Self:
+        root = logging.getLogger()
+        root.addHandler(self._handler)
+        root.setLevel(logging.INFO)
+        self._thread.start()
+        try:
+            self.wait_until(lambda: self._server.started)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(60)
+        self.http.close()
+        logging.getLogger().removeHandler(self._handler)
+        assert not self._thread.is_alive()
+
+    @property
+    def output(self) -> str:
+        return self._log.getvalue()
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert self._thread.is_alive(), "it ended: see the log"
+            assert time.monotonic() < deadline, f"not within {timeout_s} s"
+            time.sleep(0.01)
+
+
 Pair = tuple[HttpProcess, HttpProcess]
+PairHere = tuple[HttpThread, HttpThread]
 
 
 def service(
     data_dir: Path, redis_url: str, *, name: str = "service", prefix: Sequence[str] = (), **settings: str
 ) -> HttpProcess:
     """`python -m service` on a data directory; settings by their environment names, e.g. METARM_POLL_MS.
-    The machine is not measured at its start, which takes seconds, unless METARM_TUNE says so; promoted
-    versions, often random ones, are not watched unless METARM_WATCH_GROUPS says so. `name` tells several
-    on one directory apart; `prefix` is a command that runs it."""
-    environment = {
+    `name` tells several on one directory apart; `prefix` is a command that runs it."""
+    command = [*prefix, sys.executable, "-m", "service"]
+    return HttpProcess(command, data_dir / name, _settings(data_dir, redis_url, settings))
+
+
+def service_here(data_dir: Path, redis_url: str, **settings: str) -> HttpThread:
+    """Likewise, in this process: for what is asked over HTTP. It starts in a tenth of the time."""
+    return HttpThread(_settings(data_dir, redis_url, settings))
+
+
+def _settings(data_dir: Path, redis_url: str, settings: Mapping[str, str]) -> dict[str, str]:
+    """The machine is not measured at the start, which takes seconds, unless METARM_TUNE says so; promoted
+    versions, often random ones, are not watched unless METARM_WATCH_GROUPS says so."""
+    return {
         "METARM_DATA_DIR": str(data_dir),
         "REDIS_URL": redis_url,
         "METARM_TUNE": "false",
         "METARM_WATCH_GROUPS": "0",
         **settings,
     }
-    command = [*prefix, sys.executable, "-m", "service"]
-    return HttpProcess(command, data_dir / name, environment)
 
 
 @contextlib.contextmanager
@@ -199,11 +199,20 @@ def two_services(data_dir: Path, redis_url: str, **settings: Any) -> Iterator[Pa
         yield one, other
 
 
+@contextlib.contextmanager
+def two_services_here(data_dir: Path, redis_url: str, **settings: str) -> Iterator[PairHere]:
+    """Likewise, in this process."""
+    one, other = (service_here(data_dir, redis_url, **settings) for _ in range(2))
+    with one, other:
+        one.wait_ready()
+        other.wait_ready()
+        yield one, other
+
+
 def trainer(data_dir: Path, redis_url: str, **settings: str) -> Process:
     """`python -m trainer` on a data directory; other work on this machine does not keep its runs waiting."""
     low = {"METARM_TRAIN_PRIORITY": "low"}
     environment = {"METARM_DATA_DIR": str(data_dir), "REDIS_URL": redis_url, **low, **settings}
-    (data_dir / "trainer").mkdir(parents=True, exist_ok=True)
     return Process([sys.executable, "-m", "trainer"], data_dir / "trainer" / "output.txt", environment)
 
 

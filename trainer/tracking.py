@@ -47,7 +47,7 @@ class Trackers:
     @contextmanager
     def run(self, name: str) -> Iterator[TrackedRun]:
         """A run under `name`, for the block. The trackers hear of it once it begins."""
-        reporters = [_Reporter(one, partial(_made, one, name, self._data_dir)) for one in self._names]
+        reporters = [Reporter(one, partial(_made, one, name, self._data_dir)) for one in self._names]
         run = TrackedRun(reporters)
         patience_s = BROKEN_OFF_S
         try:
@@ -61,7 +61,7 @@ class Trackers:
 class TrackedRun:
     """What is reported of one run."""
 
-    def __init__(self, reporters: Sequence[_Reporter]) -> None:
+    def __init__(self, reporters: Sequence[Reporter]) -> None:
         self._reporters = reporters
 
     def begin(self, config: Config) -> None:
@@ -83,13 +83,16 @@ class TrackedRun:
             reporter.offer(known, step)
 
 
-class _Reporter:
+class Reporter:
     """One tracker of one run, in a thread of its own: some keep their run by thread, and all may block."""
 
-    def __init__(self, tracker: Tracker, made: Callable[[], GeneralTracker]) -> None:
+    def __init__(
+        self, tracker: Tracker, made: Callable[[], GeneralTracker], *, most_waiting: int = MOST_WAITING
+    ) -> None:
+        """It is given up once `most_waiting` records wait for it."""
         self.tracker = tracker
         self._made = made
-        self._waiting: queue.Queue[tuple[dict[str, float], int] | None] = queue.Queue(MOST_WAITING)
+        self._waiting: queue.Queue[tuple[dict[str, float], int] | None] = queue.Queue(most_waiting)
         self._error: str | None = None
         self._thread: threading.Thread | None = None
 
@@ -120,7 +123,7 @@ class _Reporter:
         try:
             self._waiting.put_nowait(record)
         except queue.Full:
-            self._give_up(f"{MOST_WAITING} records wait for it")
+            self._give_up(f"{self._waiting.maxsize} records wait for it")
 
     def _work(self, config: dict[str, Any]) -> None:
         try:

@@ -1,4 +1,7 @@
-"""A child process of `metarm up`: restarted when it dies, stopped when the launcher ends."""
+"""A child process of `metarm up`: restarted when it dies, stopped when the launcher ends.
+
+metarm/runtime/processes.py has processes that are not restarted.
+"""
 
 from __future__ import annotations
 

@@ -37,6 +37,19 @@ NOT_HELD = "did not hold new requests in time"
 
 
 @dataclass(frozen=True, slots=True)
+class HoldTimes:
+    """The attempts of a hold, the pause between them, and the two deadlines of each."""
+
+    attempts: int = ATTEMPTS
+    pause_s: float = PAUSE_S
+    move_within_s: float = MOVE_WITHIN_S
+    rename_within_s: float = RENAME_WITHIN_S
+
+
+TIMES = HoldTimes()
+
+
+@dataclass(frozen=True, slots=True)
 class _Unheld:
     """An attempt in which some server did not hold, or that did not reach its hold. Another may succeed."""
 
@@ -46,12 +59,21 @@ class _Unheld:
 class Coordinator:
     """Blocks while it works. `client` has the timeout COMMAND_TIMEOUT_S."""
 
-    def __init__(self, client: redis.Redis, store: VersionStore, *, name: str, prepare_s: float) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        store: VersionStore,
+        *,
+        name: str,
+        prepare_s: float,
+        times: HoldTimes = TIMES,
+    ) -> None:
         """`name` identifies this process in messages. Servers may load for `prepare_s` seconds."""
         self._board = CutOverBoard(client)
         self._store = store
         self._name = name
         self._prepare_s = prepare_s
+        self._times = times
 
     def promote(self, version: str, *, together: bool = True) -> list[str]:
         """Make `version` current; return the servers that cut over together.
@@ -66,14 +88,14 @@ class Coordinator:
         if not together:
             self._store.activate(version)
             return []
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, self._times.attempts + 1):
             found = self._attempt(version)
             if not isinstance(found, _Unheld):
                 return found
-            if attempt == ATTEMPTS:
+            if attempt == self._times.attempts:
                 raise found.error
             log.warning("%s; trying again", found.error.message)
-            time.sleep(PAUSE_S)
+            time.sleep(self._times.pause_s)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _attempt(self, version: str) -> list[str] | _Unheld:
@@ -129,7 +151,7 @@ class Coordinator:
         if error is not None:
             return _Unheld(error)
         before = self._store.current()
-        if not self._move_pointer(begun, lambda: time.monotonic() - started < RENAME_WITHIN_S):
+        if not self._move_pointer(begun, lambda: time.monotonic() - started < self._times.rename_within_s):
             late = "was about to end its hold when the pointer could be moved"
             return _Unheld(self._aborted(begun, dict.fromkeys(ready, late), retry_after_s=5))
         decided = self._decide_go(begun, "hold")
@@ -146,7 +168,7 @@ class Coordinator:
         """Make all servers hold new requests. Returns None once they do, or the error."""
         waiting, why = ready, NOT_HELD
         state: CutOver | None = begun
-        while time.monotonic() - started < MOVE_WITHIN_S:
+        while time.monotonic() - started < self._times.move_within_s:
             try:
                 if state is None or state.id != begun.id or state.phase in ("go", "abort"):
                     return _given_up(begun, state)
@@ -155,7 +177,7 @@ class Coordinator:
                     time.sleep(HOLD_POLL_S)
                     continue
                 waiting = state.saying("ready", "lost")
-                if not waiting and time.monotonic() - started < MOVE_WITHIN_S:
+                if not waiting and time.monotonic() - started < self._times.move_within_s:
                     return None
                 time.sleep(HOLD_POLL_S)
                 state, why = self._board.state(), NOT_HELD

@@ -30,9 +30,10 @@ KEEP_ANSWER_S = 60
 class StoreCommands:
     """Thread-safe. The client's socket timeout must exceed WAIT_S."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, *, wait_s: float = WAIT_S) -> None:
         self._redis = client
         self._presence = TrainerPresence(client)
+        self._wait_s = wait_s
 
     def ask(self, kind: Kind, arguments: Mapping[str, Any], timeout_s: float) -> Any:
         """Send a command; return the trainer's answer.
@@ -47,12 +48,12 @@ class StoreCommands:
         id_ = uuid.uuid4().hex
         body = orjson.dumps({"kind": kind, "arguments": arguments})
         with self._redis.pipeline() as pipeline:
-            pipeline.set(command_key(id_), body, px=int((timeout_s + 2 * WAIT_S) * 1000))
+            pipeline.set(command_key(id_), body, px=int((timeout_s + 2 * self._wait_s) * 1000))
             pipeline.lpush(COMMANDS, id_)
             pipeline.execute()
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
-            wait_s = max(SHORTEST_WAIT_S, min(WAIT_S, left_s))
+            wait_s = max(SHORTEST_WAIT_S, min(self._wait_s, left_s))
             found = cast("tuple[bytes, bytes] | None", self._redis.blpop([answer_key(id_)], timeout=wait_s))
             if found is not None:
                 return _value_of(orjson.loads(found[1]))
@@ -65,7 +66,7 @@ class StoreCommands:
 
         A command whose sender has given up is dropped. Raises redis.RedisError when Redis does not answer.
         """
-        found = cast("tuple[bytes, bytes] | None", self._redis.brpop([COMMANDS], timeout=WAIT_S))
+        found = cast("tuple[bytes, bytes] | None", self._redis.brpop([COMMANDS], timeout=self._wait_s))
         if found is None:
             return
         id_ = found[1].decode()

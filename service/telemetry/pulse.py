@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -99,8 +99,12 @@ HISTORY = tuple(Point.__slots__)
 class Pulse:
     """Lives on the event loop."""
 
-    def __init__(self) -> None:
-        self.started = time.time()
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        """Both clocks in seconds: `clock` for intervals, `wall_clock` for the times of the history."""
+        self._clock, self._wall_clock = clock, wall_clock
+        self.started = wall_clock()
         self._requests = self._failed = self._responses = self._tokens = 0
         self._latencies: deque[tuple[float, float]] = deque(maxlen=KEEP_LATENCIES)  # when answered, seconds
         self._counts: deque[Counts] = deque(maxlen=NOW_POINTS + 1)
@@ -114,7 +118,7 @@ class Pulse:
         self._requests += 1
         self._failed += status >= 500
         if status == 200:
-            self._latencies.append((time.monotonic(), seconds))
+            self._latencies.append((self._clock(), seconds))
 
     def scored(self, responses: int, tokens: int) -> None:
         """Count answered scores and the tokens of their sequences."""
@@ -123,7 +127,7 @@ class Pulse:
 
     def refresh(self, work: Work, serving: str | None) -> None:
         """Compute the figures of this moment; half a millisecond at most."""
-        now = time.monotonic()
+        now = self._clock()
         counts = Counts(
             now,
             self._requests,
@@ -142,7 +146,7 @@ class Pulse:
         new = counts.since(self._counts[max(0, len(self._counts) - 1 - POINT_STEPS)])
         self._points.append(
             Point(
-                time.time(),
+                self._wall_clock(),
                 serving,
                 new.per_s(new.requests),
                 new.per_s(new.responses),

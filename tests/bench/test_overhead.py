@@ -24,6 +24,7 @@ def answered(process: HttpProcess, route: str) -> float:
     return sum(float(line.removeprefix(series)) for line in lines if line.startswith(series))
 
 
+@pytest.mark.slow
 def test_viewers_ask_the_server_for_what_the_page_asks_for(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:

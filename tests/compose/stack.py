@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
+from metarm.runtime.processes import free_port
 from tests.compose.engine import PYTHON_IMAGE, ROOT, Engine, run
-from tests.processes import free_port
 
 BUILD_S = 1500.0
 START_S = 300.0

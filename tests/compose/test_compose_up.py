@@ -10,7 +10,7 @@ from metarm import RewardClient
 from tests.compose.stack import Stack
 from tests.demo_groups import demo_groups
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = pytest.mark.timeout(2400)
 
 GROUPS = 20
 

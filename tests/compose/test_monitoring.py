@@ -14,7 +14,7 @@ from tests.compose.engine import ROOT, Engine
 from tests.compose.stack import LOCAL_IMAGES, Stack
 from tests.demo_groups import demo_groups
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = pytest.mark.timeout(2400)
 
 
 class Prometheus:

@@ -15,7 +15,7 @@ from metarm.store.versions import version_number
 from tests.compose.stack import Stack
 from tests.demo_groups import demo_groups
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = pytest.mark.timeout(2400)
 
 REPLICAS = 3
 WORKERS = 3

@@ -9,7 +9,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from experiments.closed_loop.plan import FirstModelPlan, StudyPlan
 from experiments.hacked.drill import SERVICE, prepared
@@ -18,8 +17,6 @@ from experiments.hacked.play import play
 from experiments.private_server import PrivateServer
 from metarm import RewardClient
 from service.settings import ServiceSettings
-
-pytestmark = pytest.mark.slow
 
 FIRST = FirstModelPlan(pairs=700, vocabulary=700, hidden=32, layers=1, intermediate=64, steps=120)
 PLAN = DrillPlan(

@@ -51,6 +51,7 @@ def test_length_flattery_and_format_go_with_gold_among_initial_responses() -> No
     assert correlation(gold, features(groups, lambda draft: draft.form != "plain")) > 0.1
 
 
+@pytest.mark.slow
 def test_gold_first_rises_and_then_falls(run: list[Checkpoint]) -> None:
     gold = [checkpoint.measurement.gold_mean for checkpoint in run]
     peak = int(np.argmax(gold))

@@ -13,7 +13,7 @@ import pytest
 
 from metarm import ClientError, PolicyStamp, RewardClient
 from metarm.records import ScoredGroup, ScoreResult
-from tests.processes import free_port
+from metarm.runtime.processes import free_port
 
 GROUPS = [{"prompt": "One?", "responses": ["Yes.", "No."]}]
 GROUP = {"id": "0", "version": "v000003", "scores": [0.5, -1.0], "tokens": [4, 5], "truncated": [False, True]}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Pair, RedisProcess, two_services
+from tests.processes import PairHere, RedisProcess, two_services_here
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProc
 
 
 @pytest.fixture(scope="module")
-def servers(request: pytest.FixtureRequest, data_dir: Path, shared_redis: RedisProcess) -> Iterator[Pair]:
+def servers(request: pytest.FixtureRequest, data_dir: Path, shared_redis: RedisProcess) -> Iterator[PairHere]:
     """Two services on the test file's own `data_dir`, by its own SETTINGS."""
-    with two_services(data_dir, shared_redis.url, **request.module.SETTINGS) as pair:
+    with two_services_here(data_dir, shared_redis.url, **request.module.SETTINGS) as pair:
         yield pair

@@ -17,6 +17,8 @@ from tests.tiny import Kind
 
 Checkpoint = Callable[[Kind], Path]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def preferences(tmp_path: Path) -> Path:

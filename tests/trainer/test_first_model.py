@@ -56,6 +56,7 @@ def metarm_train(tmp_path: Path, *arguments: object) -> Process:
     return Process(command, tmp_path / "output.txt", {"METARM_TRAIN_THREADS": "1"})
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_publishes_a_version_that_a_server_then_answers_with(
     checkpoint: Checkpoint, preferences: Path, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
@@ -90,6 +91,7 @@ def test_the_command_trains_and_publishes_a_version_that_a_server_then_answers_w
     assert answer.json()["version"] == "v000001"
 
 
+@pytest.mark.slow
 def test_ctrl_c_publishes_nothing_and_exits_as_interrupted(
     checkpoint: Checkpoint, preferences: Path, tmp_path: Path
 ) -> None:

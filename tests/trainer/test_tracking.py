@@ -14,9 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.processes import Process
 from tests.tiny import make_checkpoint
-from trainer import tracking
 from trainer.settings import TrainerSettings
-from trainer.tracking import TrackedRun, Trackers, _Reporter
+from trainer.tracking import Reporter, TrackedRun, Trackers
 
 PATIENCE_S = 30.0
 CONFIG = {"learning_rate": 1e-5, "ascent": "sgd", "ascent_rate": None, "gradient_checkpointing": False}
@@ -58,8 +57,9 @@ class Scripted(GeneralTracker):  # type: ignore[misc]
         self.ended.set()
 
 
-def run_of(*trackers: Scripted) -> TrackedRun:
-    return TrackedRun([_Reporter("wandb", lambda one=one: one) for one in trackers])  # type: ignore[misc]
+def run_of(*trackers: Scripted, most_waiting: int = 1000) -> TrackedRun:
+    made = [Reporter("wandb", lambda one=one: one, most_waiting=most_waiting) for one in trackers]  # type: ignore[misc]
+    return TrackedRun(made)
 
 
 def test_each_tracker_gets_every_step_in_order_and_is_ended() -> None:
@@ -87,11 +87,10 @@ def test_one_that_fails_is_left_out_and_the_others_go_on(caplog: pytest.LogCaptu
 
 
 def test_one_that_does_not_answer_holds_up_neither_a_step_nor_for_long_the_end(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(tracking, "MOST_WAITING", 20)
     stuck, works = Scripted(waits_at=1), Scripted()
-    run = run_of(works, stuck)
+    run = run_of(works, stuck, most_waiting=20)
     run.begin(CONFIG)
     for step in range(1, 61):
         run.log("train", {"loss": 1.0}, step)
@@ -116,6 +115,7 @@ def test_a_run_that_never_begins_leaves_no_trace(tmp_path: Path) -> None:
     assert failed == []
 
 
+@pytest.mark.slow
 def test_metarm_train_reports_its_loss_and_held_out_accuracy(tmp_path: Path) -> None:
     backbone = make_checkpoint(tmp_path / "backbone", "bert-backbone")
     preferences = tmp_path / "pairs.jsonl"

@@ -197,6 +197,7 @@ def test_a_run_that_is_stopped_leaves_a_network_without_adapters_that_can_be_tra
     assert all(parameter.requires_grad for parameter in model.network.parameters())
 
 
+@pytest.mark.slow
 def test_only_a_run_with_adapters_imports_peft() -> None:
     code = "import sys, trainer.loop, trainer.first_model; sys.exit('peft' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

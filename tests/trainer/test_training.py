@@ -74,6 +74,7 @@ def parameters(model: RewardModel) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.network.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 @pytest.mark.parametrize("ascent", get_args(Ascent))
 def test_the_same_seed_gives_the_same_parameters(checkpoint: Kinds, kind: Kind, ascent: Ascent) -> None:
@@ -219,6 +220,7 @@ def test_in_bfloat16_gradients_point_the_same_way_and_stay_float32(
     assert torch.cosine_similarity(reduced, exact, dim=0) > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ascent", get_args(Ascent))
 @pytest.mark.parametrize("trainable", get_args(Trainable))
 def test_every_variant_learns_in_bfloat16_and_leaves_float32_weights(

@@ -84,6 +84,7 @@ def test_a_run_that_fails_leaves_version_and_samples_to_the_next(folder: Path, t
     assert models.retrain({**endless, "ascent_rate": 0.01}).candidate != ""  # on the same four groups
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_run_again(folder: Path) -> None:
     arms = {name: all_arms()[name] for name in ("fixed", "none")}
     one = run_study(TINY_PLAN, arms, [5], "in-process", 2, folder)
@@ -92,6 +93,7 @@ def test_finished_runs_are_not_run_again(folder: Path) -> None:
     assert [(run.seed, run.arm) for run in one.runs] == [(5, "fixed"), (5, "none")]
 
 
+@pytest.mark.slow
 def test_what_a_run_raises_ends_the_study(folder: Path) -> None:
     wrong = {"ascent": "none", "no_such_option": 1}
     with pytest.raises(TypeError, match="no_such_option"):

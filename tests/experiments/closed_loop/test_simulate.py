@@ -46,6 +46,7 @@ def test_any_ascent_at_any_rate_is_an_arm() -> None:
     assert arm_named("sgd") == all_arms()["sgd"]
 
 
+@pytest.mark.slow
 def test_simulate_prints_its_tables_and_writes_the_study(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

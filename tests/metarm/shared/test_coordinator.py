@@ -11,8 +11,7 @@ import pytest
 import redis
 
 from metarm.errors import CutOverAbortedError, ReadOnlyStoreError, UnknownVersionError
-from metarm.shared import coordinator as cut_over
-from metarm.shared.coordinator import Coordinator
+from metarm.shared.coordinator import HOLD_S, RENAME_WITHIN_S, Coordinator, HoldTimes
 from metarm.shared.cut_over import CutOverBoard
 from metarm.store.versions import VersionStore
 from tests.processes import BUSY_S, RedisProcess
@@ -28,12 +27,10 @@ def store(tmp_path: Path) -> VersionStore:
 
 @pytest.fixture
 def make_coordinator(quick: redis.Redis, store: VersionStore) -> Callable[..., Coordinator]:
-    return lambda prepare_s=10.0: Coordinator(quick, store, name="test", prepare_s=prepare_s)
+    def make(prepare_s: float = 10.0, **times: float) -> Coordinator:
+        return Coordinator(quick, store, name="test", prepare_s=prepare_s, times=HoldTimes(**times))  # type: ignore[arg-type]
 
-
-@pytest.fixture
-def one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cut_over, "ATTEMPTS", 1)
+    return make
 
 
 Make = Callable[..., Coordinator]
@@ -93,27 +90,25 @@ def test_a_server_that_loads_too_slowly_is_named(
     assert store.current() == "v000001"
 
 
-@pytest.mark.usefixtures("one_attempt")
 def test_a_server_that_does_not_hold_is_named_and_the_hold_ends_within_its_limit(
     make_coordinator: Make, quick: redis.Redis, store: VersionStore
 ) -> None:
     with Server("a", quick, store), Server("b", quick, store, holds=False):
         started = time.monotonic()
         with pytest.raises(CutOverAbortedError, match="b: did not hold"):
-            make_coordinator().promote("v000002")
-        assert time.monotonic() - started < cut_over.HOLD_S + BUSY_S
+            make_coordinator(attempts=1).promote("v000002")
+        assert time.monotonic() - started < HOLD_S + BUSY_S
     state = CutOverBoard(quick).state()
     assert state is not None
     assert (state.phase, store.current()) == ("abort", "v000001")
 
 
 def test_a_server_that_died_in_the_hold_is_left_out_of_the_next_attempt(
-    make_coordinator: Make, quick: redis.Redis, store: VersionStore, monkeypatch: pytest.MonkeyPatch
+    make_coordinator: Make, quick: redis.Redis, store: VersionStore
 ) -> None:
-    monkeypatch.setattr(cut_over, "PAUSE_S", 0.6)
     with Server("a", quick, store), Server("b", quick, store, holds=False) as b:
         b.register(lifetime_ms=1000)  # its last word
-        assert make_coordinator().promote("v000002") == ["a"]
+        assert make_coordinator(pause_s=0.6).promote("v000002") == ["a"]
     assert store.current() == "v000002"
 
 
@@ -126,12 +121,11 @@ def test_a_server_that_dies_while_others_load_is_left_out(
     assert store.current() == "v000002"
 
 
-@pytest.mark.usefixtures("one_attempt")
 def test_one_cut_over_at_a_time(make_coordinator: Make, quick: redis.Redis, store: VersionStore) -> None:
     with Server("a", quick, store, says=""):
         CutOverBoard(quick).begin("theirs", "v000009", "somebody", 60_000)
         with pytest.raises(CutOverAbortedError, match="v000009 is running"):
-            make_coordinator().promote("v000002")
+            make_coordinator(attempts=1).promote("v000002")
     assert store.current() == "v000001"
 
 
@@ -147,9 +141,7 @@ def test_a_dead_coordinator_blocks_no_other(
 def test_servers_that_let_go_before_the_pointer_moved_keep_the_old_version(
     make_coordinator: Make, quick: redis.Redis, store: VersionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cut_over, "ATTEMPTS", 1)
-    monkeypatch.setattr(cut_over, "MOVE_WITHIN_S", 30.0)
-    monkeypatch.setattr(cut_over, "RENAME_WITHIN_S", 30.0)
+    patient = make_coordinator(attempts=1, move_within_s=30.0, rename_within_s=30.0)
     board, activate = CutOverBoard(quick), VersionStore.activate
 
     def slow_activate(self: VersionStore, name: str, *still: Callable[[], bool]) -> bool:
@@ -161,8 +153,14 @@ def test_servers_that_let_go_before_the_pointer_moved_keep_the_old_version(
     with Server("a", quick, store), Server("b", quick, store):
         monkeypatch.setattr(VersionStore, "activate", slow_activate)
         with pytest.raises(CutOverAbortedError, match="could not hold any longer"):
-            make_coordinator().promote("v000002")
+            patient.promote("v000002")
     assert store.current() == "v000001"
+
+
+def made(link: Path) -> tuple[int, int]:
+    """Which link it is, and when it was made: another one for each move of the pointer. Reading leaves both."""
+    found = link.lstat()
+    return found.st_ino, found.st_mtime_ns
 
 
 def test_a_pointer_that_could_only_be_moved_when_servers_let_go_stays_where_it_is(
@@ -173,17 +171,16 @@ def test_a_pointer_that_could_only_be_moved_when_servers_let_go_stays_where_it_i
     def on_a_slow_disk(self: VersionStore, name: str) -> list[str] | None:
         tried.append(name)
         if len(tried) == 1:
-            time.sleep(cut_over.RENAME_WITHIN_S)
+            time.sleep(RENAME_WITHIN_S)
         return withdraw_for(self, name)
 
     monkeypatch.setattr(VersionStore, "_withdraw_for", on_a_slow_disk)
-    pointer = (store.root / "current").lstat()
+    pointer = made(store.root / "current")
     with Server("a", quick, store) as a, Server("b", quick, store):
-        monkeypatch.setattr(cut_over, "ATTEMPTS", 1)
         with pytest.raises(CutOverAbortedError, match=r"a: was about to end its hold .*; b: was about to end"):
-            make_coordinator().promote("v000002")
+            make_coordinator(attempts=1).promote("v000002")
         a.wait_until_seen("abort")
-        assert (store.root / "current").lstat() == pointer  # it never moved, so nobody followed it
+        assert made(store.root / "current") == pointer  # it never moved, so nobody followed it
         assert make_coordinator().promote("v000002") == ["a", "b"]
     assert store.current() == "v000002"
 

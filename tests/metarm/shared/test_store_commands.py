@@ -90,17 +90,14 @@ def test_without_a_trainer_nothing_is_sent(redis_client: redis.Redis) -> None:
 
 
 def test_a_command_that_was_not_taken_in_time_is_never_run(
-    commands: StoreCommands, serve: Callable[[Do], None], monkeypatch: pytest.MonkeyPatch
+    commands: StoreCommands, serve: Callable[[Do], None], redis_client: redis.Redis
 ) -> None:
     done: list[str] = []
-    with monkeypatch.context() as patched:
-        patched.setattr(
-            "metarm.shared.store_commands.WAIT_S", 10.0
-        )  # how much longer than asked a command lives
-        began = time.monotonic()
-        with pytest.raises(TrainerUnavailableError, match="did not take"):
-            commands.ask("activate", {}, 0.1)
-        assert time.monotonic() - began < 0.1 + BUSY_S  # as long as asked, not as one blocking command may take
+    patient = StoreCommands(redis_client, wait_s=10.0)  # how much longer than asked a command lives
+    began = time.monotonic()
+    with pytest.raises(TrainerUnavailableError, match="did not take"):
+        patient.ask("activate", {}, 0.1)
+    assert time.monotonic() - began < 0.1 + BUSY_S  # as long as asked, not as one blocking command may take
     serve(lambda kind, _arguments: done.append(kind))
     time.sleep(0.2)
     assert done == []

@@ -11,7 +11,7 @@ import pytest
 from metarm.store.versions import Label, VersionStore
 from service.oversight.drift import Figures, Reference
 from service.versions.prompt_share import share_of
-from tests.processes import HttpProcess, RedisProcess, service
+from tests.processes import RedisProcess, Served, service_here
 from tests.service.oversight.test_watch import POISON, WIDE, drift, score
 from tests.store import publish
 from tests.tiny import Kind, poisoned, with_head
@@ -30,7 +30,7 @@ def test_drift_shows_the_figures_of_what_was_answered_by_policy_step(
     reference = {**WIDE, "spread": 0.5, "low": -0.1, "high": 0.1}
     publish(tmp_path, checkpoint("bert"), reference=reference)
     keys = {"METARM_SCORE_KEYS": '["worker-key"]', "METARM_RETRAIN_OVER_GROUPS": "3"}
-    with service(tmp_path, redis_process.url, **keys) as process:
+    with service_here(tmp_path, redis_process.url, **keys) as process:
         process.wait_ready()
         assert process.http.get("/drift").json()["error"]["code"] == "unauthorized"
         process.http.headers["Authorization"] = "Bearer worker-key"
@@ -63,7 +63,7 @@ def test_drift_shows_the_figures_of_what_was_answered_by_policy_step(
         assert f'{name}{{version="v000001"}}' in metrics
 
 
-def labels(process: HttpProcess) -> list[tuple[str, float, bool]]:
+def labels(process: Served) -> list[tuple[str, float, bool]]:
     """What each label names, its share, and whether that is in memory."""
     return [(entry["version"], entry["share"], entry["loaded"]) for entry in process.http.get("/labels").json()]
 
@@ -77,7 +77,7 @@ def test_a_canary_in_the_shadow_is_recorded_for_its_share_of_prompts_and_answers
     store = VersionStore(tmp_path / "versions")
     store.set_label("canary", Label("v000002", share=0.5, shadow=True))
     tight = {"METARM_QUEUE_TOKENS": "3000", "METARM_SCORE_CACHE_ENTRIES": "0"}
-    with service(tmp_path, redis_process.url, **tight) as process:
+    with service_here(tmp_path, redis_process.url, **tight) as process:
         process.wait_ready()
         process.wait_until(lambda: labels(process) == [("v000002", 0.5, True)])
         prompts = [f"Question {number}?" for number in range(40)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import HttpProcess, RedisProcess, service
+from tests.processes import RedisProcess, Served, service_here
 from tests.store import publish
 from tests.tiny import LAST_WORD, make_checkpoint, poisoned, without_last_word
 
@@ -17,7 +17,7 @@ WIZARD = [{"role": "wizard", "content": "Abracadabra"}]  # the tiny chat templat
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisProcess) -> Iterator[HttpProcess]:
+def server(tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisProcess) -> Iterator[Served]:
     """One version that is sound and current, three that fail for some texts."""
     folder = tmp_path_factory.mktemp("data")
     for checkpoint in (
@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisProcess)
     ):
         publish(folder, checkpoint, activate=False)
     limits = {"METARM_QUEUE_TOKENS": "300", "METARM_MAX_RESPONSES": "30", "METARM_KEEP_LOADED": "4"}
-    with service(folder, shared_redis.url, **limits) as process:
+    with service_here(folder, shared_redis.url, **limits) as process:
         process.wait_ready()
         yield process
 
@@ -48,7 +48,7 @@ def group(prompt: Any = "What is it?", responses: list[str] | None = None) -> di
     ],
 )
 def test_an_error_after_a_version_was_captured_names_it_and_other_requests_are_answered(
-    server: HttpProcess, path: str, version: str, asked: dict[str, Any], status: int, code: str
+    server: Served, path: str, version: str, asked: dict[str, Any], status: int, code: str
 ) -> None:
     answer = server.http.post(path, json={"groups": [asked], "version": version})
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
@@ -65,7 +65,7 @@ def test_an_error_after_a_version_was_captured_names_it_and_other_requests_are_a
         ({"groups": [group()], "min_version": "v000009"}, 409),
     ],
 )
-def test_an_error_before_that_names_none(server: HttpProcess, body: dict[str, Any], status: int) -> None:
+def test_an_error_before_that_names_none(server: Served, body: dict[str, Any], status: int) -> None:
     answer = server.http.post("/score", json=body)
     assert answer.status_code == status
     assert "x-rm-version" not in answer.headers

@@ -9,7 +9,7 @@ import pytest
 
 from metarm.model.reward_model import load_model
 from metarm.store.versions import VersionStore
-from tests.processes import HttpProcess, RedisProcess, service
+from tests.processes import HttpThread, RedisProcess, service_here
 from tests.tiny import Kind
 
 MADE_FROM = {
@@ -43,12 +43,12 @@ def store(tmp_path: Path, checkpoint: Callable[[Kind], Path]) -> VersionStore:
 
 
 @pytest.fixture
-def server(store: VersionStore, redis_process: RedisProcess) -> HttpProcess:
-    return service(store.root.parent, redis_process.url)
+def server(store: VersionStore, redis_process: RedisProcess) -> HttpThread:
+    return service_here(store.root.parent, redis_process.url)
 
 
 def test_every_version_tells_what_it_was_made_from_and_what_became_of_it(
-    store: VersionStore, server: HttpProcess
+    store: VersionStore, server: HttpThread
 ) -> None:
     with server:
         server.wait_ready()
@@ -78,7 +78,7 @@ def test_every_version_tells_what_it_was_made_from_and_what_became_of_it(
     [(b"{", "manifest.json"), (b'{"calibration": "x", "parent": 5}', "parent, calibration")],
 )
 def test_a_version_whose_manifest_is_broken_is_listed_as_unreadable(
-    store: VersionStore, server: HttpProcess, broken: bytes, named: str
+    store: VersionStore, server: HttpThread, broken: bytes, named: str
 ) -> None:
     (store.path("v000002") / "manifest.json").write_bytes(broken)
     with server:

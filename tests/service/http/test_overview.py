@@ -12,7 +12,7 @@ from metarm.shared.jobs import JobBoard
 from metarm.shared.presence import TrainerPresence
 from service.http.schemas.drift import RecentReport
 from service.http.schemas.overview import Overview
-from tests.processes import HttpProcess, RedisProcess, service
+from tests.processes import RedisProcess, Served, service_here
 from tests.store import publish
 from tests.tiny import Kind
 
@@ -23,7 +23,7 @@ GROUPS = [
 ]
 
 
-def overview(process: HttpProcess, since: float = 0.0) -> Overview:
+def overview(process: Served, since: float = 0.0) -> Overview:
     answer = process.http.get("/overview", params={"since": since})
     answer.raise_for_status()
     return Overview.model_validate(answer.json())  # what is documented is what is answered
@@ -33,8 +33,7 @@ def test_the_overview_shows_what_the_server_does_just_now(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Checkpoint
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
-    with service(tmp_path, redis_process.url, METARM_QUEUE_TOKENS="5000") as process:
-        process.wait_ready()
+    with service_here(tmp_path, redis_process.url, METARM_QUEUE_TOKENS="5000") as process:
         process.http.put("/labels/stable", json={"version": "v000001"}).raise_for_status()
         for number in range(20):
             body = {"groups": [{**GROUPS[0], "prompt": f"Number {number}?"}, GROUPS[1]]}
@@ -61,8 +60,7 @@ def test_the_overview_follows_redis_the_trainer_and_its_job(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Checkpoint
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
-    with service(tmp_path, redis_process.url) as process, redis_process.client() as client:
-        process.wait_ready()
+    with service_here(tmp_path, redis_process.url) as process, redis_process.client() as client:
         process.wait_until(lambda: overview(process).redis == "up")
         assert [ill.part for ill in overview(process).degraded] == ["trainer"]
         board = JobBoard(client)
@@ -85,7 +83,7 @@ def test_the_overview_follows_redis_the_trainer_and_its_job(
 def test_a_server_without_a_version_has_an_overview_that_says_so(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
-    with service(tmp_path, redis_process.url) as process:
+    with service_here(tmp_path, redis_process.url) as process:
         process.wait_until(lambda: process.answers("/overview"))
         seen = overview(process)
         assert seen.serving is None
@@ -99,8 +97,7 @@ def test_the_newest_scores_of_two_versions_come_in_the_same_bins(
     publish(tmp_path, checkpoint("bert"))
     publish(tmp_path, checkpoint("bert"), activate=False)
     keys = {"METARM_SCORE_KEYS": '["worker-key"]'}
-    with service(tmp_path, redis_process.url, **keys) as process:
-        process.wait_ready()
+    with service_here(tmp_path, redis_process.url, **keys) as process:
         for path in ("/overview", "/drift/v000001", "/versions/v000001/curve"):
             assert process.http.get(path).json()["error"]["code"] == "unauthorized"
         process.http.headers["Authorization"] = "Bearer worker-key"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.http.routes.page import CHARTS, FOLDER
-from tests.processes import HttpProcess, RedisProcess, service
+from tests.processes import RedisProcess, Served, service_here
 from tests.store import publish
 from tests.tiny import Kind
 
@@ -22,14 +22,14 @@ FILES = sorted(path.name for path in FOLDER.iterdir())
 @pytest.fixture
 def process(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
-) -> Iterator[HttpProcess]:
+) -> Iterator[Served]:
     publish(tmp_path, checkpoint("bert"))
-    with service(tmp_path, redis_process.url, METARM_SCORE_KEYS='["worker-key"]') as running:
+    with service_here(tmp_path, redis_process.url, METARM_SCORE_KEYS='["worker-key"]') as running:
         running.wait_ready()
         yield running
 
 
-def test_the_page_and_its_files_need_no_key_and_allow_nothing_from_elsewhere(process: HttpProcess) -> None:
+def test_the_page_and_its_files_need_no_key_and_allow_nothing_from_elsewhere(process: Served) -> None:
     for path in ["/", *(f"/page/{name}" for name in FILES)]:
         answer = process.http.get(path)
         assert answer.status_code == 200, path
@@ -43,7 +43,7 @@ def test_the_page_and_its_files_need_no_key_and_allow_nothing_from_elsewhere(pro
     assert {kinds[name] for name in FILES if name.endswith(".css")} == {"text/css; charset=utf-8"}
 
 
-def test_a_file_that_did_not_change_is_not_sent_again(process: HttpProcess) -> None:
+def test_a_file_that_did_not_change_is_not_sent_again(process: Served) -> None:
     first = process.http.get("/page/main.js")
     assert (first.headers["content-encoding"], first.headers["cache-control"]) == ("gzip", "no-cache")
     assert first.content == (FOLDER / "main.js").read_bytes()
@@ -56,7 +56,7 @@ def test_a_file_that_did_not_change_is_not_sent_again(process: HttpProcess) -> N
     assert (plain.content, plain.headers["etag"]) == (first.content, first.headers["etag"])
 
 
-def test_the_charts_come_from_the_installed_package_and_from_nowhere_else(process: HttpProcess) -> None:
+def test_the_charts_come_from_the_installed_package_and_from_nowhere_else(process: Served) -> None:
     answer = process.http.get(f"/page/{CHARTS}")
     plotly = find_spec("plotly")
     assert plotly is not None
@@ -66,13 +66,13 @@ def test_the_charts_come_from_the_installed_package_and_from_nowhere_else(proces
 
 
 @pytest.mark.parametrize("name", ["nothing.js", "..%2fsettings.py", "%2e%2e/settings.py"])
-def test_there_is_no_other_file_to_be_had(process: HttpProcess, name: str) -> None:
+def test_there_is_no_other_file_to_be_had(process: Served, name: str) -> None:
     answer = process.http.get(f"/page/{name}")
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "not_found"
 
 
-def test_the_metrics_count_every_file_under_one_route(process: HttpProcess) -> None:
+def test_the_metrics_count_every_file_under_one_route(process: Served) -> None:
     for path in ("/", "/page/main.js", "/page/api.js", f"/page/{CHARTS}", "/page/nothing.js"):
         process.http.get(path)
     metrics = process.http.get("/metrics", headers={"Authorization": "Bearer worker-key"}).text

@@ -13,7 +13,7 @@ import pytest
 
 from metarm.store.versions import VersionStore
 from tests.offline import TOLERANCE, OfflineModel
-from tests.processes import HttpProcess, RedisProcess, service
+from tests.processes import RedisProcess, Served, service_here
 from tests.store import publish_several
 from tests.tiny import CORPUS
 
@@ -31,13 +31,13 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(data_dir: Path, shared_redis: RedisProcess) -> Iterator[HttpProcess]:
-    with service(data_dir, shared_redis.url, METARM_POLL_MS="50") as process:
+def server(data_dir: Path, shared_redis: RedisProcess) -> Iterator[Served]:
+    with service_here(data_dir, shared_redis.url, METARM_POLL_MS="50") as process:
         process.wait_ready()
         yield process
 
 
-def send(process: HttpProcess, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
+def send(process: Served, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return process.http.post(path, json={"groups": [GROUP], **body}, headers=named)
 
@@ -56,7 +56,7 @@ def send(process: HttpProcess, path: str, body: dict[str, Any], **headers: str) 
     ],
 )
 def test_a_pin_in_body_or_headers_is_met_and_the_answer_names_its_version_in_both(
-    server: HttpProcess, path: str, body: dict[str, str], headers: dict[str, str], version: str
+    server: Served, path: str, body: dict[str, str], headers: dict[str, str], version: str
 ) -> None:
     answer = send(server, path, body, **headers)
     assert answer.status_code == 200
@@ -79,7 +79,7 @@ def test_a_pin_in_body_or_headers_is_met_and_the_answer_names_its_version_in_bot
     ],
 )
 def test_a_pin_that_cannot_be_met_is_refused(
-    server: HttpProcess, path: str, body: dict[str, str], headers: dict[str, str], status: int, mentions: str
+    server: Served, path: str, body: dict[str, str], headers: dict[str, str], status: int, mentions: str
 ) -> None:
     answer = send(server, path, body, **headers)
     assert answer.status_code == status
@@ -92,9 +92,7 @@ def test_a_pin_that_cannot_be_met_is_refused(
         assert error["details"]["labels"] == {}
 
 
-def test_raw_is_the_models_own_reward_and_the_score_its_calibration(
-    server: HttpProcess, data_dir: Path
-) -> None:
+def test_raw_is_the_models_own_reward_and_the_score_its_calibration(server: Served, data_dir: Path) -> None:
     for version, folder, scale, shift in (("v000001", "m0", 1.0, 0.0), ("v000002", "m1", 0.25, -3.0)):
         offline = OfflineModel(data_dir / folder)
         expected = [offline.score(str(GROUP["prompt"]), response) for response in GROUP["responses"]]
@@ -111,7 +109,7 @@ def test_with_calibration_off_the_models_own_rewards_are_served(
 ) -> None:
     offline = OfflineModel(data_dir / "m1")
     expected = [offline.score(str(GROUP["prompt"]), response) for response in GROUP["responses"]]
-    with service(data_dir, shared_redis.url, METARM_CALIBRATION="false") as process:
+    with service_here(data_dir, shared_redis.url, METARM_CALIBRATION="false") as process:
         process.wait_ready()
         (group,) = send(process, "/score", {"version": "v000002", "raw": True}).json()["groups"]
     assert group["scores"] == group["raw"] == pytest.approx(expected, abs=TOLERANCE)
@@ -122,7 +120,7 @@ def test_a_version_rolled_back_from_meets_no_min_version_also_after_a_restart(
 ) -> None:
     publish_several(tmp_path, 2, current=2)
     for restarted in (False, True):
-        with service(tmp_path, redis_process.url) as process:
+        with service_here(tmp_path, redis_process.url) as process:
             process.wait_ready()
             if not restarted:
                 assert send(process, "/score", {"min_version": "v000002"}).json()["version"] == "v000002"
@@ -131,12 +129,13 @@ def test_a_version_rolled_back_from_meets_no_min_version_also_after_a_restart(
             assert refused.status_code == 409
             assert refused.json()["error"]["details"]["withdrawn"] == ["v000002"]
             assert send(process, "/score", {"version": "v000002"}).json()["version"] == "v000002"
-    with service(tmp_path, redis_process.url) as process:
+    with service_here(tmp_path, redis_process.url) as process:
         process.wait_ready()
         process.http.post("/versions/v000002/activate")
         assert send(process, "/score", {"min_version": "v000002"}).json()["version"] == "v000002"
 
 
+@pytest.mark.slow
 def test_an_old_request_finishes_on_the_old_version_though_newer_ones_were_swapped_to(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
@@ -150,7 +149,7 @@ def test_an_old_request_finishes_on_the_old_version_though_newer_ones_were_swapp
         answers.append(httpx.post(f"{url}/score", json=body, timeout=120).json())
 
     slowly = {"METARM_SCORE_WORKERS": "1", "METARM_BATCH_TOKENS": "8"}
-    with service(tmp_path, redis_process.url, **slowly) as process:
+    with service_here(tmp_path, redis_process.url, **slowly) as process:
         process.wait_ready()
         for name in ("v000002", "v000003"):  # in memory before, so that the swaps take no time
             assert send(process, "/score", {"version": name}).status_code == 200
@@ -180,7 +179,7 @@ def test_every_refusal_since_the_start_is_listed_counted_and_logged_and_the_runn
     tokenizer = store.path("v000003") / "tokenizer.json"
     kept = tokenizer.rename(tmp_path / "kept")
     before = time.time()
-    with service(tmp_path, redis_process.url, METARM_POLL_MS="50") as process:
+    with service_here(tmp_path, redis_process.url, METARM_POLL_MS="50") as process:
         process.wait_ready()
         for _ in range(5):  # read once: its files stay as they are
             pinned = send(process, "/score", {"version": "v000003"})

@@ -15,7 +15,7 @@ import redis
 from metarm.shared.keys import SAMPLES
 from metarm.shared.sample_log import SampleLog
 from tests.offline import TOLERANCE, OfflineModel
-from tests.processes import HttpProcess, RedisProcess, service
+from tests.processes import HttpProcess, RedisProcess, Served, service, service_here
 from tests.store import publish
 from tests.tiny import CORPUS, Kind, make_checkpoint, poisoned
 
@@ -27,11 +27,11 @@ GROUP = {"prompt": "What is seventeen plus twenty five?", "responses": ["It is f
 @pytest.fixture(scope="module")
 def server(
     tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint, shared_redis: RedisProcess
-) -> Iterator[HttpProcess]:
+) -> Iterator[Served]:
     data_dir = tmp_path_factory.mktemp("data")
     publish(data_dir, checkpoint("bert"))
     limits = {"METARM_MAX_BODY_BYTES": "200000", "METARM_MAX_RESPONSES": "64", "METARM_MAX_TEXT_CHARS": "20000"}
-    with service(data_dir, shared_redis.url, **limits) as process:
+    with service_here(data_dir, shared_redis.url, **limits) as process:
         process.wait_ready()
         yield process
 
@@ -58,7 +58,7 @@ def test_scores_equal_a_plain_forward_of_each_sequence_alone(
     publish(tmp_path, checkpoint(kind))
     offline = OfflineModel(checkpoint(kind))
     groups = random_groups(random.Random(7), 24)
-    with service(tmp_path, redis_process.url, METARM_BATCH_TOKENS="256") as process:
+    with service_here(tmp_path, redis_process.url, METARM_BATCH_TOKENS="256") as process:
         process.wait_ready()
         together = process.http.post("/score", json={"groups": groups}).json()["groups"]
         with concurrent.futures.ThreadPoolExecutor(8) as clients:
@@ -75,7 +75,7 @@ def test_scores_equal_a_plain_forward_of_each_sequence_alone(
         assert batched["tokens"] == lengths
 
 
-def test_answer_names_version_ids_tokens_and_truncation_in_order(server: HttpProcess) -> None:
+def test_answer_names_version_ids_tokens_and_truncation_in_order(server: Served) -> None:
     long = "words " * 300
     body = {"groups": [{"id": "a", **GROUP}, {"prompt": "x", "responses": [long, "short"]}]}
     answer = server.http.post("/score", json=body).json()
@@ -86,7 +86,7 @@ def test_answer_names_version_ids_tokens_and_truncation_in_order(server: HttpPro
     assert all(len(group["scores"]) == 2 for group in answer["groups"])
 
 
-def test_conversational_prompts_are_scored(server: HttpProcess) -> None:
+def test_conversational_prompts_are_scored(server: Served) -> None:
     plain = server.http.post("/score", json={"groups": [GROUP]}).json()
     turns = [{"role": "user", "content": GROUP["prompt"]}]
     chat = server.http.post("/score", json={"groups": [{**GROUP, "prompt": turns}]}).json()
@@ -97,7 +97,7 @@ def test_a_template_that_refuses_the_messages_is_the_callers_error(
     checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, checkpoint("llama-chat"))
-    with service(tmp_path, redis_process.url) as process:
+    with service_here(tmp_path, redis_process.url) as process:
         process.wait_ready()
         prompt = [{"role": "wizard", "content": "Abracadabra"}]
         answer = process.http.post("/score", json={"groups": [{"prompt": prompt, "responses": ["x"]}]})
@@ -105,7 +105,7 @@ def test_a_template_that_refuses_the_messages_is_the_callers_error(
     assert "unknown role wizard" in answer.json()["error"]["message"]
 
 
-def test_tokenize_shows_what_is_scored(server: HttpProcess, checkpoint: Checkpoint) -> None:
+def test_tokenize_shows_what_is_scored(server: Served, checkpoint: Checkpoint) -> None:
     answer = server.http.post("/tokenize", json={"groups": [GROUP]}).json()
     offline = OfflineModel(checkpoint("bert"))
     expected = [offline.encode(str(GROUP["prompt"]), response)["input_ids"] for response in GROUP["responses"]]
@@ -132,7 +132,7 @@ def test_tokenize_shows_what_is_scored(server: HttpProcess, checkpoint: Checkpoi
     ],
 )
 def test_every_refusal_has_the_one_error_shape(
-    server: HttpProcess, body: dict[str, object], status: int, code: str, mentions: str
+    server: Served, body: dict[str, object], status: int, code: str, mentions: str
 ) -> None:
     answer = server.http.post("/score", json=body)
     assert answer.status_code == status
@@ -142,7 +142,7 @@ def test_every_refusal_has_the_one_error_shape(
     assert set(error) <= {"code", "message", "details"}
 
 
-def test_a_chunked_body_over_the_limit_is_refused(server: HttpProcess) -> None:
+def test_a_chunked_body_over_the_limit_is_refused(server: Served) -> None:
     chunks = (b'{"groups": [' if i == 0 else b" " * 10_000 for i in range(40))
     answer = server.http.post("/score", content=chunks, headers={"content-type": "application/json"})
     assert answer.status_code == 413
@@ -158,7 +158,7 @@ def test_a_chunked_body_over_the_limit_is_refused(server: HttpProcess) -> None:
         (b"\xff", 400),
     ],
 )
-def test_a_body_that_is_not_json_text_is_refused(server: HttpProcess, body: bytes, status: int) -> None:
+def test_a_body_that_is_not_json_text_is_refused(server: Served, body: bytes, status: int) -> None:
     answer = server.http.post("/score", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == status
     assert answer.json()["error"]["code"] == "invalid_request"
@@ -168,7 +168,7 @@ def test_a_body_that_is_not_json_text_is_refused(server: HttpProcess, body: byte
     ("method", "path", "status"),
     [("GET", "/nowhere", 404), ("GET", "/score", 405), ("GET", "/versions/v9", 404)],
 )
-def test_unknown_routes_have_the_error_shape(server: HttpProcess, method: str, path: str, status: int) -> None:
+def test_unknown_routes_have_the_error_shape(server: Served, method: str, path: str, status: int) -> None:
     answer = server.http.request(method, path)
     assert answer.status_code == status
     assert set(answer.json()["error"]) >= {"code", "message"}
@@ -181,7 +181,7 @@ def test_a_pinned_version_scores_and_an_older_one_is_brought_from_disk(
     second = make_checkpoint(tmp_path / "b", "bert", seed=2)
     publish(tmp_path, first)
     publish(tmp_path, second)
-    with service(tmp_path, redis_process.url) as process:
+    with service_here(tmp_path, redis_process.url) as process:
         process.wait_ready()
         for version, folder in (("v000002", second), ("v000001", first)):
             answer = process.http.post("/score", json={"groups": [GROUP], "version": version}).json()
@@ -194,7 +194,7 @@ def test_a_pinned_version_scores_and_an_older_one_is_brought_from_disk(
 
 def test_a_non_finite_score_fails_its_request_alone(tmp_path: Path, redis_process: RedisProcess) -> None:
     publish(tmp_path, poisoned(tmp_path / "poisoned", "coins"))
-    with service(tmp_path, redis_process.url) as process:
+    with service_here(tmp_path, redis_process.url) as process:
         process.wait_ready()
 
         def send(response: str) -> int:
@@ -212,17 +212,17 @@ def test_a_non_finite_score_fails_its_request_alone(tmp_path: Path, redis_proces
 @pytest.fixture(scope="module")
 def causal_server(
     tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint, shared_redis: RedisProcess
-) -> Iterator[HttpProcess]:
+) -> Iterator[Served]:
     """A causal model whose scores are not kept, but prompts are: small slices, two workers."""
     data_dir = tmp_path_factory.mktemp("causal")
     publish(data_dir, checkpoint("llama"))
     forward = {"METARM_SCORE_CACHE_ENTRIES": "0", "METARM_SLICE_TOKENS": "64", "METARM_SCORE_WORKERS": "2"}
-    with service(data_dir, shared_redis.url, **forward) as process:
+    with service_here(data_dir, shared_redis.url, **forward) as process:
         process.wait_ready()
         yield process
 
 
-def test_texts_scored_again_are_answered_from_the_cache(server: HttpProcess, checkpoint: Checkpoint) -> None:
+def test_texts_scored_again_are_answered_from_the_cache(server: Served, checkpoint: Checkpoint) -> None:
     body = {"groups": [{"prompt": "Which is cheaper?", "responses": ["The first.", "The second.", ""]}]}
     first = server.http.post("/score", json=body).json()
     hits, misses = counter(server, HITS), counter(server, MISSES)
@@ -240,7 +240,7 @@ def test_texts_scored_again_are_answered_from_the_cache(server: HttpProcess, che
         assert answered["scores"] == pytest.approx(expected, abs=TOLERANCE)
 
 
-def test_without_a_cache_every_score_is_computed_again(causal_server: HttpProcess) -> None:
+def test_without_a_cache_every_score_is_computed_again(causal_server: Served) -> None:
     misses = counter(causal_server, MISSES)
     answers = [causal_server.http.post("/score", json={"groups": [GROUP]}).json() for _ in range(2)]
     assert answers[0]["groups"][0]["scores"] == pytest.approx(answers[1]["groups"][0]["scores"], abs=1e-5)
@@ -249,7 +249,7 @@ def test_without_a_cache_every_score_is_computed_again(causal_server: HttpProces
 
 
 def test_a_group_scores_the_same_at_once_and_one_response_at_a_time(
-    causal_server: HttpProcess, checkpoint: Checkpoint
+    causal_server: Served, checkpoint: Checkpoint
 ) -> None:
     rng = random.Random(11)
     prompts = [random_text(rng, 20) for _ in range(3)]
@@ -286,7 +286,7 @@ def test_after_a_swap_no_score_or_prompt_of_the_version_before_answers(
         for folder in folders
     ]
     publish(tmp_path, folders[0])
-    with service(tmp_path, redis_process.url, METARM_POLL_MS="50") as process:
+    with service_here(tmp_path, redis_process.url, METARM_POLL_MS="50") as process:
         process.wait_ready()
 
         def scores(**pin: str) -> Any:
@@ -312,7 +312,7 @@ def test_overload_is_503_with_retry_after_and_an_impossible_request_413(
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
     settings = {"METARM_QUEUE_TOKENS": "3000", "METARM_SLICE_TOKENS": "500", "METARM_SCORE_CACHE_ENTRIES": "0"}
-    with service(tmp_path, redis_process.url, **settings) as process:
+    with service_here(tmp_path, redis_process.url, **settings) as process:
         process.wait_ready()
         texts = [random_text(random.Random(number), 100) for number in range(40)]
         body = {"groups": [{"prompt": "What is it?", "responses": texts[:20]}]}
@@ -329,7 +329,7 @@ def test_overload_is_503_with_retry_after_and_an_impossible_request_413(
 
 
 def test_samples_are_logged_once_a_request_id_and_not_at_all_with_log_false(
-    server: HttpProcess, shared_redis: RedisProcess
+    server: Served, shared_redis: RedisProcess
 ) -> None:
     with shared_redis.client() as client:
         before = _logged(client)
@@ -355,7 +355,7 @@ def test_scoring_goes_on_without_redis_and_buffered_samples_reach_it_later(
     import signal
 
     publish(tmp_path, checkpoint("bert"))
-    with RedisProcess(tmp_path / "redis") as log, service(tmp_path, log.url) as process:
+    with RedisProcess(tmp_path / "redis") as log, service_here(tmp_path, log.url) as process:
         process.wait_ready()
         log.kill(signal.SIGKILL)
         log.wait()
@@ -376,7 +376,7 @@ def test_a_full_buffer_drops_and_counts(checkpoint: Checkpoint, tmp_path: Path) 
     publish(tmp_path, checkpoint("bert"))
     with (
         RedisProcess(tmp_path / "redis") as log,
-        service(tmp_path, log.url, METARM_LOG_BUFFER_GROUPS="4") as process,
+        service_here(tmp_path, log.url, METARM_LOG_BUFFER_GROUPS="4") as process,
     ):
         process.wait_ready()
         log.kill(signal.SIGKILL)
@@ -389,6 +389,7 @@ def test_a_full_buffer_drops_and_counts(checkpoint: Checkpoint, tmp_path: Path) 
             process.wait_until(lambda: _logged(client) == 4)
 
 
+@pytest.mark.slow
 def test_keys_separate_scoring_from_admin_rights(
     checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
@@ -418,16 +419,18 @@ def test_keys_separate_scoring_from_admin_rights(
         assert "admin-key" not in process.output
 
 
+@pytest.mark.slow
 def test_an_open_server_refuses_to_listen_beyond_this_machine(tmp_path: Path) -> None:
     with service(tmp_path, "redis://127.0.0.1:1", METARM_HOST="0.0.0.0") as process:
         assert process.wait() != 0
         assert "METARM_SCORE_KEYS" in process.output
 
 
+@pytest.mark.slow
 def test_another_way_of_starting_fails_loudly_without_the_process_environment(tmp_path: Path) -> None:
     import sys
 
-    from tests.processes import HttpProcess, free_port
+    from metarm.runtime.processes import free_port
 
     command = [
         sys.executable,
@@ -448,17 +451,18 @@ def _logged(client: redis.Redis) -> int:
     return client.xlen(SAMPLES)
 
 
-def _metrics(process: HttpProcess) -> str:
+def _metrics(process: Served) -> str:
     return process.http.get("/metrics").text
 
 
-def counter(process: HttpProcess, series: str) -> float:
+def counter(process: Served, series: str) -> float:
     """The value of one series, 0 where it was never counted."""
     values = [line.removeprefix(series) for line in _metrics(process).splitlines() if line.startswith(series)]
     return float(values[0]) if values else 0.0
 
 
-def test_the_api_description_shows_the_one_error_shape_on_every_route(server: HttpProcess) -> None:
+@pytest.mark.filterwarnings("ignore:open_binary is deprecated")  # in fastapi-swagger
+def test_the_api_description_shows_the_one_error_shape_on_every_route(server: Served) -> None:
     description = server.http.get("/openapi.json").json()
     for path in ("/score", "/retrain", "/versions", "/versions/{version}/activate", "/ready"):
         for operation in description["paths"][path].values():

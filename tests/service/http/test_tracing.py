@@ -16,6 +16,8 @@ from tests.store import publish
 from tests.tiny import Kind
 
 Checkpoint = Callable[[Kind], Path]
+
+pytestmark = pytest.mark.slow
 GROUP = {"prompt": "What is seventeen plus twenty five?", "responses": ["Forty two.", "The trains."]}
 BODY = {"groups": [GROUP]}
 TRACE = "0af7651916cd43dd8448eb211c80319c"

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from metarm.shared.jobs import JobBoard
 from metarm.shared.keys import RETRAIN_COOLDOWN
 from metarm.shared.presence import TrainerPresence
-from tests.processes import HttpProcess, RedisProcess, service, two_services
+from tests.processes import RedisProcess, Served, service_here, two_services_here
 from tests.service.oversight.test_watch import WIDE, drift, score
 from tests.store import publish
 from tests.tiny import Kind
@@ -19,17 +21,18 @@ TRAINER = {"state": "ready", "min_groups": 10, "min_preferences": 1, "preference
 HOUR_MS = 3_600_000
 
 
-def state(process: HttpProcess) -> str:
+def state(process: Served) -> str:
     found: str = drift(process)["auto_retrain"]["state"]
     return found
 
 
+@pytest.mark.slow
 def test_two_servers_start_one_run_and_its_figures_are_in_the_job(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"), reference={**WIDE, "spread": 1000.0})
     with (
-        two_services(tmp_path, redis_process.url, **AUTO) as (one, other),
+        two_services_here(tmp_path, redis_process.url, **AUTO) as (one, other),
         redis_process.client() as client,
     ):
         board = JobBoard(client)
@@ -70,7 +73,7 @@ def test_nothing_starts_without_a_reference_or_while_the_spread_holds(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"), reference=None)
-    with service(tmp_path, redis_process.url, **AUTO) as process, redis_process.client() as client:
+    with service_here(tmp_path, redis_process.url, **AUTO) as process, redis_process.client() as client:
         process.wait_ready()
         TrainerPresence(client).hold("test", TRAINER, HOUR_MS)
         process.wait_until(lambda: state(process) == "no_reference")
@@ -87,7 +90,7 @@ def test_manual_is_the_default_and_says_so(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
-    with service(tmp_path, redis_process.url) as process:
+    with service_here(tmp_path, redis_process.url) as process:
         process.wait_ready()
         found = drift(process)["auto_retrain"]
     assert found == {"retrain": "manual", "state": "off", "reason": None, "triggers": []}

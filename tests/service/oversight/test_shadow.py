@@ -20,6 +20,7 @@ from service.oversight.traffic import AT_ONCE, ShadowPlan, Traffic
 from service.oversight.traffic import MOST_WAITING as MOST_TRAFFIC
 from service.scoring.scorer import ScoredGroup
 from service.versions.live import LiveVersions, LoadedVersion
+from tests.series import value_of
 from tests.service.scoring.test_scorer import PROMPT, RESPONSES, Wired, poisoned, wired
 from tests.tiny import Kind
 
@@ -51,7 +52,7 @@ class Bench:
             await self.parts.scorer.rewards(self.answering, encoded)
 
     def dropped(self, reason: str) -> float:
-        return float(self.parts.metrics.drift.shadow_dropped.labels(reason)._value.get())
+        return value_of(self.parts.metrics.drift.shadow_dropped.labels(reason))
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
@@ -239,6 +240,6 @@ def test_traffic_is_taken_at_once_looked_at_in_small_turns_and_dropped_beyond_a_
             assert handed == [group] * AT_ONCE  # of those two, and by the first plan alone
             traffic.answered([group] * MOST_TRAFFIC, None)
             traffic.answered([group] * 3, None)
-            assert parts.metrics.drift.traffic_dropped._value.get() == 3
+            assert value_of(parts.metrics.drift.traffic_dropped) == 3
 
     asyncio.run(main())

@@ -24,7 +24,7 @@ from service.oversight.watched import Watched, breaches
 from service.settings import ServiceSettings
 from service.telemetry.metrics import Metrics
 from service.versions.live import LiveVersions, LoadedVersion
-from tests.processes import HttpProcess, RedisProcess, service, two_services
+from tests.processes import RedisProcess, Served, service_here, two_services_here
 from tests.store import publish
 from tests.tiny import CORPUS, Kind, poisoned, with_head
 
@@ -213,7 +213,7 @@ def test_a_rollback_that_fails_is_said_and_tried_again_and_one_without_redis_is_
         asyncio.run(main())
 
 
-def score(process: HttpProcess, seed: int, count: int = 30, **more: Any) -> set[str]:
+def score(process: Served, seed: int, count: int = 30, **more: Any) -> set[str]:
     """Random groups, a request each; the versions that answered them."""
     rng, words = random.Random(seed), " ".join(CORPUS).replace(POISON, "").split()
     answered = set()
@@ -226,22 +226,22 @@ def score(process: HttpProcess, seed: int, count: int = 30, **more: Any) -> set[
     return answered
 
 
-def drift(process: HttpProcess) -> dict[str, Any]:
+def drift(process: Served) -> dict[str, Any]:
     report: dict[str, Any] = process.http.get("/drift").json()
     return report
 
 
-def serving(process: HttpProcess) -> str:
+def serving(process: Served) -> str:
     name: str = process.http.get("/versions").json()["serving"]
     return name
 
 
-def watching(process: HttpProcess) -> str | None:
+def watching(process: Served) -> str | None:
     under_way = drift(process)["watch"]["watching"]
     return under_way["version"] if under_way else None
 
 
-def ended(process: HttpProcess, version: str) -> dict[str, Any]:
+def ended(process: Served, version: str) -> dict[str, Any]:
     """How a version's watch ended, once it has."""
     found: list[dict[str, Any]] = []
 
@@ -257,7 +257,7 @@ def test_a_version_that_reverses_its_parent_is_rolled_back_and_a_restart_and_a_p
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"), reference=WIDE)
-    with service(tmp_path, redis_process.url, **WATCH, METARM_WATCH_SHARE="0.001") as process:
+    with service_here(tmp_path, redis_process.url, **WATCH, METARM_WATCH_SHARE="0.001") as process:
         process.wait_ready()
         score(process, 1)
         assert watching(process) is None  # the first version was promoted from nothing
@@ -281,7 +281,7 @@ def test_a_version_that_reverses_its_parent_is_rolled_back_and_a_restart_and_a_p
         assert 'rm_shadow_scored_total{version="v000001"}' in metrics
         assert score(process, 3) == {"v000001"}
         assert watching(process) is None  # a rollback is no promotion
-    with service(tmp_path, redis_process.url, **WATCH) as process:
+    with service_here(tmp_path, redis_process.url, **WATCH) as process:
         process.wait_ready()
         process.wait_until(lambda: process.http.get("/versions").json()["rollbacks"] == [outcome])
         assert process.http.post("/versions/v000002/activate").json()["serving"] == "v000002"
@@ -296,7 +296,7 @@ def test_an_equal_version_passes_and_later_ones_fall_by_a_constant_or_a_score_th
 ) -> None:
     for _ in range(2):
         publish(tmp_path, checkpoint("bert"))  # no reference: what spread alone says is still seen
-    with service(tmp_path, redis_process.url, **ALL_PROMPTS) as process, redis_process.client() as client:
+    with service_here(tmp_path, redis_process.url, **ALL_PROMPTS) as process, redis_process.client() as client:
         process.wait_ready()
         score(process, 1, count=3)
         publish(tmp_path, checkpoint("bert"))
@@ -337,11 +337,11 @@ def test_a_watch_goes_on_after_a_restart_and_ends_when_another_version_is_made_c
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
     publish(tmp_path, checkpoint("bert"), activate=False)
-    with service(tmp_path, redis_process.url, **ALL_PROMPTS) as process, redis_process.client() as client:
+    with service_here(tmp_path, redis_process.url, **ALL_PROMPTS) as process, redis_process.client() as client:
         process.wait_ready()
         assert process.http.post("/versions/v000002/activate").json()["serving"] == "v000002"
         process.wait_until(lambda: "v000002" in WatchBoard(client).read())
-    with service(tmp_path, redis_process.url, **ALL_PROMPTS) as process:
+    with service_here(tmp_path, redis_process.url, **ALL_PROMPTS) as process:
         process.wait_ready()
         process.wait_until(lambda: watching(process) == "v000002")
         assert process.http.post("/versions/v000001/activate").json()["serving"] == "v000001"
@@ -354,7 +354,7 @@ def test_what_one_of_two_servers_rolls_back_the_other_leaves_and_lists(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
-    with two_services(tmp_path, redis_process.url, **ALL_PROMPTS) as (one, other):
+    with two_services_here(tmp_path, redis_process.url, **ALL_PROMPTS) as (one, other):
         publish(tmp_path, with_head(tmp_path / "hacked", checkpoint("bert"), -1))
         for process in (one, other):
             process.wait_until(lambda process=process: watching(process) == "v000002")  # type: ignore[misc]
@@ -368,5 +368,5 @@ def test_what_one_of_two_servers_rolls_back_the_other_leaves_and_lists(
         assert "rm_rollbacks_total{" not in other.http.get("/metrics").text
 
 
-def _taken_back(process: HttpProcess) -> list[str]:
+def _taken_back(process: Served) -> list[str]:
     return [record["version"] for record in process.http.get("/versions").json()["rollbacks"]]

@@ -14,6 +14,7 @@ from metarm.shared.keys import SAMPLES, SAMPLES_TRIMMED
 from metarm.shared.sample_log import LoggedRequest, SampleLog
 from service.samples.writer import SampleWriter
 from service.telemetry.metrics import Metrics
+from tests.series import value_of
 
 
 def request(name: str, step: int = 0) -> LoggedRequest:
@@ -24,7 +25,7 @@ def request(name: str, step: int = 0) -> LoggedRequest:
 
 
 def dropped(metrics: Metrics, reason: str) -> float:
-    return float(metrics.samples_dropped.labels(reason)._value.get())
+    return value_of(metrics.samples_dropped.labels(reason))
 
 
 @pytest.fixture

@@ -206,6 +206,7 @@ def test_a_model_that_is_too_slow_to_measure_keeps_the_default(tmp_path: Path, m
     assert plan_on(tmp_path, model, timing=TOO_SLOW) == plan_on(tmp_path, model, tune=False)
 
 
+@pytest.mark.slow
 def test_metarm_tune_shows_what_it_measured_and_writes_the_best_of_it_down(
     tmp_path: Path, checkpoint: Kinds, model: RewardModel
 ) -> None:
@@ -228,6 +229,7 @@ def test_metarm_tune_shows_what_it_measured_and_writes_the_best_of_it_down(
     assert written(tmp_path) == keep_
 
 
+@pytest.mark.slow
 def test_metarm_tune_without_a_version_says_so(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "metarm", "tune"]
     with Process(command, tmp_path / "output.txt", {"METARM_DATA_DIR": str(tmp_path)}) as process:
@@ -236,6 +238,7 @@ def test_metarm_tune_without_a_version_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "tuning.json").exists()
 
 
+@pytest.mark.slow
 def test_a_servers_first_start_measures_and_then_scores(
     tmp_path: Path, checkpoint: Kinds, redis_process: RedisProcess
 ) -> None:

@@ -23,6 +23,7 @@ from service.scoring.scorer import Scorer
 from service.telemetry.metrics import Metrics
 from service.versions.live import LoadedVersion
 from tests.metarm.model.forward.networks import plain_scores
+from tests.series import value_of
 from tests.tiny import Kind
 
 Kinds = Callable[[Kind], Path]
@@ -39,7 +40,7 @@ class Wired:
     slices: list[list[Encoded]]
 
     def counted(self, result: str) -> float:
-        return float(self.metrics.score_cache.labels(result)._value.get())
+        return value_of(self.metrics.score_cache.labels(result))
 
 
 @asynccontextmanager

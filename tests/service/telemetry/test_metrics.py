@@ -14,7 +14,7 @@ from metarm.records import JobStatus
 from metarm.shared.jobs import JobBoard
 from metarm.shared.presence import TrainerPresence
 from metarm.store.versions import Label, VersionStore
-from tests.processes import HttpProcess, RedisProcess, service
+from tests.processes import RedisProcess, Served, service_here
 from tests.store import publish
 from tests.tiny import Kind
 
@@ -24,7 +24,7 @@ GROUPS = [
 ]
 
 
-def series(process: HttpProcess) -> dict[str, float]:
+def series(process: Served) -> dict[str, float]:
     lines = process.http.get("/metrics").text.splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
 
@@ -38,7 +38,8 @@ def test_slices_show_their_tokens_time_and_padding(
     kind: Kind, pads: bool, checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, checkpoint(kind))
-    with service(tmp_path, redis_process.url, METARM_SCORE_WORKERS="1", METARM_SCORE_THREADS="1") as process:
+    alone = {"METARM_SCORE_WORKERS": "1", "METARM_SCORE_THREADS": "1"}
+    with service_here(tmp_path, redis_process.url, **alone) as process:
         process.wait_ready()
         answer = process.http.post("/score", json={"groups": GROUPS}).json()
         found = series(process)
@@ -62,7 +63,7 @@ def test_each_label_and_no_label_name_the_version_that_answers_them(
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
     publish(tmp_path, checkpoint("bert"), activate=False)
-    with service(tmp_path, redis_process.url, METARM_POLL_MS="50") as process:
+    with service_here(tmp_path, redis_process.url, METARM_POLL_MS="50") as process:
         process.wait_ready()
         assert names_of(series(process), "rm_version_info") == {'rm_version_info{label="",version="v000001"}'}
         VersionStore(tmp_path / "versions").set_label("stable", Label("v000001"))
@@ -82,7 +83,7 @@ def test_the_trainer_and_how_its_jobs_end_are_seen_by_whoever_watches_the_servic
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
     jobs = JobBoard(redis_client)
-    with service(tmp_path, redis_process.url) as process:
+    with service_here(tmp_path, redis_process.url) as process:
         process.wait_ready()
         found = series(process)
         assert found["rm_trainer_up"] == found["rm_retrain_active"] == 0

@@ -22,7 +22,7 @@ class Work:
 
 
 class Clock:
-    """Stands in for `time` in the module under test."""
+    """Stands still but for what a test adds to `now`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -35,10 +35,8 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(pulse, "time", made)
-    return made
+def clock() -> Clock:
+    return Clock()
 
 
 def test_the_quantiles_are_latencies_that_their_share_of_the_requests_does_not_exceed() -> None:
@@ -53,7 +51,7 @@ def test_the_quantiles_are_latencies_that_their_share_of_the_requests_does_not_e
 
 
 def test_rates_are_over_the_last_minute_and_older_traffic_does_not_count(clock: Clock) -> None:
-    seen, work = Pulse(), Work()
+    seen, work = Pulse(clock.monotonic, clock.time), Work()
     assert seen.now()["responses_per_s"] is None
     seen.refresh(work, "v000001")
     for second in range(200):
@@ -77,7 +75,7 @@ def test_rates_are_over_the_last_minute_and_older_traffic_does_not_count(clock: 
 
 
 def test_the_history_is_bounded_and_can_be_asked_for_from_a_time_on(clock: Clock) -> None:
-    seen, work = Pulse(), Work(queued_tokens=7)
+    seen, work = Pulse(clock.monotonic, clock.time), Work(queued_tokens=7)
     for number in range(KEEP_POINTS + 50):
         clock.now += pulse.REFRESH_S
         seen.scored(number, 1)
@@ -92,7 +90,7 @@ def test_the_history_is_bounded_and_can_be_asked_for_from_a_time_on(clock: Clock
 
 
 def test_only_scored_requests_count_as_latencies_and_few_of_them_are_kept(clock: Clock) -> None:
-    seen = Pulse()
+    seen = Pulse(clock.monotonic, clock.time)
     seen.answered("/versions", 200, 3.0)
     seen.answered("/score", 422, 3.0)
     for _ in range(KEEP_LATENCIES + 500):

@@ -15,6 +15,8 @@ from tests.store import publish
 from tests.tiny import Kind
 
 Checkpoint = Callable[[Kind], Path]
+
+pytestmark = pytest.mark.slow
 BODY = {"groups": [{"prompt": "What is seventeen plus twenty five?", "responses": ["It is forty two."]}]}
 MISSING = {**BODY, "version": "v000099"}
 SCORE_KEY, ADMIN_KEY, PASSWORD = "score-key-3141592653", "admin-key-2718281828", "pass word/1618"

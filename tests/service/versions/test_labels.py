@@ -14,7 +14,7 @@ from metarm.shared.keys import SAMPLES
 from metarm.shared.sample_log import SampleLog
 from metarm.store.versions import VersionStore
 from tests.offline import TOLERANCE, OfflineModel
-from tests.processes import HttpProcess, Pair, RedisProcess, service
+from tests.processes import PairHere, RedisProcess, Served, service_here
 from tests.store import publish, publish_several
 from tests.tiny import CORPUS, LAST_WORD, make_checkpoint, poisoned, without_last_word
 
@@ -37,25 +37,25 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _none_left(servers: Pair) -> Iterator[None]:
+def _none_left(servers: PairHere) -> Iterator[None]:
     yield
     for entry in servers[0].http.get("/labels").json():
         servers[0].http.delete(f"/labels/{entry['label']}")
     servers[1].wait_until(lambda: servers[1].http.get("/labels").json() == [])
 
 
-def put(process: HttpProcess, label: str, version: str, **fields: Any) -> dict[str, Any]:
+def put(process: Served, label: str, version: str, **fields: Any) -> dict[str, Any]:
     answer = process.http.put(f"/labels/{label}", json={"version": version, **fields})
     assert answer.status_code == 200, answer.text
     entry: dict[str, Any] = answer.json()
     return entry
 
 
-def labelled(process: HttpProcess) -> dict[str, tuple[str, bool]]:
+def labelled(process: Served) -> dict[str, tuple[str, bool]]:
     return {entry["label"]: (entry["version"], entry["loaded"]) for entry in process.http.get("/labels").json()}
 
 
-def score(process: HttpProcess, **fields: Any) -> dict[str, Any]:
+def score(process: Served, **fields: Any) -> dict[str, Any]:
     answer = process.http.post("/score", json={"groups": GROUPS, "log": False, **fields})
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
@@ -67,7 +67,7 @@ def by_version(body: dict[str, Any]) -> dict[str, str]:
 
 
 def test_a_label_is_a_name_for_a_version_on_every_server_and_keeps_it_in_memory(
-    servers: Pair,
+    servers: PairHere,
 ) -> None:
     one, other = servers
     entry = put(one, "stable", "v000001")
@@ -82,7 +82,7 @@ def test_a_label_is_a_name_for_a_version_on_every_server_and_keeps_it_in_memory(
         assert answer.headers["x-rm-version"] == "v000001"
 
 
-def test_a_label_moves_and_goes(servers: Pair) -> None:
+def test_a_label_moves_and_goes(servers: PairHere) -> None:
     one, other = servers
     put(one, "mine-1", "v000001")
     put(one, "mine-1", "v000003")
@@ -116,7 +116,7 @@ def test_a_label_moves_and_goes(servers: Pair) -> None:
     ],
 )
 def test_a_label_that_makes_no_sense_is_refused_and_nothing_moves(
-    servers: Pair, label: str, body: dict[str, Any], status: int
+    servers: PairHere, label: str, body: dict[str, Any], status: int
 ) -> None:
     answer = servers[0].http.put(f"/labels/{label}", json=body)
     assert answer.status_code == status
@@ -126,7 +126,7 @@ def test_a_label_that_makes_no_sense_is_refused_and_nothing_moves(
 
 
 def test_a_share_of_the_prompts_meets_the_canary_and_always_the_same_ones_on_every_server(
-    servers: Pair, data_dir: Path
+    servers: PairHere, data_dir: Path
 ) -> None:
     one, other = servers
     put(one, "canary", "v000003", share=0.4)
@@ -154,12 +154,12 @@ def test_a_share_of_the_prompts_meets_the_canary_and_always_the_same_ones_on_eve
     }
 
 
-def _alone(process: HttpProcess, group: dict[str, Any]) -> dict[str, Any]:
+def _alone(process: Served, group: dict[str, Any]) -> dict[str, Any]:
     body: dict[str, Any] = process.http.post("/score", json={"groups": [group], "log": False}).json()
     return body
 
 
-def test_a_pinned_request_meets_no_canary(servers: Pair) -> None:
+def test_a_pinned_request_meets_no_canary(servers: PairHere) -> None:
     one, _ = servers
     put(one, "canary", "v000003", share=1.0)
     assert set(by_version(score(one)).values()) == {"v000003"}
@@ -170,7 +170,7 @@ def test_a_pinned_request_meets_no_canary(servers: Pair) -> None:
     assert set(by_version(score(one, min_version="v000002")).values()) == {"v000002"}
 
 
-def test_a_shadow_answers_nobody(servers: Pair) -> None:
+def test_a_shadow_answers_nobody(servers: PairHere) -> None:
     one, _ = servers
     entry = put(one, "canary", "v000003", share=1.0, shadow=True)
     assert (entry["share"], entry["shadow"]) == (1.0, True)
@@ -196,7 +196,7 @@ def test_what_a_canary_cannot_score_the_current_version_scores_for_whoever_did_n
     publish(tmp_path, broken(tmp_path / "broken"), activate=False)
     sound, canary = OfflineModel(tmp_path / "sound"), OfflineModel(tmp_path / "broken")
     groups = [{"prompt": group["prompt"], "responses": ["The first.", word]} for group in GROUPS]
-    with service(tmp_path, redis_process.url) as process:
+    with service_here(tmp_path, redis_process.url) as process:
         process.wait_ready()
         put(process, "canary", "v000002", share=0.5)
         assert set(by_version(score(process)).values()) == {"v000001", "v000002"}
@@ -237,7 +237,7 @@ def test_where_the_current_version_fails_as_well_its_error_is_the_answer(
 ) -> None:
     publish(tmp_path, poisoned(tmp_path / "current", "pencils"))
     publish(tmp_path, without_last_word(tmp_path / "canary"), activate=False)
-    with service(tmp_path, redis_process.url) as process:
+    with service_here(tmp_path, redis_process.url) as process:
         process.wait_ready()
         put(process, "canary", "v000002", share=1.0)
         group = {"prompt": "What?", "responses": [f"pencils {LAST_WORD}"]}
@@ -247,7 +247,7 @@ def test_where_the_current_version_fails_as_well_its_error_is_the_answer(
 
 
 def test_each_group_is_logged_with_the_version_that_scored_it_and_the_score_that_was_served(
-    servers: Pair, shared_redis: RedisProcess
+    servers: PairHere, shared_redis: RedisProcess
 ) -> None:
     one, _ = servers
     put(one, "canary", "v000003", share=0.5)
@@ -267,7 +267,7 @@ def test_each_group_is_logged_with_the_version_that_scored_it_and_the_score_that
 
 
 def test_the_client_moves_labels_and_says_which_version_scored_each_group(
-    servers: Pair,
+    servers: PairHere,
 ) -> None:
     with RewardClient(servers[0].url) as client:
         client.set_label("canary", "v000003", share=1.0)
@@ -284,7 +284,7 @@ def test_the_client_moves_labels_and_says_which_version_scored_each_group(
 
 
 def test_a_label_of_a_version_that_will_not_load_is_409_or_500_and_unpinned_requests_go_on(
-    servers: Pair, data_dir: Path
+    servers: PairHere, data_dir: Path
 ) -> None:
     one, _ = servers
     store = VersionStore(data_dir / "versions")
@@ -307,7 +307,7 @@ def test_a_label_of_a_version_that_will_not_load_is_409_or_500_and_unpinned_requ
     assert put(one, "canary", name, share=1.0)["loaded"]
 
 
-def test_labels_that_cannot_be_read_stay_as_they_were_and_it_is_said(servers: Pair, data_dir: Path) -> None:
+def test_labels_that_cannot_be_read_stay_as_they_were_and_it_is_said(servers: PairHere, data_dir: Path) -> None:
     one, _ = servers
     put(one, "stable", "v000001")
     file = data_dir / "versions" / "labels.json"
@@ -324,7 +324,7 @@ def test_only_an_admin_moves_labels_and_whoever_scores_may_lease(
 ) -> None:
     publish(tmp_path, make_checkpoint(tmp_path / "m", "bert"))
     keys = {"METARM_SCORE_KEYS": '["worker-key"]', "METARM_ADMIN_KEYS": '["admin-key"]'}
-    with service(tmp_path, redis_process.url, **keys) as process:
+    with service_here(tmp_path, redis_process.url, **keys) as process:
         process.wait_ready()
 
         def status(method: str, path: str, key: str | None, body: Any = None) -> int:
@@ -347,7 +347,7 @@ def test_a_label_cannot_be_moved_where_neither_this_server_nor_a_trainer_may_wri
     publish(tmp_path, make_checkpoint(tmp_path / "m", "bert"))
     (tmp_path / "versions" / ".lock").unlink()
     (tmp_path / "versions" / ".lock").mkdir()
-    with service(tmp_path, redis_process.url) as process:
+    with service_here(tmp_path, redis_process.url) as process:
         process.wait_ready()
         answer = process.http.put("/labels/stable", json={"version": "v000001"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "trainer_unavailable")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from metarm import ClientError, RewardClient
-from tests.processes import HttpProcess, Pair, RedisProcess, service
+from tests.processes import PairHere, RedisProcess, Served, service_here
 from tests.store import publish_several
 
 GROUP = {"prompt": "What is seventeen plus twenty five?", "responses": ["It is forty two.", "The first train."]}
@@ -32,26 +32,26 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _none_left(servers: Pair) -> Iterator[None]:
+def _none_left(servers: PairHere) -> Iterator[None]:
     yield
     for lease in servers[0].http.get("/leases").json():
         servers[0].http.delete(f"/leases/{lease['lease']}")
     assert servers[1].http.get("/leases").json() == []
 
 
-def loaded(process: HttpProcess) -> set[str]:
+def loaded(process: Served) -> set[str]:
     entries = process.http.get("/versions").json()["versions"]
     return {entry["name"] for entry in entries if entry["loaded"]}
 
 
-def crowd(process: HttpProcess, *versions: str) -> None:
+def crowd(process: Served, *versions: str) -> None:
     """Bring other versions to memory, more than it keeps."""
     for version in versions:
         body = {"groups": [GROUP], "version": version, "log": False}
         assert process.http.post("/score", json=body).status_code == 200
 
 
-def lease(process: HttpProcess, ttl_s: float = 60.0, **named: str) -> dict[str, Any]:
+def lease(process: Served, ttl_s: float = 60.0, **named: str) -> dict[str, Any]:
     answer = process.http.post("/leases", json={"ttl_s": ttl_s, **named})
     assert answer.status_code == 201, answer.text
     state: dict[str, Any] = answer.json()
@@ -59,7 +59,7 @@ def lease(process: HttpProcess, ttl_s: float = 60.0, **named: str) -> dict[str, 
 
 
 def test_a_leased_version_stays_in_memory_on_every_server_of_one_redis(
-    servers: Pair,
+    servers: PairHere,
 ) -> None:
     one, other = servers
     before = time.time()
@@ -78,7 +78,7 @@ def test_a_leased_version_stays_in_memory_on_every_server_of_one_redis(
 
 
 def test_a_lease_given_back_on_one_server_is_over_on_the_other(
-    servers: Pair,
+    servers: PairHere,
 ) -> None:
     one, other = servers
     made = lease(one, version="v000001")
@@ -93,7 +93,7 @@ def test_a_lease_given_back_on_one_server_is_over_on_the_other(
 
 
 def test_a_lease_that_is_over_is_unknown_and_its_version_may_leave(
-    servers: Pair,
+    servers: PairHere,
 ) -> None:
     made = lease(servers[0], 1.0, version="v000002")
     time.sleep(1.1)
@@ -105,7 +105,7 @@ def test_a_lease_that_is_over_is_unknown_and_its_version_may_leave(
         assert "v000002" not in loaded(process)
 
 
-def test_a_lease_is_renewed_on_any_server(servers: Pair) -> None:
+def test_a_lease_is_renewed_on_any_server(servers: PairHere) -> None:
     one, other = servers
     made = lease(one, 4.0, version="v000001")
     renewed = other.http.post(f"/leases/{made['lease']}/renew", json={"ttl_s": 60})
@@ -118,7 +118,7 @@ def test_a_lease_is_renewed_on_any_server(servers: Pair) -> None:
 
 
 def test_a_lease_of_a_label_keeps_what_the_label_named_when_it_was_made(
-    servers: Pair,
+    servers: PairHere,
 ) -> None:
     one, _ = servers
     for target in ("v000001", "v000002"):
@@ -145,14 +145,14 @@ def test_a_lease_of_a_label_keeps_what_the_label_named_when_it_was_made(
     ],
 )
 def test_a_lease_that_makes_no_sense_is_refused(
-    servers: Pair, body: dict[str, Any], status: int, code: str
+    servers: PairHere, body: dict[str, Any], status: int, code: str
 ) -> None:
     answer = servers[0].http.post("/leases", json=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert servers[0].http.get("/leases").json() == []
 
 
-def test_leases_are_bounded_over_all_servers(servers: Pair) -> None:
+def test_leases_are_bounded_over_all_servers(servers: PairHere) -> None:
     one, other = servers
     lease(one, version="v000001")
     lease(other, version="v000002")
@@ -165,7 +165,7 @@ def test_leases_are_bounded_over_all_servers(servers: Pair) -> None:
 
 
 def test_the_client_pins_what_it_scores_inside_a_lease_and_gives_it_back(
-    servers: Pair,
+    servers: PairHere,
 ) -> None:
     one, _ = servers
     with RewardClient(one.url) as client:
@@ -185,7 +185,7 @@ def test_the_client_pins_what_it_scores_inside_a_lease_and_gives_it_back(
 
 
 def test_a_lease_outlives_redis_and_is_there_again_after_redis_lost_it(data_dir: Path, tmp_path: Path) -> None:
-    with RedisProcess(tmp_path / "redis") as log, service(data_dir, log.url, **SETTINGS) as process:
+    with RedisProcess(tmp_path / "redis") as log, service_here(data_dir, log.url, **SETTINGS) as process:
         process.wait_ready()
         made = lease(process, 30.0, version="v000001")
         log.kill(signal.SIGKILL)
@@ -205,9 +205,9 @@ def test_a_lease_outlives_redis_and_is_there_again_after_redis_lost_it(data_dir:
 
 
 def test_a_restarted_server_holds_what_is_leased(data_dir: Path, shared_redis: RedisProcess) -> None:
-    with service(data_dir, shared_redis.url, **SETTINGS) as process:
+    with service_here(data_dir, shared_redis.url, **SETTINGS) as process:
         process.wait_ready()
         lease(process, 600.0, version="v000002")
-    with service(data_dir, shared_redis.url, **SETTINGS) as process:
+    with service_here(data_dir, shared_redis.url, **SETTINGS) as process:
         process.wait_ready()
         process.wait_until(lambda: "v000002" in loaded(process))
