@@ -14,6 +14,7 @@ import torch
 from torch.nn import Parameter
 
 from metarm.errors import ConfigurationError, TrainingError
+from metarm.figures import PairScores
 from metarm.model.encoding import Encoded
 from metarm.model.reward_model import RewardModel
 from metarm.records import ASCENT_RATES, Ascent, Precision, Trainable
@@ -26,7 +27,6 @@ from trainer.batches import (
     backward_preference,
     draw,
 )
-from trainer.figures import PairScores
 from trainer.meta_update import BackwardLoss, MetaUpdate, StepReport
 from trainer.settings import LearningSettings, TrainerSettings
 from trainer.trainable import trainable
