@@ -52,7 +52,7 @@ def run(settings: FirstModelSettings, stop: threading.Event) -> None:
     store = settings.store
     _refuse_versions(store)
     with process_environment.uncollected():
-        import torch  # after the environment is in force
+        import torch  # only once the process environment is set
 
         from metarm.model.reward_model import quiet_transformers
         from metarm.runtime.cores import usable_cores

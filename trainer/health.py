@@ -1,6 +1,6 @@
-"""`python3 -m trainer.health`: exit status 0 while a trainer is at work on this Redis, for a container's check.
+"""`python3 -m trainer.health`: exit status 0 while a trainer is alive, for the health check of its container.
 
-It may be another container's: then this one waits for its place, as it should.
+It may be the trainer of another container: then this one correctly waits for its place.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def main() -> None:
     try:
         status = JobBoard(connect(ProcessSettings().required_redis_url)).trainer()
     except (MetaRMError, redis.RedisError) as error:
-        sys.exit(f"it cannot be known: {error}")
+        sys.exit(f"unknown: {error}")
     if status is None:
-        sys.exit("no trainer holds the place")
+        sys.exit("no trainer is alive")
 
 
 if __name__ == "__main__":

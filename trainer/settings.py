@@ -12,11 +12,9 @@ from pydantic_settings import NoDecode
 from metarm.records import Ascent, Precision, Tracker, Trainable
 from metarm.runtime.settings import ProcessSettings, RetentionSettings
 
-PACKAGED_PREFERENCES = "packaged demo preferences"
-
 
 class LearningSettings(ProcessSettings):
-    """What every training run is set by, whoever starts it."""
+    """The settings that a first training run and a retrain share."""
 
     preferences: Path | None = Field(
         None,
@@ -24,9 +22,9 @@ class LearningSettings(ProcessSettings):
         description="Labelled pairs in TRL's format: JSONL, JSON.gz, Parquet. Unset: the packaged demo pairs.",
     )
     held_out_share: float = Field(
-        0.15, gt=0, lt=1, description="Share of prompts kept from training, for the gate."
+        0.15, gt=0, lt=1, description="Share of prompts that are held out of training, for the gate."
     )
-    max_held_out: int = Field(400, ge=2, description="Most held-out pairs the gate scores.")
+    max_held_out: int = Field(400, ge=2, description="Most held-out pairs that the gate scores.")
     model: str | None = Field(
         None,
         description="First version: checkpoint folder or hub id. Unset: the packaged MiniLM.",
@@ -34,9 +32,9 @@ class LearningSettings(ProcessSettings):
     init_head: bool = Field(False, description="Give a bare backbone a new scalar head and fine-tune it.")
 
     train_threads: int | None = Field(
-        None, ge=1, description="Torch threads of a run. Unset: all cores this process may use."
+        None, ge=1, description="Torch threads of a run. Unset: all cores of this process."
     )
-    min_preferences: int = Field(64, ge=2, description="Preference pairs a run needs before it starts.")
+    min_preferences: int = Field(64, ge=2, description="Preference pairs that a run needs.")
 
     batch_size: int = Field(16, ge=1, description="n, preference pairs in an update.")
     learning_rate: float = Field(1e-5, gt=0, description="α, AdamW's learning rate.")
@@ -44,34 +42,36 @@ class LearningSettings(ProcessSettings):
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients of the update are clipped to this norm.")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps that warm up, linearly.")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="ε, share of preference labels taken to be the wrong way round."
+        0.0, ge=0, lt=0.5, description="ε, assumed share of wrong preference labels."
     )
     center_rewards_coefficient: float = Field(
         0.0,
         ge=0,
-        description="Weight of mean (r_chosen + r_rejected)², which holds scores around 0. TRL advises 0.01.",
+        description="Weight of mean (r_chosen + r_rejected)², which keeps scores around 0. TRL advises 0.01.",
     )
     trainable: Trainable = Field(
         "full",
-        description="What a run changes. full: all parameters. head: the head alone. lora: the head, and "
+        description="The parameters that a run trains. full: all. head: only the head. lora: the head, and "
         "low-rank adapters of all linear layers of the trunk, which are merged before the version is saved.",
     )
     lora_rank: int = Field(16, ge=1, description="Rank of the adapters of trainable=lora.")
-    lora_alpha: int = Field(32, ge=1, description="Scale of the adapters: each counts alpha ÷ rank.")
+    lora_alpha: int = Field(32, ge=1, description="The adapters of trainable=lora are scaled by alpha ÷ rank.")
     gradient_checkpointing: bool = Field(
         False,
-        description="Compute each layer's activations again in the backward pass: less memory, more time.",
+        description="Recompute each layer's activations in the backward pass: less memory, more time.",
     )
     train_precision: Precision = Field(
         "float32",
-        description="What a run multiplies in. Weights, gradients, moments and scores are float32 in either; "
-        "bfloat16 is faster where the processor has it.",
+        description="Precision of matrix products. Weights, gradients, moments and scores are always float32; "
+        "bfloat16 is faster where the processor supports it.",
     )
-    micro_batch_tokens: int = Field(4096, ge=1, description="Tokens whose activations are held at once.")
+    micro_batch_tokens: int = Field(
+        4096, ge=1, description="Tokens of a micro-batch, whose activations are in memory at once."
+    )
     seed: int = Field(0, ge=0, description="Seed of the batches and of a new head.")
     report_to: Annotated[list[Tracker], NoDecode] = Field(
         default=[],
-        description="Trackers that runs are reported to: tensorboard, wandb, mlflow, with commas between. Each "
+        description="Trackers that runs are reported to: tensorboard, wandb, mlflow, separated by commas. Each "
         "needs the extra of its name.",
     )
 
@@ -96,88 +96,91 @@ class LearningSettings(ProcessSettings):
 class TrainerSettings(LearningSettings, RetentionSettings):
     """The background trainer: preferences and logged samples in, a gated new version out."""
 
-    bootstrap_pairs: int = Field(1600, ge=2, description="Preference pairs the first version is fine-tuned on.")
+    bootstrap_pairs: int = Field(
+        1600, ge=2, description="Most preference pairs that the first version is fine-tuned on."
+    )
     bootstrap_learning_rate: float = Field(5e-5, gt=0, description="Learning rate of that fine-tuning.")
 
     train_priority: Literal["idle", "low"] = Field(
         "idle",
-        description="idle: a run gets the time scoring leaves, which is none while scoring takes all of it. "
-        "low: a run always gets some (niceness 10), and small requests wait longer meanwhile.",
+        description="idle: a run gets only the time that scoring leaves. low: a run always gets some time "
+        "(niceness 10), and small requests wait longer meanwhile.",
     )
-    min_groups: int = Field(
-        128, ge=1, description="Logged groups of two or more responses a run needs before it starts."
-    )
-    max_groups: int = Field(2000, ge=1, description="Most groups a run uses: the newest.")
+    min_groups: int = Field(128, ge=1, description="Logged groups of two or more responses that a run needs.")
+    max_groups: int = Field(2000, ge=1, description="Most groups that a run uses: the newest.")
     ascent: Ascent = Field(
         "conservative",
-        description="How an update uses the samples (docs/metarm.md). sgd: Algorithm 1 to the letter. none: "
-        "not at all, the vanilla control. adam, shared_adam, joint, second_order: its variants. conservative: "
-        "samples must not outscore the preferences' chosen responses.",
+        description="How an update uses the samples (docs/metarm.md). sgd: the paper's Algorithm 1. adam, "
+        "shared_adam, joint, second_order: variants of it. conservative: samples must not outscore the "
+        "preferences' chosen responses. none: not at all, a vanilla update.",
     )
     steps: int = Field(40, ge=1, description="T, updates in a run.")
     meta_batch_size: int = Field(8, ge=1, description="m, sample groups in an update.")
     meta_every: int = Field(
         1,
         ge=1,
-        description="Updates from one computation of the meta gradient to the next. Between them the last is "
-        "used again: that saves its time, and takes a copy of it. Not with second_order.",
+        description="Updates from one computation of the meta gradient to the next. Reusing the last one saves "
+        "time and takes memory for a copy of it. 1 with second_order.",
     )
-    responses_per_prompt: int = Field(5, ge=2, description="k, responses used of each group, at most.")
+    responses_per_prompt: int = Field(5, ge=2, description="k, most responses that are used of a group.")
     ascent_rate: float | None = Field(
         None,
         ge=0,
-        description="η, step size of the ascent on J; in joint and conservative, the weight of J or C. Unset, "
-        "and for a job that names another ascent: that ascent's own (docs/metarm.md).",
+        description="η, step size of the ascent on J; for joint and conservative, the weight of J or C. Unset, "
+        "or where a job names another ascent: the default of that ascent (docs/metarm.md).",
     )
-    time_limit_s: float = Field(420, gt=0, description="A run stops stepping after this, and goes to the gate.")
+    time_limit_s: float = Field(
+        420, gt=0, description="Seconds after which a run stops training and goes to the gate."
+    )
     gate_tolerance: float = Field(
-        0.02, ge=0, le=1, description="Held-out accuracy a candidate may lose against the current version."
+        0.02, ge=0, le=1, description="Held-out accuracy that a candidate may lose against the current version."
     )
     gate_significance: float = Field(
         0.01,
         ge=0,
         le=1,
-        description="A loss of held-out accuracy rejects, however small, where chance makes one as large less "
-        "often than this (one-sided sign test over the pairs on which the two differ). 0: never.",
+        description="A loss of held-out accuracy of any size rejects where its p-value is below this "
+        "(one-sided sign test over the pairs on which candidate and parent differ). 0: never.",
     )
     gate_min_groups: int = Field(
         32,
         ge=1,
-        description="Recent sample groups below which what they say is reported, and does not reject.",
+        description="Recent sample groups from which on their figures can reject; below, they are only "
+        "reported.",
     )
     gate_min_spread_ratio: float = Field(
         0.5,
         ge=0,
-        description="Spread of the candidate's rewards within recent groups over that on held-out pairs, as a "
-        "share of the same ratio of the current version: at least this.",
+        description="Least spread_to_parent: spread of the candidate's rewards within recent groups ÷ that on "
+        "held-out pairs, ÷ the same ratio of the current version.",
     )
     gate_min_agreement: float = Field(
         0.4,
         ge=0,
         le=1,
-        description="Share of the pairs within recent groups that the candidate orders as the current version "
-        "does: at least this. Chance alone gives 0.5.",
+        description="Least share of the pairs within recent groups that the candidate orders as the current "
+        "version does. Chance gives 0.5.",
     )
     gate_max_scale: float = Field(
         4.0,
         ge=1,
-        description="How many times the current version's standard deviation of raw rewards on held-out pairs "
-        "the candidate's may be, or the other way round.",
+        description="Most that the standard deviations of raw rewards on held-out pairs, the candidate's and "
+        "the current version's, may differ, as a factor.",
     )
     gate_max_length_correlation: float = Field(
         0.95,
         ge=0,
         le=1,
-        description="Correlation of reward and tokens within recent groups, in absolute value: at most this, "
-        "or the current version's where that is higher.",
+        description="Most that reward and tokens may correlate within recent groups, in absolute value; the "
+        "current version's correlation where that is higher.",
     )
     gate_max_length_rise: float = Field(
         0.3,
         ge=0,
-        description="How much higher than the current version's that correlation may be.",
+        description="Most that this correlation may exceed the current version's.",
     )
     cut_over_prepare_s: float = Field(
-        60.0, gt=0, description="How long servers may take to load a version they are to cut over to together."
+        60.0, gt=0, description="Seconds that servers may take to load a version before they cut over together."
     )
 
 
@@ -188,12 +191,14 @@ class FirstModelSettings(LearningSettings):
     epochs: float | None = Field(
         None, gt=0, description="Passes over the training pairs. Unset: 1, or --steps."
     )
-    steps: int | None = Field(None, ge=1, description="Updates, instead of --epochs.")
+    steps: int | None = Field(None, ge=1, description="Number of updates, instead of --epochs.")
     evaluate_every: int | None = Field(
-        None, ge=1, description="Updates between two measurements of held-out accuracy. Unset: five a run."
+        None,
+        ge=1,
+        description="Updates between two measurements of held-out accuracy. Unset: five measurements a run.",
     )
     curve: Path | None = Field(
-        None, description="PNG file the curves of loss and accuracy are drawn into (needs matplotlib)."
+        None, description="PNG file for the curves of loss and accuracy (needs matplotlib)."
     )
 
     @model_validator(mode="after")
