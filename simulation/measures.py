@@ -1,4 +1,4 @@
-"""What is measured of a reward model and a policy, with the figures of metarm/figures.py. Pure.
+"""What is measured of a reward model and a policy; pure functions of numbers.
 
 A group is one prompt's k responses. `scores` are the reward model's, `gold` the gold rewards, both
 in the shape of the groups. Pairs are the unordered pairs within a group.

@@ -19,9 +19,9 @@ def main() -> None:
     try:
         status = JobBoard(connect(ProcessSettings().required_redis_url)).trainer()
     except (MetaRMError, redis.RedisError) as error:
-        sys.exit(f"unknown: {error}")
+        sys.exit(f"it cannot be known: {error}")
     if status is None:
-        sys.exit("no trainer is alive")
+        sys.exit("no trainer holds the place")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from metarm.runtime.settings import ProcessSettings, RetentionSettings
 
 
 class LearningSettings(ProcessSettings):
-    """The settings that a first training run and a retrain share."""
+    """The settings of every training run."""
 
     preferences: Path | None = Field(
         None,
@@ -22,7 +22,7 @@ class LearningSettings(ProcessSettings):
         description="Labelled pairs in TRL's format: JSONL, JSON.gz, Parquet. Unset: the packaged demo pairs.",
     )
     held_out_share: float = Field(
-        0.15, gt=0, lt=1, description="Share of prompts that are held out of training, for the gate."
+        0.15, gt=0, lt=1, description="Share of prompts held out of training for the gate."
     )
     max_held_out: int = Field(400, ge=2, description="Most held-out pairs that the gate scores.")
     model: str | None = Field(
@@ -32,17 +32,17 @@ class LearningSettings(ProcessSettings):
     init_head: bool = Field(False, description="Give a bare backbone a new scalar head and fine-tune it.")
 
     train_threads: int | None = Field(
-        None, ge=1, description="Torch threads of a run. Unset: all cores of this process."
+        None, ge=1, description="Torch threads of a run. Unset: all cores that this process may use."
     )
-    min_preferences: int = Field(64, ge=2, description="Preference pairs that a run needs.")
+    min_preferences: int = Field(64, ge=2, description="Preference pairs that a run needs to start.")
 
-    batch_size: int = Field(16, ge=1, description="n, preference pairs in an update.")
+    batch_size: int = Field(16, ge=1, description="n, preference pairs in each update.")
     learning_rate: float = Field(1e-5, gt=0, description="α, AdamW's learning rate.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients of the update are clipped to this norm.")
-    warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps that warm up, linearly.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Norm to which the gradient of an update is clipped.")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps with linear warm-up.")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="ε, assumed share of wrong preference labels."
+        0.0, ge=0, lt=0.5, description="ε, the assumed share of preference labels that are reversed."
     )
     center_rewards_coefficient: float = Field(
         0.0,
@@ -51,28 +51,26 @@ class LearningSettings(ProcessSettings):
     )
     trainable: Trainable = Field(
         "full",
-        description="The parameters that a run trains. full: all. head: only the head. lora: the head, and "
+        description="What a run changes. full: all parameters. head: only the head. lora: the head and "
         "low-rank adapters of all linear layers of the trunk, which are merged before the version is saved.",
     )
     lora_rank: int = Field(16, ge=1, description="Rank of the adapters of trainable=lora.")
-    lora_alpha: int = Field(32, ge=1, description="The adapters of trainable=lora are scaled by alpha ÷ rank.")
+    lora_alpha: int = Field(32, ge=1, description="Scale of the adapters: each is multiplied by alpha ÷ rank.")
     gradient_checkpointing: bool = Field(
         False,
-        description="Recompute each layer's activations in the backward pass: less memory, more time.",
+        description="Recompute activations in the backward pass: less memory, more time.",
     )
     train_precision: Precision = Field(
         "float32",
-        description="Precision of matrix products. Weights, gradients, moments and scores are always float32; "
-        "bfloat16 is faster where the processor supports it.",
+        description="Precision of matrix multiplications in a run. Weights, gradients, moments and scores are "
+        "always float32; bfloat16 is faster on processors that support it.",
     )
-    micro_batch_tokens: int = Field(
-        4096, ge=1, description="Tokens of a micro-batch, whose activations are in memory at once."
-    )
+    micro_batch_tokens: int = Field(4096, ge=1, description="Tokens whose activations are in memory at once.")
     seed: int = Field(0, ge=0, description="Seed of the batches and of a new head.")
     report_to: Annotated[list[Tracker], NoDecode] = Field(
         default=[],
-        description="Trackers that runs are reported to: tensorboard, wandb, mlflow, separated by commas. Each "
-        "needs the extra of its name.",
+        description="Trackers that runs report to: tensorboard, wandb, mlflow, separated by commas. Each needs "
+        "the extra of its name.",
     )
 
     @field_validator("report_to", mode="before")
@@ -97,40 +95,42 @@ class TrainerSettings(LearningSettings, RetentionSettings):
     """The background trainer: preferences and logged samples in, a gated new version out."""
 
     bootstrap_pairs: int = Field(
-        1600, ge=2, description="Most preference pairs that the first version is fine-tuned on."
+        1600, ge=2, description="Preference pairs on which the first version is fine-tuned."
     )
     bootstrap_learning_rate: float = Field(5e-5, gt=0, description="Learning rate of that fine-tuning.")
 
     train_priority: Literal["idle", "low"] = Field(
         "idle",
-        description="idle: a run gets only the time that scoring leaves. low: a run always gets some time "
-        "(niceness 10), and small requests wait longer meanwhile.",
+        description="idle: a run gets the processor time that scoring leaves, possibly none. low: a run always "
+        "gets some (niceness 10), and small requests take longer.",
     )
-    min_groups: int = Field(128, ge=1, description="Logged groups of two or more responses that a run needs.")
+    min_groups: int = Field(
+        128, ge=1, description="Logged groups of two or more responses that a run needs to start."
+    )
     max_groups: int = Field(2000, ge=1, description="Most groups that a run uses: the newest.")
     ascent: Ascent = Field(
         "conservative",
-        description="How an update uses the samples (docs/metarm.md). sgd: the paper's Algorithm 1. adam, "
-        "shared_adam, joint, second_order: variants of it. conservative: samples must not outscore the "
-        "preferences' chosen responses. none: not at all, a vanilla update.",
+        description="How an update uses the samples (docs/metarm.md). sgd: exactly Algorithm 1. none: not at "
+        "all, the vanilla control. adam, shared_adam, joint, second_order: variants. conservative: samples "
+        "must not outscore the chosen responses of the preferences.",
     )
-    steps: int = Field(40, ge=1, description="T, updates in a run.")
-    meta_batch_size: int = Field(8, ge=1, description="m, sample groups in an update.")
+    steps: int = Field(40, ge=1, description="T, updates in each run.")
+    meta_batch_size: int = Field(8, ge=1, description="m, sample groups in each update.")
     meta_every: int = Field(
         1,
         ge=1,
-        description="Updates from one computation of the meta gradient to the next. Reusing the last one saves "
-        "time and takes memory for a copy of it. 1 with second_order.",
+        description="Updates per computation of the meta gradient. Updates in between reuse the last one, "
+        "which saves time and costs a copy in memory. Not with second_order.",
     )
-    responses_per_prompt: int = Field(5, ge=2, description="k, most responses that are used of a group.")
+    responses_per_prompt: int = Field(5, ge=2, description="k, most responses used of each group.")
     ascent_rate: float | None = Field(
         None,
         ge=0,
-        description="η, step size of the ascent on J; for joint and conservative, the weight of J or C. Unset, "
-        "or where a job names another ascent: the default of that ascent (docs/metarm.md).",
+        description="η, step size of the ascent on J; in joint and conservative, the weight of J or C. Unset, "
+        "or for a job that names another ascent: the default of that ascent (docs/metarm.md).",
     )
     time_limit_s: float = Field(
-        420, gt=0, description="Seconds after which a run stops training and goes to the gate."
+        420, gt=0, description="Time after which a run makes no further steps and goes to the gate."
     )
     gate_tolerance: float = Field(
         0.02, ge=0, le=1, description="Held-out accuracy that a candidate may lose against the current version."
@@ -139,20 +139,19 @@ class TrainerSettings(LearningSettings, RetentionSettings):
         0.01,
         ge=0,
         le=1,
-        description="A loss of held-out accuracy of any size rejects where its p-value is below this "
-        "(one-sided sign test over the pairs on which candidate and parent differ). 0: never.",
+        description="Reject any loss of held-out accuracy whose p-value is below this (one-sided sign test "
+        "over the pairs on which the two versions differ). 0: never.",
     )
     gate_min_groups: int = Field(
         32,
         ge=1,
-        description="Recent sample groups from which on their figures can reject; below, they are only "
-        "reported.",
+        description="Recent sample groups needed to reject; with fewer, their figures are only reported.",
     )
     gate_min_spread_ratio: float = Field(
         0.5,
         ge=0,
-        description="Least spread_to_parent: spread of the candidate's rewards within recent groups ÷ that on "
-        "held-out pairs, ÷ the same ratio of the current version.",
+        description="Least spread of the candidate's rewards within recent groups ÷ spread on held-out pairs, "
+        "as a share of the same ratio of the current version.",
     )
     gate_min_agreement: float = Field(
         0.4,
@@ -164,38 +163,36 @@ class TrainerSettings(LearningSettings, RetentionSettings):
     gate_max_scale: float = Field(
         4.0,
         ge=1,
-        description="Most that the standard deviations of raw rewards on held-out pairs, the candidate's and "
-        "the current version's, may differ, as a factor.",
+        description="Greatest ratio between the candidate's and the current version's standard deviations of "
+        "raw rewards on held-out pairs, in either direction.",
     )
     gate_max_length_correlation: float = Field(
         0.95,
         ge=0,
         le=1,
-        description="Most that reward and tokens may correlate within recent groups, in absolute value; the "
-        "current version's correlation where that is higher.",
+        description="Greatest absolute correlation of reward and tokens within recent groups, unless the "
+        "current version's is higher.",
     )
     gate_max_length_rise: float = Field(
         0.3,
         ge=0,
-        description="Most that this correlation may exceed the current version's.",
+        description="Greatest rise of that correlation over the current version's.",
     )
     cut_over_prepare_s: float = Field(
-        60.0, gt=0, description="Seconds that servers may take to load a version before they cut over together."
+        60.0, gt=0, description="Time servers have to load a version before a joint cutover is aborted."
     )
 
 
 class FirstModelSettings(LearningSettings):
-    """Train a first reward model from preferences, and publish it as the first version of an empty store."""
+    """Train a first reward model from preferences and publish it as the first version of an empty store."""
 
     learning_rate: float = Field(5e-5, gt=0, description="α, AdamW's learning rate.")
     epochs: float | None = Field(
         None, gt=0, description="Passes over the training pairs. Unset: 1, or --steps."
     )
-    steps: int | None = Field(None, ge=1, description="Number of updates, instead of --epochs.")
+    steps: int | None = Field(None, ge=1, description="Updates. Replaces --epochs.")
     evaluate_every: int | None = Field(
-        None,
-        ge=1,
-        description="Updates between two measurements of held-out accuracy. Unset: five measurements a run.",
+        None, ge=1, description="Updates between two measurements of held-out accuracy. Unset: five per run."
     )
     curve: Path | None = Field(
         None, description="PNG file for the curves of loss and accuracy (needs matplotlib)."

@@ -39,8 +39,8 @@ class RecentScores:
 
 
 def histograms(of_each: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
-    """One histogram for each set of differences, all with the same bins from 0 on. `counts[i]` counts those
-    in [i · width, (i + 1) · width), `beyond` those past the last bin."""
+    """Histograms of several sets of differences, in the same bins from 0 on. `counts[i]` is of the differences
+    from i · width on; `beyond` of those past the last bin."""
     together = sorted(value for differences in of_each for value in differences)
     last = together[math.ceil(SHOWN_SHARE * len(together)) - 1] if together else 0.0
     width = _round_up(last / BINS) if last > 0 else 1.0
