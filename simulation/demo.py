@@ -151,6 +151,6 @@ def _checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "step": checkpoint.step,
         "kl": checkpoint.kl,
-        "relative_spread": checkpoint.relative_spread,
+        "spread_to_first": checkpoint.spread_to_first,
         **checkpoint.measurement.as_dict(),
     }

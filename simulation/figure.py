@@ -25,7 +25,7 @@ def draw(
     steps = [checkpoint.step for checkpoint in checkpoints]
     measured = [checkpoint.measurement for checkpoint in checkpoints]
 
-    spread.plot(steps, [c.relative_spread for c in checkpoints], "o-", color=BEFORE, label=before)
+    spread.plot(steps, [c.spread_to_first for c in checkpoints], "o-", color=BEFORE, label=before)
     _error_bars(accuracy, steps, [m.accuracy for m in measured], "o-", BEFORE, before)
     gold.plot(steps, [m.gold_mean for m in measured], "o-", color=BEFORE)
     if looks and after:

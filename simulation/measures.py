@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from metarm.figures import length_correlation, pair_orders, squared_difference
+
 Numbers = Sequence[Sequence[float]]
 FloatArray = NDArray[np.float64]
 
@@ -60,22 +62,18 @@ def measure(scores: Numbers, gold: Numbers, lengths: Numbers, rng: np.random.Gen
 
 
 def difference_variance(values: Numbers) -> float:
-    """Mean over groups of the mean squared difference of two different members.
+    """Mean over groups of the mean squared difference of two members: the square of their spread.
 
-    As the sign of a difference is arbitrary its mean is 0, and this is Var(v(y1) - v(y2)): twice the
-    unbiased within-group variance.
+    The sign of a difference is arbitrary, so its mean is 0 and this is Var(v(y1) - v(y2)).
     """
-    return float(np.mean([2.0 * np.var(group, ddof=1) for group in values]))
+    return float(np.mean([squared_difference(group) for group in values]))
 
 
 def pairwise_accuracy(
     scores: Numbers, gold: Numbers, rng: np.random.Generator, resamples: int = 1000
 ) -> Estimate:
-    """Share of pairs that the scores rank as gold does.
-
-    Pairs that gold ranks equal are left out; pairs that the scores rank equal count one half. All
-    NaN where gold separates no pair.
-    """
+    """The agreement of scores with gold: the share of the pairs that gold orders which the scores order alike,
+    a tie counting half. NaN where gold orders no pair."""
     hits, pairs = _agreements(scores, gold)
     return _share(hits, pairs, rng, resamples)
 
@@ -90,17 +88,9 @@ def accuracy_change(
 
 
 def _agreements(scores: Numbers, gold: Numbers) -> tuple[FloatArray, FloatArray]:
-    """By group: pairs ranked as gold ranks them, and pairs that gold tells apart; (n_groups,) each."""
-    hits, pairs = [], []
-    for group_scores, group_gold in zip(scores, gold, strict=True):
-        first, second = np.triu_indices(len(group_gold), k=1)
-        gold_gap = np.asarray(group_gold)[first] - np.asarray(group_gold)[second]
-        score_gap = np.asarray(group_scores)[first] - np.asarray(group_scores)[second]
-        told = gold_gap != 0
-        agreement = np.where(score_gap == 0, 0.5, (score_gap > 0) == (gold_gap > 0))
-        hits.append(float(agreement[told].sum()))
-        pairs.append(float(told.sum()))
-    return np.array(hits), np.array(pairs)
+    """By group: the pairs ordered as gold orders them, and all that gold orders; (n_groups,) each."""
+    orders = [pair_orders(*group) for group in zip(gold, scores, strict=True)]
+    return np.array([o.agreeing for o in orders]), np.array([float(o.ordered_by_own) for o in orders])
 
 
 def _share(hits: FloatArray, pairs: FloatArray, rng: np.random.Generator, resamples: int) -> Estimate:
@@ -115,16 +105,13 @@ def _share(hits: FloatArray, pairs: FloatArray, rng: np.random.Generator, resamp
 
 
 def correlation(first: Numbers, second: Numbers) -> float:
-    """Pearson correlation over all responses; 0 where either does not vary."""
-    x, y = _flat(first), _flat(second)
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return 0.0
-    return float(np.corrcoef(x, y)[0, 1])
+    """Pearson's r over all responses, as if they were one group; 0 where either does not vary."""
+    return length_correlation([_flat(first)], [_flat(second)]) or 0.0
 
 
-def _flat(values: Numbers) -> FloatArray:
-    return np.concatenate([np.asarray(group, dtype=np.float64) for group in values])
+def _flat(values: Numbers) -> list[float]:
+    return [value for group in values for value in group]
 
 
 def _mean(values: Numbers) -> float:
-    return float(_flat(values).mean())
+    return float(np.mean(_flat(values)))

@@ -30,7 +30,7 @@ def checkpoint_row(checkpoint: Checkpoint) -> str:
         f"{checkpoint.kl:.2f}",
         f"{m.score_mean:.3f}",
         f"{m.score_spread:.3f}",
-        f"{checkpoint.relative_spread:.2f}",
+        f"{checkpoint.spread_to_first:.2f}",
         f"{m.score_variance:.3f}",
         interval(m.accuracy),
         f"{m.gold_mean:.2f}",

@@ -36,8 +36,8 @@ class Plan:
 class Checkpoint:
     """The policy after `step` rounds, measured by fresh responses to the held-out prompts.
 
-    `relative_spread` is the spread of score differences over that of the initial policy; `kl` is
-    from the initial policy, in nats, exact.
+    `spread_to_first` is the spread of the scores ÷ that on the initial policy's responses; `kl` is from the
+    initial policy, in nats, exact.
     """
 
     step: int
@@ -45,7 +45,7 @@ class Checkpoint:
     groups: Groups
     scores: Numbers
     measurement: Measurement
-    relative_spread: float
+    spread_to_first: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,10 +33,10 @@ def main() -> None:
 
 
 def run(settings: TrainerSettings, stop: threading.Event) -> None:
-    """Take the trainer's place, make the first version if there is none, then run jobs."""
+    """Take the trainer's place, publish a first version if there is none, then run jobs until `stop` is set."""
     os.nice(LOW_PRIORITY)
     with process_environment.uncollected():
-        import torch  # after the environment is in force
+        import torch  # only once the process environment is set
 
         from metarm.model.reward_model import quiet_transformers
         from metarm.runtime.cores import usable_cores
@@ -80,7 +80,7 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
             heartbeat.announce({"state": "ready", **needs, "preferences": len(preferences.train)})
         torch.set_num_threads(settings.train_threads or usable_cores())
         if settings.train_priority == "idle":
-            _only_what_is_left()
+            lower_thread_priority()
         retention = Retention(
             store, partial(leased_versions, client), settings.keep_versions, settings.retention_grace_s
         )
@@ -94,9 +94,9 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
         tracing.end()
 
 
-def _only_what_is_left() -> None:
-    """From here on, this thread and those it starts run when nobody else wants the core: whoever waits
-    for a score goes first (docs/decisions/0004-the-trainer-stands-behind-the-service.md)."""
+def lower_thread_priority() -> None:
+    """From now on this thread, and the threads that it starts, run only on idle cores: requests for scores have
+    priority (docs/decisions/0004-the-trainer-stands-behind-the-service.md)."""
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 

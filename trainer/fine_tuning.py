@@ -1,4 +1,4 @@
-"""Fine-tune a model on preferences alone, the vanilla way: what makes a first version."""
+"""Fine-tune a model on preferences alone: how a first version is made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from metarm.model.reward_model import RewardModel
 from metarm.records import Preference, Trainable
 from metarm.runtime.progress import Progress
 from trainer.batches import encode_pairs
-from trainer.figures import accuracy
 from trainer.learning_curve import LearningCurve
 from trainer.meta_update import StepReport
 from trainer.preferences import PreferenceSet
@@ -23,13 +22,13 @@ from trainer.tracking import Trackers
 from trainer.training import TrainOptions, score_pairs, train
 
 log = logging.getLogger(__name__)
-RUN = "first-model"  # what trackers know the run by
+RUN = "first-model"  # its name in trackers
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """Which pairs a fine-tuning takes, and how far it goes. Held-out accuracy is measured before the first
-    step, every `evaluate_every` steps and at the end; None: at the end alone."""
+class TrainingSchedule:
+    """The pairs and the length of a fine-tuning. Held-out accuracy is measured before the first step, every
+    `evaluate_every` steps and at the end; None: only at the end."""
 
     pairs: Sequence[Preference]
     learning_rate: float
@@ -39,7 +38,7 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class FineTuned:
-    """What a manifest says of a fine-tuning, and its curve."""
+    """The fields of a manifest that describe a fine-tuning, and its curve."""
 
     manifest: dict[str, Any]
     curve: LearningCurve
@@ -47,26 +46,29 @@ class FineTuned:
 
 def fine_tune(
     model: RewardModel,
-    made_up: Sequence[str],
+    missing_weights: Sequence[str],
     preferences: PreferenceSet,
-    course: Course,
+    schedule: TrainingSchedule,
     settings: LearningSettings,
     stop: threading.Event,
 ) -> FineTuned:
-    """Bradley-Terry fine-tuning of `model` in place. Raises ConfigurationError for too few pairs, or where
-    weights that were `made_up` would stay as they are, JobCancelledError once `stop` is set."""
-    have, need = len(course.pairs), settings.min_preferences
+    """Bradley-Terry fine-tuning of `model` in place. `missing_weights` are the names of its random weights.
+
+    Raises ConfigurationError for too few pairs, or where random weights would not be trained;
+    JobCancelledError once `stop` is set.
+    """
+    have, need = len(schedule.pairs), settings.min_preferences
     if have < need:
         raise ConfigurationError(f"{preferences.source} has {have} training pairs; {need} are needed")
-    _refuse_untrained(model, made_up, settings.trainable)
-    pairs = encode_pairs(model.encoder, course.pairs)
+    _refuse_untrained(model, missing_weights, settings.trainable)
+    pairs = encode_pairs(model.encoder, schedule.pairs)
     held_out = encode_pairs(model.encoder, preferences.held_out)
     options = TrainOptions.of(
         settings,
         {
             "ascent": "none",
-            "steps": course.steps,
-            "learning_rate": course.learning_rate,
+            "steps": schedule.steps,
+            "learning_rate": schedule.learning_rate,
             "time_limit_s": math.inf,
         },
     )
@@ -78,18 +80,18 @@ def fine_tune(
 
         def evaluate(step: int) -> None:
             if held_out:
-                accuracies.append((step, accuracy(score_pairs(model, held_out))))
+                accuracies.append((step, score_pairs(model, held_out).accuracy))
                 tracked.log("eval", {"held_out_accuracy": accuracies[-1][1]}, step)
 
         def on_step(step: int, report: StepReport) -> None:
             if stop.is_set():
-                raise JobCancelledError("told to stop while the first version was being made")
-            if course.evaluate_every and step % course.evaluate_every == 0 and step < options.steps:
+                raise JobCancelledError("stopped while the first version was being made")
+            if schedule.evaluate_every and step % schedule.evaluate_every == 0 and step < options.steps:
                 evaluate(step)
             progress.step(loss=report.loss, **{f"accuracy at {at}": value for at, value in accuracies[-1:]})
             tracked.log("train", asdict(report), step)
 
-        if course.evaluate_every:
+        if schedule.evaluate_every:
             evaluate(0)
         report = train(model, pairs, [], options, on_step)
         evaluate(options.steps)
@@ -103,10 +105,10 @@ def fine_tune(
     return FineTuned(manifest, LearningCurve([step.loss for step in report.curve], accuracies))
 
 
-def _refuse_untrained(model: RewardModel, made_up: Sequence[str], trainable: Trainable) -> None:
-    trunk = [name for name in made_up if name.startswith(f"{model.network.base_model_prefix}.")]
+def _refuse_untrained(model: RewardModel, missing_weights: Sequence[str], trainable: Trainable) -> None:
+    trunk = [name for name in missing_weights if name.startswith(f"{model.network.base_model_prefix}.")]
     if trunk and trainable != "full":
         raise ConfigurationError(
-            f"the checkpoint lacks {', '.join(trunk)}, which trainable={trainable} would leave at random: "
+            f"the checkpoint lacks {', '.join(trunk)}, which trainable={trainable} would leave random: "
             "train this first version with trainable=full"
         )

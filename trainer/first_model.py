@@ -13,7 +13,7 @@ from metarm.runtime import logs, process_environment
 from metarm.store.versions import VersionStore
 from trainer.settings import FirstModelSettings
 
-EVALUATIONS = 5  # in a run, where the settings do not say
+EVALUATIONS = 5  # in a run, unless the settings say otherwise
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     def end(number: int, _: FrameType | None) -> None:
         received.append(number)
         stop.set()
-        signal.signal(number, signal.SIG_DFL)  # who asks twice does not wait for the step
+        signal.signal(number, signal.SIG_DFL)  # a second signal does not wait for the step
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
@@ -44,17 +44,20 @@ def main() -> None:
 
 
 def run(settings: FirstModelSettings, stop: threading.Event) -> None:
-    """Train, publish and say how it went. Raises ConfigurationError, also for a store that holds versions;
-    JobCancelledError once `stop` is set: nothing is published then."""
+    """Train a model, publish it and print its learning curve.
+
+    Raises ConfigurationError, for a store that holds versions too, and JobCancelledError once `stop` is set;
+    nothing is published then.
+    """
     store = settings.store
     _refuse_versions(store)
     with process_environment.uncollected():
-        import torch  # after the environment is in force
+        import torch  # only once the process environment is set
 
         from metarm.model.reward_model import quiet_transformers
         from metarm.runtime.cores import usable_cores
         from trainer.bootstrap import first_checkpoint, first_manifest, publish_first
-        from trainer.fine_tuning import Course, fine_tune
+        from trainer.fine_tuning import TrainingSchedule, fine_tune
         from trainer.learning_curve import refuse_to_draw
         from trainer.preferences import load_preferences
 
@@ -64,14 +67,14 @@ def run(settings: FirstModelSettings, stop: threading.Event) -> None:
         refuse_to_draw(settings.curve)
     store.prepare()
     preferences = load_preferences(settings.preferences, settings.held_out_share, settings.max_held_out)
-    model, made_up = first_checkpoint(settings)
+    model, missing_weights = first_checkpoint(settings)
     epochs, pairs = settings.epochs or 1.0, preferences.train
     steps = settings.steps or math.ceil(epochs * len(pairs) / settings.batch_size)
     every = settings.evaluate_every or max(1, steps // EVALUATIONS)
-    course = Course(pairs, settings.learning_rate, steps, every)
-    tuned = fine_tune(model, made_up, preferences, course, settings, stop)
+    schedule = TrainingSchedule(pairs, settings.learning_rate, steps, every)
+    tuned = fine_tune(model, missing_weights, preferences, schedule, settings, stop)
     if stop.is_set():
-        raise JobCancelledError("told to stop before the first version was published")
+        raise JobCancelledError("stopped before the first version was published")
     _refuse_versions(store)  # another process may have been faster
     manifest = first_manifest(model, settings, "train") | tuned.manifest
     name = publish_first(store, model, manifest, tuned.curve, preferences)

@@ -1,34 +1,25 @@
-"""What a candidate and its parent answer → a verdict on the candidate. Pure; no torch."""
+"""The rewards of a candidate and of its parent → a verdict on the candidate. Pure, no torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean
 from typing import Self
 
-from trainer.figures import (
-    PairScores,
-    Rows,
-    accuracy,
-    agreement,
-    deviation,
-    group_spread,
-    mean,
-    paired_difference,
-    ratio,
-    within_group_correlation,
-)
+from metarm.figures import PairScores, Rows, agreement, deviation, length_correlation, ratio, spread
 from trainer.settings import TrainerSettings
 
 ROUNDING = 1e-9  # a loss of exactly the tolerance is allowed, whatever the float sum says
-CONSTANT = 1e-6  # a standard deviation below this tells nothing apart
+CONSTANT = 1e-6  # a model whose rewards have a smaller standard deviation ranks nothing
+Z95 = 1.959964  # a normal distribution's central 95%
 Figures = Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """One version's raw rewards: of the held-out pairs, and of recent sample groups, a row each."""
+class Rewards:
+    """The raw rewards of one version on the evaluation set; `recent` has a row a sample group."""
 
     held_out: PairScores
     recent: Rows
@@ -58,8 +49,9 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a candidate may serve, every reason against it, the figures behind it, and what they were held
-    against. `finite`: all its scores are numbers. `forced`: an admin had it published in spite of the reasons.
+    """Whether a candidate may serve, every reason against it, the figures (docs/metarm.md) and the thresholds.
+
+    `finite`: all its rewards are finite. `forced`: it is published despite the reasons, on an admin's request.
     """
 
     accepted: bool
@@ -74,15 +66,37 @@ class Verdict:
         return self.accepted or self.forced
 
     def despite(self, force: bool) -> Verdict:
-        """The verdict where an admin asked for `force`: scores that are not finite are never forced."""
+        """The verdict under an admin's `force`, which never publishes non-finite rewards."""
         return replace(self, forced=force and self.finite and not self.accepted)
 
 
-def judge(parent: Answers, candidate: Answers, lengths: Rows, thresholds: Thresholds) -> Verdict:
-    """Judge a candidate by what it makes of texts that its parent answered too, at least one pair of them.
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """Accuracy after less accuracy before, on the same pairs: the mean and its 95% interval (normal
+    approximation), the numbers of pairs `lost` and `won`, and `chance`: the one-sided p-value of the sign test
+    (McNemar's exact test) over the pairs that changed."""
 
-    `lengths` are the tokens of the recent responses. Without recent groups, or where a figure is not defined
-    (nothing varies), it is None, and no reason.
+    mean: float
+    low: float
+    high: float
+    lost: int
+    won: int
+    chance: float
+
+
+def paired_difference(before: PairScores, after: PairScores) -> PairedDifference:
+    """Both are of the same pairs, at least one."""
+    changes = [b - a for a, b in zip(before.wins, after.wins, strict=True)]
+    lost, won = (sum(change * sign > 0 for change in changes) for sign in (-1, 1))
+    middle, half = fmean(changes), Z95 * deviation(changes) / math.sqrt(len(changes))
+    return PairedDifference(middle, middle - half, middle + half, lost, won, _sign_test(lost, lost + won))
+
+
+def judge(parent: Rewards, candidate: Rewards, lengths: Rows, thresholds: Thresholds) -> Verdict:
+    """Judge a candidate by its rewards and its parent's on one evaluation set, which has at least one pair.
+
+    `lengths` are the tokens of the recent responses. A figure is None, and gives no reason, where it is not
+    defined: without recent groups, or where nothing varies.
     """
     limits = asdict(thresholds)
     if not all(math.isfinite(reward) for reward in candidate.all):
@@ -103,40 +117,38 @@ def _held_out_figures(parent: PairScores, candidate: PairScores) -> dict[str, fl
     std, parent_std = deviation(candidate.all), deviation(parent.all)
     return {
         "held_out_pairs": float(len(candidate.chosen)),
-        "held_out_accuracy": accuracy(candidate),
-        "parent_accuracy": accuracy(parent),
+        "held_out_accuracy": candidate.accuracy,
+        "parent_accuracy": parent.accuracy,
         "accuracy_change": change.mean,
         "accuracy_change_low": change.low,
         "accuracy_change_high": change.high,
         "pairs_lost": float(change.lost),
         "pairs_won": float(change.won),
         "loss_by_chance": change.chance,
-        "mean_margin": mean(candidate.margins),
-        "parent_mean_margin": mean(parent.margins),
+        "mean_margin": fmean(candidate.margins),
+        "parent_mean_margin": fmean(parent.margins),
         "score_std": std,
         "parent_score_std": parent_std,
         "scale": ratio(std, parent_std),
     }
 
 
-def _recent_figures(parent: Answers, candidate: Answers, lengths: Rows) -> dict[str, float | None]:
+def _recent_figures(parent: Rewards, candidate: Rewards, lengths: Rows) -> dict[str, float | None]:
     shifted, parent_shifted = _shifted_spread(candidate), _shifted_spread(parent)
     return {
         "recent_groups": float(len(lengths)),
         "shifted_spread": shifted,
         "parent_shifted_spread": parent_shifted,
-        "spread_ratio": None if shifted is None or parent_shifted is None else ratio(shifted, parent_shifted),
+        "spread_to_parent": ratio(shifted, parent_shifted),
         "agreement": agreement(parent.recent, candidate.recent),
-        "length_correlation": within_group_correlation(candidate.recent, lengths),
-        "parent_length_correlation": within_group_correlation(parent.recent, lengths),
+        "length_correlation": length_correlation(candidate.recent, lengths),
+        "parent_length_correlation": length_correlation(parent.recent, lengths),
     }
 
 
-def _shifted_spread(answers: Answers) -> float | None:
-    """Spread of reward differences within recent groups, over their spread on held-out pairs."""
-    if not answers.recent:
-        return None
-    return ratio(group_spread(answers.recent), deviation(answers.held_out.margins))
+def _shifted_spread(rewards: Rewards) -> float | None:
+    """The spread within recent groups ÷ the spread on held-out pairs."""
+    return ratio(spread(rewards.recent), rewards.held_out.spread) if rewards.recent else None
 
 
 def _against_held_out(figures: Figures, thresholds: Thresholds) -> Iterator[str]:
@@ -163,10 +175,10 @@ def _against_held_out(figures: Figures, thresholds: Thresholds) -> Iterator[str]
 
 
 def _against_recent(figures: Figures, thresholds: Thresholds) -> Iterator[str]:
-    spread, least = figures["spread_ratio"], thresholds.gate_min_spread_ratio
-    if spread is not None and spread < least - ROUNDING:
+    to_parent, least = figures["spread_to_parent"], thresholds.gate_min_spread_ratio
+    if to_parent is not None and to_parent < least - ROUNDING:
         yield (
-            f"its spread on recent samples, over that on held-out pairs, is {spread:.3f} of the current "
+            f"its spread on recent samples, over that on held-out pairs, is {to_parent:.3f} of the current "
             f"version's: below {least:g}"
         )
     alike, least = figures["agreement"], thresholds.gate_min_agreement
@@ -187,5 +199,10 @@ def _against_recent(figures: Figures, thresholds: Thresholds) -> Iterator[str]:
 
 def _known(figures: Figures, name: str) -> float:
     value = figures[name]
-    assert value is not None, name  # noqa: S101 (of held-out pairs these always are)
+    assert value is not None, name  # noqa: S101 (figures of held-out pairs are always defined)
     return value
+
+
+def _sign_test(heads: int, tosses: int) -> float:
+    """The probability of `heads` or more in `tosses` tosses of a fair coin."""
+    return float(sum(math.comb(tosses, k) for k in range(heads, tosses + 1)) / (1 << tosses))

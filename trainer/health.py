@@ -1,6 +1,6 @@
-"""`python3 -m trainer.health`: exit status 0 while a trainer is at work on this Redis, for a container's check.
+"""`python3 -m trainer.health`: exit status 0 while a trainer is alive, for the health check of its container.
 
-It may be another container's: then this one waits for its place, as it should.
+It may be the trainer of another container: then this one correctly waits for its place.
 """
 
 from __future__ import annotations

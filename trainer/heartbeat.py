@@ -1,4 +1,4 @@
-"""One trainer at a time: takes the place, keeps it while alive, and says what it could run."""
+"""One trainer at a time: it takes a place in Redis, renews it while it is alive, and shows its status there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RENEW_S = 2.0
 
 
 class TrainerReplacedError(MetaRMError):
-    """Another trainer took the place while this one did not answer: it has the job now."""
+    """Another trainer has taken the place, and the job, because this one did not renew it in time."""
 
 
 class Heartbeat:
@@ -35,7 +35,7 @@ class Heartbeat:
         self._held = False
 
     def take_place(self, status: Mapping[str, Any], stop: threading.Event) -> bool:
-        """Wait until Redis answers and no other trainer is alive; False if told to stop first."""
+        """Wait until Redis answers and no other trainer is alive. False where `stop` was set first."""
         self._status = status
         said = ""
         while not stop.is_set():
@@ -54,7 +54,7 @@ class Heartbeat:
         return False
 
     def announce(self, status: Mapping[str, Any]) -> None:
-        """Change what the place says of this trainer; with the next renewal at the latest."""
+        """Change the status that the place shows, at the latest with the next renewal."""
         self._status = status
         self._renew_once()
 

@@ -1,5 +1,4 @@
-"""How a version was learnt: the loss of every step, held-out accuracy now and then; as a record, a table, a
-picture."""
+"""How a version was learnt: the loss of every step, held-out accuracies; as a record, a table, a picture."""
 
 from __future__ import annotations
 
@@ -12,13 +11,13 @@ from typing import Any
 from metarm.errors import ConfigurationError
 from trainer.training import TrainReport
 
-TABLE_ROWS = 12  # at most; the record has all
+TABLE_ROWS = 12  # at most; the record has all points
 
 
 @dataclass(frozen=True, slots=True)
 class LearningCurve:
-    """`losses[i]` is of step i + 1, and so is `differences[i]`, the J (or C) of a run on samples, None where it
-    was not computed; `accuracies` are (step, held-out accuracy), step 0 before training."""
+    """`losses[i]` and `differences[i]` are of step i + 1; a difference is the J (or C) of a run on samples,
+    None where it was not computed. `accuracies` are (step, held-out accuracy), step 0 before training."""
 
     losses: Sequence[float]
     accuracies: Sequence[tuple[int, float]]
@@ -26,7 +25,7 @@ class LearningCurve:
 
     @classmethod
     def of_run(cls, report: TrainReport, figures: Mapping[str, float | None]) -> LearningCurve:
-        """Of a retrain, whose accuracy the gate has measured before and after."""
+        """The curve of a retrain, with the accuracies that the gate measured before and after it."""
         measured = [(0, figures.get("parent_accuracy")), (report.steps, figures.get("held_out_accuracy"))]
         return cls(
             [step.loss for step in report.curve],
@@ -35,13 +34,13 @@ class LearningCurve:
         )
 
     def record(self) -> dict[str, Any]:
-        """What is kept beside a version's manifest."""
+        """For the file beside a version's manifest."""
         accuracies = [{"step": step, "accuracy": value} for step, value in self.accuracies]
         differences = {} if self.differences is None else {"difference": list(self.differences)}
         return {"loss": list(self.losses), **differences, "held_out_accuracy": accuracies}
 
     def table(self) -> str:
-        """Held-out accuracy, and the mean loss of the steps since the row before."""
+        """Held-out accuracies, each with the mean loss since the row before."""
         lines = [f"{'step':>8}{'loss':>10}{'held-out accuracy':>20}"]
         before = 0
         for step, accuracy in _thinned(self.accuracies):
@@ -53,7 +52,7 @@ class LearningCurve:
 
     def draw(self, path: Path) -> None:
         """Write a PNG of both curves."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # optional: `refuse_to_draw` asks first
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # optional: `refuse_to_draw` checks for it
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9.0, 3.6), layout="constrained")
@@ -68,7 +67,7 @@ class LearningCurve:
 
 
 def refuse_to_draw(path: Path) -> None:
-    """Raise ConfigurationError where a picture could not be written to `path`, before an hour's training."""
+    """Raise ConfigurationError where a picture cannot be written to `path`; call it before the training."""
     if find_spec("matplotlib") is None:
         raise ConfigurationError("--curve needs matplotlib: pip install matplotlib, or leave it out")
     if not path.absolute().parent.is_dir():
@@ -76,7 +75,7 @@ def refuse_to_draw(path: Path) -> None:
 
 
 def _thinned(rows: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most TABLE_ROWS of them, the first and last among these."""
+    """At most TABLE_ROWS rows, among them the first and the last."""
     if len(rows) <= TABLE_ROWS:
         return list(rows)
     return [rows[round(i * (len(rows) - 1) / (TABLE_ROWS - 1))] for i in range(TABLE_ROWS)]

@@ -1,4 +1,4 @@
-"""The logged samples a run uses: the newest groups with something to compare, and what became of the rest."""
+"""The logged samples that a run uses: the newest groups of two or more responses."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from trainer.settings import TrainerSettings
 
 @dataclass(frozen=True, slots=True)
 class MetaSet:
-    """Groups of two or more responses, newest last, and the stream entries they were read from.
+    """Groups of two or more responses, newest last, and the range of stream entries they were read from.
 
-    `counts`: used, superseded (older than the newest `max_groups`), single_response (nothing to
-    compare), unreadable (trimmed meanwhile, or of another codec).
+    `counts` of the entries: used, superseded (older than the newest `max_groups`), single_response, unreadable
+    (trimmed meanwhile, or written by another codec).
     """
 
     groups: list[SampleGroup]
@@ -26,7 +26,7 @@ class MetaSet:
     counts: dict[str, int]
 
     def record(self) -> dict[str, Any]:
-        """What a version's manifest says of its samples."""
+        """For a manifest."""
         steps = [group.policy.step for group in self.groups if group.policy]
         return {
             "first_entry": self.first_entry,
@@ -37,7 +37,7 @@ class MetaSet:
 
 
 def read_meta_set(sample_log: SampleLog, settings: TrainerSettings) -> MetaSet:
-    """Take all unused entries; they stay unacknowledged. Raises NotEnoughDataError."""
+    """Read all unused entries, which stay unacknowledged. Raises NotEnoughDataError."""
     newest: deque[SampleGroup] = deque(maxlen=settings.max_groups)
     seen: list[str] = []
     counts = {"used": 0, "superseded": 0, "single_response": 0, "unreadable": 0}

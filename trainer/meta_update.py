@@ -19,26 +19,25 @@ from torch.nn import functional as F
 
 from metarm.records import Ascent
 
-# Runs a loss forward and backward, micro-batch by micro-batch: leaves its gradient in `.grad`
-# (adding to what is there) and returns its value.
+# Runs a loss forward and backward, micro-batch by micro-batch: adds its gradient to `.grad`, returns its value.
 BackwardLoss = Callable[[], float]
 
 
 class Difference(Protocol):
-    """J on one batch of groups; for `conservative` the contrast C, which is raised like J."""
+    """J on one batch of groups; for `conservative` the contrast C, which takes J's place."""
 
     def backward(self) -> float:
-        """Add ∇J to `.grad`; returns J."""
+        """Add ∇J to `.grad`, and return J."""
 
     def hessian_product(self, parameters: Sequence[Parameter], vectors: Sequence[Tensor], scale: float) -> None:
-        """Add scale · H_J v to `.grad`, where H_J is J's Hessian by `parameters` at their values, and v
-        the `vectors`, one for each of them."""
+        """Add scale · H_J v to `.grad`. H_J is the Hessian of J in `parameters`; v has one vector a
+        parameter."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one update saw: the loss, J (or C) before the step (None where it was not computed), ‖g‖ before
-    clipping, and the learning rate it took."""
+    """One update: the loss, J (or C) before the step (None where it was not computed), ‖g‖ before clipping, and
+    the learning rate."""
 
     loss: float
     difference: float | None
@@ -49,9 +48,9 @@ class StepReport:
 def preference_loss(chosen: Tensor, rejected: Tensor, margin: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """The Bradley-Terry loss of each pair (n,): -log σ(d), where d = r_chosen - r_rejected - margin.
 
-    Its mean is the paper's L(θ); `margin` (n,) is TRL's, 0 where unknown. `label_smoothing` ε in [0, .5)
-    is the share of labels taken to be the wrong way round, as in conservative DPO (TRL's option of the
-    same name): -(1-ε) log σ(d) - ε log σ(-d), least where σ(d) = 1-ε.
+    Its mean is the paper's L(θ). `margin` (n,) is TRL's, 0 where unknown. `label_smoothing` ε in [0, .5) is the
+    assumed share of wrong labels, as in conservative DPO (TRL's option of the same name):
+    -(1-ε) log σ(d) - ε log σ(-d), which is least where σ(d) = 1-ε.
     """
     gap = chosen - rejected - margin
     if label_smoothing == 0.0:
@@ -60,10 +59,10 @@ def preference_loss(chosen: Tensor, rejected: Tensor, margin: Tensor, label_smoo
 
 
 def centering_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """(r_chosen + r_rejected)² of each pair (n,): holds scores around 0, which L leaves free to drift.
+    """(r_chosen + r_rejected)² of each pair (n,): keeps scores around 0, which L does not fix.
 
-    Eisenstein et al., "Helping or Herding?" (arXiv 2312.09244); TRL's `center_rewards_coefficient` weighs
-    its mean.
+    Eisenstein et al., "Helping or Herding?" (arXiv 2312.09244). TRL's `center_rewards_coefficient` is the
+    weight of its mean.
     """
     return (chosen + rejected) ** 2
 
@@ -71,8 +70,8 @@ def centering_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
 def difference_loss(scores: Tensor, mask: Tensor) -> Tensor:
     """The difference loss of each prompt (m,): (2/k²) Σ_{i<j} σ(|r_i - r_j|). Its mean is the paper's J(θ).
 
-    `scores` and `mask` are (m, k); a group with fewer than k responses has `mask` False at the end,
-    and its own k counts. Each value lies in [(k-1)/2k, (k-1)/k); the gradient is 0 at ties.
+    `scores` and `mask` are (m, k). A group of fewer than k responses has `mask` False at its end, and its own
+    size for k. Each value lies in [(k-1)/2k, (k-1)/k); the gradient is 0 at ties.
     """
     gaps = torch.sigmoid((scores.unsqueeze(2) - scores.unsqueeze(1)).abs())  # (m, k, k)
     pairs = torch.triu(mask.unsqueeze(2) & mask.unsqueeze(1), diagonal=1)  # each unordered pair once
@@ -81,20 +80,22 @@ def difference_loss(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def contrast(references: Tensor, samples: Tensor, margin: float) -> Tensor:
-    """How far the policy's samples stay within what D supports, (n,): log σ(r_reference + margin - r_sample).
+    """log σ(r_reference + margin - r_sample) of each sample (n,), below 0: how far it stays in the support of
+    D.
 
-    `references` (n,) are rewards of chosen responses of D, `samples` (n,) of the policy's, any prompts. Raising
-    its mean C lowers rewards beyond `margin` above the chosen, where optimisation has gone and D has not: a
-    conservative objective model (Trabucco et al., arXiv 2107.06882), logistic and with a margin. Below 0.
+    `references` (n,) are rewards of chosen responses of D, `samples` (n,) of the policy's responses, to any
+    prompts. Raising its mean C lowers rewards that exceed those of chosen responses by more than `margin`,
+    where the policy has gone and D has not: a conservative objective model (Trabucco et al., arXiv 2107.06882),
+    logistic and with a margin.
     """
     return F.logsigmoid(references + margin - samples)
 
 
 class MetaUpdate:
-    """Updates of one run. θ is always restored from a copy, bit for bit, before a step is applied:
-    subtracting what was added would not be exact. What moves θ to θ' is the `ascent`:
+    """Updates of one run. `ascent` says how θ moves to θ'. Before a step is applied, θ is restored bit for bit
+    from a copy: subtracting what was added would not be exact.
 
-    | ascent       | θ'                                        | g that `optimizer` is given          |
+    | ascent       | θ'                                        | g, the gradient for `optimizer`      |
     | ------------ | ----------------------------------------- | ------------------------------------ |
     | none         | θ                                         | ∇L(θ), the vanilla step              |
     | sgd          | θ + η ∇J(θ), Algorithm 1 to the letter    | ∇L(θ')                               |
@@ -105,8 +106,8 @@ class MetaUpdate:
     | conservative | θ                                         | ∇(L - ηC)(θ), C the contrast         |
     | second_order | θ + η ∇J(θ)                               | (I + η H_J(θ)) ∇L(θ') = ∇_θ L(θ')    |
 
-    Memory beyond a vanilla step's: a copy of θ, none where θ' is θ; `adam` keeps two more, its moments, and
-    `second_order` takes one more, of ∇L(θ'), and the graph of ∇J; `reuse` takes one more, of ∇J.
+    Memory beyond a vanilla step: a copy of θ, except where θ' is θ. `adam` adds two copies, its moments;
+    `second_order` one, of ∇L(θ'), and the graph of ∇J; `reuse` one, of ∇J.
     """
 
     def __init__(
@@ -119,9 +120,9 @@ class MetaUpdate:
         max_grad_norm: float,
         reuse: bool = False,
     ) -> None:
-        """`rate` is η: the ascent's learning rate, or the weight of J or C where θ' is θ. The gradient of each
-        step is clipped to `max_grad_norm`; the ascent's is not. `reuse`: remember ∇J, for steps that are given
-        no difference. `second_order` cannot: H_J needs its graph at θ."""
+        """`rate` is η: the ascent's learning rate, or the weight of J or C where θ' is θ. The gradient of a
+        step is clipped to `max_grad_norm`; that of the ascent is not. `reuse` keeps ∇J for steps without a
+        difference, not with `second_order`: H_J needs its graph at θ."""
         self._parameters = list(parameters)
         self._optimizer = optimizer
         self._ascent = ascent
@@ -132,8 +133,8 @@ class MetaUpdate:
         self._remembered: list[Tensor] | None = None  # ∇J at an earlier θ
 
     def step(self, preference: BackwardLoss, difference: Difference | None) -> StepReport:
-        """One update: θ changes, by `optimizer`. `difference` is not asked for where `ascent` is none; where it
-        is None, the remembered ∇J stands in for it, and a vanilla step is made where there is none."""
+        """One update of θ by `optimizer`. `difference` is unused where `ascent` is none. Where it is None, the
+        remembered ∇J takes its place; without one the step is vanilla."""
         self._optimizer.zero_grad(set_to_none=True)
         value = None
         if self._ascent == "none" or (difference is None and self._remembered is None):
@@ -154,7 +155,7 @@ class MetaUpdate:
         return StepReport(loss, value, float(norm), self._optimizer.param_groups[0]["lr"])
 
     def _meta_gradient(self, difference: Difference | None) -> float | None:
-        """Leave ∇J in `.grad`, this step's or the remembered one; returns J where it was computed."""
+        """Leave ∇J in `.grad`, of this step or remembered. Returns J where it was computed."""
         if difference is None:
             for parameter, gradient in zip(self._parameters, self._remembered or [], strict=True):
                 parameter.grad = gradient.clone()
@@ -166,7 +167,8 @@ class MetaUpdate:
 
     @contextmanager
     def _ascended(self) -> Iterator[None]:
-        """Be at θ', without gradients, and at θ again after the block; gradients taken in it stay."""
+        """Inside the block the parameters are θ', without gradients. After it they are θ, with the gradients
+        that were computed inside."""
         original = [parameter.detach().clone() for parameter in self._parameters]
         try:
             self._climb()
@@ -178,7 +180,7 @@ class MetaUpdate:
                     parameter.copy_(value)
 
     def _climb(self) -> None:
-        """Move θ along ∇J, which is in `.grad`."""
+        """Move θ along the ∇J in `.grad`."""
         if self._ascent in ("adam", "shared_adam"):
             self._scale_gradients(-1.0)  # optimisers descend
             if self._own is not None:
@@ -199,7 +201,7 @@ class MetaUpdate:
 
 @contextmanager
 def _stepping_at(optimizer: torch.optim.Optimizer, rate: float) -> Iterator[None]:
-    """The learning rate is `rate`, and nothing decays, inside the block."""
+    """Inside the block the learning rate is `rate`, and weights do not decay."""
     kept = [{"lr": group["lr"], "weight_decay": group["weight_decay"]} for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group.update(lr=rate, weight_decay=0.0)

@@ -21,14 +21,14 @@ from trainer.settings import LearningSettings
 log = logging.getLogger(__name__)
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
-UNREADABLE = (ValueError, OSError, EOFError, StopIteration, zlib.error)  # what broken files come to
+UNREADABLE = (ValueError, OSError, EOFError, StopIteration, zlib.error)  # raised for broken files
 PACKAGED = Path(str(files("metarm") / "data" / "demo_preferences.jsonl.gz"))
 
 
 @dataclass(frozen=True, slots=True)
 class PreferenceSet:
-    """Training pairs, held-out pairs of other prompts, the digest of the file they came from, and the share
-    of prompts that was held out."""
+    """Training pairs, held-out pairs of other prompts, the file they are from and its digest, and the share of
+    prompts that is held out."""
 
     source: str
     sha256: str
@@ -37,7 +37,7 @@ class PreferenceSet:
     held_out_share: float
 
     def record(self) -> dict[str, Any]:
-        """What a version's manifest says of its preferences: enough to make the same split again."""
+        """For a manifest: enough to reproduce the split."""
         return {
             "source": self.source,
             "sha256": self.sha256,
@@ -50,8 +50,8 @@ class PreferenceSet:
 def load_preferences(path: Path | None, held_out_share: float, max_held_out: int) -> PreferenceSet:
     """Read a preference file (None: the packaged demo pairs) and split it by prompt.
 
-    The split depends on the prompts alone, so that the gate's pairs never train, in any later run.
-    Raises ConfigurationError naming the file and the row.
+    The split depends only on the prompts, so that the gate's pairs are never trained on in any run. Raises
+    ConfigurationError that names the file and the row.
     """
     file = path or PACKAGED
     if not file.is_file():
@@ -72,17 +72,17 @@ def load_preferences(path: Path | None, held_out_share: float, max_held_out: int
 
 
 def load_or_refuse(settings: LearningSettings) -> PreferenceSet | ConfigurationError:
-    """The preferences the settings name, or why they cannot be used: scoring does not need them, so
-    the trainer starts all the same and says so to whoever asks for a retrain."""
+    """The preferences that the settings name, or the reason why they cannot be used. Scoring does not need
+    them: the trainer starts without them, and each retrain fails with this reason."""
     try:
         return load_preferences(settings.preferences, settings.held_out_share, settings.max_held_out)
     except ConfigurationError as error:
-        log.error("no retraining: %s", error.message)
+        log.error("retrains will fail: %s", error.message)
         return error
 
 
 def preference_of(row: Mapping[str, Any]) -> Preference:
-    """One row of TRL's preference format; the prompt may be explicit, or what both sides begin with."""
+    """One row of TRL's preference format. The prompt is explicit, or the common beginning of both sides."""
     chosen, rejected = row["chosen"], row["rejected"]
     prompt: Prompt
     if isinstance(chosen, str) and isinstance(rejected, str):
@@ -140,7 +140,7 @@ def _text(value: Any) -> str:
 
 
 def _rows(file: Path) -> Sequence[Mapping[str, Any]]:
-    import datasets  # takes seconds to import, and only files need it
+    import datasets  # takes seconds to import, and is needed only here
 
     suffix = next((s for s in reversed(file.suffixes) if s != ".gz"), "")
     if suffix not in BUILDERS:
@@ -167,5 +167,5 @@ def _rows(file: Path) -> Sequence[Mapping[str, Any]]:
 
 
 def _unit_hash(prompt: Prompt) -> float:
-    """A number in [0, 1) that depends on the prompt alone."""
+    """A number in [0, 1) that depends only on the prompt."""
     return int.from_bytes(hashlib.sha256(repr(prompt).encode()).digest()[:8]) / 2**64

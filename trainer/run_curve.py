@@ -1,4 +1,4 @@
-"""How a run learns, in a bounded number of points: for the record of its job, written after every update."""
+"""The training curve of a run in a bounded number of points, for the job record that every update writes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST_POINTS = 200
 
 
 class _Span(NamedTuple):
-    """Consecutive updates, added up. `compared` counts those that computed J (or C)."""
+    """Sums over consecutive updates. `compared` counts those that computed J (or C)."""
 
     last: int
     updates: int
@@ -25,7 +25,7 @@ class _Span(NamedTuple):
 
 
 class RunCurve:
-    """Of every span of updates the means; once there are too many, two neighbours become one."""
+    """Means over spans of updates. Once there are MOST_POINTS spans, neighbours are merged in pairs."""
 
     def __init__(self) -> None:
         self._spans: list[_Span] = []
@@ -33,7 +33,7 @@ class RunCurve:
 
     @classmethod
     def of(cls, reports: Sequence[StepReport]) -> RunCurve:
-        """Of a whole run, from its first update on."""
+        """The curve of a whole run, from its first update on."""
         curve = cls()
         for step, report in enumerate(reports, start=1):
             curve.add(step, report)
@@ -52,7 +52,7 @@ class RunCurve:
         self._spans.append(new)
 
     def record(self) -> dict[str, Any]:
-        """By column: the last update of each span, and means over it; None where nothing was compared."""
+        """For each span its last update, and the means; `difference` is None where J was not computed."""
         return {
             "steps": [span.last for span in self._spans],
             "loss": [span.loss / span.updates for span in self._spans],

@@ -12,8 +12,6 @@ from pydantic_settings import NoDecode
 from metarm.records import Ascent, Precision, Tracker, Trainable
 from metarm.runtime.settings import ProcessSettings, RetentionSettings
 
-PACKAGED_PREFERENCES = "packaged demo preferences"
-
 
 class LearningSettings(ProcessSettings):
     """The settings of every training run."""

@@ -1,6 +1,6 @@
-"""Moves the pointer and the labels for whoever asks: services whose store is read-only, and the loop.
+"""Moves the pointer and the labels, for services whose store is read-only and for the trainer's loop.
 
-In threads of their own, started before a run's threads step back behind scoring: a cut-over must be quick.
+Its threads are started before those of a run get their low priority: a cut-over must be quick.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROMOTIONS = 2
 
 
 class StoreClerk:
-    """Of the trainer that has the place: one that was replaced takes no commands."""
+    """Serves store commands while this trainer holds its place."""
 
     def __init__(
         self, commands: StoreCommands, coordinator: Coordinator, store: VersionStore, heartbeat: Heartbeat
@@ -41,7 +41,7 @@ class StoreClerk:
 
     def start(self) -> None:
         self._thread.start()
-        self._promoting.submit(lambda: None).result()  # its thread has this one's priority, as it is now
+        self._promoting.submit(lambda: None).result()  # starts its thread, with this thread's present priority
 
     def close(self) -> None:
         self._stopping.set()
@@ -50,8 +50,8 @@ class StoreClerk:
         self._promoting.shutdown()
 
     def promote(self, version: str) -> None:
-        """Make a published version current, on all live servers together. A server that was too slow gets
-        another chance. Raises CutOverAbortedError."""
+        """Make a published version current on all live servers together; retries where a server was too slow.
+        Raises CutOverAbortedError."""
         for left in reversed(range(PROMOTIONS)):
             try:
                 self._promoting.submit(self._coordinator.promote, version).result()

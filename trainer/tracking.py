@@ -1,7 +1,7 @@
-"""Reports runs to the trackers people use: TensorBoard, Weights & Biases, MLflow, through Accelerate's classes.
+"""Reports runs to TensorBoard, Weights & Biases and MLflow, through Accelerate's classes.
 
-A tracker must not cost a run anything: each works in a thread of its own, and one that fails or falls behind is
-left out for the rest of the run, said once and counted (docs/decisions/0011-metrics-logs-traces.md).
+A tracker never slows or fails a run: each has a thread, and one that fails or falls behind is left out for the
+rest of the run, logged once and counted (docs/decisions/0011-metrics-logs-traces.md).
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PROJECT = "metarm"  # W&B's, and MLflow's experiment; WANDB_PROJECT and MLFLOW_EXPERIMENT_NAME go before it
+PROJECT = "metarm"  # in W&B, and MLflow's experiment, unless WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME is set
 MOST_WAITING = 1000  # records a tracker may be behind
-FINISH_S = 30.0  # that they may take to write out what is left of a run
-BROKEN_OFF_S = 3.0  # of one that failed or was stopped: somebody may wait for the process to end
+FINISH_S = 30.0  # to write the rest of a run that ended
+BROKEN_OFF_S = 3.0  # to write the rest of one that failed or was stopped: the process may be about to end
 
 Config = Mapping[str, Any]
 Figures = Mapping[str, float | None]
 
 
 class Trackers:
-    """Those that METARM_REPORT_TO names."""
+    """The trackers that METARM_REPORT_TO names."""
 
     def __init__(
         self, names: Sequence[Tracker], data_dir: Path, failed: Callable[[Tracker], None] = lambda _: None
     ) -> None:
-        """`failed` is told of a tracker that a run goes on without, in any thread."""
+        """`failed` is called, in any thread, with a tracker that failed in a run."""
         self._names = names
         self._data_dir = data_dir.absolute()
         self._failed = failed
 
     @contextmanager
     def run(self, name: str) -> Iterator[TrackedRun]:
-        """A run under `name`, for the block. The trackers hear of it once it begins."""
+        """A run under `name`, for the block. Trackers start it at `TrackedRun.begin`."""
         reporters = [Reporter(one, partial(_made, one, name, self._data_dir)) for one in self._names]
         run = TrackedRun(reporters)
         patience_s = BROKEN_OFF_S
@@ -59,32 +59,33 @@ class Trackers:
 
 
 class TrackedRun:
-    """What is reported of one run."""
+    """One run, reported to every tracker."""
 
     def __init__(self, reporters: Sequence[Reporter]) -> None:
         self._reporters = reporters
 
     def begin(self, config: Config) -> None:
-        """`config` holds the run's settings."""
+        """Start the run in every tracker, with its settings."""
         for reporter in self._reporters:
             reporter.start(_flat(config))
 
     def finish(self, patience_s: float) -> list[Tracker]:
-        """Have the trackers write out what they were offered; those that did not, or not in this time."""
+        """Let the trackers write the rest of the run, and return those that failed or took longer than this."""
         for reporter in self._reporters:
             reporter.close()
         deadline = time.monotonic() + patience_s
         return [one.tracker for one in self._reporters if not one.has_all(deadline - time.monotonic())]
 
     def log(self, section: str, figures: Figures, step: int) -> None:
-        """Figures after `step` updates, as `section`/name; None is left out. Returns at once."""
+        """Report the figures after `step` updates as `section`/name, but for those that are None. Never
+        blocks."""
         known = {f"{section}/{name}": float(value) for name, value in figures.items() if value is not None}
         for reporter in self._reporters:
             reporter.offer(known, step)
 
 
 class Reporter:
-    """One tracker of one run, in a thread of its own: some keep their run by thread, and all may block."""
+    """One tracker of one run, in a thread: some trackers keep their run by thread, and all may block."""
 
     def __init__(
         self, tracker: Tracker, made: Callable[[], GeneralTracker], *, most_waiting: int = MOST_WAITING
@@ -107,23 +108,23 @@ class Reporter:
             self._put((figures, step))
 
     def close(self) -> None:
-        """No more is offered."""
+        """End of the run: nothing is offered after this."""
         self._put(None)
 
     def has_all(self, patience_s: float) -> bool:
-        """Whether it had all it was offered, and ended, within this time."""
+        """Whether the tracker took everything that it was offered, and ended, within this time."""
         if self._thread is None:
             return True
         self._thread.join(max(0.0, patience_s))
         if self._thread.is_alive():
-            self._give_up("it did not write out the end of the run in time")
+            self._give_up("it did not write the end of the run in time")
         return self._error is None
 
     def _put(self, record: tuple[dict[str, float], int] | None) -> None:
         try:
             self._waiting.put_nowait(record)
         except queue.Full:
-            self._give_up(f"{self._waiting.maxsize} records wait for it")
+            self._give_up(f"{MOST_WAITING} records are waiting")
 
     def _work(self, config: dict[str, Any]) -> None:
         try:
@@ -133,7 +134,7 @@ class Reporter:
             while (record := self._waiting.get()) is not None and self._error is None:
                 tracker.log(*record)
             tracker.finish()
-        except Exception as error:  # noqa: BLE001 (whatever a tracker raises, the run goes on)
+        except Exception as error:  # noqa: BLE001 (a tracker may raise anything, and the run goes on)
             self._give_up(f"{type(error).__name__}: {error}")
 
     def _give_up(self, reason: str) -> None:
@@ -143,11 +144,11 @@ class Reporter:
 
 
 def _made(tracker: Tracker, run: str, data_dir: Path) -> GeneralTracker:
-    """Not started. What they keep on this machine is under `data_dir`, unless their own variables say else."""
-    from accelerate import PartialState  # takes a second to import, and only who reports needs it
+    """The tracker, not started. Its local files are under `data_dir`, unless its own variables name a place."""
+    from accelerate import PartialState  # takes a second to import, and is needed only here
     from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
 
-    PartialState(cpu=True)  # its trackers ask it which process they are in
+    PartialState(cpu=True)  # the trackers read their process's rank from it
     if tracker == "tensorboard":
         return TensorBoardTracker(run, data_dir / "tensorboard")
     if tracker == "wandb":
@@ -157,6 +158,6 @@ def _made(tracker: Tracker, run: str, data_dir: Path) -> GeneralTracker:
 
 
 def _flat(config: Config) -> dict[str, str | int | float | bool]:
-    """As all of them take it."""
+    """The settings as types that every tracker accepts."""
     plain = (str, int, float)
     return {name: value if isinstance(value, plain) else str(value) for name, value in config.items()}

@@ -1,4 +1,4 @@
-"""Which parameters a run changes: all of them, the head alone, or the head and low-rank adapters of the trunk.
+"""The parameters that a run trains: all of them, only the head, or the head and low-rank adapters of the trunk.
 
 The trunk is transformers' `network.base_model`; the head is every parameter outside it:
 
@@ -31,13 +31,13 @@ from metarm.records import Trainable
 def trainable(
     network: PreTrainedModel, which: Trainable, *, rank: int, alpha: int, seed: int
 ) -> Iterator[list[Parameter]]:
-    """The parameters to train inside the block; the others are frozen there, and build no graph.
+    """Inside the block, the parameters to train; all others are frozen and build no graph.
 
-    `full`: all. `head`: those outside `network.base_model`. `lora`: these, and adapters B·A of `rank`, scaled
-    by alpha/rank, beside every linear layer of the trunk (A from `seed`, B zero: scores begin unchanged).
-    After the block, adapters are merged into the weights and gone, also where the block raised: the
-    network has its own layers and names again. Raises ConfigurationError for a network without a head or,
-    in `lora`, without a linear layer in its trunk.
+    `full`: all. `head`: those outside `network.base_model`. `lora`: the head, and adapters B·A of `rank`,
+    scaled by alpha/rank, beside every linear layer of the trunk (A is random by `seed`, B is zero: scores start
+    unchanged). After the block, even where it raised, the adapters are merged into the weights, and the network
+    has its own layers and names again. Raises ConfigurationError for a network without a head or, with `lora`,
+    without a linear layer in its trunk.
     """
     if which == "full":
         yield [p for p in network.parameters() if p.requires_grad]
@@ -58,20 +58,20 @@ def trainable(
 
 
 def head_of(network: PreTrainedModel) -> list[Parameter]:
-    """The parameters outside the trunk. Raises ConfigurationError where there are none."""
+    """The parameters outside the trunk. Raises ConfigurationError for a network without any."""
     trunk = {id(parameter) for parameter in network.base_model.parameters()}
     head = [parameter for parameter in network.parameters() if id(parameter) not in trunk]
     if not head:
         raise ConfigurationError(
-            f"{type(network).__name__} has no head apart from its trunk: train it with trainable=full"
+            f"{type(network).__name__} has no head outside its trunk: train it with trainable=full"
         )
     return head
 
 
 @contextmanager
 def _adapted(network: PreTrainedModel, rank: int, alpha: int, seed: int) -> Iterator[None]:
-    """Adapters beside every linear layer of the trunk inside the block, merged into it afterwards."""
-    from peft import LoraConfig  # takes seconds to import, and only runs with adapters need it
+    """Inside the block, adapters beside every linear layer of the trunk; merged into the layers after it."""
+    from peft import LoraConfig  # takes seconds to import, and is needed only here
     from peft.tuners.lora import LoraModel
 
     prefix = network.base_model_prefix
@@ -82,8 +82,7 @@ def _adapted(network: PreTrainedModel, rank: int, alpha: int, seed: int) -> Iter
     }
     if not linear:
         raise ConfigurationError(
-            f"{type(network).__name__} has no linear layer that adapters could stand beside: "
-            "train it with trainable=full or head"
+            f"{type(network).__name__} has no linear layer for adapters: train it with trainable=full or head"
         )
     transposed = any(isinstance(module, Conv1D) for module in linear.values())
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(linear), fan_in_fan_out=transposed)

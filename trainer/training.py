@@ -1,4 +1,4 @@
-"""Run updates on a model: the one loop behind a MetaRM retrain, a vanilla one, and the first version."""
+"""The training loop, of a MetaRM retrain, a vanilla one, and a first version alike."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from torch.nn import Parameter
 
 from metarm.errors import ConfigurationError, TrainingError
+from metarm.figures import PairScores
 from metarm.model.encoding import Encoded
 from metarm.model.reward_model import RewardModel
 from metarm.records import ASCENT_RATES, Ascent, Precision, Trainable
@@ -26,19 +27,18 @@ from trainer.batches import (
     backward_preference,
     draw,
 )
-from trainer.figures import PairScores
 from trainer.meta_update import BackwardLoss, MetaUpdate, StepReport
 from trainer.settings import LearningSettings, TrainerSettings
 from trainer.trainable import trainable
 
-ADAM_BETAS = (0.9, 0.95)  # the paper's, as eps
+ADAM_BETAS = (0.9, 0.95)  # the paper's, as ADAM_EPS
 ADAM_EPS = 1e-6
-SUPPORT_PAIRS = 128  # what a standard deviation of rewards on D is taken over
+SUPPORT_PAIRS = 128  # of D, for the standard deviation of its rewards
 
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """How one run steps; the names are those of the settings and of POST /retrain (docs/metarm.md)."""
+    """The options of one run, under the names of the settings and of POST /retrain (docs/metarm.md)."""
 
     ascent: Ascent
     steps: int
@@ -64,24 +64,24 @@ class TrainOptions:
 
     @classmethod
     def of(cls, settings: LearningSettings, changes: Mapping[str, Any]) -> TrainOptions:
-        """The settings, changed by what a job asks for. What settings of another kind do not know, and
-        their runs do not use, stands as in the trainer's."""
+        """The settings, overridden by `changes`, a job's options. Options that these settings lack, and whose
+        runs do not use, have the defaults of the trainer's settings."""
         defaults = {field.name: TrainerSettings.model_fields[field.name].default for field in fields(cls)}
         set_ = {name: getattr(settings, name, default) for name, default in defaults.items()}
         chosen = set_ | dict(changes)
         another = chosen["ascent"] != set_["ascent"] and "ascent_rate" not in changes
-        if chosen["ascent_rate"] is None or another:  # a rate's unit is the ascent's own
+        if chosen["ascent_rate"] is None or another:  # the unit of a rate depends on the ascent
             chosen["ascent_rate"] = ASCENT_RATES[chosen["ascent"]]
         return cls(**chosen)
 
     def record(self) -> dict[str, Any]:
-        """What a version's manifest records."""
+        """For a manifest."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """How a run went: steps done, why it stopped, seconds, and the losses step by step."""
+    """How a run went; `curve` has a report for each step."""
 
     steps: int
     stopped_by: Literal["steps", "time_limit"]
@@ -89,7 +89,7 @@ class TrainReport:
     curve: list[StepReport]
 
     def summary(self) -> dict[str, Any]:
-        """The figures a manifest keeps: the first and last tenth of the run, averaged."""
+        """For a manifest. Losses are means over the first and the last tenth of the run."""
         tenth = max(1, len(self.curve) // 10)
         first, last = self.curve[:tenth], self.curve[-tenth:]
         return {
@@ -110,10 +110,10 @@ def train(
     options: TrainOptions,
     on_step: Callable[[int, StepReport], None],
 ) -> TrainReport:
-    """Change `model` in place by up to `options.steps` updates; `on_step` may raise to stop the run.
+    """Change `model` in place by at most `options.steps` updates. `on_step` may raise to stop the run.
 
-    Raises TrainingError where a loss is not finite, ConfigurationError where the network has not the parts
-    that `options.trainable` asks for, or `second_order` is to reuse a meta gradient.
+    Raises TrainingError where a loss is not finite; ConfigurationError where the network lacks the parts that
+    `options.trainable` names, or for `second_order` with `meta_every` above 1.
     """
     if options.ascent == "second_order" and options.meta_every > 1:
         raise ConfigurationError("second_order needs a meta gradient in every update: meta_every must be 1")
@@ -156,7 +156,7 @@ def _run(
         reuse=options.meta_every > 1,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, options))
-    # separate streams: with and without groups, a run sees the same pairs in the same order
+    # separate random streams: a run sees the same pairs in the same order with and without groups
     pair_batches = draw(pairs, options.batch_size, random.Random(f"pairs {options.seed}"))
     group_batches = _group_batches(groups, options, random.Random(f"groups {options.seed}"))
     support = _Support.of(model, pairs, options) if options.ascent == "conservative" else None
@@ -181,7 +181,7 @@ def _run(
 
 @torch.inference_mode()
 def score_pairs(model: RewardModel, pairs: Sequence[EncodedPair]) -> PairScores:
-    """Rewards of held-out pairs, for the gate."""
+    """The raw rewards of preference pairs."""
     scores = model.scores([s for pair in pairs for s in (pair.chosen, pair.rejected)]).tolist()
     return PairScores(scores[0::2], scores[1::2])
 
@@ -210,8 +210,8 @@ def _objective(
 
 @dataclass(frozen=True, slots=True)
 class _Support:
-    """What `conservative` holds samples against: chosen responses of D, for ever, and the standard deviation
-    of rewards on D as the run begins."""
+    """What `conservative` compares samples with: an endless sequence of chosen responses of D, and the standard
+    deviation of rewards on D at the beginning of the run."""
 
     references: Iterator[Encoded]
     margin: float

@@ -100,7 +100,7 @@ def _held_out(arm: str, runs: Runs, vanilla: Runs) -> Claim:
 
 
 def _spread(arm: str, runs: Runs, vanilla: Runs) -> Claim:
-    change = c.paired_log(runs, vanilla, c.spread_ratio)
+    change = c.paired_log(runs, vanilla, c.spread_to_first)
     return _claim(
         "C3",
         "spread on shifted, unseen prompts wider than vanilla's, each over its spread on initial responses",

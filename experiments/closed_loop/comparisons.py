@@ -69,7 +69,7 @@ def best_of_n_against_initial(fixed: ArmRun) -> Outcome:
     return compare(fixed.best_of_gold, _gold(fixed, 0, "in"))
 
 
-def spread_ratio(run: ArmRun, prompts: PromptSet = "in") -> float:
+def spread_to_first(run: ArmRun, prompts: PromptSet = "in") -> float:
     """The retrained versions' spread on the responses that brought the retrain about (unseen prompts), over
     the same versions' spread on the initial policy's: geometric mean over the retrains."""
     logs = [log(_spread(after) / _spread(first)) for after, first in _pairs(run, prompts)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,21 @@ from experiments.closed_loop.plan import StudyPlan
 from experiments.closed_loop.records import DIGITS, RetrainRecord
 from experiments.closed_loop.reward_models import failed_retrain, in_requests, retrain_record
 from metarm.errors import TrainingError
+from metarm.figures import PairScores
 from metarm.model.reward_model import DEFAULT_BATCH_TOKENS, RewardModel, load_model
 from metarm.records import SampleGroup
 from metarm.store.calibration import IDENTITY, Calibration
 from simulation.optimise import Groups
-from trainer.batches import encode_groups, encode_pairs
-from trainer.candidate import Yardstick, calibrated_like, described
-from trainer.figures import PairScores, accuracy
-from trainer.gate import Thresholds, judge
+from trainer.batches import encode_pairs
+from trainer.gate import Thresholds
 from trainer.meta_update import StepReport
-from trainer.training import TrainOptions, score_pairs, train
+from trainer.retrain import Parent, retrain
+from trainer.staging import Staging
+from trainer.training import TrainOptions, score_pairs
 
 
 class InProcess:
-    """Versions in a store of their own, changed by the same steps as a job of the trainer."""
+    """Versions in a store of their own, changed by the trainer's own `retrain`."""
 
     def __init__(self, plan: StudyPlan, first: FirstModel, folder: Path) -> None:
         self._settings, preferences = first_version(plan, first, folder)
@@ -38,7 +38,7 @@ class InProcess:
         self.version, self.calibration = "", IDENTITY
         self._model = self._load_current()
         # every version has the first one's tokenizer
-        self._train_pairs = encode_pairs(self._model.encoder, preferences.train)
+        self._held_out = encode_pairs(self._model.encoder, preferences.held_out)
 
     def score(self, groups: Groups) -> list[list[float]]:
         return list(in_requests(groups, self._request))
@@ -55,38 +55,30 @@ class InProcess:
 
     def retrain(self, options: Mapping[str, Any]) -> RetrainRecord:
         chosen = TrainOptions.of(self._settings, options)
-        model = self._model
-        yardstick = Yardstick.of(model.encoder, self._preferences.held_out, self._samples)
-        before = yardstick.answers(model)
-        curve = [(0, _accuracy(before.held_out))]
+        during: list[tuple[int, float]] = []
 
         def on_step(step: int, _report: StepReport) -> None:
             if step % self._curve_every == 0 and step < chosen.steps:
-                curve.append((step, _accuracy(score_pairs(model, yardstick.held_out))))
+                during.append((step, _accuracy(score_pairs(self._model, self._held_out))))
 
-        groups = encode_groups(model.encoder, self._samples) if chosen.ascent != "none" else []
-        try:
-            train(model, self._train_pairs, groups, chosen, on_step)
-        except TrainingError as error:  # as on a server: nothing changes, and the samples stay for the next
-            self._model = self._load_current()
-            return failed_retrain(error.message)
-
-        name, folder = self._store.stage()
-        model.save(folder)
-        saved = load_model(folder, self._settings.max_tokens)  # as a server judges: what would be served
-        after = yardstick.answers(saved)
-        verdict = judge(before, after, yardstick.lengths, Thresholds.of(self._settings))
-        curve.append((chosen.steps, _accuracy(after.held_out)))
-        manifest = {"parent": self.version, "settings": chosen.record(), "verdict": asdict(verdict)}
-        if verdict.accepted:
-            calibration = calibrated_like(after.held_out, before.held_out, self.calibration)
-            of_model = described(saved, after.held_out, calibration, self._preferences.held_out)
-            self._store.publish(name, {**manifest, **of_model})
-        else:
-            self._store.reject(name, manifest)
+        parent = Parent(self.version, self._model, self.calibration, None)
+        given = parent, self._preferences, self._samples, chosen, Thresholds.of(self._settings)
+        with Staging(self._store, self._settings.max_tokens) as staged:
+            try:
+                candidate = retrain(*given, on_step, staged.save_and_load)
+            except TrainingError as error:  # as on a server: nothing changes, and the samples stay for the next
+                self._model = self._load_current()
+                return failed_retrain(error.message)
+            verdict = candidate.verdict
+            if verdict.accepted:
+                self._store.publish(candidate.name, candidate.manifest)
+            else:
+                self._store.reject(candidate.name, candidate.manifest)
+        before, after = (_accuracy(r.held_out) for r in (candidate.parent_rewards, candidate.rewards))
+        curve = [(0, before), *during, (chosen.steps, after)]
         self._samples = []
         self._model = self._load_current()
-        return retrain_record(name, verdict.accepted, verdict.reasons, verdict.figures, curve)
+        return retrain_record(candidate.name, verdict.accepted, verdict.reasons, verdict.figures, curve)
 
     def _load_current(self) -> RewardModel:
         """The current version as loaded from disk, as a server has it."""
@@ -106,4 +98,4 @@ class InProcess:
 
 
 def _accuracy(scores: PairScores) -> float:
-    return round(accuracy(scores), DIGITS)
+    return round(scores.accuracy, DIGITS)

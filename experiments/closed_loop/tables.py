@@ -83,7 +83,7 @@ def arm_rows(study: Study) -> tuple[list[str], list[list[str]]]:
     vanilla = study.of(VANILLA)
     last = c.last_round(study)
     columns: list[tuple[str, Callable[[str], Interval]]] = [
-        ("spread ratio ÷", lambda arm: c.paired_log(study.of(arm), vanilla, c.spread_ratio)),
+        ("spread ratio ÷", lambda arm: c.paired_log(study.of(arm), vanilla, c.spread_to_first)),
         ("shifted accuracy", lambda arm: c.paired(study.of(arm), vanilla, c.shifted_accuracy)),
         ("the same, round 1", lambda arm: c.paired(study.of(arm), vanilla, c.first_shifted_accuracy)),
         ("initial accuracy", lambda arm: c.paired(study.of(arm), vanilla, c.initial_accuracy)),

@@ -58,7 +58,7 @@ def summary(drills: Sequence[Drill]) -> str:
             drill.watch["outcome"] if drill.watch else "not ended",
             f"{drill.hacked_groups}",
             _figure(compared.get("disagreement")),
-            _figure(compared.get("relative_spread")),
+            _figure(compared.get("spread_to_other")),
             f"{np.mean(honest):.2f} → {np.mean(hacked):.2f}",
             *(f"{_gold_at_the_end(path, drill):.2f}" for path in (drill.served, drill.stayed, drill.spared)),
         ]

@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
-Measure = Literal["accuracy", "accuracy_shorter", "spread", "relative_spread", "crowded", "calibration_error"]
+Measure = Literal[
+    "accuracy", "accuracy_shorter", "spread", "spread_to_reference", "crowded", "calibration_error"
+]
 BINS = 10
 CROWDED_BELOW = 0.2  # in-distribution spreads
 
 
 def spread(gaps: Floats, weights: Floats) -> Floats:
     """(B,): the standard deviation of the score difference of two responses, either one first, so that its
-    mean is 0: the root of the mean of `gaps`² (n,)."""
+    mean is 0: the root of the mean of `gaps`² (n,). It is the spread of metarm/figures.py, under weights."""
     found: Floats = np.sqrt(_mean(gaps**2, weights))
     return found
 
@@ -31,7 +33,7 @@ def unlabelled(gaps: Floats, weights: Floats, id_spread: Floats) -> dict[Measure
     crowded = np.abs(gaps) < CROWDED_BELOW * id_spread[:, None]  # (B, n)
     return {
         "spread": own,
-        "relative_spread": _ratio(own, id_spread),
+        "spread_to_reference": _ratio(own, id_spread),
         "crowded": _ratio((weights * crowded).sum(axis=1), weights.sum(axis=1)),
     }
 

@@ -32,8 +32,8 @@ ACCURACY = (
 )
 SPREAD = (
     Column("id spread", "id", "spread", 1.0, 2),
-    *(Column(f"{name} ÷ id", name, "relative_spread") for name in ("strong", "vstrong", POOLED)),
-    Column("vstrong groups ÷ id", "vstrong_groups", "relative_spread"),
+    *(Column(f"{name} ÷ id", name, "spread_to_reference") for name in ("strong", "vstrong", POOLED)),
+    Column("vstrong groups ÷ id", "vstrong_groups", "spread_to_reference"),
     Column(f"{POOLED} under .2", POOLED, "crowded"),
     Column("ECE id", "id", "calibration_error"),
     Column(f"ECE {POOLED}", POOLED, "calibration_error"),

@@ -108,7 +108,7 @@ def load_model(path: Path, max_tokens: int, share_prompts: bool = True) -> Rewar
 
 
 def import_model(source: str, max_tokens: int, init_head: bool, seed: int) -> tuple[RewardModel, list[str]]:
-    """A user's checkpoint (folder or hub id), and the names of the weights that had to be made up.
+    """A user's checkpoint (folder or hub id), and the names of the weights that the checkpoint lacks.
 
     A checkpoint without a trained one-label head is refused unless `init_head`, which then gives it
     a new one from `seed`. Raises ConfigurationError.

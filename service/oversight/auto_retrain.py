@@ -90,7 +90,7 @@ class AutoRetrain:
         window, least = drift.window(), rules.retrain_over_groups
         if drift.reference.missing:
             return "no_reference", f"{version.name}: {drift.reference.missing}"
-        ratio = drift.reference.ratio(window.spread)
+        ratio = drift.reference.spread_to_reference(window.spread)
         if window.groups < least or ratio is None or 2 * window.compared < least:
             few = f"{version.name} answered {window.groups} groups, {window.compared} of two or more responses"
             return "waiting", f"{few}; {least} are needed, half of them of two or more"

@@ -1,6 +1,6 @@
-"""The newest scores of a version as they are, for pictures: reward differences, and score beside length.
+"""The newest scores of a version, for charts: |Δr| of pairs, and score by length. Pure.
 
-Bounded: of each group a few pairs and points are taken, of all of them the newest are kept. Pure.
+Memory is bounded: each group adds a few pairs and points, and only the newest are kept.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from numpy.typing import NDArray
 KEEP_DIFFERENCES, PAIRS_OF_GROUP = 2048, 8
 KEEP_POINTS, POINTS_OF_GROUP = 512, 4
 BINS = 32
-SHOWN_SHARE = 0.99  # of the differences; the rest is counted beyond the last bin
+SHOWN_SHARE = 0.99  # of the differences; the rest is counted in `beyond`
 
 
 class RecentScores:
-    """Of one version."""
+    """The newest scores of one version."""
 
     def __init__(self) -> None:
         self.differences: deque[float] = deque(maxlen=KEEP_DIFFERENCES)  # |Δr|
         self.points: deque[tuple[int, float]] = deque(maxlen=KEEP_POINTS)  # tokens, score
 
     def add(self, scores: Sequence[float], lengths: Sequence[int]) -> None:
-        """Take a group's first responses: each is in one pair at most, so that pairs are independent."""
+        """Add a group's first responses. Each is in one pair at most, so that pairs are independent."""
         pairs = islice(zip(scores[::2], scores[1::2], strict=False), PAIRS_OF_GROUP)
         self.differences.extend(abs(one - other) for one, other in pairs)
         self.points.extend(islice(zip(lengths, scores, strict=True), POINTS_OF_GROUP))
 
     def lengths(self) -> dict[str, list[Any]]:
-        """Tokens and score of each point, the oldest first."""
+        """The tokens and the score of each point, oldest first."""
         return {
             "tokens": [tokens for tokens, _ in self.points],
             "scores": [round(score, 4) for _, score in self.points],
@@ -58,6 +58,6 @@ def _histogram(differences: NDArray[np.float64], width: float) -> dict[str, Any]
 
 
 def _round_up(width: float) -> float:
-    """The next of 1, 2, 2.5, 5 times a power of ten: bins that can be read, and that stay while values move."""
+    """The next of 1, 2, 2.5, 5 times a power of ten: readable bins that stay while values change a little."""
     power = 10.0 ** math.floor(math.log10(width))
     return next(step * power for step in (1.0, 2.0, 2.5, 5.0, 10.0) if step * power >= width)

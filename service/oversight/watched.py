@@ -1,4 +1,4 @@
-"""A version under watch: what it has shown beside its parent, and every reason to roll it back. Pure."""
+"""A version under watch: its figures, compared with its parent's, and every reason to roll it back. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ SURE = 2.0  # standard errors
 
 @dataclass(slots=True)
 class Watched:
-    """Its counts when the watch began, and its comparisons with its parent since, on a `share` of prompts."""
+    """A version, its counts when the watch began, and its comparison with its parent on a `share`
+    of prompts."""
 
     version: str
     parent: str
@@ -47,7 +48,7 @@ class Watched:
 
 
 def breaches(watched: Watched, rules: ServiceSettings) -> list[str]:
-    """Every reason to roll back, as far as there are groups enough to say so."""
+    """Every reason to roll back; a comparison counts from `watch_min_groups` groups on."""
     found = []
     if watched.non_finite:
         found.append(f"{watched.non_finite} requests failed with a score that is not a finite number")
@@ -60,31 +61,32 @@ def breaches(watched: Watched, rules: ServiceSettings) -> list[str]:
 
 def _spread(watched: Watched, rules: ServiceSettings) -> Iterator[str]:
     compared = watched.compared
-    relative = compared.relative_spread(watched.drift.reference, watched.reference)
-    if relative is not None and relative < rules.watch_min_spread_ratio:
+    to_parent = compared.spread_to_other(watched.drift.reference, watched.reference)
+    if to_parent is not None and to_parent < rules.watch_min_spread_ratio:
         yield (
-            f"its spread ratio is {relative:.3f} of its parent's on {compared.groups} groups; "
+            f"its spread ratio is {to_parent:.3f} of its parent's on {compared.groups} groups; "
             f"{rules.watch_min_spread_ratio} is the least"
         )
 
 
 def _order(watched: Watched, rules: ServiceSettings) -> Iterator[str]:
-    """A retrain is meant to move the ranking where the parent has come to tell little apart; where it still
-    does, versions made of the same preferences agree."""
+    """A retrain is meant to change the ranking where the parent's scores barely differ. Where they still do,
+    versions trained on the same preferences agree."""
     compared = watched.compared
     disagreement, error = compared.mean_disagreement, compared.disagreement_error
     if disagreement is None:
         return
-    otherwise = (
-        f"it orders {disagreement:.3f} of the pairs in {compared.ranked} groups otherwise than its parent"
+    differs = (
+        f"it orders {disagreement:.3f} of the pairs in {compared.ranked} groups differently from its parent"
     )
     if disagreement > rules.watch_max_disagreement:
-        yield f"{otherwise}; {rules.watch_max_disagreement} is the most"
+        yield f"{differs}; {rules.watch_max_disagreement} is the most"
         return
-    ratio, most = watched.reference.ratio(compared.other_spread), rules.watch_max_clear_disagreement
-    clear = ratio is not None and ratio >= rules.watch_clear_spread_ratio
+    of_parent = watched.reference.spread_to_reference(compared.other_spread)
+    clear = of_parent is not None and of_parent >= rules.watch_clear_spread_ratio
+    most = rules.watch_max_clear_disagreement
     if clear and error is not None and disagreement - SURE * error > most:
         yield (
-            f"{otherwise}, which still tells them apart (spread ratio {ratio:.3f}); "
+            f"{differs}, which still tells them apart (spread ratio {of_parent:.3f}); "
             f"{most} is the most, and {SURE * error:.3f} may be chance"
         )

@@ -150,24 +150,26 @@ class DriftMetrics:
     def __init__(self, registry: MetricRegistry) -> None:
         counter, gauge, of_version = registry.counter, registry.gauge, ("version",)
         self.score = registry.histogram("rm_score", "Scores served.", SCORE_BUCKETS, of_version)
-        # by the names of the figures (service/oversight/drift.py)
-        self._gauges = {
-            "spread": gauge(
-                "rm_reward_spread", "Spread of scores within groups, over the newest groups.", of_version
+        # figure (metarm/figures.py), metric, documentation; of the newest groups of each version
+        shown = (
+            ("spread", "rm_reward_spread", "Spread of scores within groups, over the newest groups."),
+            (
+                "spread_to_reference",
+                "rm_reward_spread_to_reference",
+                "That spread ÷ the version's spread on held-out preferences.",
             ),
-            "spread_ratio": gauge(
-                "rm_reward_spread_ratio", "That spread ÷ the one in distribution.", of_version
+            ("spread_to_reference", "rm_reward_spread_ratio", "Deprecated: rm_reward_spread_to_reference."),
+            (
+                "length_correlation",
+                "rm_length_correlation",
+                "Correlation of score and tokens within groups.",
             ),
-            "length_correlation": gauge(
-                "rm_length_correlation", "Correlation of score and tokens within groups.", of_version
-            ),
-            "truncation_rate": gauge("rm_truncation_ratio", "Share of responses cut to fit.", of_version),
-            "saturated_share": gauge(
-                "rm_saturated_ratio", "Share of scores outside the reference's 1% to 99%.", of_version
-            ),
-        }
+            ("truncation_rate", "rm_truncation_ratio", "Share of responses cut to fit."),
+            ("saturated_share", "rm_saturated_ratio", "Share of scores outside the reference's 1% to 99%."),
+        )
+        self._gauges = [(figure, gauge(name, doc, of_version)) for figure, name, doc in shown]
         self._disagreement = gauge(
-            "rm_disagreement", "Share of pairs that another version orders otherwise.", ("version", "other")
+            "rm_disagreement", "Share of pairs that another version orders differently.", ("version", "other")
         )
         self.non_finite = counter(
             "rm_non_finite_scores_total", "Requests that failed with a non-finite score.", of_version
@@ -203,15 +205,15 @@ class DriftMetrics:
         figures: Mapping[str, Mapping[str, float | None]],
         disagreement: Mapping[tuple[str, str], float | None],
     ) -> None:
-        """Set every gauge anew: figures by version, disagreement by version and other. A figure that is None
-        and a version that is gone are not shown."""
-        for gauge in (*self._gauges.values(), self._disagreement):
+        """Replace the series of every gauge: figures by version, disagreement by version and other version. A
+        figure that is None has no series."""
+        for gauge in (*(gauge for _, gauge in self._gauges), self._disagreement):
             gauge.clear()
         for version, of_version in figures.items():
-            for name, gauge in self._gauges.items():
-                figure = of_version[name]
-                if figure is not None:
-                    gauge.labels(version).set(figure)
+            for figure, gauge in self._gauges:
+                value = of_version[figure]
+                if value is not None:
+                    gauge.labels(version).set(value)
         for pair, share in disagreement.items():
             if share is not None:
                 self._disagreement.labels(*pair).set(share)

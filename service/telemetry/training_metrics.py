@@ -9,6 +9,7 @@ from typing import Self
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from metarm.figures import DEPRECATED_GATE_NAMES, with_deprecated_names
 from metarm.records import FINISHED, JobStatus
 from metarm.shared.jobs import JobBoard
 from metarm.shared.presence import TrainerPresence
@@ -38,7 +39,7 @@ GATE = Declared(
     "rm_retrain_gate_figure",
     "gauge",
     ("figure",),
-    "The gate's figures of that job's candidate, by figure (docs/metarm.md).",
+    "The gate's figures of that job's candidate, by figure (docs/metarm.md). Deprecated: spread_ratio.",
 )
 TRACKER_FAILURES = Declared(
     "rm_tracker_failures_total",
@@ -71,6 +72,7 @@ class TrainingFigures:
         progress = active.progress if active else {}
         last = next((job for job in jobs.recent(2) if job.status in FINISHED), None)
         figures = (last.verdict or {}).get("figures", {}) if last else {}
+        figures = with_deprecated_names(figures, DEPRECATED_GATE_NAMES)
         return cls(
             trainer=presence.status() is not None,
             active=active is not None,

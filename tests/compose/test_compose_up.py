@@ -41,7 +41,10 @@ def activates(stack: Stack, version: str) -> bool:
 def test_the_first_start_makes_the_demo_model_and_says_so(running: Stack) -> None:
     assert "there is no version yet" in running.first_words["service"]
     said = running.first_words["trainer"]
-    assert "packaged MiniLM-L6-v2 lacks classifier.bias, classifier.weight: made up, and fine-tuned now" in said
+    assert (
+        "packaged MiniLM-L6-v2 lacks classifier.bias, classifier.weight: initialised at random, fine-tuned now"
+        in said
+    )
     assert "published v000001 (bootstrap)" in said
     manifest = running.http.get("/versions/v000001").json()
     assert manifest["method"] == "bootstrap"

@@ -48,7 +48,7 @@ def test_a_hacked_model_forced_through_is_taken_back_while_the_policy_goes_on(tm
     (rollback,) = listed["rollbacks"]
     assert rollback == drill.watch
     assert (rollback["version"], rollback["parent"]) == (hacked, parent)
-    assert "otherwise than its parent" in rollback["reason"]
+    assert "differently from its parent" in rollback["reason"]
     assert rollback["figures"]["compared"]["disagreement"] > 0.6
     assert rollback["figures"]["compared"]["groups"] >= ServiceSettings.model_fields["watch_min_groups"].default
     assert rollback["figures"]["answered_groups"] <= ServiceSettings.model_fields["watch_groups"].default

@@ -67,7 +67,7 @@ def test_the_seeds_are_drawn_too() -> None:
 def test_sets_without_labels_have_spreads_and_no_accuracy() -> None:
     bootstrap = Bootstrap(_sets(), STRATA, 1)
     measures = {measure for name, measure in bootstrap.figures([_gaps(0.0, 0)]).sample if name == "groups"}
-    assert measures == {"spread", "relative_spread", "crowded"}
+    assert measures == {"spread", "spread_to_reference", "crowded"}
 
 
 def test_each_split_keeps_its_number_of_prompts_in_every_resample() -> None:

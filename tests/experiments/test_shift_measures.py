@@ -29,7 +29,7 @@ def test_every_measure_is_that_of_the_resample_written_out(weights: list[int], i
         "accuracy": _accuracy(gaps),
         "accuracy_shorter": _accuracy([gap for gap, kept in zip(gaps, shorter, strict=True) if kept]),
         "spread": _spread(gaps),
-        "relative_spread": _spread(gaps) / id_spread,
+        "spread_to_reference": _spread(gaps) / id_spread,
         "crowded": sum(abs(gap) < 0.2 * id_spread for gap in gaps) / len(gaps),
         "calibration_error": _calibration_error(gaps),
     }

@@ -31,7 +31,7 @@ def test_a_run_measures_the_start_the_end_and_every_nth_round() -> None:
     assert [checkpoint.step for checkpoint in checkpoints] == [0, 2, 3]
     assert [step for step, _ in judge.rewarded] == [0, 1, 2]
     assert checkpoints[0].kl == 0.0
-    assert checkpoints[0].relative_spread == 1.0
+    assert checkpoints[0].spread_to_first == 1.0
     assert checkpoints[-1].kl > 0.0
 
 

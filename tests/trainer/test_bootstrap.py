@@ -67,7 +67,7 @@ def test_a_bare_backbone_gets_a_head_when_asked_said_aloud_and_fine_tuned(
     store = VersionStore(tmp_path / "versions")
     with trainer(tmp_path, redis_process.url, **settings) as process:
         process.wait_until(lambda: store.current() is not None)
-    assert "lacks classifier.bias, classifier.weight: made up" in process.output
+    assert "lacks classifier.bias, classifier.weight: initialised at random" in process.output
     manifest = store.verify("v000001")
     assert manifest["method"] == "bootstrap"
     curve = store.curve("v000001")

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from trainer.figures import PairScores
-from trainer.gate import Answers, Thresholds, Verdict, judge
+from metarm.figures import PairScores
+from trainer.gate import Rewards, Thresholds, Verdict, judge
 from trainer.settings import TrainerSettings
 
 DEFAULTS = Thresholds.of(TrainerSettings())
@@ -25,7 +25,7 @@ def scores(right: int, wrong: int, tied: int = 0, scale: float = 1.0) -> PairSco
 def on_pairs(parent: PairScores, candidate: PairScores, tolerance: float = 0.02) -> Verdict:
     """The verdict where no samples are known, and losses within the tolerance are let pass."""
     limits = replace(LOOSE, gate_tolerance=tolerance)
-    return judge(Answers(parent, []), Answers(candidate, []), [], limits)
+    return judge(Rewards(parent, []), Rewards(candidate, []), [], limits)
 
 
 class World:
@@ -39,11 +39,11 @@ class World:
         rejected = [normal(0, 1) for _ in range(pairs)]
         chosen = [low + normal(0.8, 1.2) for low in rejected]
         recent = [[normal(0, 0.5) + 0.004 * tokens for tokens in row] for row in self.lengths]
-        self.parent = Answers(PairScores(chosen, rejected), recent)
+        self.parent = Rewards(PairScores(chosen, rejected), recent)
 
     def changed(
         self, pair: Callable[[float], float], recent: Callable[[float, int], float] | None = None
-    ) -> Answers:
+    ) -> Rewards:
         """The parent with every reward changed; of recent ones `recent` sees the length too."""
         of_recent = recent or (lambda reward, _: pair(reward))
         old = self.parent
@@ -52,9 +52,9 @@ class World:
             for row, tokens in zip(old.recent, self.lengths, strict=True)
         ]
         held_out = PairScores([pair(r) for r in old.held_out.chosen], [pair(r) for r in old.held_out.rejected])
-        return Answers(held_out, rows)
+        return Rewards(held_out, rows)
 
-    def judged(self, candidate: Answers, thresholds: Thresholds = DEFAULTS) -> Verdict:
+    def judged(self, candidate: Rewards, thresholds: Thresholds = DEFAULTS) -> Verdict:
         return judge(self.parent, candidate, self.lengths, thresholds)
 
 
@@ -95,7 +95,7 @@ def test_a_candidate_as_good_as_its_parent_is_accepted() -> None:
     assert verdict.reasons == []
     assert verdict.figures["held_out_accuracy"] == verdict.figures["parent_accuracy"] == 0.7
     assert verdict.figures["held_out_pairs"] == 100
-    assert verdict.figures["agreement"] is verdict.figures["spread_ratio"] is None
+    assert verdict.figures["agreement"] is verdict.figures["spread_to_parent"] is None
 
 
 @pytest.mark.parametrize("right", [69, 80, 100])
@@ -188,7 +188,7 @@ def test_one_score_that_is_not_finite_rejects_a_candidate(bad: float, place: str
     recent = [[*row] for row in old.recent]
     row: list[float] = {"chosen": chosen, "rejected": rejected, "recent": recent[-1]}[place]
     row[-1] = bad
-    verdict = world.judged(Answers(PairScores(chosen, rejected), recent))
+    verdict = world.judged(Rewards(PairScores(chosen, rejected), recent))
     assert "finite" in only_reason(verdict)
     assert not verdict.finite
 
@@ -237,7 +237,7 @@ def test_a_loss_within_the_tolerance_is_rejected_where_chance_does_not_explain_i
             [*[-1.0] * lost, *parent.chosen[lost:700], *[1.0] * won, *parent.chosen[700 + won :]],
             [*[1.0] * lost, *parent.rejected[lost:700], *[-1.0] * won, *parent.rejected[700 + won :]],
         )
-        return judge(Answers(parent, []), Answers(after, []), [], DEFAULTS)
+        return judge(Rewards(parent, []), Rewards(after, []), [], DEFAULTS)
 
     clear = lost_and_won(7, 0)
     reason = only_reason(clear)
@@ -271,9 +271,9 @@ def test_few_recent_groups_are_reported_and_do_not_reject() -> None:
 def test_a_parent_that_tells_nothing_apart_stands_in_no_candidates_way() -> None:
     world = World(0)
     constant: Sequence[Sequence[float]] = [[0.0] * len(row) for row in world.lengths]
-    parent = Answers(PairScores([0.0] * 300, [0.0] * 300), constant)
+    parent = Rewards(PairScores([0.0] * 300, [0.0] * 300), constant)
     verdict = judge(parent, world.parent, world.lengths, DEFAULTS)
-    assert verdict.figures["scale"] is verdict.figures["spread_ratio"] is None
+    assert verdict.figures["scale"] is verdict.figures["spread_to_parent"] is None
     assert verdict.accepted, verdict.reasons
 
 

@@ -34,12 +34,13 @@ from metarm.store.versions import Label, VersionStore, version_number
 from tests.demo_groups import demo_groups
 from tests.store import publish
 from tests.tiny import Kind
+from trainer import retrain
 from trainer.heartbeat import Heartbeat, TrainerReplacedError
 from trainer.loop import MAX_ATTEMPTS, Trainer
 from trainer.preferences import load_or_refuse
 from trainer.settings import TrainerSettings
 from trainer.tracking import Trackers
-from trainer.training import TrainReport
+from trainer.training import TrainReport, train
 
 GROUPS = 6
 
@@ -277,15 +278,13 @@ def test_a_forced_candidate_is_published_and_says_why_it_would_have_been_refused
 def test_a_candidate_of_scores_that_are_not_finite_is_not_published_by_force(
     unlearning: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = Trainer._train
-
-    def broken(trainer: Trainer, job: Job, model: RewardModel, *rest: Any) -> TrainReport:
-        report = train(trainer, job, model, *rest)
+    def broken(model: RewardModel, *rest: Any) -> TrainReport:
+        report = train(model, *rest)
         with torch.no_grad():
             next(model.network.classifier.parameters())[0, 0] = math.nan
         return report
 
-    monkeypatch.setattr(Trainer, "_train", broken)
+    monkeypatch.setattr(retrain, "train", broken)
     job = unlearning.run(force=True)
     assert job.status == "rejected"
     assert job.verdict is not None

@@ -98,7 +98,7 @@ export class Drift {
   }
 
   #showTable(versions, serving) {
-    const rows = versions.map(({ version, window, no_ratio: why }) =>
+    const rows = versions.map(({ version, window, ratio_unavailable: why }) =>
       element(
         "tr",
         {},
@@ -111,7 +111,7 @@ export class Drift {
         ),
         cell(count(window.groups)),
         cell(fixed(window.spread)),
-        element("td", { text: fixed(window.spread_ratio), title: why || "" }),
+        element("td", { text: fixed(window.spread_to_reference), title: why || "" }),
         cell(fixed(window.length_correlation)),
         cell(percent(window.truncation_rate, 1)),
         cell(percent(window.saturated_share, 1)),

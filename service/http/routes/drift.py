@@ -1,5 +1,7 @@
-"""GET /drift: what the served scores say of each version, and what is done about it. GET /drift/{version}:
-its newest scores, for pictures."""
+"""GET /drift: the figures of each version's served scores, the watch, and automatic retrains.
+
+GET /drift/{version}: the newest scores of one version, for charts.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ router = APIRouter(tags=["drift"], dependencies=[Depends(require_key)])
 
 @router.get("/drift", response_model=DriftReport)
 async def drift(server: RunningServer) -> dict[str, Any]:
-    """Figures by version and policy step, the watch after a promotion, and the runs that drift started."""
+    """Figures by version and policy step, the watch over a promoted version, and runs that drift started."""
     oversight = server.oversight
     versions = list(oversight.drift.versions().items())[::-1]
     return {
@@ -33,8 +35,8 @@ async def drift(server: RunningServer) -> dict[str, Any]:
 async def recent(
     version: VersionName, server: RunningServer, against: VersionName | None = None
 ) -> dict[str, Any]:
-    """The newest scores of a version, and of another one beside it: histograms of the reward difference of two
-    responses to a prompt, in the same bins, and scores by length. Empty for a version without scores here."""
+    """The newest scores of a version: scores by length, and a histogram of the differences of two responses
+    to a prompt, with that of the version `against` in the same bins. Empty without scores on this server."""
     seen = server.oversight.drift.versions()
     names = [version, *([against] if against else [])]
     of_each = [seen[name].recent if name in seen else RecentScores() for name in names]
@@ -52,7 +54,7 @@ def _version(name: str, seen: VersionDrift) -> dict[str, Any]:
     older = seen.older.view(reference) if seen.older_steps else None
     return {
         "version": name,
-        "no_ratio": reference.missing,
+        "ratio_unavailable": reference.missing,
         "in_distribution": None
         if reference.spread is None
         else {"spread": reference.spread, "pairs": reference.pairs},

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, Field
 
+from service.http.schemas.deprecated_names import DriftFigures, WatchFigures, deprecated
 from service.http.schemas.retrain import JobState
 
 
-class Figures(BaseModel):
-    """Over some groups (service/oversight/drift.py says how); null where there is nothing to tell it by."""
+class Figures(DriftFigures):
+    """Over some groups, as metarm/figures.py defines them; null where one is not defined."""
 
     groups: int
-    compared_groups: int = Field(description="Those of two or more responses.")
+    compared_groups: int = Field(description="Groups of two or more responses.")
     responses: int
     spread: float | None = Field(description="Root mean square difference of two scores of a group.")
-    spread_ratio: float | None = Field(description="spread by the spread on held-out preferences.")
-    length_correlation: float | None = Field(description="Of score and tokens, both centred by group.")
+    spread_to_reference: float | None = Field(description="spread ÷ the spread on held-out preferences.")
+    spread_ratio: float | None = deprecated("spread_to_reference")
+    length_correlation: float | None = Field(description="Of score and tokens, centred by group.")
     truncation_rate: float | None
-    saturated_share: float | None = Field(description="Scores outside the reference's 1% to 99%.")
+    saturated_share: float | None = Field(
+        description="Share of scores outside the middle 98% of those of held-out preferences."
+    )
 
 
 class StepFigures(Figures):
-    policy: str | None = Field(description="Null for groups that came without.")
+    policy: str | None = Field(description="Null for groups without a policy step.")
     step: int | None
 
 
@@ -31,36 +33,40 @@ class OlderFigures(Figures):
     steps: int = Field(description="How many policy steps are merged here.")
 
 
-class ComparisonFigures(BaseModel):
+class ComparisonFigures(DriftFigures):
     groups: int
-    disagreement: float | None = Field(description="Share of pairs that the other orders otherwise.")
+    disagreement: float | None = Field(description="Share of pairs that the other version orders differently.")
     disagreement_error: float | None = Field(description="Its standard error, over groups.")
     spread: float | None
-    spread_ratio: float | None
-    other_spread: float | None = Field(description="On the same groups, as all here.")
-    other_spread_ratio: float | None
-    relative_spread: float | None = Field(description="spread_ratio by other_spread_ratio.")
+    spread_to_reference: float | None
+    spread_ratio: float | None = deprecated("spread_to_reference")
+    other_spread: float | None = Field(description="The other version's spread on the same groups.")
+    other_spread_to_reference: float | None
+    other_spread_ratio: float | None = deprecated("other_spread_to_reference")
+    spread_to_other: float | None = Field(description="spread_to_reference ÷ other_spread_to_reference.")
+    relative_spread: float | None = deprecated("spread_to_other")
 
 
 class ShadowFigures(BaseModel):
-    other: str = Field(description="The version that scored some of this one's groups as well.")
+    other: str = Field(description="The version that also scored some of this version's groups.")
     total: ComparisonFigures
     window: ComparisonFigures
 
 
 class InDistribution(BaseModel):
     spread: float = Field(description="Of the version's scores on held-out preferences.")
-    pairs: int | None = Field(description="How many of them; null where its manifest does not say.")
+    pairs: int | None = Field(description="Held-out pairs; null where the manifest does not say.")
 
 
-class VersionFigures(BaseModel):
+class VersionFigures(DriftFigures):
     version: str
     in_distribution: InDistribution | None
-    no_ratio: str | None = Field(description="Why what needs a reference is null.")
-    non_finite: int = Field(description="Requests failed by a score that is not a finite number.")
+    ratio_unavailable: str | None = Field(description="Why figures that need a reference are null.")
+    no_ratio: str | None = deprecated("ratio_unavailable")
+    non_finite: int = Field(description="Requests that failed on a non-finite score.")
     total: Figures
     window: Figures = Field(description="Over the newest METARM_RETRAIN_OVER_GROUPS groups.")
-    steps: list[StepFigures] = Field(description="By policy step, the one seen last first.")
+    steps: list[StepFigures] = Field(description="By policy step, the latest first.")
     older_steps: OlderFigures | None
     shadow: list[ShadowFigures]
 
@@ -71,14 +77,14 @@ class WatchEnded(BaseModel):
     outcome: str = Field(description="passed, unjudged, rolled_back or left.")
     at: float = Field(description="Unix time in seconds.")
     reason: str | None
-    figures: dict[str, Any]
+    figures: WatchFigures
 
 
 class Watching(BaseModel):
     version: str
     parent: str
     began: float = Field(description="Unix time in seconds.")
-    share: float = Field(description="Of prompts: those whose groups the parent scores as well.")
+    share: float = Field(description="Share of prompts whose groups the parent scores too.")
     answered_groups: int
     non_finite: int
     compared: ComparisonFigures
@@ -88,32 +94,32 @@ class Watching(BaseModel):
 
 class WatchState(BaseModel):
     watching: Watching | None
-    ended: list[WatchEnded] = Field(description="The newest first, by whichever server.")
+    ended: list[WatchEnded] = Field(description="Watches of all servers, the newest first.")
 
 
 class AutoRetrainState(BaseModel):
     retrain: str
     state: str
     reason: str | None
-    triggers: list[JobState] = Field(description="The last jobs that drift has started.")
+    triggers: list[JobState] = Field(description="The last jobs that drift started.")
 
 
 class DriftReport(BaseModel):
-    """What this server has seen since it started."""
+    """The figures of this server since it started."""
 
     serving: str | None
-    versions: list[VersionFigures] = Field(description="The one scored last first.")
+    versions: list[VersionFigures] = Field(description="The version that scored last first.")
     watch: WatchState
     auto_retrain: AutoRetrainState
 
 
 class Histogram(BaseModel):
-    """Of |score - score| of two responses to one prompt."""
+    """Of the absolute score differences of two responses to one prompt."""
 
     pairs: int
-    width: float = Field(description="Of a bin; the first begins at 0.")
+    width: float = Field(description="Width of a bin; the first begins at 0.")
     counts: list[int]
-    beyond: int = Field(description="Past the last bin.")
+    beyond: int = Field(description="Differences past the last bin.")
 
 
 class Against(BaseModel):
@@ -127,9 +133,9 @@ class Lengths(BaseModel):
 
 
 class RecentReport(BaseModel):
-    """Of the newest groups that this server has answered: at most 2048 pairs and 512 responses."""
+    """From the newest groups that this server answered: at most 2048 pairs and 512 responses."""
 
     version: str
     differences: Histogram
-    against: Against | None = Field(description="Another version on the groups it has answered itself.")
+    against: Against | None = Field(description="Another version, on its own groups.")
     lengths: Lengths

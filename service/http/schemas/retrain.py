@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from metarm.records import Ascent, Precision, Trainable
+from service.http.schemas.deprecated_names import Trigger, Verdict
 from service.http.schemas.fields import LARGEST_INTEGER, Body
 
 
@@ -62,16 +63,14 @@ class JobState(BaseModel):
     options: dict[str, Any]
     progress: Progress
     candidate: str | None = Field(description="The version it made, published or rejected.")
-    verdict: dict[str, Any] | None = Field(
+    verdict: Verdict | None = Field(
         description="accepted, forced, reasons, figures and thresholds of the gate."
     )
     samples: dict[str, int] | None = Field(
         description="Logged groups by use: used, superseded, single_response, unreadable."
     )
     error: dict[str, Any] | None
-    trigger: dict[str, Any] | None = Field(
-        description="The drift figures that started it; null where a client did."
-    )
+    trigger: Trigger | None = Field(description="The drift figures that started it; null where a client did.")
 
 
 class Curve(BaseModel):

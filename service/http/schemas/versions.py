@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from service.http.schemas.deprecated_names import Verdict
+from service.http.schemas.drift import WatchEnded
 from service.http.schemas.fields import Body
 
 
@@ -27,7 +29,7 @@ class VersionEntry(BaseModel):
     settings: dict[str, Any] | None = Field(None, description="Settings of the run that made it.")
     code_version: str | None = None
     calibration: dict[str, float] | None = Field(None, description="score = scale · raw + shift.")
-    verdict: dict[str, Any] | None = Field(
+    verdict: Verdict | None = Field(
         None, description="accepted, forced, reasons, figures and thresholds of the gate."
     )
     reasons: list[str] = Field(
@@ -64,9 +66,7 @@ class VersionList(BaseModel):
     refusals: list[RefusedEntry] = Field(
         description="Every version that this server has refused to load since its start, latest last."
     )
-    rollbacks: list[dict[str, Any]] = Field(
-        description="Versions that a watch rolled back: version, parent, reason, figures, at (Unix time)."
-    )
+    rollbacks: list[WatchEnded] = Field(description="Versions that a watch rolled back, the newest first.")
     versions: list[VersionEntry]
 
 

@@ -19,12 +19,12 @@ def test_a_policy_ties_with_itself_on_average() -> None:
 
 def test_spread_is_normalised_by_the_same_versions_spread_on_initial_responses() -> None:
     run = made_up_run("none", 0, after=1.0)
-    assert c.spread_ratio(run) == pytest.approx(0.5, rel=0.05)  # √(1 / 4)
+    assert c.spread_to_first(run) == pytest.approx(0.5, rel=0.05)  # √(1 / 4)
 
 
 def test_a_model_that_tells_nothing_apart_has_the_narrowest_spread_there_is() -> None:
     collapsed = made_up_run("sgd", 0, after=0.0)
-    assert c.spread_ratio(collapsed) == pytest.approx(c.SMALLEST_SPREAD / 2.0)
+    assert c.spread_to_first(collapsed) == pytest.approx(c.SMALLEST_SPREAD / 2.0)
 
 
 def test_the_best_round_of_a_seed_is_chosen_on_the_other_seeds() -> None:

@@ -13,7 +13,7 @@ from experiments.hacked.tables import story, summary
 
 PARENT, HACKED = "v000001", "v000002"
 PLAN = DrillPlan("length", before=3, after=5, block=4)
-COMPARED = {"disagreement": 0.31, "relative_spread": 1.9, "groups": 20}
+COMPARED = {"disagreement": 0.31, "spread_to_other": 1.9, "groups": 20}
 
 
 def updates(first: int, versions: list[list[str]], gold: float) -> list[Update]:

@@ -208,8 +208,8 @@ def test_a_folder_that_is_not_there_is_no_version(tmp_path: Path) -> None:
 def test_a_bare_backbone_is_imported_only_with_a_new_head(checkpoint: Kinds) -> None:
     with pytest.raises(ConfigurationError, match="--init-head"):
         import_model(str(checkpoint("bert-backbone")), 128, init_head=False, seed=0)
-    model, made_up = import_model(str(checkpoint("bert-backbone")), 128, init_head=True, seed=0)
-    assert made_up == ["classifier.bias", "classifier.weight"]
+    model, missing_weights = import_model(str(checkpoint("bert-backbone")), 128, init_head=True, seed=0)
+    assert missing_weights == ["classifier.bias", "classifier.weight"]
     assert model.network.config.num_labels == 1
 
 
@@ -229,8 +229,8 @@ def test_a_new_head_depends_on_the_seed_alone(checkpoint: Kinds) -> None:
 
 @pytest.mark.parametrize("init_head", [True, False])
 def test_a_trained_head_is_imported_as_it_is(checkpoint: Kinds, init_head: bool) -> None:
-    model, made_up = import_model(str(checkpoint("llama")), 128, init_head=init_head, seed=0)
-    assert made_up == []
+    model, missing_weights = import_model(str(checkpoint("llama")), 128, init_head=init_head, seed=0)
+    assert missing_weights == []
     trained = load_model(checkpoint("llama"), 128).network.state_dict()
     assert all(torch.equal(value, trained[name]) for name, value in model.network.state_dict().items())
 

@@ -31,7 +31,7 @@ WITHOUT_TORCH = [
     "service.settings",
     "trainer.settings",
     "trainer.gate",
-    "trainer.figures",
+    "metarm.figures",
     "metarm.store.retention",
     "metarm.runtime.code_version",
     "metarm.commands.versions",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from metarm.figures import DEPRECATED_DRIFT_NAMES, with_deprecated_names
 from metarm.store.versions import Label, VersionStore
 from service.oversight.drift import Figures, Reference
 from service.versions.prompt_share import share_of
@@ -46,10 +47,12 @@ def test_drift_shows_the_figures_of_what_was_answered_by_policy_step(
         for group in groups:
             figures = Figures.of_group(group["scores"], group["tokens"], sum(group["truncated"]), known)
             total = total.plus(figures)
-        return pytest.approx(total.view(known))  # type: ignore[return-value]
+        both = with_deprecated_names(total.view(known), DEPRECATED_DRIFT_NAMES)
+        return pytest.approx(both)  # type: ignore[return-value]
 
     stamped, unstamped = (answer["groups"] for answer in answers)
-    assert (seen["version"], seen["no_ratio"], seen["older_steps"]) == ("v000001", None, None)
+    assert (seen["version"], seen["older_steps"]) == ("v000001", None)
+    assert seen["ratio_unavailable"] is seen["no_ratio"] is None
     assert seen["total"] == expected([*stamped, *unstamped])
     assert seen["window"] == expected([*stamped[1:], *unstamped])
     assert seen["total"]["truncation_rate"] == pytest.approx(1 / 9)
@@ -57,7 +60,8 @@ def test_drift_shows_the_figures_of_what_was_answered_by_policy_step(
     assert steps == [{"policy": None, "step": None}, {"policy": "actor", "step": 7}]
     assert seen["steps"] == [expected(unstamped), expected(stamped)]
     assert f'rm_reward_spread{{version="v000001"}} {seen["window"]["spread"]}' in metrics
-    assert f'rm_reward_spread_ratio{{version="v000001"}} {seen["window"]["spread_ratio"]}' in metrics
+    for name in ("rm_reward_spread_to_reference", "rm_reward_spread_ratio"):
+        assert f'{name}{{version="v000001"}} {seen["window"]["spread_to_reference"]}' in metrics
     assert 'rm_score_count{version="v000001"} 9.0' in metrics
     for name in ("rm_length_correlation", "rm_truncation_ratio", "rm_saturated_ratio"):
         assert f'{name}{{version="v000001"}}' in metrics

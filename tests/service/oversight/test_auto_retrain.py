@@ -49,9 +49,11 @@ def test_two_servers_start_one_run_and_its_figures_are_in_the_job(
         trigger = job.trigger
         assert trigger is not None
         assert (trigger["version"], trigger["below"], trigger["groups"]) == ("v000001", 0.5, 20)
-        assert 0 < trigger["spread_ratio"] < 0.01
-        assert trigger["spread_ratio"] == trigger["spread"] / trigger["reference_spread"]
-        assert one.http.get(f"/retrain/{job.id}").json()["trigger"] == trigger
+        ratio = trigger["spread_to_reference"]
+        assert 0 < ratio < 0.01
+        assert ratio == trigger["spread"] / trigger["reference_spread"]
+        answered = one.http.get(f"/retrain/{job.id}").json()["trigger"]
+        assert answered == {**trigger, "spread_ratio": ratio}  # deprecated
         for process in (one, other):
             process.wait_until(lambda process=process: len(drift(process)["auto_retrain"]["triggers"]) == 1)  # type: ignore[misc]
         counted = [

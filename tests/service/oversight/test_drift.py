@@ -10,15 +10,7 @@ import numpy as np
 import pytest
 
 from metarm.records import Message, PolicyStamp
-from service.oversight.drift import (
-    KEEP_STEPS,
-    KEEP_VERSIONS,
-    Comparison,
-    Drift,
-    Figures,
-    Reference,
-    disagreement,
-)
+from service.oversight.drift import KEEP_STEPS, KEEP_VERSIONS, Comparison, Drift, Figures, Reference
 from service.versions.prompt_share import share_of
 
 REFERENCE = Reference.of({"reference": {"spread": 2.0, "low": -1.0, "high": 1.5}})
@@ -62,7 +54,7 @@ def test_the_figures_equal_brute_force_over_all_groups_and_pairs(seed: int) -> N
         "compared_groups": len(means),
         "responses": len(flat),
         "spread": pytest.approx(np.sqrt(np.mean(means))),
-        "spread_ratio": pytest.approx(np.sqrt(np.mean(means)) / 2.0),
+        "spread_to_reference": pytest.approx(np.sqrt(np.mean(means)) / 2.0),
         "length_correlation": pytest.approx(np.corrcoef(deviations, longer)[0, 1]),
         "truncation_rate": pytest.approx(sum(cut for _, _, cut in groups) / len(flat)),
         "saturated_share": pytest.approx(np.mean([not -1.0 <= score <= 1.5 for score in flat])),
@@ -84,7 +76,7 @@ def test_a_group_counts_the_same_however_many_responses_it_has() -> None:
 def test_groups_of_one_response_give_what_they_can() -> None:
     view = added([([9.0], [7], 1), ([0.0], [9], 0)]).view(REFERENCE)
     assert (view["groups"], view["compared_groups"]) == (2, 0)
-    assert view["spread"] is view["spread_ratio"] is view["length_correlation"] is None
+    assert view["spread"] is view["spread_to_reference"] is view["length_correlation"] is None
     assert (view["truncation_rate"], view["saturated_share"]) == (0.5, 0.5)
 
 
@@ -104,45 +96,19 @@ def test_without_a_reference_what_needs_one_is_null_and_said_why(manifest: dict[
     assert reason in str(reference.missing)
     view = added(random_groups(1), reference).view(reference)
     assert view["spread"] is not None
-    assert view["spread_ratio"] is view["saturated_share"] is None
-
-
-def brute_disagreement(own: list[float], other: list[float]) -> float | None:
-    outcomes = []
-    for i, j in itertools.combinations(range(len(own)), 2):
-        orders = [float(np.sign(scores[i] - scores[j])) for scores in (own, other)]
-        if any(orders):
-            outcomes.append(0.5 if 0.0 in orders else float(orders[0] != orders[1]))
-    return sum(outcomes) / len(outcomes) if outcomes else None
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_disagreement_equals_counting_the_pairs(seed: int) -> None:
-    rng = random.Random(seed)
-    size = rng.randint(2, 30)
-    own, other = ([float(rng.randint(0, 6)) for _ in range(size)] for _ in range(2))
-    expected = brute_disagreement(own, other)
-    assert disagreement(own, other) == (None if expected is None else pytest.approx(expected))
-
-
-def test_disagreement_is_0_for_the_same_order_1_for_the_reverse_and_a_half_for_a_constant() -> None:
-    scores = [0.3, -1.0, 2.0, 0.7]
-    assert disagreement(scores, [10 * score + 3 for score in scores]) == 0
-    assert disagreement(scores, [-score for score in scores]) == 1
-    assert disagreement(scores, [1.0] * 4) == 0.5
-    assert disagreement([2.0] * 4, [1.0] * 4) is None
+    assert view["spread_to_reference"] is view["saturated_share"] is None
 
 
 def test_a_comparison_divides_each_spread_by_its_own_reference() -> None:
     half, tenfold = (Reference.of({"reference": {"spread": s, "low": 0, "high": 1}}) for s in (2.0, 20.0))
     scores = [0.0, 1.0, 5.0]
     same = Comparison.of_group(scores, [10 * score for score in scores])
-    assert same.relative_spread(half, tenfold) == pytest.approx(1.0)
-    assert same.relative_spread(half, half) == pytest.approx(0.1)
-    assert same.relative_spread(half, NOTHING) is None
+    assert same.spread_to_other(half, tenfold) == pytest.approx(1.0)
+    assert same.spread_to_other(half, half) == pytest.approx(0.1)
+    assert same.spread_to_other(half, NOTHING) is None
     flat = Comparison.of_group([3.0] * 3, scores)
-    assert flat.relative_spread(NOTHING, NOTHING) == 0.0  # in any unit
-    assert Comparison.of_group(scores, [3.0] * 3).relative_spread(half, half) is None
+    assert flat.spread_to_other(NOTHING, NOTHING) == 0.0  # in any unit
+    assert Comparison.of_group(scores, [3.0] * 3).spread_to_other(half, half) is None
     both = same.plus(flat)
     assert both.groups == 2
     assert both.mean_disagreement == pytest.approx(0.25)

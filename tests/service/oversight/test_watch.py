@@ -81,7 +81,7 @@ def test_a_breach_is_a_low_spread_in_its_own_unit_or_another_order(
     ("parent_spread", "swapped", "groups", "mentions"),
     [
         (1.0, 1, 3, None),  # one pair in six: honest retrains do that
-        (1.0, 2, 3, "orders 0.333 of the pairs in 3 groups otherwise than its parent, which still tells"),
+        (1.0, 2, 3, "orders 0.333 of the pairs in 3 groups differently from its parent, which still tells"),
         (9.0, 2, 3, None),  # the parent itself tells little apart here
         (0.0, 2, 3, None),  # or it is not known whether it does
         (1.0, 2, 2, None),  # too few groups
@@ -270,7 +270,7 @@ def test_a_version_that_reverses_its_parent_is_rolled_back_and_a_restart_and_a_p
         outcome = ended(process, "v000002")
         assert (outcome["outcome"], outcome["parent"]) == ("rolled_back", "v000001")
         assert outcome["figures"]["compared"]["disagreement"] == 1.0
-        assert outcome["figures"]["compared"]["relative_spread"] == pytest.approx(1.0, abs=1e-3)
+        assert outcome["figures"]["compared"]["spread_to_other"] == pytest.approx(1.0, abs=1e-3)
         listed = process.http.get("/versions").json()
         assert (listed["current"], listed["rollbacks"]) == ("v000001", [outcome])
         assert "orders 1.000 of the pairs" in outcome["reason"]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metarm.errors import InvalidVersionError, TrainingError
+from metarm.figures import PairScores
 from metarm.model import probe
 from metarm.model.encoding import Encoded
 from metarm.model.reward_model import RewardModel, load_model
@@ -19,15 +20,14 @@ from metarm.records import Preference, SampleGroup
 from metarm.store.calibration import IDENTITY, Calibration
 from tests.demo_groups import demo_groups
 from tests.tiny import CORPUS, Kind
-from trainer.candidate import (
+from trainer.evaluation import (
     RECENT_GROUPS,
     RECENT_RESPONSES,
-    Yardstick,
+    EvaluationSet,
     calibrated_like,
     described,
     described_first,
 )
-from trainer.figures import PairScores
 from trainer.gate import Thresholds, Verdict, judge
 from trainer.settings import TrainerSettings
 from trainer.training import score_pairs
@@ -66,14 +66,14 @@ def judged(
     """The verdict on the parent with a change, saved and loaded as a candidate is."""
 
     def judged(change: Change) -> Verdict:
-        yardstick = Yardstick.of(parent.encoder, labelled_by(parent), groups())
-        before = yardstick.answers(parent)
+        evaluation = EvaluationSet.of(parent.encoder, labelled_by(parent), groups())
+        before = evaluation.rewards(parent)
         candidate = load_model(checkpoint("bert"), 128)
         with torch.no_grad():
             change(candidate)
         candidate.save(tmp_path / "candidate")
-        after = yardstick.answers(load_model(tmp_path / "candidate", 128))
-        return judge(before, after, yardstick.lengths, Thresholds.of(TrainerSettings()))
+        after = evaluation.rewards(load_model(tmp_path / "candidate", 128))
+        return judge(before, after, evaluation.lengths, Thresholds.of(TrainerSettings()))
 
     return judged
 
@@ -81,7 +81,7 @@ def judged(
 def labelled_by(model: RewardModel) -> list[Preference]:
     """Preferences turned so that `model` ranks them right."""
     given = preferences()
-    scores = score_pairs(model, Yardstick.of(model.encoder, given, []).held_out)
+    scores = score_pairs(model, EvaluationSet.of(model.encoder, given, []).held_out)
     return [
         pair if margin > 0 else Preference(pair.prompt, pair.rejected, pair.chosen)
         for pair, margin in zip(given, scores.margins, strict=True)
@@ -139,27 +139,27 @@ def test_a_model_with_one_weight_that_is_no_number_is_rejected_for_it(
 def test_a_model_that_counts_tokens_is_rejected_for_its_length(
     parent: RewardModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    yardstick = Yardstick.of(parent.encoder, labelled_by(parent), groups())
-    before = yardstick.answers(parent)
+    evaluation = EvaluationSet.of(parent.encoder, labelled_by(parent), groups())
+    before = evaluation.rewards(parent)
 
     def by_length(samples: list[Encoded]) -> Tensor:
         return torch.tensor([0.01 * len(sample.ids) for sample in samples])
 
     monkeypatch.setattr(parent, "scores", by_length)
-    verdict = judge(before, yardstick.answers(parent), yardstick.lengths, Thresholds.of(TrainerSettings()))
+    verdict = judge(before, evaluation.rewards(parent), evaluation.lengths, Thresholds.of(TrainerSettings()))
     assert any("correlate +1.000 with length" in reason for reason in verdict.reasons)
 
 
-# --- the yardstick -----------------------------------------------------------------------------------
+# --- the evaluation set -----------------------------------------------------------------------------------
 
 
 def test_recent_groups_are_the_newest_with_something_to_compare(parent: RewardModel) -> None:
     many = groups(RECENT_GROUPS + 30)
-    yardstick = Yardstick.of(parent.encoder, [], many)
-    assert len(yardstick.recent) == RECENT_GROUPS
+    evaluation = EvaluationSet.of(parent.encoder, [], many)
+    assert len(evaluation.recent) == RECENT_GROUPS
     newest = parent.encoder.encode([(many[-1].prompt, many[-1].responses)])[0]
-    assert yardstick.recent[-1] == newest
-    assert yardstick.lengths[-1] == [len(response.ids) for response in newest]
+    assert evaluation.recent[-1] == newest
+    assert evaluation.lengths[-1] == [len(response.ids) for response in newest]
 
 
 def test_the_same_response_twice_is_one_and_a_group_of_one_is_none(parent: RewardModel) -> None:
@@ -168,15 +168,15 @@ def test_the_same_response_twice_is_one_and_a_group_of_one_is_none(parent: Rewar
     )
     same = SampleGroup("b", "b", "What?", ("The first.",) * 5, (0,) * 5, "v000001", 0)
     long = SampleGroup("c", "c", "What?", tuple(WORDS[:20]), (0,) * 20, "v000001", 0)
-    yardstick = Yardstick.of(parent.encoder, [], [repeated, same, long])
-    assert [len(group) for group in yardstick.recent] == [2, RECENT_RESPONSES]
+    evaluation = EvaluationSet.of(parent.encoder, [], [repeated, same, long])
+    assert [len(group) for group in evaluation.recent] == [2, RECENT_RESPONSES]
 
 
 def test_without_recent_groups_the_held_out_pairs_are_answered(parent: RewardModel) -> None:
-    yardstick = Yardstick.of(parent.encoder, preferences(3), [])
-    answers = yardstick.answers(parent)
-    assert answers.recent == yardstick.lengths == []
-    assert len(answers.held_out.all) == 6
+    evaluation = EvaluationSet.of(parent.encoder, preferences(3), [])
+    rewards = evaluation.rewards(parent)
+    assert rewards.recent == evaluation.lengths == []
+    assert len(rewards.held_out.all) == 6
 
 
 # --- what a manifest says ----------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_without_recent_groups_the_held_out_pairs_are_answered(parent: RewardMod
 
 def test_a_candidates_calibrated_scores_are_where_its_parents_were(parent: RewardModel) -> None:
     given = preferences()
-    pairs = Yardstick.of(parent.encoder, given, []).held_out
+    pairs = EvaluationSet.of(parent.encoder, given, []).held_out
     before = score_pairs(parent, pairs)
     of_parent = Calibration(2.0, -1.0)
     with torch.no_grad():
@@ -207,7 +207,7 @@ def test_a_candidates_calibrated_scores_are_where_its_parents_were(parent: Rewar
 
 
 def test_a_parent_without_numbers_gives_no_calibration(parent: RewardModel) -> None:
-    raw = score_pairs(parent, Yardstick.of(parent.encoder, preferences(4), []).held_out)
+    raw = score_pairs(parent, EvaluationSet.of(parent.encoder, preferences(4), []).held_out)
     nothing = PairScores([math.nan] * 4, [math.nan] * 4)
     with pytest.raises(InvalidVersionError, match="not a rising line"):
         calibrated_like(raw, nothing, IDENTITY)
