@@ -1,3 +1,5 @@
+"""`metarm demo`, or `python -m simulation`."""
+
 import sys
 
 from simulation.cli import main
