@@ -131,6 +131,7 @@ class HttpThread(Served):
     def __enter__(self) -> Self:
         root = logging.getLogger()
         root.addHandler(self._handler)
+        self._level_before = root.level
         root.setLevel(logging.INFO)
         self._thread.start()
         try:
@@ -145,6 +146,7 @@ class HttpThread(Served):
         self._thread.join(60)
         self.http.close()
         logging.getLogger().removeHandler(self._handler)
+        logging.getLogger().setLevel(self._level_before)
         assert not self._thread.is_alive()
 
     @property

@@ -14,6 +14,8 @@ from tests.processes import HttpProcess, system
 from tests.store import publish
 from tests.tiny import Kind
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[Kind], Path]) -> Path:
