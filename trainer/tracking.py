@@ -47,7 +47,7 @@ class Trackers:
     @contextmanager
     def run(self, name: str) -> Iterator[TrackedRun]:
         """A run under `name`, for the block. The trackers hear of it once it begins."""
-        reporters = [Reporter(one, partial(_made, one, name, self._data_dir)) for one in self._names]
+        reporters = [_Reporter(one, partial(_made, one, name, self._data_dir)) for one in self._names]
         run = TrackedRun(reporters)
         patience_s = BROKEN_OFF_S
         try:
@@ -61,7 +61,7 @@ class Trackers:
 class TrackedRun:
     """What is reported of one run."""
 
-    def __init__(self, reporters: Sequence[Reporter]) -> None:
+    def __init__(self, reporters: Sequence[_Reporter]) -> None:
         self._reporters = reporters
 
     def begin(self, config: Config) -> None:
@@ -83,7 +83,7 @@ class TrackedRun:
             reporter.offer(known, step)
 
 
-class Reporter:
+class _Reporter:
     """One tracker of one run, in a thread of its own: some keep their run by thread, and all may block."""
 
     def __init__(

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.processes import Process
 from tests.tiny import make_checkpoint
 from trainer.settings import TrainerSettings
-from trainer.tracking import Reporter, TrackedRun, Trackers
+from trainer.tracking import TrackedRun, Trackers, _Reporter
 
 PATIENCE_S = 30.0
 CONFIG = {"learning_rate": 1e-5, "ascent": "sgd", "ascent_rate": None, "gradient_checkpointing": False}
@@ -58,7 +58,7 @@ class Scripted(GeneralTracker):  # type: ignore[misc]
 
 
 def run_of(*trackers: Scripted, most_waiting: int = 1000) -> TrackedRun:
-    made = [Reporter("wandb", lambda one=one: one, most_waiting=most_waiting) for one in trackers]  # type: ignore[misc]
+    made = [_Reporter("wandb", lambda one=one: one, most_waiting=most_waiting) for one in trackers]  # type: ignore[misc]
     return TrackedRun(made)
 
 
