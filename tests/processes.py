@@ -131,6 +131,7 @@ class HttpThread(Served):
     def __enter__(self) -> Self:
         root = logging.getLogger()
         root.addHandler(self._handler)
+        self._level = root.level
         root.setLevel(logging.INFO)
         self._thread.start()
         try:
@@ -144,7 +145,9 @@ class HttpThread(Served):
         self._server.should_exit = True
         self._thread.join(60)
         self.http.close()
-        logging.getLogger().removeHandler(self._handler)
+        root = logging.getLogger()
+        root.setLevel(self._level)
+        root.removeHandler(self._handler)
         assert not self._thread.is_alive()
 
     @property
