@@ -124,7 +124,7 @@ class HttpThread(Served):
         own = {"log_config": None, "access_log": False, "http": "httptools", "timeout_graceful_shutdown": 30}
         config = uvicorn.Config(app, port=self.port, **own)  # type: ignore[arg-type]
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._log = io.StringIO()
         self._handler = logging.StreamHandler(self._log)
 
@@ -157,8 +157,8 @@ class HttpThread(Served):
     def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
-            assert self._thread.is_alive(), "it ended: see the log"
-            assert time.monotonic() < deadline, f"not within {timeout_s} s"
+            assert self._thread.is_alive(), f"it ended:\n{self.output}"
+            assert time.monotonic() < deadline, f"not within {timeout_s:g} s:\n{self.output}"
             time.sleep(0.01)
 
 
