@@ -124,14 +124,14 @@ class HttpThread(Served):
         own = {"log_config": None, "access_log": False, "http": "httptools", "timeout_graceful_shutdown": 30}
         config = uvicorn.Config(app, port=self.port, **own)  # type: ignore[arg-type]
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._log = io.StringIO()
         self._handler = logging.StreamHandler(self._log)
 
     def __enter__(self) -> Self:
         root = logging.getLogger()
         root.addHandler(self._handler)
-        self._level_before = root.level
+        self._level = root.level
         root.setLevel(logging.INFO)
         self._thread.start()
         try:
@@ -145,8 +145,9 @@ class HttpThread(Served):
         self._server.should_exit = True
         self._thread.join(60)
         self.http.close()
-        logging.getLogger().removeHandler(self._handler)
-        logging.getLogger().setLevel(self._level_before)
+        root = logging.getLogger()
+        root.setLevel(self._level)
+        root.removeHandler(self._handler)
         assert not self._thread.is_alive()
 
     @property
@@ -156,8 +157,8 @@ class HttpThread(Served):
     def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
-            assert self._thread.is_alive(), "it ended: see the log"
-            assert time.monotonic() < deadline, f"not within {timeout_s} s"
+            assert self._thread.is_alive(), f"it ended:\n{self.output}"
+            assert time.monotonic() < deadline, f"not within {timeout_s:g} s:\n{self.output}"
             time.sleep(0.01)
 
 

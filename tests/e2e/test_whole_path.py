@@ -19,8 +19,14 @@ from tests.demo_groups import demo_groups
 from tests.offline import TOLERANCE, OfflineModel
 from tests.processes import HttpProcess, system
 
-# few updates instead of many: the path is the same
-FAST = {"METARM_BOOTSTRAP_PAIRS": "64", "METARM_STEPS": "3", "METARM_GATE_TOLERANCE": "1"}
+# few, small updates and few held-out pairs: the path is the same
+FAST = {
+    "METARM_BOOTSTRAP_PAIRS": "64",
+    "METARM_MAX_HELD_OUT": "64",
+    "METARM_STEPS": "3",
+    "METARM_META_BATCH_SIZE": "2",
+    "METARM_GATE_TOLERANCE": "1",
+}
 READY_S = 240.0
 
 

@@ -60,11 +60,13 @@ def test_gold_first_rises_and_then_falls(run: list[Checkpoint]) -> None:
     assert gold[-1] < gold[peak] - 0.5
 
 
+@pytest.mark.slow
 def test_the_reward_models_own_score_keeps_rising(run: list[Checkpoint]) -> None:
     scores = [checkpoint.measurement.score_mean for checkpoint in run]
     assert scores[-1] > scores[len(run) // 2] > scores[0]
 
 
+@pytest.mark.slow
 def test_spread_and_accuracy_fall_as_the_policy_drifts(run: list[Checkpoint]) -> None:
     first, last = run[0].measurement, run[-1].measurement
     assert last.score_variance < 0.8 * first.score_variance
@@ -72,11 +74,13 @@ def test_spread_and_accuracy_fall_as_the_policy_drifts(run: list[Checkpoint]) ->
     assert last.accuracy.high < first.accuracy.low
 
 
+@pytest.mark.slow
 def test_gold_still_varies_within_groups_after_the_drift(run: list[Checkpoint]) -> None:
     assert run[-1].measurement.gold_variance > 0.5 * run[0].measurement.gold_variance
     assert run[-1].measurement.accuracy.pairs > 0.9 * run[0].measurement.accuracy.pairs
 
 
+@pytest.mark.slow
 def test_length_runs_away(run: list[Checkpoint]) -> None:
     assert run[-1].measurement.length_mean > 1.6 * run[0].measurement.length_mean
 

@@ -52,6 +52,7 @@ def test_gradient_of_log_prob_matches_finite_differences() -> None:
         assert gradient[at] == pytest.approx(slope, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_updates_follow_the_gradient_of_the_expected_reward() -> None:
     """The reward depends on `effort` alone, so its expectation and gradient are known in closed form."""
     policy, task, rng = Policy.initial(0), TASKS[0], np.random.default_rng(6)

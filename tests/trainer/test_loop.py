@@ -226,6 +226,7 @@ def test_a_run_of_fewer_parameters_publishes_a_whole_version_that_says_how_it_wa
     assert load_model(bench.store.path("v000002"), 128).network.state_dict().keys() == before.keys()
 
 
+@pytest.mark.slow
 def test_a_candidate_that_unlearned_the_preferences_is_rejected_and_its_reasons_kept(
     make_bench: Callable[..., Bench],
 ) -> None:
@@ -275,6 +276,7 @@ def test_a_forced_candidate_is_published_and_says_why_it_would_have_been_refused
     assert unlearning.store.current() == "v000003"
 
 
+@pytest.mark.slow
 def test_a_candidate_of_scores_that_are_not_finite_is_not_published_by_force(
     unlearning: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

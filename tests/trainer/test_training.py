@@ -177,6 +177,7 @@ def test_the_loss_options_reach_the_update_and_zero_is_off(checkpoint: Kinds) ->
     assert not torch.equal(parameters(plain), parameters(centred))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["full", "lora", "head"])
 @pytest.mark.parametrize("ascent", ["none", "sgd", "second_order"])
 @pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])

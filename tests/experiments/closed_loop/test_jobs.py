@@ -50,6 +50,7 @@ def test_a_first_model_is_made_once_always_the_same_and_named_by_what_made_it(
     assert first_model(other, 5, folder / "models").checkpoint != made.checkpoint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", [arm for arm in all_arms().values() if arm.retrain], ids=lambda arm: arm.name)
 def test_every_arm_retrains_and_goes_on(folder: Path, arm: Arm) -> None:
     run = played(folder, arm)

@@ -148,6 +148,7 @@ def test_new_requests_wait_between_hold_and_go_and_pinned_ones_do_not(
     run(test)
 
 
+@pytest.mark.slow
 def test_after_a_cut_over_a_server_says_at_once_what_it_serves(
     store: VersionStore, redis_process: RedisProcess, redis_client: redis.Redis
 ) -> None:

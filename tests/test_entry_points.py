@@ -1,0 +1,40 @@
+"""`python -m` of each package: how far it comes before it starts anything."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+import pytest
+
+import metarm
+
+
+def run(monkeypatch: pytest.MonkeyPatch, package: str, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [package, *arguments])
+    runpy.run_module(package, run_name="__main__")
+
+
+def test_metarm_says_its_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run(monkeypatch, "metarm", "--version")
+    assert capsys.readouterr().out.strip() == metarm.__version__
+
+
+@pytest.mark.parametrize(
+    ("package", "option", "value"), [("service", "port", "seventy"), ("trainer", "steps", "none")]
+)
+def test_a_wrong_setting_ends_a_process_before_it_starts_anything(
+    monkeypatch: pytest.MonkeyPatch, package: str, option: str, value: str
+) -> None:
+    with pytest.raises(SystemExit, match=option) as ended:
+        run(monkeypatch, package, f"--{option}", value)
+    assert "integer" in str(ended.value)
+
+
+def test_the_simulation_lists_its_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, "simulation", "--help")
+    assert ended.value.code == 0
+    assert "demo" in capsys.readouterr().out
