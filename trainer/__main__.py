@@ -40,6 +40,7 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
 
         from metarm.model.reward_model import quiet_transformers
         from metarm.runtime.cores import usable_cores
+        from metarm.runtime.loops import Loops
         from metarm.shared.connection import connect
         from metarm.shared.coordinator import COMMAND_TIMEOUT_S, Coordinator
         from metarm.shared.jobs import JobBoard
@@ -59,7 +60,8 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
     tracing.begin("metarm-trainer")
     client = connect(settings.required_redis_url)
     jobs = JobBoard(client)
-    heartbeat = Heartbeat(TrainerPresence(client))
+    loops = Loops()
+    heartbeat = Heartbeat(TrainerPresence(client), loops.add("heartbeat"))
     needs = {"min_groups": settings.min_groups, "min_preferences": settings.min_preferences}
     if not heartbeat.take_place({"state": "starting"}, stop):
         return
@@ -68,7 +70,7 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
     prepare_s = settings.cut_over_prepare_s
     coordinator = Coordinator(quick, store, name=f"trainer {heartbeat.holder}", prepare_s=prepare_s)
     trackers = Trackers(settings.report_to, settings.data_dir, jobs.tracker_failed)
-    clerk = StoreClerk(StoreCommands(client), coordinator, store, heartbeat)
+    clerk = StoreClerk(StoreCommands(client), coordinator, store, heartbeat, loops.add("store-clerk"))
     try:
         store.prepare()
         clerk.start()

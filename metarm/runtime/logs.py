@@ -33,10 +33,11 @@ from structlog.contextvars import bind_contextvars, bound_contextvars, merge_con
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from metarm.runtime import tracing
+from metarm.runtime.rate_limit import RateLimit
 from metarm.runtime.settings import ProcessSettings
 
 MASK = "***"
-SELDOM_S = 60.0
+LIBRARY_REPEAT_S = 60.0
 SHORTEST_SECRET = 4  # a shorter one would mask half of every line
 SECRET_VARIABLES = ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN")
 HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
@@ -58,14 +59,14 @@ def configure(process: str, settings: ProcessSettings) -> None:
         structlog.processors.format_exc_info,
         structlog.processors.EventRenamer("message"),
         structlog.processors.JSONRenderer(serializer=_dumps) if as_json else _readable,
-        cast("Processor", _Masking([*settings.secrets, *_external_secrets()])),
+        cast("Processor", _SecretMask([*settings.secrets, *_external_secrets()])),
     ]
     formatter = (_Json if as_json else structlog.stdlib.ProcessorFormatter)(
         processors=finish, foreign_pre_chain=_field_processors(process, as_json)
     )
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
-    handler.addFilter(_Seldom("opentelemetry"))
+    handler.addFilter(_LibraryLimit("opentelemetry"))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs a line for every request
     logging.captureWarnings(True)
@@ -110,7 +111,7 @@ def _field_processors(process: str, as_json: bool) -> list[Processor]:
         return event
 
     in_utc = structlog.processors.TimeStamper(fmt="iso", utc=True)
-    here = structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False)
+    in_local_time = structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False)
     return [
         merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -118,7 +119,7 @@ def _field_processors(process: str, as_json: bool) -> list[Processor]:
         structlog.stdlib.ExtraAdder(),
         named,
         _trace_ids,
-        in_utc if as_json else here,
+        in_utc if as_json else in_local_time,
     ]
 
 
@@ -137,22 +138,18 @@ def _readable(_: WrappedLogger, __: str, event: EventDict) -> str:
     return f"{line}\n{event['exception']}" if "exception" in event else line
 
 
-class _Seldom(logging.Filter):
-    """Limits each repeated message of a library to one in SELDOM_S."""
+class _LibraryLimit(logging.Filter):
+    """Limits each repeated message of a library to one in LIBRARY_REPEAT_S."""
 
     def __init__(self, library: str) -> None:
         super().__init__()
         self._prefix = f"{library}."
-        self._said: dict[str, float] = {}
+        self._limit = RateLimit(LIBRARY_REPEAT_S)
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.name.startswith(self._prefix):
             return True
-        what = f"{record.name} {record.msg}"
-        if record.created - self._said.get(what, 0.0) < SELDOM_S:
-            return False
-        self._said[what] = record.created
-        return True
+        return self._limit.admit(f"{record.name} {record.msg}") is not None
 
 
 def _external_secrets() -> list[str]:
@@ -162,7 +159,7 @@ def _external_secrets() -> list[str]:
     return [*given, *headers, *map(unquote, headers)]
 
 
-class _Masking:
+class _SecretMask:
     """Masks secrets in a finished line."""
 
     def __init__(self, secrets: Sequence[str]) -> None:

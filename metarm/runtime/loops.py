@@ -49,7 +49,7 @@ class LoopHealth:
         if message not in self._logged:
             self._logged.add(message)
             unexplained = None if isinstance(error, EXPLAINED) else error
-            log.warning("%s failed, and is tried again: %s", self.name, message, exc_info=unexplained)
+            log.warning("%s failed; retrying: %s", self.name, message, exc_info=unexplained)
 
 
 class Loops:

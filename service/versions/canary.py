@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from metarm.errors import MetaRMError, NonFiniteScoreError
 from metarm.records import Prompt
-from metarm.runtime.seldom import Seldom
+from metarm.runtime.rate_limit import RateLimit
 from metarm.store.versions import version_number
 from service.versions.live import LiveVersions, LoadedVersion
 from service.versions.prompt_share import share_of
@@ -48,12 +48,12 @@ class CanaryFallbacks:
     def __init__(self, counted: Callable[[str, int], None]) -> None:
         """`counted` receives the reason and the number of groups."""
         self._counted = counted
-        self._seldom = Seldom(LOG_EVERY_S)
+        self._limit = RateLimit(LOG_EVERY_S)
 
     def record(self, canary: str, groups: int, error: Exception) -> None:
         reason = "non_finite" if isinstance(error, NonFiniteScoreError) else "failed"
         self._counted(reason, groups)
-        if self._seldom.left_out((canary, reason)) is None:
+        if self._limit.admit((canary, reason)) is None:
             return
         unexpected = None if isinstance(error, MetaRMError) else error
         log.warning(
