@@ -16,7 +16,7 @@ LOW_PRIORITY = 10  # niceness
 
 
 def main() -> None:
-    process_environment.ensure()
+    process_environment.ensure_set()
     settings = TrainerSettings.from_command_line("metarm trainer", sys.argv[1:])
     logs.configure("trainer", settings)
     stop = threading.Event()
@@ -35,7 +35,7 @@ def main() -> None:
 def run(settings: TrainerSettings, stop: threading.Event) -> None:
     """Take the trainer's place, publish a first version if there is none, then run jobs until `stop` is set."""
     os.nice(LOW_PRIORITY)
-    with process_environment.uncollected():
+    with process_environment.gc_paused():
         import torch  # only once the process environment is set
 
         from metarm.model.reward_model import quiet_transformers

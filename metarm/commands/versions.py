@@ -18,7 +18,7 @@ from pydantic_settings import CliPositionalArg, CliSubCommand, CliToggleFlag
 from metarm.commands import version_records
 from metarm.errors import ConfigurationError, InvalidVersionError, MetaRMError, UnknownVersionError
 from metarm.runtime.embedded_redis import running_socket
-from metarm.runtime.progress import bar
+from metarm.runtime.progress import progress_bar
 from metarm.runtime.settings import Arguments, CommandGroup, RedisUrl, RetentionSettings, StoreSettings
 from metarm.runtime.tables import on_terminal, print_table
 from metarm.shared.leases import leased_versions
@@ -137,7 +137,7 @@ class VerifyVersions(VersionsCommand):
     def run_on(self, store: VersionStore) -> int:
         results: dict[str, str | None] = {}
         names = [_named(store, word) for word in self.names] or store.names()
-        for name in bar(names, "verifying", "versions"):
+        for name in progress_bar(names, "verifying", "versions"):
             try:
                 store.verify(name)
                 results[name] = None

@@ -29,7 +29,7 @@ REQUIRED = {
 }
 
 
-def ensure() -> None:
+def ensure_set() -> None:
     """Replace this process by the same command with the variables set, unless they already are."""
     if all(os.environ.get(name) == value for name, value in REQUIRED.items()):
         return
@@ -49,7 +49,7 @@ def check() -> None:
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Turn the garbage collector off while torch and transformers are imported, and exempt their objects from
     later collections. These 650,000 objects live as long as the process: to traverse them takes a quarter
     of the import, and later stops all threads for 0.2 s in a full collection."""

@@ -28,7 +28,7 @@ LINE_EVERY_S = 15.0
 Item = TypeVar("Item")
 
 
-def bar(items: Sequence[Item], what: str, unit: str) -> Iterator[Item]:
+def progress_bar(items: Sequence[Item], what: str, unit: str) -> Iterator[Item]:
     """Yield the items, with a bar above them on a terminal."""
     with _bars(unit) as bars:
         yield from bars.track(items, description=what)

@@ -1,9 +1,10 @@
 """OpenTelemetry spans. Without an endpoint the SDK is not imported, and a span costs one comparison.
 
-OpenTelemetry's own variables configure everything (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables):
-OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, their …_HEADERS, OTEL_TRACES_SAMPLER,
-OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_SDK_DISABLED. A thread of its own sends the spans by
-OTLP over HTTP (protobuf) and drops those that do not fit its queue.
+OpenTelemetry's own variables configure everything
+(https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables): OTEL_EXPORTER_OTLP_ENDPOINT
+or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, their …_HEADERS, OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME,
+OTEL_RESOURCE_ATTRIBUTES, OTEL_SDK_DISABLED. A thread of its own sends the spans by OTLP over HTTP (protobuf)
+and drops those that do not fit its queue.
 
 | span           | of                                                                            |
 | -------------- | ----------------------------------------------------------------------------- |
@@ -95,7 +96,7 @@ def record(
     over.end(epoch_ns + ended_ns)
 
 
-def here() -> Context | None:
+def current_context() -> Context | None:
     """This context, for `record` in another thread; None if spans are not exported."""
     if _tracer is None:
         return None

@@ -39,16 +39,16 @@ class CutOver:
     running: bool
     servers: Mapping[str, str] = field(default_factory=dict)
 
-    def saying(self, *states: str) -> list[str]:
+    def servers_in(self, *states: str) -> list[str]:
         """The servers in one of `states`, sorted."""
-        return sorted(server for server, said in self.servers.items() if said in states)
+        return sorted(server for server, state in self.servers.items() if state in states)
 
     def refusals(self) -> dict[str, str]:
         """The servers that refused the version, and their reasons."""
         return {
-            server: said.removeprefix(REFUSED)
-            for server, said in sorted(self.servers.items())
-            if said.startswith(REFUSED)
+            server: state.removeprefix(REFUSED)
+            for server, state in sorted(self.servers.items())
+            if state.startswith(REFUSED)
         }
 
 
@@ -75,9 +75,9 @@ class CutOverBoard:
         """Go from phase `now` to `to`; nothing changes where another process has left `now` already."""
         return self._run("move", id_, now, to, reason, lease_ms)
 
-    def say(self, id_: str, phase: Phase, server: str, state: str) -> CutOver | None:
+    def report(self, id_: str, phase: Phase, server: str, state: str) -> CutOver | None:
         """Set a server's state; nothing changes once the cut-over has left `phase`."""
-        return self._run("say", id_, phase, server, state)
+        return self._run("report", id_, phase, server, state)
 
     def _run(self, command: str, *arguments: str | int) -> CutOver | None:
         names = [CUT_OVER, SERVICES, SERVICE_PREFIX, CUT_OVER_NOTICES]
@@ -93,8 +93,8 @@ class CutOverBoard:
             reason=fields["reason"],
             running=fields["running"] == "1",
             servers={
-                name.removeprefix(_SERVER_FIELD): said
-                for name, said in fields.items()
+                name.removeprefix(_SERVER_FIELD): state
+                for name, state in fields.items()
                 if name.startswith(_SERVER_FIELD)
             },
         )

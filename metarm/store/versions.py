@@ -206,10 +206,10 @@ class VersionStore:
         """Delete a staged candidate, if it is still there; its name stays used."""
         shutil.rmtree(self._staging / name, ignore_errors=True)
 
-    def activate(self, name: str, still: Callable[[], bool] = lambda: True) -> bool:
+    def activate(self, name: str, only_if: Callable[[], bool] = lambda: True) -> bool:
         """Point `current` at a published version by one atomic rename, then sync it to disk.
 
-        `still` is called directly before the rename, after every slow step: where it returns False, nothing
+        `only_if` is called directly before the rename, after every slow step: where it returns False, nothing
         changes and this returns False. Raises UnknownVersionError and ReadOnlyStoreError.
         """
         with self._locked():
@@ -218,7 +218,7 @@ class VersionStore:
             link = self.root / f".current-{os.getpid()}"
             link.unlink(missing_ok=True)
             link.symlink_to(name)
-            if not still():
+            if not only_if():
                 link.unlink()
                 if known is not None:
                     self._write_withdrawn(known)

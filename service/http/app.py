@@ -17,8 +17,8 @@ from service.http.middleware import BodyLimit, Identify, Measure
 from service.http.routes import drift, health, labels, leases, overview, page, retrain, score, versions
 from service.http.schemas.fields import ErrorBody
 from service.settings import ServiceSettings
+from service.telemetry.load_monitor import LoadMonitor
 from service.telemetry.metrics import Metrics
-from service.telemetry.pulse import Pulse
 
 UNTRACED = frozenset({"/health", "/ready", "/metrics"})  # polled by machines
 
@@ -27,11 +27,11 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     """The service, by `settings` or the environment's (`uvicorn --factory`). Raises ConfigurationError."""
     process_environment.check()
     settings = settings or ServiceSettings()
-    metrics, pulse = Metrics(), Pulse()
+    metrics, load_monitor = Metrics(), LoadMonitor()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with server.running(settings, metrics, pulse) as app.state.server:
+        async with server.running(settings, metrics, load_monitor) as app.state.server:
             yield
 
     app = FastAPI(
@@ -50,7 +50,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         app.include_router(module.router)
     answer_errors(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Measure, metrics=metrics, answered=pulse.answered)
+    app.add_middleware(Measure, metrics=metrics, on_answer=load_monitor.answered)
     app.add_middleware(Identify)
     return app
 

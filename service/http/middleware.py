@@ -70,13 +70,13 @@ class BodyLimit:
 
 
 class Measure:
-    """Counts and times every answer by route, and logs refusals and failures. `answered` receives the route,
+    """Counts and times every answer by route, and logs refusals and failures. `on_answer` receives the route,
     the status and the seconds of each."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, answered: Callable[[str, int, float], None]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, on_answer: Callable[[str, int, float], None]) -> None:
         self._app = app
         self._metrics = metrics
-        self._answered = answered
+        self._on_answer = on_answer
         self._log = RequestLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,4 +100,4 @@ class Measure:
             self._metrics.requests.labels(route, status).inc()
             self._metrics.request_seconds.labels(route).observe(seconds)
             self._log.answered(scope["method"], route, status, seconds, scope.get(ERROR_KEY))
-            self._answered(route, status, seconds)
+            self._on_answer(route, status, seconds)

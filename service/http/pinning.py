@@ -20,32 +20,32 @@ class Pin:
     version: str | None
     min_version: str | None
 
-    def beside(self, version: str | None, min_version: str | None) -> Pin:
+    def merged_with(self, version: str | None, min_version: str | None) -> Pin:
         """This pin, of the headers, merged with the body's. Raises InvalidRequestError where they differ."""
         return Pin(
             _one_of(self.version, version, "version"), _one_of(self.min_version, min_version, "min_version")
         )
 
 
-async def _of_headers(
+async def _header_pin(
     x_rm_version: Annotated[VersionOrLabel | None, Header(description="As `version` in the body.")] = None,
     x_rm_min_version: Annotated[VersionName | None, Header(description="As `min_version` in the body.")] = None,
 ) -> Pin:
     return Pin(x_rm_version, x_rm_min_version)
 
 
-def captured(request: Request, version: str) -> None:
+def record_captured(request: Request, version: str) -> None:
     """From here on every answer to this request, also an error, names `version`."""
     request.state.captured = version
 
 
-def header_of_captured(request: Request) -> dict[str, str]:
+def captured_header(request: Request) -> dict[str, str]:
     """The header of an error's answer; empty where the request failed before it captured a version."""
     version = getattr(request.state, "captured", None)
     return {HEADER: version} if version else {}
 
 
-PinOfHeaders = Annotated[Pin, Depends(_of_headers)]
+HeaderPin = Annotated[Pin, Depends(_header_pin)]
 
 
 def _one_of(header: str | None, body: str | None, name: str) -> str | None:

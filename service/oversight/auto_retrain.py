@@ -51,12 +51,12 @@ class AutoRetrain:
         if self._rules.retrain == "manual":
             return
         try:
-            self._say(*await self._decide())
+            self._set_state(*await self._decide())
             self._triggered = await asyncio.to_thread(self._retraining.triggered, SHOWN)
         except MetaRMError as error:
-            self._say("held_back", f"{error.code}: {error.message}")
+            self._set_state("held_back", f"{error.code}: {error.message}")
         except redis.RedisError as error:
-            self._say("held_back", f"Redis does not answer: {error}")
+            self._set_state("held_back", f"Redis does not answer: {error}")
 
     def view(self) -> dict[str, Any]:
         """For GET /drift."""
@@ -114,7 +114,7 @@ class AutoRetrain:
             self._cooldown.cancel()
             raise
 
-    def _say(self, state: State, reason: str | None) -> None:
+    def _set_state(self, state: State, reason: str | None) -> None:
         if state != self._state:
             log.info("retrain auto: %s: %s", state, reason)
         self._state, self._reason = state, reason

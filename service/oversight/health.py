@@ -50,13 +50,13 @@ class HealthMonitor:
             trainer, job = self._presence.status(), self._active()
         except redis.RedisError as error:
             reason = f"{error}: scoring works, samples are buffered, retraining does not work"
-            return HealthReport(False, None, None, (("redis", reason), *self._of_this_server()))
-        found = list(self._of_this_server())
+            return HealthReport(False, None, None, (("redis", reason), *self._own_faults()))
+        found = list(self._own_faults())
         if trainer is None:
             found.insert(0, ("trainer", "no trainer is running: scoring works, retraining does not"))
         return HealthReport(True, trainer, job, tuple(found))
 
-    def _of_this_server(self) -> Iterator[Part]:
+    def _own_faults(self) -> Iterator[Part]:
         refused = self._swapper.refused
         if refused:
             yield "version", f"{refused.name} was refused: {refused.reason}"

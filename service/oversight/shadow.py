@@ -47,10 +47,10 @@ class Shadow:
         plans: Callable[[], Sequence[ShadowPlan]],
         queued_tokens: Callable[[], int],
         queue_tokens: int,
-        compared: Callable[[LoadedVersion, LoadedVersion, Comparison], None],
+        on_comparison: Callable[[LoadedVersion, LoadedVersion, Comparison], None],
     ) -> None:
         """`plans` come in the order of their urgency; `queue_tokens` may wait in the scorer's queue, and
-        `queued_tokens` do; `compared` receives, for each group, the version that answered it, the other
+        `queued_tokens` do; `on_comparison` receives, for each group, the version that answered it, the other
         version, and how they compare."""
         self._live = live
         self._scorer = scorer
@@ -58,9 +58,9 @@ class Shadow:
         self._plans = plans
         self._queued_tokens = queued_tokens
         self._piece_tokens = min(PIECE_TOKENS, queue_tokens // 8)  # never fills the queue
-        self._compared = compared
+        self._on_comparison = on_comparison
         self._waiting: defaultdict[ShadowPlan, deque[Waiting]] = defaultdict(deque)
-        self._came = asyncio.Event()
+        self._arrived = asyncio.Event()
         self._seen_tokens = 0  # scored at the last look
         self._earned = 0.0  # tokens that may be scored while requests wait
 
@@ -71,16 +71,16 @@ class Shadow:
             self._drop("queue_full")
             return
         waiting.append(Waiting(group, plan))
-        self._came.set()
+        self._arrived.set()
 
     async def process(self) -> None:
         """Wait for groups, then score all that wait."""
-        await self._came.wait()
-        self._came.clear()
+        await self._arrived.wait()
+        self._arrived.clear()
         self._earn()
         self._earned = min(self._earned, self._piece_tokens)  # time without work earns no more than one piece
         while waiting := self._next():
-            await self._work_off(waiting)
+            await self._compare_next(waiting)
 
     def _next(self) -> Waiting | None:
         """A group of the most urgent plan; groups of a plan that ended are dropped."""
@@ -89,7 +89,7 @@ class Shadow:
             self._drop("no_longer_wanted", len(self._waiting.pop(ended)))
         return next((self._waiting[plan].popleft() for plan in plans if self._waiting[plan]), None)
 
-    async def _work_off(self, waiting: Waiting) -> None:
+    async def _compare_next(self, waiting: Waiting) -> None:
         try:
             other = await self._live.load(waiting.plan.other)
             with self._live.using(other):
@@ -101,19 +101,19 @@ class Shadow:
             self._drop("failed")
         else:
             self._metrics.shadow_scored.labels(other.name).inc()
-            self._compared(waiting.group.version, other, Comparison.of_group(waiting.group.scores, scores))
+            self._on_comparison(waiting.group.version, other, Comparison.of_group(waiting.group.scores, scores))
 
     async def _score(self, version: LoadedVersion, group: ScoredGroup) -> list[float]:
         """The scores that `version` would have served: its own tokens, its own scale."""
         (encoded,) = await self._scorer.encode(version, [Group(group.prompt, group.responses)])
         raw: list[float] = []
         for piece in self._pieces(encoded):
-            await self._turn(sum(len(sample.ids) for sample in piece))
+            await self._wait_for_capacity(sum(len(sample.ids) for sample in piece))
             (rewards,) = await self._scorer.rewards(version, [piece], background=True)
             raw += rewards
         return version.calibration.scores(raw)
 
-    async def _turn(self, tokens: int) -> None:
+    async def _wait_for_capacity(self, tokens: int) -> None:
         """Wait until no request waits, or this many tokens are earned."""
         self._earn()
         while self._queued_tokens() and self._earned < tokens:
@@ -141,7 +141,7 @@ class Shadow:
         self._metrics.shadow_dropped.labels(reason).inc(groups)
 
 
-def canary_in_the_shadow(live: LiveVersions) -> ShadowPlan | None:
+def canary_shadow_plan(live: LiveVersions) -> ShadowPlan | None:
     """The plan of a canary in the shadow of the current version; None where no label asks for it."""
     label, current = live.labels.get(CANARY), live.current_name
     if label is None or not label.shadow or label.share == 0 or current in (None, label.version):

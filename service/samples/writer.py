@@ -79,7 +79,7 @@ class SampleWriter:
             if self._groups_waiting + len(request.groups) > self._buffer_groups:
                 self._metrics.samples_dropped.labels("buffer_full").inc(len(request.groups))
                 return
-            self._waiting.append(_Offered(request, tracing.here()))
+            self._waiting.append(_Offered(request, tracing.current_context()))
             self._groups_waiting += len(request.groups)
             self._metrics.samples_buffered.set(self._groups_waiting)
             self._changed.notify_all()

@@ -31,19 +31,19 @@ class Batcher(Generic[Model, Sample]):
         forward: Callable[[Model, list[Sample], int], list[float]],
         *,
         queue_tokens: int,
-        ran: Callable[[int, float], None] = lambda _tokens, _seconds: None,
-        answered: Callable[[int, int], None] = lambda _arrived_ns, _taken_ns: None,
+        on_slice: Callable[[int, float], None] = lambda _tokens, _seconds: None,
+        on_answer: Callable[[int, int], None] = lambda _arrived_ns, _taken_ns: None,
         linger_s: float = LINGER_S,
     ) -> None:
         """`forward(model, samples, share)` may use the cores of `share` workers.
 
-        `ran` receives the tokens and seconds of every slice that was scored, in its worker's thread. `answered`
-        receives, in the task of every scored request, when it arrived and when a worker took its first samples,
-        in nanoseconds of the monotonic clock.
+        `on_slice` receives the tokens and seconds of every slice that was scored, in its worker's thread.
+        `on_answer` receives, in the task of every scored request, when it arrived and when a worker took its
+        first samples, in nanoseconds of the monotonic clock.
         """
         self._forward = forward
-        self._ran = ran
-        self._answered = answered
+        self._on_slice = on_slice
+        self._on_answer = on_answer
         self._linger_s = linger_s
         self._line: WaitingLine[Model, Sample] = WaitingLine(queue_tokens)
         self._lock = threading.Lock()  # guards the line and what follows
@@ -137,7 +137,7 @@ class Batcher(Generic[Model, Sample]):
             self._line.add(pending)
             self._wake(len(samples))
         scores = await done
-        self._answered(pending.arrived_ns, pending.taken_ns)
+        self._on_answer(pending.arrived_ns, pending.taken_ns)
         return scores
 
     def _wake(self, count: int) -> None:
@@ -179,19 +179,19 @@ class Batcher(Generic[Model, Sample]):
             scores = self._forward(taken[0].pending.model, flat, share)
         except Exception as error:  # noqa: BLE001 (any error of the forward reaches the request)
             if len(taken) == 1:
-                self._on_loop(_fail, taken[0].pending, error)
+                self._call_on_event_loop(_fail, taken[0].pending, error)
             else:
                 for one in taken:
                     self._run([one], share)
             return
         seconds = time.monotonic() - started
         tokens = sum(one.pending.costs[i] for one in taken for i in one.part)
-        self._ran(tokens, seconds)
+        self._on_slice(tokens, seconds)
         rate = tokens * len(self._threads) / share / max(seconds, 1e-6)
         self._tokens_per_s += 0.1 * (rate - self._tokens_per_s)
-        self._on_loop(_hand_back, taken, scores)
+        self._call_on_event_loop(_hand_back, taken, scores)
 
-    def _on_loop(self, callback: Callable[..., None], *arguments: object) -> None:
+    def _call_on_event_loop(self, callback: Callable[..., None], *arguments: object) -> None:
         assert self._loop is not None  # noqa: S101 (started)
         self._loop.call_soon_threadsafe(callback, *arguments)
 

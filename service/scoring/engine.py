@@ -32,12 +32,12 @@ class Engine:
     """Runs slices by the plan in use."""
 
     def __init__(
-        self, prefixes: PrefixCache | None, padded: Callable[[float], None] = lambda _share: None
+        self, prefixes: PrefixCache | None, on_padding: Callable[[float], None] = lambda _share: None
     ) -> None:
-        """`prefixes` keeps prompts from slice to slice. `padded` receives, for every slice, the share of its
-        multiplied tokens that was padding."""
+        """`prefixes` keeps prompts from slice to slice. `on_padding` receives, for every slice, the share of
+        its multiplied tokens that was padding."""
         self._prefixes = prefixes
-        self._padded = padded
+        self._on_padding = on_padding
         self._plan = ForwardPlan(1, 1, DEFAULT_BATCH_TOKENS, DEFAULT_BATCH_TOKENS)
         self._of_thread = threading.local()
 
@@ -60,7 +60,7 @@ class Engine:
         with placement.on(self._plan.threads, share), torch.inference_mode():
             once = list(distinct.values())
             scores = version.model.scores(once, self._plan.batch_tokens, prefixes).tolist()
-        self._padded(version.model.padding_ratio(once, self._plan.batch_tokens))
+        self._on_padding(version.model.padding_ratio(once, self._plan.batch_tokens))
         by_key = dict(zip(distinct, scores, strict=True))
         return [by_key[key] for key in keys]
 

@@ -14,7 +14,7 @@ import torch
 from metarm.model.encoding import Encoded
 from metarm.model.forward.packing import consecutive
 from metarm.model.reward_model import DEFAULT_BATCH_TOKENS, RewardModel
-from metarm.runtime.progress import bar
+from metarm.runtime.progress import progress_bar
 from service.scoring.plan import ForwardPlan
 
 OTHER_BATCH_TOKENS = (DEFAULT_BATCH_TOKENS // 2, DEFAULT_BATCH_TOKENS * 2)
@@ -63,7 +63,7 @@ def compare(
 ) -> list[Measured]:
     """The highest rate of each plan, measured in turn: other work on the machine can only lower a rate."""
     rates: dict[ForwardPlan, list[float]] = {plan: [] for plan in plans}
-    for plan in bar([*plans] * timing.rounds, "measuring the forward", "timings"):
+    for plan in progress_bar([*plans] * timing.rounds, "measuring the forward", "timings"):
         rates[plan].append(_tokens_per_s(model, samples, plan, timing.timing_s))
     return [Measured(plan, max(values)) for plan, values in rates.items()]
 

@@ -61,17 +61,17 @@ class Scorer:
         choose_plan: Callable[[RewardModel], ForwardPlan],
         *,
         fallbacks: CanaryFallbacks | None = None,
-        non_finite: Callable[[LoadedVersion], None] = lambda _version: None,
+        on_non_finite: Callable[[LoadedVersion], None] = lambda _version: None,
     ) -> None:
-        """`fallbacks` records groups that a canary failed to score; `non_finite` receives a version that gave a
-        non-finite score."""
+        """`fallbacks` records groups that a canary failed to score; `on_non_finite` receives a version that
+        gave a non-finite score."""
         self._engine = engine
         self.batcher = batcher
         self._cache = cache
         self._metrics = metrics
         self._choose_plan = choose_plan
         self._fallbacks = fallbacks or CanaryFallbacks(lambda _reason, _groups: None)
-        self._non_finite = non_finite
+        self._on_non_finite = on_non_finite
         self._tokenizer_threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         self._plan: ForwardPlan | None = None
         self._warmed: set[Hashable] = set()  # the kinds of network that a whole slice has run through
@@ -210,7 +210,7 @@ class Scorer:
         if all_finite(scores):
             return
         self._metrics.drift.non_finite.labels(version.name).inc()
-        self._non_finite(version)
+        self._on_non_finite(version)
         raise NonFiniteScoreError(f"{version.name}: {what} is not a finite number", version=version.name)
 
     def _count(self, version: str, groups: Sequence[Sequence[Encoded]], computed: int) -> None:

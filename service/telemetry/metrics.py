@@ -120,20 +120,20 @@ class Metrics:
         for reason in ("non_finite", "failed"):
             self.canary_fallbacks.labels(reason)
 
-    def looked_up_prefix(self, found: bool) -> None:
+    def count_prefix_lookup(self, found: bool) -> None:
         self.prefix_cache.labels("hit" if found else "miss").inc()
 
-    def ran(self, tokens: int, seconds: float) -> None:
+    def observe_slice(self, tokens: int, seconds: float) -> None:
         self.batch_tokens.observe(tokens)
         self.forward_seconds.observe(seconds)
 
-    def waited(self, arrived_ns: int, taken_ns: int) -> None:
+    def observe_wait(self, arrived_ns: int, taken_ns: int) -> None:
         self.queue_seconds.observe((taken_ns - arrived_ns) / 1e9)
 
-    def held(self, outcome: str, seconds: float) -> None:
+    def observe_hold(self, outcome: str, seconds: float) -> None:
         self.hold_seconds.labels(outcome).observe(seconds)
 
-    def serving(self, current: str | None, labels: Mapping[str, str]) -> None:
+    def show_versions(self, current: str | None, labels: Mapping[str, str]) -> None:
         """`labels` are versions by label."""
         self.version_info.clear()
         for label, version in {**labels, **({"": current} if current else {})}.items():

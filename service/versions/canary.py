@@ -45,14 +45,14 @@ def active_canary(current: LoadedVersion, live: LiveVersions, min_version: str |
 class CanaryFallbacks:
     """Counts the groups that the canary fails to score, and logs why. Lives on the event loop."""
 
-    def __init__(self, counted: Callable[[str, int], None]) -> None:
-        """`counted` receives the reason and the number of groups."""
-        self._counted = counted
+    def __init__(self, on_fallback: Callable[[str, int], None]) -> None:
+        """`on_fallback` receives the reason and the number of groups."""
+        self._on_fallback = on_fallback
         self._limit = RateLimit(LOG_EVERY_S)
 
     def record(self, canary: str, groups: int, error: Exception) -> None:
         reason = "non_finite" if isinstance(error, NonFiniteScoreError) else "failed"
-        self._counted(reason, groups)
+        self._on_fallback(reason, groups)
         if self._limit.admit((canary, reason)) is None:
             return
         unexpected = None if isinstance(error, MetaRMError) else error

@@ -19,4 +19,4 @@ class Labels:
         """Read the labels once. They move at once; the versions they name are loaded in the background. Raises
         InvalidVersionError or OSError where they cannot be read: then they stay as they were."""
         self._live.labels = self._store.labels()
-        self._live.want(SOURCE, {target.version for target in self._live.labels.values()})
+        self._live.hold_soon(SOURCE, {target.version for target in self._live.labels.values()})

@@ -68,19 +68,19 @@ class LiveVersions:
         load: Callable[[str], Awaitable[LoadedVersion]],
         keep_loaded: int,
         store: VersionStore,
-        counted: Callable[[int], None] = lambda _: None,
+        on_count: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`load` brings a version from disk, off the event loop, verified and warmed. `counted` receives the
+        """`load` brings a version from disk, off the event loop, verified and warmed. `on_count` receives the
         number of versions in memory."""
         self._load = load
         self._keep_loaded = keep_loaded
         self._store = store
-        self._counted = counted
+        self._on_count = on_count
         self._loaded: OrderedDict[str, LoadedVersion] = OrderedDict()  # least recently used first
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._users: Counter[str] = Counter()
         self._held: dict[str, frozenset[str]] = {}
-        self._wanted: dict[
+        self._background_loads: dict[
             tuple[str, str], asyncio.Task[None]
         ] = {}  # loads in the background, by source and name
         self._unloadable: set[tuple[str, str]] = set()  # those of which a failure was logged
@@ -113,7 +113,7 @@ class LiveVersions:
         not rolled back, answers, if it is at least that. Raises VersionUnavailableError (409), which lists the
         versions of this server, where there is none.
         """
-        least = 0 if min_version is None else version_number(_checked(min_version))
+        least = 0 if min_version is None else version_number(_valid_name(min_version))
         if version is not None:
             name = version if NAME.fullmatch(version) else await self._labelled(version)
             if version_number(name) < least:
@@ -123,7 +123,7 @@ class LiveVersions:
         current = self.current()
         if min_version is None or version_number(current.name) >= least:
             return current
-        found = await asyncio.to_thread(_one_from, self._store, least, self.loaded_names)
+        found = await asyncio.to_thread(_fallback_version, self._store, least, self.loaded_names)
         if found is None:
             raise await self._unavailable(f"at least {min_version} is wanted, {current.name} would answer")
         return await self.load(found)
@@ -150,25 +150,25 @@ class LiveVersions:
         Raises VersionUnavailableError (409) where the store has no such version, and what `load`
         raised; then nothing has changed.
         """
-        if _checked(name) not in self._loaded:
+        if _valid_name(name) not in self._loaded:
             self._users[name] += 1  # waiting for a version is using it
             try:
-                await self._brought(name)
+                await self._load_once(name)
             finally:
                 self._users -= Counter([name])
                 self._evict_soon()
         self._loaded.move_to_end(name)
         return self._loaded[name]
 
-    def want(self, source: str, names: Collection[str]) -> None:
+    def hold_soon(self, source: str, names: Collection[str]) -> None:
         """From now on `source` (labels, leases) holds `names` and no others. Versions that are not in memory
         are loaded in the background; of one that cannot be loaded, the failure is logged once."""
-        self._keep(source, names)
+        self._set_held(source, names)
         self._unloadable = {(by, name) for by, name in self._unloadable if by != source or name in names}
         for name in names:
-            if name not in self._loaded and (source, name) not in self._wanted:
-                task = asyncio.create_task(self._load_wanted(source, name), name=f"{source}-{name}")
-                self._wanted[source, name] = task
+            if name not in self._loaded and (source, name) not in self._background_loads:
+                task = asyncio.create_task(self._load_in_background(source, name), name=f"{source}-{name}")
+                self._background_loads[source, name] = task
 
     async def hold(self, source: str, names: Collection[str]) -> None:
         """Have `source` hold `names`, all of them in memory when this returns. Where one cannot be loaded, its
@@ -180,20 +180,20 @@ class LiveVersions:
                 await self.load(name)
             kept = frozenset(names)
         finally:
-            self._keep(source, kept)
+            self._set_held(source, kept)
 
     async def close(self) -> None:
         """End the loads in the background."""
-        loads = list(self._wanted.values())
+        loads = list(self._background_loads.values())
         for task in loads:
             task.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
 
-    def _keep(self, source: str, names: Collection[str]) -> None:
+    def _set_held(self, source: str, names: Collection[str]) -> None:
         self._held[source] = frozenset(names)
         self._evict_soon()
 
-    async def _load_wanted(self, source: str, name: str) -> None:
+    async def _load_in_background(self, source: str, name: str) -> None:
         try:
             await self.load(name)
         except MetaRMError as error:
@@ -201,21 +201,21 @@ class LiveVersions:
                 log.warning("%s name %s, which cannot be loaded: %s", source, name, error.message)
                 self._unloadable.add((source, name))
         finally:
-            del self._wanted[source, name]
+            del self._background_loads[source, name]
 
-    async def _brought(self, name: str) -> None:
+    async def _load_once(self, name: str) -> None:
         if name not in self._loading:
-            self._loading[name] = asyncio.create_task(self._bring(name), name=f"load-{name}")
+            self._loading[name] = asyncio.create_task(self._load_from_disk(name), name=f"load-{name}")
         await asyncio.shield(self._loading[name])  # a caller that is cancelled does not end it for the others
 
-    async def _bring(self, name: str) -> None:
+    async def _load_from_disk(self, name: str) -> None:
         try:
             self._loaded[name] = await self._load(name)
         except UnknownVersionError as error:
             raise await self._unavailable(error.message) from error
         finally:
             del self._loading[name]
-        self._counted(len(self._loaded))
+        self._on_count(len(self._loaded))
         self._evict_soon()
 
     def _evict_soon(self) -> None:
@@ -228,7 +228,7 @@ class LiveVersions:
         idle = [name for name in self._loaded if name not in needed]
         for name in idle[: max(0, len(self._loaded) - self._keep_loaded)]:
             del self._loaded[name]
-        self._counted(len(self._loaded))
+        self._on_count(len(self._loaded))
 
     async def _labelled(self, label: str) -> str:
         if label not in self.labels:
@@ -247,17 +247,17 @@ class LiveVersions:
         )
 
 
-def _checked(name: str) -> str:
+def _valid_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise InvalidRequestError(f"{name!r} is not a version name, such as v000003")
     return name
 
 
-def _one_from(store: VersionStore, least: int, loaded: Collection[str]) -> str | None:
+def _fallback_version(store: VersionStore, least: int, loaded: Collection[str]) -> str | None:
     """Of the versions in memory or on disk with a number of at least `least`: the one that the pointer names,
     else the oldest that was not rolled back."""
-    here = {*store.names(), *loaded} - {*store.withdrawn()}
-    enough = sorted((name for name in here if version_number(name) >= least), key=version_number)
+    available = {*store.names(), *loaded} - {*store.withdrawn()}
+    enough = sorted((name for name in available if version_number(name) >= least), key=version_number)
     with contextlib.suppress(InvalidVersionError):  # the swapper reports a broken pointer
         pointed = store.current()
         if pointed in enough:

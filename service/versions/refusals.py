@@ -41,11 +41,11 @@ class Refusals:
     too little memory."""
 
     def __init__(
-        self, store: VersionStore, count: Callable[[], None], *, retry_after_s: float = RETRY_AFTER_S
+        self, store: VersionStore, on_refusal: Callable[[], None], *, retry_after_s: float = RETRY_AFTER_S
     ) -> None:
-        """`count` is called at each refusal."""
+        """`on_refusal` is called at each refusal."""
         self._store = store
-        self._count = count
+        self._on_refusal = on_refusal
         self._retry_after_s = retry_after_s
         self._by_name: OrderedDict[str, Refusal] = OrderedDict()
         self._unread: dict[str, tuple[Signature, float]] = {}  # files and monotonic seconds of the last attempt
@@ -64,7 +64,7 @@ class Refusals:
         if len(self._by_name) > MOST:
             forgotten, _ = self._by_name.popitem(last=False)
             self._unread.pop(forgotten, None)
-        self._count()
+        self._on_refusal()
 
     async def standing(self, name: str) -> str | None:
         """The reason for which a load of the version would be refused unread; None where it would be read."""

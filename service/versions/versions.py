@@ -66,7 +66,7 @@ class Versions:
             reduced=settings.score_dtype == "bfloat16",
             calibrated=settings.calibration,
             prepare=prepare,
-            took=metrics.load_seconds.observe,
+            on_load=metrics.load_seconds.observe,
         )
         self._loads = metrics.version_loads
         self.live = LiveVersions(self._load, settings.keep_loaded, store, metrics.versions_loaded.set)
@@ -82,7 +82,7 @@ class Versions:
             self.live,
             self.swapper,
             url=_url(settings),
-            held=metrics.held,
+            on_hold=metrics.observe_hold,
             loop=loops.add("membership"),
         )
         coordinator = Coordinator(quick, store, name=f"server {self._membership.id}", prepare_s=prepare_s)

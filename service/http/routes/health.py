@@ -35,7 +35,7 @@ async def metrics(server: RunningServer) -> Response:
     """Prometheus text format."""
     server.metrics.queue_tokens.set(server.scorer.batcher.queued_tokens)
     named = {label: target.version for label, target in server.versions.live.labels.items()}
-    server.metrics.serving(server.versions.live.current_name, named)
+    server.metrics.show_versions(server.versions.live.current_name, named)
     server.metrics.training.show(await asyncio.to_thread(_training, server))
     seen = server.oversight.drift.versions()
     server.metrics.drift.show(

@@ -27,15 +27,15 @@ async def overview(
     that do not work. Cheap: polling it every second does not slow scoring."""
     body = {
         "server_version": metarm.__version__,
-        "started": server.pulse.started,
+        "started": server.load_monitor.started,
         "serving": server.versions.live.current_name,
         "loaded": server.versions.live.loaded_names,
         "labels": entries(server),
-        "now": server.pulse.now(),
+        "now": server.load_monitor.now(),
         "queue": {"tokens": server.scorer.batcher.queued_tokens, "limit": server.settings.queue_tokens},
         "samples_buffered": server.samples.groups_waiting,
         **_health(server.oversight.health.last, server),
-        "history": server.pulse.history(since),
+        "history": server.load_monitor.history(since),
     }
     return Response(orjson.dumps(body), media_type="application/json")
 

@@ -14,7 +14,7 @@ from metarm.errors import PayloadTooLargeError
 from metarm.records import Message, PolicyStamp, Prompt, SampleGroup
 from metarm.shared.sample_log import LoggedRequest
 from service.http.access import RunningServer, require_key
-from service.http.pinning import HEADER, Pin, PinOfHeaders, captured
+from service.http.pinning import HEADER, HeaderPin, Pin, record_captured
 from service.http.schemas.score import Group as GroupBody
 from service.http.schemas.score import ScoreRequest, ScoreResponse, TokenizeRequest, TokenizeResponse
 from service.scoring.scorer import Group, ScoredGroup
@@ -28,14 +28,12 @@ OWN_RETRIES_S = 600  # a generated request id only has to outlive our own retrie
 
 
 @router.post("/score", response_model=ScoreResponse)
-async def score(
-    body: ScoreRequest, request: Request, server: RunningServer, of_headers: PinOfHeaders
-) -> Response:
+async def score(body: ScoreRequest, request: Request, server: RunningServer, header_pin: HeaderPin) -> Response:
     """Score every response of every group with one reward model, and name its version."""
-    groups, pin = _groups(body, server.settings), of_headers.beside(body.version, body.min_version)
+    groups, pin = _groups(body, server.settings), header_pin.merged_with(body.version, body.min_version)
     live = server.versions.live
     own = await live.get(pin.version, pin.min_version)
-    captured(request, own.name)
+    record_captured(request, own.name)
     versions = _version_of_each(groups, pin, own, server)
     with live.using(own, *versions):
         scored = await server.scorer.score(groups, versions, own)
@@ -59,13 +57,13 @@ async def score(
 
 @router.post("/tokenize", response_model=TokenizeResponse)
 async def tokenize(
-    body: TokenizeRequest, request: Request, server: RunningServer, of_headers: PinOfHeaders
+    body: TokenizeRequest, request: Request, server: RunningServer, header_pin: HeaderPin
 ) -> Response:
     """The token ids that /score feeds the model: compare them with your training engine's."""
-    groups, pin = _groups(body, server.settings), of_headers.beside(body.version, body.min_version)
+    groups, pin = _groups(body, server.settings), header_pin.merged_with(body.version, body.min_version)
     live = server.versions.live
     version = await live.get(pin.version, pin.min_version)
-    captured(request, version.name)
+    record_captured(request, version.name)
     with live.using(version):
         encoded = await server.scorer.encode(version, groups)
     answers = [

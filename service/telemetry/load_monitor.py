@@ -96,7 +96,7 @@ class Point:
 HISTORY = tuple(Point.__slots__)
 
 
-class Pulse:
+class LoadMonitor:
     """Lives on the event loop."""
 
     def __init__(
