@@ -1,4 +1,4 @@
-"""The vocabulary of figures: what is computed from scores, and the names it is shown under. Pure, no torch.
+"""The vocabulary of figures: their definitions from scores, and their names in answers. Pure, no torch.
 
 A group is the responses to one prompt, a pair is two responses of one group, and Δr is the difference of their
 scores. The gate works on raw rewards, everything else on the scores that are served.
@@ -29,7 +29,7 @@ held-out accuracy      Share of held-out preferences whose chosen response score
 length_correlation     Pearson's r of score and length, both centred within their group. The simulation's
                        `score_length_correlation` is over all responses as one group.
                        gate and GET /drift: `length_correlation` · metric: rm_length_correlation
-truncation_rate        Share of responses that were cut to fit.
+truncation_rate        Share of responses that were truncated.
                        GET /drift: `truncation_rate` · metric: rm_truncation_ratio
 saturated_share        Share of scores outside the middle 98% of the scores of held-out preferences.
                        GET /drift: `saturated_share` · metric: rm_saturated_ratio
@@ -185,8 +185,8 @@ def deviation(values: Sequence[float]) -> float:
 def centred(values: Sequence[float]) -> list[float]:
     """`values` less their mean; exact zeros for equal values.
 
-    Sums of squares and products of centred values keep their precision however large the mean is: its rounding
-    error enters them squared.
+    Sums of squares and products of centred values stay precise even for a large mean: its rounding error enters
+    them squared.
     """
     middle = values[0] if min(values) == max(values) else sum(values) / len(values)
     return [value - middle for value in values]

@@ -52,8 +52,8 @@ class Server:
 
 @asynccontextmanager
 async def running(settings: ServiceSettings, metrics: Metrics, load: LoadMonitor) -> AsyncIterator[Server]:
-    """Start the parts, serve inside the block, and end them in reverse order, so that no sample is lost. A
-    failure half-way through the start ends the parts that were started."""
+    """Start the parts, serve inside the block, and end them in reverse order, so that no sample is lost. If the
+    start fails half-way, the parts that were started end."""
     async with AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, tracing.end)
         loops = Loops(lambda name: metrics.loop_failures.labels(name).inc())

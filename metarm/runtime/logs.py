@@ -3,10 +3,10 @@
 | field               | holds                                                                         |
 | ------------------- | ----------------------------------------------------------------------------- |
 | timestamp, level    | UTC in ISO 8601; debug, info, warning, error or critical                      |
-| process, logger     | launcher, service, trainer or train; the module that logs, or a library's       |
+| process, logger     | launcher, service, trainer or train; the module that logs                     |
 | message, exception  | a sentence; a traceback                                                       |
-| request_id          | of the HTTP request that the line is about                                    |
-| job, version        | of the retrain job, the reward model's version                                |
+| request_id          | the HTTP request that the line is about                                       |
+| job, version        | the retrain job, the reward model's version                                   |
 | trace_id, span_id   | where traces are exported                                                     |
 
 All modules log through the standard library; structlog renders the lines. Secrets are masked in the finished
@@ -38,7 +38,7 @@ from metarm.runtime.settings import ProcessSettings
 
 MASK = "***"
 LIBRARY_REPEAT_S = 60.0
-SHORTEST_SECRET = 4  # a shorter one would mask half of every line
+SHORTEST_SECRET = 4  # masking a shorter one would make lines unreadable
 SECRET_VARIABLES = ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN")
 HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 URL_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
@@ -95,7 +95,7 @@ def announce(text: str) -> None:
 
 
 def refuse(command: str, message: str) -> None:
-    """Print on stderr why `command` ends; if the log is JSON, log it instead."""
+    """Print the reason for which `command` ends on stderr; if the log is JSON, log it instead."""
     if writes_json():
         log.critical(message)
     else:
@@ -106,7 +106,7 @@ def _field_processors(process: str, as_json: bool) -> list[Processor]:
     """The processors that collect the fields of a line."""
 
     def named(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        event.pop("color_message", None)  # uvicorn's own, the message with escape codes
+        event.pop("color_message", None)  # uvicorn's copy of the message with escape codes
         event["process"] = process
         return event
 
@@ -187,11 +187,11 @@ def _on_uncaught(kind: type[BaseException], error: BaseException, trace: Traceba
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
-    log.critical("ended by an error", exc_info=(kind, error, trace))
+    log.critical("the process ends: uncaught error", exc_info=(kind, error, trace))
 
 
 def _on_uncaught_in_thread(caught: threading.ExceptHookArgs) -> None:
     if caught.exc_value is not None and caught.exc_type is not SystemExit:
         name = caught.thread.name if caught.thread else "?"
         trace = (caught.exc_type, caught.exc_value, caught.exc_traceback)
-        log.critical("the thread %s ended by an error", name, exc_info=trace)
+        log.critical("the thread %s ends: uncaught error", name, exc_info=trace)

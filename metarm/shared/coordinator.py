@@ -1,8 +1,8 @@
 """The coordinator of a cut-over: makes a version current on all live servers together.
 
-A service coordinates for POST /versions/{v}/activate, the trainer for a version that it publishes. The pointer
-on disk decides: it moves only while no server captures a version for new requests, so that a process that
-loses Redis reads the outcome of the cut-over there.
+The service coordinates for POST /versions/{v}/activate, and the trainer for a version that it publishes. The
+pointer on disk decides: it moves only while no server captures a version for new requests. A process that loses
+Redis reads the outcome of the cut-over there.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from metarm.store.versions import VersionStore
 
 log = logging.getLogger(__name__)
 
-COMMAND_TIMEOUT_S = 0.25  # of the Redis clients in a cut-over: a hold must not wait for Redis
-LEASE_MS = 3_000  # a coordinator that is silent for longer counts as dead
+COMMAND_TIMEOUT_S = 0.25  # for the Redis clients in a cut-over: a hold must not wait for Redis
+LEASE_MS = 3_000  # a coordinator that does not renew it in time counts as dead
 HOLD_S = 1.0  # the longest time that a server holds new requests while Redis answers
-READ_POINTER_AFTER_S = 0.75  # after this part of a hold a server reads the pointer and follows it
+READ_POINTER_AFTER_S = 0.75  # then a server without a decision reads the pointer and follows it
 MOVE_WITHIN_S = 0.5  # all servers must hold within this time, before the first one reads the pointer
 RENAME_WITHIN_S = 0.7  # the pointer must move within this time; a slow disk or lock may exceed it
 HOLD_LEASE_MS = 2_000  # longer than any hold
@@ -51,7 +51,7 @@ TIMES = HoldTimes()
 
 @dataclass(frozen=True, slots=True)
 class _HoldFailed:
-    """An attempt in which some server did not hold, or that did not reach its hold. Another may succeed."""
+    """A failed attempt: some server did not hold in time, or the hold was not reached. Another may succeed."""
 
     error: CutOverAbortedError
 
@@ -115,7 +115,7 @@ class Coordinator:
         return ready
 
     def _begin(self, id_: str, version: str) -> CutOver | None:
-        """The running cut-over, be it this one or another; None without live servers or without Redis."""
+        """The running cut-over, this one or another; None without live servers or without Redis."""
         try:
             return _retrying(lambda: self._board.begin(id_, version, self._name, LEASE_MS))
         except redis.RedisError as error:
@@ -131,7 +131,7 @@ class Coordinator:
             try:
                 state = _retrying(lambda: self._board.keep(begun.id, LEASE_MS))
             except redis.RedisError as error:
-                message = f"Redis does not answer any more: {error}"
+                message = f"Redis stopped answering: {error}"
                 raise CutOverAbortedError(message, retry_after_s=2) from error
             if state is None or state.id != begun.id or state.phase != "prepare" or not state.running:
                 raise _abandoned(begun, state)
@@ -152,7 +152,7 @@ class Coordinator:
             return _HoldFailed(error)
         before = self._store.current()
         if not self._move_pointer(begun, lambda: time.monotonic() - started < self._times.rename_within_s):
-            late = "was about to end its hold when the pointer could be moved"
+            late = "would have ended its hold before the pointer moved"
             return _HoldFailed(self._aborted(begun, dict.fromkeys(ready, late), retry_after_s=5))
         decided = self._decide_go(begun, "hold")
         if decided is not None and decided.id == begun.id and decided.phase == "abort":
@@ -205,9 +205,9 @@ class Coordinator:
     def _aborted(
         self, begun: CutOver, servers: dict[str, str], retry_after_s: int | None = None
     ) -> CutOverAbortedError:
-        said = "; ".join(f"{server}: {why}" for server, why in servers.items())
+        reasons = "; ".join(f"{server}: {why}" for server, why in servers.items())
         error = CutOverAbortedError(
-            f"all servers stay on the version they had, not {begun.version}: {said}",
+            f"all servers stay on the version they had, not {begun.version}: {reasons}",
             retry_after_s=retry_after_s,
             version=begun.version,
             servers=servers,
@@ -216,7 +216,7 @@ class Coordinator:
         return error
 
     def _abort(self, begun: CutOver, reason: str) -> None:
-        """Without Redis the cut-over ends when its lease does."""
+        """Abort the cut-over. Without Redis it ends when its lease does."""
         try:
             self._board.move(begun.id, "prepare", "abort", reason)
             self._board.move(begun.id, "hold", "abort", reason)
@@ -234,7 +234,8 @@ def _abandoned(begun: CutOver, state: CutOver | None) -> CutOverAbortedError:
 
 
 def _retrying(call: Callable[[], CutOver | None]) -> CutOver | None:
-    """Repeat a command while Redis does not answer, for PATIENCE_S. Raises redis.RedisError."""
+    """The result of a command, which is repeated for PATIENCE_S while Redis does not answer. Raises
+    redis.RedisError."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:

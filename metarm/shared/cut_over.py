@@ -5,7 +5,7 @@
 
 One record, changed only by the commands of cut_over.lua. Each compares before it sets, so that the
 coordinator and every server see the same order of events. docs/architecture.md describes the protocol.
-The coordinator is metarm/shared/coordinator.py, a server's part service/versions/membership.py.
+The coordinator is metarm/shared/coordinator.py; a server's part is service/versions/membership.py.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class CutOverBoard:
         """Renew the coordinator's lease for `lease_ms`, during prepare."""
         return self._run("keep", id_, lease_ms)
 
-    def move(self, id_: str, now: Phase, to: Phase, reason: str = "", lease_ms: int = 0) -> CutOver | None:
-        """Go from phase `now` to `to`; nothing changes where another process has left `now` already."""
-        return self._run("move", id_, now, to, reason, lease_ms)
+    def move(self, id_: str, before: Phase, to: Phase, reason: str = "", lease_ms: int = 0) -> CutOver | None:
+        """Go from phase `before` to `to`; nothing changes if another process has already left `before`."""
+        return self._run("move", id_, before, to, reason, lease_ms)
 
     def report(self, id_: str, phase: Phase, server: str, state: str) -> CutOver | None:
         """Set a server's state; nothing changes once the cut-over has left `phase`."""
@@ -101,7 +101,7 @@ class CutOverBoard:
 
 
 class CutOverNotices:
-    """Wakes a server when the record changes. Notices may be lost: the record has to be polled too.
+    """Wakes a server when the record changes. Notices may be lost, so the record must also be polled.
 
     For one thread. Every method but `close` raises redis.RedisError when Redis does not answer.
     """
@@ -110,7 +110,7 @@ class CutOverNotices:
         self._channel: PubSub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
 
     def subscribe(self) -> None:
-        """Does nothing once it is done."""
+        """Subscribe to notices, unless this is done already."""
         if not self._channel.subscribed:
             self._channel.subscribe(CUT_OVER_NOTICES)
 

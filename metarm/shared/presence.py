@@ -1,4 +1,4 @@
-"""The trainer's presence in Redis: one trainer at a time, and what it says of itself."""
+"""The trainer's presence in Redis: one trainer at a time, and its status."""
 
 from __future__ import annotations
 

@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 def reasons_to_keep(
     store: VersionStore, leased: Mapping[str, int], keep_versions: int, grace_s: float
 ) -> dict[str, str | None]:
-    """Every published version, oldest first, and the reason to keep its files; None: there is none.
+    """Every published version, oldest first, and the reason to keep its files, or None.
 
-    Kept are the newest `keep_versions`, the current version and its parent, labelled and leased versions, the
-    best on its held-out pairs, those younger than `grace_s` seconds, and those with an unreadable manifest.
+    It keeps the newest `keep_versions`, the current version and its parent, labelled and leased versions, the
+    best on its held-out pairs, versions younger than `grace_s` seconds, and those with an unreadable manifest.
     """
     names = store.names()
     parents: dict[str, str | None] = {}

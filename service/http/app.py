@@ -24,7 +24,8 @@ UNTRACED = frozenset({"/health", "/ready", "/metrics"})  # polled by machines
 
 
 def create_app(settings: ServiceSettings | None = None) -> FastAPI:
-    """The service, by `settings` or the environment's (`uvicorn --factory`). Raises ConfigurationError."""
+    """The application for `settings`, by default the environment's (`uvicorn --factory`). Raises
+    ConfigurationError."""
     process_environment.check()
     settings = settings or ServiceSettings()
     metrics, load_monitor = Metrics(), LoadMonitor()
@@ -39,7 +40,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         version=metarm.__version__,
         description="Scores policy samples with a reward model that adapts while the policy moves.",
         lifespan=lifespan,
-        docs_url=None,  # patched in below, from files that are installed with us
+        docs_url=None,  # served below, from installed files
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         responses={"default": {"model": ErrorBody, "description": "Any failure."}},

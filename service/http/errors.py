@@ -1,4 +1,4 @@
-"""Errors → answers: every failure has one shape and its status, and names the version that it met."""
+"""Exceptions → HTTP answers: one JSON shape for every failure, its status, and the captured version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metarm.errors import InvalidRequestError, MetaRMError, PayloadTooLargeError
 from service.http.middleware import ERROR_KEY, ID_KEY, REQUEST_ID
 from service.http.pinning import captured_header
 
-# codes of the framework's own refusals
+# codes for the framework's own errors
 HTTP_CODES = {
     400: "invalid_request",
     404: "not_found",

@@ -1,4 +1,4 @@
-"""METARM_RETRAIN=auto: a run starts when the current version's spread ratio stays low."""
+"""Automatic retrains (METARM_RETRAIN=auto): a run starts when the current version's spread ratio stays low."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.versions.live import LiveVersions
 log = logging.getLogger(__name__)
 
 State = Literal["off", "waiting", "no_reference", "steady", "cooling_down", "held_back", "triggered"]
-SHOWN = 50  # jobs among which those started by drift are shown
+SHOWN = 50  # latest jobs, of which the view shows those started by drift
 
 
 class AutoRetrain:
@@ -47,7 +47,7 @@ class AutoRetrain:
         self._triggered: list[Job] = []
 
     async def decide(self) -> None:
-        """Start a run if it is due. `view` says why none was started."""
+        """Start a run if it is due. `view` has the reason if none was started."""
         if self._rules.retrain == "manual":
             return
         try:
@@ -84,7 +84,7 @@ class AutoRetrain:
         return "triggered", job.id
 
     def _trigger(self) -> Mapping[str, Any] | tuple[State, str | None]:
-        """The figures that call for a run, or the state and the reason where they do not."""
+        """The figures that call for a run; otherwise the state and its reason."""
         version, rules = self._live.current(), self._rules
         drift = self._drift.of(version.name, version.manifest)
         window, least = drift.window(), rules.retrain_over_groups

@@ -1,4 +1,4 @@
-"""What watches the answers: drift figures, shadow scores, the watch, automatic runs, the server's health."""
+"""The monitoring of one server: its parts, constructed here, and the loops that they run in."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RETRAIN_S = 3.0
 
 
 class Oversight:
-    """Lives on the event loop, from `running` to its end. Nothing here is in the way of a request."""
+    """Lives on the event loop, from `running` to its end. No request waits for it."""
 
     def __init__(
         self,

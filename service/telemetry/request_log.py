@@ -1,4 +1,4 @@
-"""Log lines of requests: none at info level, however many there are; refusals and failures at warning."""
+"""Log lines of requests: errors at warning level, with a rate limit; all others at debug."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from metarm.runtime.rate_limit import RateLimit
 log = logging.getLogger(__name__)
 
 EVERY_S = 1.0  # at most one line of each route and status in this time
-PROBED = frozenset({"/ready", "/health"})  # polled: a 503 is an ordinary answer
+PROBED = frozenset({"/ready", "/health"})  # polled: a 503 is a normal answer
 
 
 class RequestLog:

@@ -88,7 +88,7 @@ class TrainingFigures:
 
 
 class TrainingMetrics(Collector):
-    """The same on every server of one Redis: do not add them up over servers."""
+    """Equal on all servers of one Redis: do not sum them over servers."""
 
     def __init__(self, registry: MetricRegistry) -> None:
         self._figures: TrainingFigures | None = None

@@ -16,7 +16,7 @@ from service.versions.prompt_share import share_of
 log = logging.getLogger(__name__)
 
 CANARY = "canary"
-LOG_EVERY_S = 60.0  # for each canary and reason: a broken one fails many times a second
+LOG_EVERY_S = 60.0  # for each canary and reason: a broken canary fails many times a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Canary:
 
 
 def active_canary(current: LoadedVersion, live: LiveVersions, min_version: str | None) -> Canary | None:
-    """The canary of a request that pins no version. None where the label is not set, is a shadow, or names a
-    version that is not in memory here or is older than `min_version`."""
+    """The canary of a request that pins no version. None if the label is not set, is a shadow, or names a
+    version that is not in memory or is older than `min_version`."""
     label = live.labels.get(CANARY)
     if label is None or label.shadow or label.share == 0 or current.name != live.current_name:
         return None

@@ -1,7 +1,7 @@
 """Leases: clients keep versions in memory for a time, on every server of one Redis.
 
 Each server copies the leases in Redis about once a second, and holds their versions. A copied lease lasts its
-full time, also while Redis does not answer or after it has come back empty.
+full time, even if Redis does not answer or comes back empty.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Leases:
     """Lives on the event loop; its Redis commands run in threads."""
 
     def __init__(self, board: LeaseBoard, live: LiveVersions, on_count: Callable[[int], None]) -> None:
-        """`on_count` receives the number of leases that last."""
+        """`on_count` receives the number of current leases."""
         self._board = board
         self._live = live
         self._on_count = on_count
@@ -45,8 +45,8 @@ class Leases:
         self._changing = asyncio.Lock()
 
     async def follow(self) -> None:
-        """Copy the leases in Redis, restore those it has lost, and drop those that are over. Raises
-        redis.RedisError; leases that are over are dropped all the same."""
+        """Copy the leases in Redis, restore those it has lost, and drop those that have ended. Raises
+        redis.RedisError, after it has dropped them."""
         async with self._changing:
             try:
                 self._known = await asyncio.to_thread(self._synchronised)
@@ -54,7 +54,7 @@ class Leases:
                 self._update_holds()
 
     def all(self) -> list[Lease]:
-        """The leases that last, the first to end first."""
+        """The current leases, by their end."""
         return sorted((lease for lease in self._known.values() if lease.left_s > 0), key=lambda x: x.ends)
 
     async def create(self, version: str, ttl_s: float) -> Lease:
@@ -73,7 +73,7 @@ class Leases:
         return created
 
     async def renew(self, lease: str, ttl_s: float) -> Lease:
-        """Let it last `ttl_s` from now, if that is longer than it does. Raises UnknownLeaseError."""
+        """Extend a lease to `ttl_s` from now; never shorten it. Raises UnknownLeaseError."""
         async with self._changing:
             known = self._known.get(lease)
             if known is not None and known.left_s > 0:  # in case Redis came back without it
@@ -88,7 +88,7 @@ class Leases:
         return renewed
 
     async def release(self, lease: str) -> None:
-        """End it now, for every server. Raises UnknownLeaseError."""
+        """End a lease now, on every server. Raises UnknownLeaseError."""
         async with self._changing:
             known = self._known.get(lease)
             if known is not None and known.left_s > 0:

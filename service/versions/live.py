@@ -36,8 +36,8 @@ class LoadedVersion:
 
 
 class CaptureGate:
-    """Keeps new requests from capturing the current version while servers cut over. Lives on the event loop.
-    Requests that have captured a version, or pin one, do not pass here."""
+    """Holds new requests before they capture the current version, while servers cut over. Lives on the event
+    loop. Requests that have captured a version, or pin one, do not pass it."""
 
     def __init__(self) -> None:
         self._opening: asyncio.Event | None = None  # while closed
@@ -52,16 +52,16 @@ class CaptureGate:
             self._opening = None
 
     async def passed(self) -> None:
-        """Return while the gate is open. A caller that awaits nothing more before it captures the current
-        version captures it with the gate open."""
+        """Return once the gate is open. It is still open for a caller that captures the current version before
+        its next await."""
         while self._opening is not None:
             await self._opening.wait()
 
 
 class LiveVersions:
-    """Lives on the event loop. Beyond `keep_loaded` versions, the least recently used ones are dropped from
-    memory; never the current one, one that is held, or one that a request uses (`using`). A version that must
-    stay beyond the bound is dropped when its last hold or use ends."""
+    """Lives on the event loop. Beyond `keep_loaded` versions, the least recently used ones are evicted, but
+    never the current one, one that is held, or one that a request uses (`using`). A version over the limit is
+    evicted when its last hold or use ends."""
 
     def __init__(
         self,
@@ -80,10 +80,8 @@ class LiveVersions:
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._users: Counter[str] = Counter()
         self._held: dict[str, frozenset[str]] = {}
-        self._background_loads: dict[
-            tuple[str, str], asyncio.Task[None]
-        ] = {}  # loads in the background, by source and name
-        self._unloadable: set[tuple[str, str]] = set()  # those of which a failure was logged
+        self._background_loads: dict[tuple[str, str], asyncio.Task[None]] = {}  # by source and name
+        self._unloadable: set[tuple[str, str]] = set()  # those whose failure was logged
         self._current: LoadedVersion | None = None
         self.gate = CaptureGate()
         self.labels: Mapping[str, Label] = {}  # as last read from the store
@@ -98,7 +96,7 @@ class LiveVersions:
 
     def current(self) -> LoadedVersion:
         if self._current is None:
-            raise NotReadyError("no reward model is loaded yet: the first version is still being made")
+            raise NotReadyError("no reward model is loaded yet: the first version is still being created")
         return self._current
 
     def loaded(self, name: str) -> LoadedVersion | None:
@@ -109,23 +107,23 @@ class LiveVersions:
         """The one version that answers a request; enter `using` before the next await.
 
         `version`, a name or a label, pins it. Without a pin, once the gate is open, the current version answers
-        if it is at least `min_version`. Else the version that the store's pointer names, or the oldest that was
-        not rolled back, answers, if it is at least that. Raises VersionUnavailableError (409), which lists the
-        versions of this server, where there is none.
+        if it is at least `min_version`; otherwise the version that the store's pointer names or the oldest that
+        was not rolled back, if it is new enough. Raises VersionUnavailableError (409) if there is none, with a
+        list of this server's versions.
         """
         least = 0 if min_version is None else version_number(_valid_name(min_version))
         if version is not None:
             name = version if NAME.fullmatch(version) else await self._labelled(version)
             if version_number(name) < least:
-                raise await self._unavailable(f"at least {min_version} is wanted, {name} would answer")
+                raise await self._unavailable(f"{name} is older than the min_version {min_version}")
             return await self.load(name)
-        await self.gate.passed()  # and nothing else is awaited between this and the capture
+        await self.gate.passed()  # no await between this and the capture
         current = self.current()
         if min_version is None or version_number(current.name) >= least:
             return current
         found = await asyncio.to_thread(_fallback_version, self._store, least, self.loaded_names)
         if found is None:
-            raise await self._unavailable(f"at least {min_version} is wanted, {current.name} would answer")
+            raise await self._unavailable(f"no version is at least {min_version}; {current.name} is current")
         return await self.load(found)
 
     @contextlib.contextmanager
@@ -140,15 +138,15 @@ class LiveVersions:
             self._evict_soon()
 
     async def make_current(self, name: str) -> None:
-        """Load `name` beside the running version, then swap: the requests in flight keep theirs."""
+        """Load `name` while the current version serves, then swap: requests in flight keep their version."""
         self._current = await self.load(name)
         self._evict_soon()
 
     async def load(self, name: str) -> LoadedVersion:
         """The version in memory, loaded from disk if necessary, once for all callers that wait for it.
 
-        Raises VersionUnavailableError (409) where the store has no such version, and what `load`
-        raised; then nothing has changed.
+        Raises VersionUnavailableError (409) if the store has no such version, and what `load` raised; then
+        nothing has changed.
         """
         if _valid_name(name) not in self._loaded:
             self._users[name] += 1  # waiting for a version is using it
@@ -161,8 +159,8 @@ class LiveVersions:
         return self._loaded[name]
 
     def hold_soon(self, source: str, names: Collection[str]) -> None:
-        """From now on `source` (labels, leases) holds `names` and no others. Versions that are not in memory
-        are loaded in the background; of one that cannot be loaded, the failure is logged once."""
+        """Make `source` (labels, leases) hold `names` and no others. Versions that are not in memory are loaded
+        in the background; a failure to load one is logged once."""
         self._set_held(source, names)
         self._unloadable = {(by, name) for by, name in self._unloadable if by != source or name in names}
         for name in names:
@@ -171,8 +169,8 @@ class LiveVersions:
                 self._background_loads[source, name] = task
 
     async def hold(self, source: str, names: Collection[str]) -> None:
-        """Have `source` hold `names`, all of them in memory when this returns. Where one cannot be loaded, its
-        error is raised, and `source` holds what it held before."""
+        """Make `source` hold `names` and no others; all are in memory when this returns. If one cannot be
+        loaded, raises its error, and `source` holds the same names as before."""
         before = kept = self._held.get(source, frozenset())
         self._held[source] = before | frozenset(names)
         try:
@@ -219,7 +217,7 @@ class LiveVersions:
         self._evict_soon()
 
     def _evict_soon(self) -> None:
-        """In the next turn of the event loop: a caller that was just given a version first enters `using`."""
+        """Evict in the event loop's next turn, so that a caller that just got a version can enter `using`."""
         if len(self._loaded) > self._keep_loaded:
             asyncio.get_running_loop().call_soon(self._evict)
 

@@ -23,8 +23,8 @@ from service.versions.live import LoadedVersion
 
 
 class VersionLoader:
-    """Has one thread. The first version is loaded with all cores; a later one, which loads beside a version
-    that serves, takes one core and leaves the rest to scoring."""
+    """Loads versions in one thread. The first version loads with all cores; a later one loads while another
+    serves, and takes one core."""
 
     def __init__(
         self,
@@ -51,8 +51,8 @@ class VersionLoader:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
     async def load(self, name: str) -> LoadedVersion:
-        """Raises UnknownVersionError, or InvalidVersionError with the fault, and nothing else."""
-        # in the caller's context: log lines and spans of the load belong to the request that asked for it
+        """Load a version. Raises UnknownVersionError or InvalidVersionError, and nothing else."""
+        # in the caller's context: log lines and spans of the load belong to its request
         load = partial(contextvars.copy_context().run, self._load, name)
         return await asyncio.get_running_loop().run_in_executor(self._thread, load)
 
@@ -75,7 +75,7 @@ class VersionLoader:
             raise InvalidVersionError(f"{name} does not load: {type(error).__name__}: {error}") from error
         self._on_load(time.monotonic() - started)
         if self._first:
-            lower_thread_priority()  # later versions load beside one that serves
+            lower_thread_priority()  # later versions load while one serves
             self._first = False
         return version
 

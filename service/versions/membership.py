@@ -1,4 +1,4 @@
-"""This server among the others: it registers in Redis, and takes part when all servers cut over together.
+"""This server's membership in the fleet: it registers in Redis, and takes part in cut-overs.
 
 A thread talks to Redis; the steps of a cut-over happen on the event loop, where requests capture their version.
 docs/architecture.md has the protocol.
@@ -29,14 +29,14 @@ from service.versions.swapper import Swapper
 
 log = logging.getLogger(__name__)
 
-IDLE_POLL_S = 0.25  # for notices that got lost
+IDLE_POLL_S = 0.25  # in case a notice got lost
 BUSY_POLL_S = 0.02
 HOLD_POLL_S = 0.003
 WAIT_FOR_OTHERS_S = 0.05
 
 
 class Membership:
-    """Of one server, from `join` to `close`."""
+    """The membership of one server, from `join` to `close`."""
 
     def __init__(
         self,
@@ -72,13 +72,13 @@ class Membership:
         self._renew_at = 0.0
         self._registered: bool | None = None  # None until Redis has answered
         self._preparing: tuple[str, Future[None]] | None = None  # a cut-over's id, and the load
-        self._ended = ""  # the id of the last cut-over that is over for this server
+        self._ended = ""  # the id of the last cut-over that has ended for this server
         self.id = new_service_id()
 
     async def join(self) -> None:
-        """Load the version that the pointer names and register, before the first request is answered. While
-        other servers cut over, this waits: it answers neither with the version that they leave nor ahead of
-        them."""
+        """Load the version that the pointer names and register, before the first request is answered. Waits
+        while other servers cut over, so that it answers neither with the old version after them nor with the
+        new one before them."""
         self._loop = asyncio.get_running_loop()
         while True:
             await self._swapper.follow()
@@ -118,7 +118,9 @@ class Membership:
     def _turn(self) -> None:
         self._notices.subscribe()
         busy = self._take_part(self._board.state())
-        if time.monotonic() >= self._renew_at:  # at once after a cut-over: others ask what this server serves
+        if (
+            time.monotonic() >= self._renew_at
+        ):  # immediately after a cut-over: others read what this server serves
             self._renew()
         self._notices.wait(BUSY_POLL_S if busy else self._idle_poll_s)
 
@@ -186,7 +188,7 @@ class Membership:
             self._on_hold(outcome, time.monotonic() - started)
 
     def _outcome(self, state: CutOver, started: float) -> Literal["go", "abort"]:
-        """The decision; without one in time, the pointer decides: it moves only while all servers hold."""
+        """The decision. Without one in time, the pointer decides, which moves only while all servers hold."""
         reported = False
         while time.monotonic() - started < self._read_pointer_after_s:
             with contextlib.suppress(redis.RedisError):

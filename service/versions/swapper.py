@@ -14,20 +14,20 @@ from service.versions.refusals import Refusals
 
 log = logging.getLogger(__name__)
 
-CUT_OVER = "cut-over"  # the source that holds a version for one
+CUT_OVER = "cut-over"  # the source of a hold during one
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedVersion:
-    """What the pointer names and this server cannot serve, and why."""
+    """The version that the pointer names and this server cannot serve, and the reason."""
 
     name: str
     reason: str
 
 
 class Swapper:
-    """Keeps the live versions at the store's `current`, and takes part in cut-overs. Where the pointer cannot
-    be followed, the current version stays and `refused` says why."""
+    """Makes the store's `current` version the current one here, and takes part in cut-overs. If the pointer
+    cannot be followed, the current version stays and `refused` has the reason."""
 
     def __init__(
         self, store: VersionStore, live: LiveVersions, refusals: Refusals, on_swap: Callable[[str], None]
@@ -52,14 +52,14 @@ class Swapper:
             self.refused = None
             if target is None and not self._logged_empty_store:
                 self._logged_empty_store = True
-                log.info("there is no version yet: /ready answers 503 until the trainer has made the first")
+                log.info("there is no version yet: /ready answers 503 until the trainer has created the first")
             return
         if self.refused and self.refused.name == target and await self._refusals.standing(target):
             return
         try:
             with span("swap", version=target):
                 await self._live.load(target)
-                if self._store.current() == target:  # else it moved meanwhile, and the next turn follows it
+                if self._store.current() == target:  # otherwise the next turn follows it
                     await self._make_current(target)
         except MetaRMError as error:
             self._refuse(target, error)
@@ -86,5 +86,5 @@ class Swapper:
             return
         log.error("cannot follow the pointer to %s, still serving %s", name, self._serving)
         self.refused = found
-        if name == "current" or not isinstance(error, InvalidVersionError):  # a failed load is recorded already
+        if name == "current" or not isinstance(error, InvalidVersionError):  # a failed load is already recorded
             self._refusals.record(name, error.message)

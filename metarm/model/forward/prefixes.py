@@ -1,4 +1,4 @@
-"""Keys and values of prompts already computed, up to a number of bytes. Thread-safe."""
+"""A cache of prompts' attention keys and values, bounded in bytes. Thread-safe."""
 
 from __future__ import annotations
 

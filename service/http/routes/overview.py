@@ -1,4 +1,4 @@
-"""GET /overview: the current state of this server. The route reads figures that are there; it computes none."""
+"""GET /overview: the current state of this server. The route computes nothing: it reads existing figures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ async def overview(
 def _health(found: HealthReport | None, server: Server) -> dict[str, Any]:
     degraded = list(found.degraded) if found else []
     if server.versions.live.current_name is None:
-        degraded.insert(0, ("version", "no reward model is loaded yet: the first version is still being made"))
+        degraded.insert(
+            0, ("version", "no reward model is loaded yet: the first version is still being created")
+        )
     return {
         "redis": None if found is None else "up" if found.redis else "down",
         "trainer": {"state": str(found.trainer.get("state"))} if found and found.trainer else None,

@@ -18,7 +18,9 @@ class RetrainRequest(Body):
         extra="forbid", json_schema_extra={"examples": [{"ascent": "conservative", "steps": 40}]}
     )
 
-    ascent: Ascent | None = Field(None, description="How an update uses the samples; none: vanilla.")
+    ascent: Ascent | None = Field(
+        None, description="How an update uses the samples; none: no meta step (vanilla)."
+    )
     steps: int | None = Field(None, ge=1, le=100_000)
     batch_size: int | None = Field(None, ge=1, le=4096, description="n, preference pairs in an update.")
     meta_batch_size: int | None = Field(None, ge=1, le=4096, description="m, groups in an update.")

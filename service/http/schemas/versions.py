@@ -48,7 +48,7 @@ class RefusedEntry(BaseModel):
 
 class LiveServer(BaseModel):
     id: str
-    url: str = Field(description="Its own URL, as far as it knows.")
+    url: str = Field(description="The URL that it registered.")
     pid: int
     serving: str | None
     loaded: list[str]
@@ -64,7 +64,7 @@ class VersionList(BaseModel):
         description="The version that this server refuses although the pointer names it, and why."
     )
     refusals: list[RefusedEntry] = Field(
-        description="Every version that this server has refused to load since its start, latest last."
+        description="Every version that this server has refused to load since its start, the latest last."
     )
     rollbacks: list[WatchEnded] = Field(description="Versions that a watch rolled back, the newest first.")
     versions: list[VersionEntry]
