@@ -236,7 +236,7 @@ def _pause_s(attempt: int) -> float:
 
 
 def _requested_pause_s(response: httpx.Response) -> float | None:
-    """Retry-After in seconds; None where it is missing, or a date."""
+    """Retry-After in seconds; None if it is missing, or a date."""
     asked = response.headers.get("retry-after", "")
     return float(asked) if asked.isdigit() else None
 

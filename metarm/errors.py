@@ -216,7 +216,7 @@ class ConfigurationError(MetaRMError):
 
 
 class ClientError(MetaRMError):
-    """A request to the server failed. `http_status` is None where no answer came; `error_code` is the `code`
+    """A request to the server failed. `http_status` is None if no answer came; `error_code` is the `code`
     of the server's error, or the client's own: `unreachable`, `unreadable_answer`."""
 
     code = "client_error"

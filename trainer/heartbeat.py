@@ -43,7 +43,7 @@ class Heartbeat:
         self._held = False
 
     def take_place(self, status: Mapping[str, Any], stop: threading.Event) -> bool:
-        """Wait until Redis answers and no other trainer holds the place, then take it. False where `stop` was
+        """Wait until Redis answers and no other trainer holds the place, then take it. False if `stop` was
         set first."""
         self._status = status
         log_waiting = RateLimit(LOG_WAITING_S)

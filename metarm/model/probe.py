@@ -35,7 +35,7 @@ def take(model: RewardModel) -> list[dict[str, Any]]:
 
 
 def check(model: RewardModel, manifest: Mapping[str, Any]) -> None:
-    """Raises InvalidVersionError where `model`, loaded in float32, has non-finite weights or scores, or differs
+    """Raises InvalidVersionError if `model`, loaded in float32, has non-finite weights or scores, or differs
     from the probe in its manifest. Nothing is compared without a probe in the manifest, or for a text that
     was truncated, now or when the version was made."""
     name = f"{manifest.get('name')}"

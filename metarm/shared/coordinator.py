@@ -78,7 +78,7 @@ class Coordinator:
     def promote(self, version: str, *, together: bool = True) -> list[str]:
         """Make `version` current; return the servers that cut over together.
 
-        The list is empty where each server follows the pointer alone: without `together`, without a live
+        The list is empty if each server follows the pointer alone: without `together`, without a live
         server, or while Redis does not answer. Raises UnknownVersionError, ReadOnlyStoreError, and
         CutOverAbortedError, which names the servers that refused the version or were too slow: then all
         servers stay on the version they had.
@@ -187,7 +187,7 @@ class Coordinator:
         return self._aborted(begun, dict.fromkeys(waiting or ready, why), retry_after_s=5)
 
     def _move_pointer(self, begun: CutOver, only_if: Callable[[], bool] = lambda: True) -> bool:
-        """False where `only_if` returned False directly before the move: the pointer did not move."""
+        """False if `only_if` returned False directly before the move: the pointer did not move."""
         try:
             return self._store.activate(begun.version, only_if)
         except (OSError, MetaRMError) as error:

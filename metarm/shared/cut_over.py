@@ -53,7 +53,7 @@ class CutOver:
 
 
 class CutOverBoard:
-    """Thread-safe. Every method returns the record after it, None where there is none, and raises
+    """Thread-safe. Every method returns the record after it, None if there is none, and raises
     redis.RedisError when Redis does not answer."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -64,7 +64,7 @@ class CutOverBoard:
 
     def begin(self, id_: str, version: str, coordinator: str, lease_ms: int) -> CutOver | None:
         """Start a cut-over of all live servers. Returns the running one where another id runs already, and
-        None where no server is live. Idempotent for one id."""
+        None if no server is live. Idempotent for one id."""
         return self._run("begin", id_, version, coordinator, lease_ms, KEEP_S)
 
     def keep(self, id_: str, lease_ms: int) -> CutOver | None:

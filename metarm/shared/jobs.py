@@ -38,7 +38,7 @@ class Job:
 
     `options` are the request's changes to the trainer's defaults. `attempts` counts how often a trainer has
     started it. `created` and `finished` are Unix time in seconds. `error` is MetaRMError.to_wire(). `trigger`
-    holds the drift figures that started it; None where a client asked for it. `curve` is a bounded learning
+    holds the drift figures that started it; None if a client asked for it. `curve` is a bounded learning
     curve (trainer/run_curve.py).
     """
 
@@ -156,7 +156,7 @@ class RetrainCooldown:
         return max(0, self._redis.ttl(RETRAIN_COOLDOWN))
 
     def begin(self, version: str) -> bool:
-        """Start a pause because of the drift of `version`; False where another server has started one."""
+        """Start a pause because of the drift of `version`; False if another server has started one."""
         return bool(self._redis.set(RETRAIN_COOLDOWN, version, nx=True, ex=self._seconds))
 
     def cancel(self) -> None:

@@ -35,7 +35,7 @@ class LoggedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stream entry. `group` is None where the data cannot be decoded, or was trimmed while pending."""
+    """One stream entry. `group` is None if the data cannot be decoded, or was trimmed while pending."""
 
     id: str
     group: SampleGroup | None

@@ -38,7 +38,7 @@ class StoreCommands:
     def ask(self, kind: Kind, arguments: Mapping[str, Any], timeout_s: float) -> Any:
         """Send a command; return the trainer's answer.
 
-        Raises TrainerUnavailableError where no trainer runs or answers in time, the error that the trainer
+        Raises TrainerUnavailableError if no trainer runs or answers in time, the error that the trainer
         raised where the command failed, and redis.RedisError when Redis does not answer.
         """
         if self._presence.status() is None:

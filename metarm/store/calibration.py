@@ -20,7 +20,7 @@ class Calibration:
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Self:
-        """The calibration in a manifest; the identity where it has none. Raises InvalidVersionError."""
+        """The calibration in a manifest; the identity if it has none. Raises InvalidVersionError."""
         try:
             found = cls(**(manifest.get("calibration") or {}))
             usable = 0 < found.scale < math.inf and math.isfinite(found.shift)

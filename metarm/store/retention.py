@@ -49,7 +49,7 @@ def reasons_to_keep(
 
 
 def held_out_accuracy(manifest: Mapping[str, Any]) -> float | None:
-    """The accuracy on held-out pairs in a manifest; None where it was not measured."""
+    """The accuracy on held-out pairs in a manifest; None if it was not measured."""
     figures = (manifest.get("verdict") or {}).get("figures") or {}
     value = figures.get("held_out_accuracy", (manifest.get("metrics") or {}).get("held_out_accuracy"))
     return None if value is None else float(value)

@@ -113,7 +113,7 @@ class VersionStore:
         raise InvalidVersionError(f"{name} has no {MANIFEST}")
 
     def curve(self, name: str) -> dict[str, Any] | None:
-        """The training curve of a published version; None where it has none. Raises UnknownVersionError."""
+        """The training curve of a published version; None if it has none. Raises UnknownVersionError."""
         file = self.path(name) / CURVE
         return read_json(file) if file.is_file() else None
 
@@ -228,7 +228,7 @@ class VersionStore:
             return True
 
     def check_writable(self) -> None:
-        """Raises ReadOnlyStoreError where this process may not write to the store."""
+        """Raises ReadOnlyStoreError if this process may not write to the store."""
         with self._locked():
             pass
 
@@ -277,7 +277,7 @@ class VersionStore:
             self._write_labels({**self.labels(), label: target})
 
     def remove_label(self, label: str) -> None:
-        """Raises UnknownVersionError where there is no such label, and ReadOnlyStoreError."""
+        """Raises UnknownVersionError if there is no such label, and ReadOnlyStoreError."""
         with self._locked():
             labels = self.labels()
             if label not in labels:

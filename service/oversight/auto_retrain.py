@@ -21,7 +21,7 @@ from service.versions.live import LiveVersions
 log = logging.getLogger(__name__)
 
 State = Literal["off", "waiting", "no_reference", "steady", "cooling_down", "held_back", "triggered"]
-SHOWN = 50  # latest jobs, of which the view shows those started by drift
+SHOWN = 50  # latest jobs, searched for those that drift started
 
 
 class AutoRetrain:

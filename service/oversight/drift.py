@@ -29,7 +29,7 @@ class Reference:
     low: float = -math.inf
     high: float = math.inf
     missing: str | None = None
-    pairs: int | None = None  # held-out pairs; None where the manifest does not say
+    pairs: int | None = None  # held-out pairs; None if the manifest does not say
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Self:
@@ -94,7 +94,7 @@ class Figures(NamedTuple):
         return self.saturated / self.responses if known else None
 
     def view(self, reference: Reference) -> dict[str, Any]:
-        """For GET /drift. A figure is None where its groups or its reference are missing."""
+        """For GET /drift. A figure is None if its groups or its reference are missing."""
         return {
             "groups": self.groups,
             "compared_groups": self.compared,

@@ -26,7 +26,7 @@ class Retraining:
         self._sample_log = sample_log
 
     def check(self) -> None:
-        """Raises TrainerUnavailableError or NotEnoughDataError where a job could not run."""
+        """Raises TrainerUnavailableError or NotEnoughDataError if a job could not run."""
         trainer = self._presence.status()
         if trainer is None:
             raise TrainerUnavailableError("no trainer is running: start one (`metarm trainer`) and try again")

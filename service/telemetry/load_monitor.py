@@ -159,7 +159,7 @@ class LoadMonitor:
         )
 
     def now(self) -> dict[str, Any]:
-        """The figures of the last minute; null where there is no data for them."""
+        """The figures of the last minute; null if there is no data for them."""
         counts = self._counts[-1].since(self._counts[0]) if self._counts else None
         rates = {
             f"{name}_per_s": counts.per_s(getattr(counts, name)) if counts else None

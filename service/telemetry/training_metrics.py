@@ -52,7 +52,7 @@ ALL = (UP, ACTIVE, STEP, STEPS, LOSS, JOBS, LAST, LAST_AT, GATE, TRACKER_FAILURE
 
 @dataclass(frozen=True, slots=True)
 class TrainingFigures:
-    """The trainer's state in Redis; None where there is nothing to show."""
+    """The trainer's state in Redis; None if there is nothing to show."""
 
     trainer: bool
     active: bool
@@ -95,7 +95,7 @@ class TrainingMetrics(Collector):
         registry.collected(self, ALL)
 
     def show(self, figures: TrainingFigures | None) -> None:
-        """Show these figures from now on; None, where they are unknown, shows no series."""
+        """Show these figures from now on; None, if they are unknown, shows no series."""
         self._figures = figures
 
     def collect(self) -> Iterator[Metric]:

@@ -158,7 +158,7 @@ class Membership:
         return False
 
     def _prepare(self, state: CutOver) -> None:
-        """Load and verify in the background; report the result once it is there."""
+        """Load and verify in the background; then report the result."""
         if self._preparing is None or self._preparing[0] != state.id:
             self._preparing = (state.id, self._submit(self._swapper.prepare(state.version)))
         _, load = self._preparing

@@ -128,7 +128,7 @@ class Versions:
             await self._labels.follow()
 
     async def remove_label(self, label: str) -> None:
-        """Raises UnknownVersionError where there is no such label."""
+        """Raises UnknownVersionError if there is no such label."""
         await asyncio.to_thread(self._administration.remove_label, label)
         await self._labels.follow()
 

@@ -9,7 +9,7 @@ from service.http.schemas.retrain import JobState
 
 
 class Figures(DriftFigures):
-    """Figures over some groups, as metarm/figures.py defines them; null where one is undefined."""
+    """Figures over some groups, as metarm/figures.py defines them; null if one is undefined."""
 
     groups: int
     compared_groups: int = Field(description="Groups of two or more responses.")
@@ -55,7 +55,7 @@ class ShadowFigures(BaseModel):
 
 class InDistribution(BaseModel):
     spread: float = Field(description="Of the version's scores on held-out preferences.")
-    pairs: int | None = Field(description="Held-out pairs; null where the manifest does not say.")
+    pairs: int | None = Field(description="Held-out pairs; null if the manifest does not say.")
 
 
 class VersionFigures(DriftFigures):

@@ -72,7 +72,7 @@ class JobState(BaseModel):
         description="Logged groups by use: used, superseded, single_response, unreadable."
     )
     error: dict[str, Any] | None
-    trigger: Trigger | None = Field(description="The drift figures that started it; null where a client did.")
+    trigger: Trigger | None = Field(description="The drift figures that started it; null if a client did.")
 
 
 class Curve(BaseModel):
@@ -81,7 +81,7 @@ class Curve(BaseModel):
     steps: list[int] = Field(description="The last update of each point.")
     loss: list[float] = Field(description="The preference loss.")
     difference: list[float | None] = Field(
-        description="J of the samples, or C of conservative; null where it was not computed."
+        description="J of the samples, or C of conservative; null if it was not computed."
     )
 
 

@@ -58,7 +58,7 @@ class LiveServer(BaseModel):
 class VersionList(BaseModel):
     current: str | None
     serving: str | None
-    servers: list[LiveServer] | None = Field(description="Every live server; null where it is unknown.")
+    servers: list[LiveServer] | None = Field(description="Every live server; null if it is unknown.")
     servers_unknown: str | None = Field(None, description="Why the servers are unknown.")
     refused: dict[str, str] | None = Field(
         description="The version that this server refuses although the pointer names it, and why."
@@ -76,7 +76,7 @@ class CurvePoint(BaseModel):
 
 
 class VersionCurve(BaseModel):
-    """The learning curve of a version. Lists are by update; they are empty where no curve was kept."""
+    """The learning curve of a version. Lists are by update; they are empty if no curve was kept."""
 
     version: str
     loss: list[float]
