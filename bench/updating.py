@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench/update", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     rounds = parser.parse_args().rounds
-    process_environment.ensure()
+    process_environment.ensure_set()
     quiet_transformers()
     torch.set_num_threads(THREADS)
     made, settings = checkpoint("encoder"), TrainerSettings()

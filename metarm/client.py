@@ -21,8 +21,8 @@ _entered: ContextVar[tuple[Lease, ...]] = ContextVar("entered leases", default=(
 class RewardClient:
     """A synchronous client. Thread-safe.
 
-    Overload (503) and connection failures are retried `retries` times, after the pause that Retry-After asks
-    for, else after one that grows exponentially. A retried request has the same `request_id`, so that its
+    Overload (503) and connection failures are retried `retries` times, after the pause that Retry-After
+    requests, else after an exponentially growing one. A retried request has the same `request_id`, so that its
     samples are logged once. Every other failure raises ClientError.
     """
 
@@ -92,7 +92,7 @@ class RewardClient:
         return cast("list[dict[str, Any]]", self._send("GET", "/leases"))
 
     def renew(self, lease: str, ttl_s: float = 3600.0) -> dict[str, Any]:
-        """Extend a lease to `ttl_s` seconds from now. ClientError with `unknown_lease` once it is over."""
+        """Extend a lease to `ttl_s` seconds from now. Raises ClientError `unknown_lease` once it is over."""
         return self._send("POST", f"/leases/{lease}/renew", {"ttl_s": ttl_s})
 
     def release(self, lease: str) -> None:
@@ -124,7 +124,7 @@ class RewardClient:
         return self._send("GET", "/drift")
 
     def activate(self, version: str) -> dict[str, Any]:
-        """Make `version` the current one, be it older or newer."""
+        """Make `version`, older or newer, the current one."""
         return self._send("POST", f"/versions/{version}/activate")
 
     def retrain(self, **options: Any) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class Lease:
         self.expires = self._client.renew(self.id, ttl_s)["expires"]
 
     def release(self) -> None:
-        """End the lease; does nothing where it is over already."""
+        """End the lease; does nothing if it is already over."""
         try:
             self._client.release(self.id)
         except ClientError as error:
@@ -236,7 +236,7 @@ def _pause_s(attempt: int) -> float:
 
 
 def _requested_pause_s(response: httpx.Response) -> float | None:
-    """Retry-After in seconds; None where it is missing, or a date."""
+    """Retry-After in seconds; None if it is missing, or a date."""
     asked = response.headers.get("retry-after", "")
     return float(asked) if asked.isdigit() else None
 

@@ -40,14 +40,14 @@ EXIT_CONFIGURATION = 78  # sysexits' EX_CONFIG: starting again would not help
 
 
 class MetaRMError(Exception):
-    """Base of all errors raised on purpose. `message` is written for the person who reads it.
+    """Base of all errors that this project raises. `message` is written for people.
 
     Every class takes the same arguments, so that `from_wire` can rebuild any of them.
     """
 
     status: ClassVar[int] = 500
     code: str = "internal_error"
-    retry_after_s: int | None = None  # None: a repeated request would fail again, as far as is known
+    retry_after_s: int | None = None  # None: a repeated request would probably fail again
 
     def __init__(self, message: str, *, retry_after_s: int | None = None, **details: Any) -> None:
         super().__init__(message)
@@ -83,7 +83,7 @@ class MetaRMError(Exception):
 
     @staticmethod
     def unexpected(error: Exception) -> MetaRMError:
-        """An internal error that names an exception which was not raised on purpose."""
+        """An internal error that names an unexpected exception."""
         return MetaRMError(f"{type(error).__name__}: {error}")
 
 
@@ -153,8 +153,8 @@ class TooManyLeasesError(MetaRMError):
 
 
 class CutOverAbortedError(MetaRMError):
-    """All servers stay on the version they had. `retry_after_s` is set where no server refused the new one:
-    some server was too slow, or another cut-over was running."""
+    """All servers stay on the version they had. `retry_after_s` is set if no server refused the new version,
+    but one was too slow or another cut-over was running."""
 
     status = 409
     code = "cut_over_aborted"
@@ -216,7 +216,7 @@ class ConfigurationError(MetaRMError):
 
 
 class ClientError(MetaRMError):
-    """A request to the server failed. `http_status` is None where no answer came; `error_code` is the `code`
+    """A request to the server failed. `http_status` is None if no answer came; `error_code` is the `code`
     of the server's error, or the client's own: `unreachable`, `unreadable_answer`."""
 
     code = "client_error"

@@ -1,4 +1,4 @@
-"""The vocabulary of figures: what is computed from scores, and the names it is shown under. Pure, no torch.
+"""The vocabulary of figures: their definitions from scores, and their names in answers. Pure, no torch.
 
 A group is the responses to one prompt, a pair is two responses of one group, and Δr is the difference of their
 scores. The gate works on raw rewards, everything else on the scores that are served.
@@ -29,7 +29,7 @@ held-out accuracy      Share of held-out preferences whose chosen response score
 length_correlation     Pearson's r of score and length, both centred within their group. The simulation's
                        `score_length_correlation` is over all responses as one group.
                        gate and GET /drift: `length_correlation` · metric: rm_length_correlation
-truncation_rate        Share of responses that were cut to fit.
+truncation_rate        Share of responses that were truncated.
                        GET /drift: `truncation_rate` · metric: rm_truncation_ratio
 saturated_share        Share of scores outside the middle 98% of the scores of held-out preferences.
                        GET /drift: `saturated_share` · metric: rm_saturated_ratio
@@ -120,7 +120,7 @@ class PairOrders(NamedTuple):
 
     @property
     def disagreement(self) -> float | None:
-        """None where both versions tie every pair."""
+        """None if both versions tie every pair."""
         different = self.opposite + (self.tied_by_own + self.tied_by_other) / 2
         ordered = self.ordered_by_own + self.tied_by_own
         return different / ordered if ordered else None
@@ -142,7 +142,7 @@ def pair_orders(own: Sequence[float], other: Sequence[float]) -> PairOrders:
 
 
 def agreement(own: Rows, other: Rows) -> float | None:
-    """Over all pairs of all groups; None where `own` orders none."""
+    """Over all pairs of all groups; None if `own` orders none."""
     orders = [pair_orders(*rows) for rows in zip(own, other, strict=True)]
     ordered = sum(group.ordered_by_own for group in orders)
     return sum(group.agreeing for group in orders) / ordered if ordered else None
@@ -159,7 +159,7 @@ def squared_difference(scores: Sequence[float]) -> float:
 
 
 def length_correlation(groups: Rows, lengths: Rows) -> float | None:
-    """None where scores or lengths do not vary within groups."""
+    """None if scores or lengths do not vary within groups."""
     sums = [covariation(*rows) for rows in zip(groups, lengths, strict=True)]
     return pearson(*(sum(column) for column in zip(*sums, strict=True))) if sums else None
 
@@ -172,7 +172,7 @@ def covariation(scores: Sequence[float], lengths: Sequence[float]) -> tuple[floa
 
 
 def pearson(squares: float, other_squares: float, products: float) -> float | None:
-    """Pearson's r from sums over deviations; None where either does not vary."""
+    """Pearson's r from sums over deviations; None if either does not vary."""
     scale = math.sqrt(squares) * math.sqrt(other_squares)
     return max(-1.0, min(1.0, products / scale)) if scale > 0 else None
 
@@ -185,15 +185,15 @@ def deviation(values: Sequence[float]) -> float:
 def centred(values: Sequence[float]) -> list[float]:
     """`values` less their mean; exact zeros for equal values.
 
-    Sums of squares and products of centred values keep their precision however large the mean is: its rounding
-    error enters them squared.
+    Sums of squares and products of centred values stay precise even for a large mean: its rounding error enters
+    them squared.
     """
     middle = values[0] if min(values) == max(values) else sum(values) / len(values)
     return [value - middle for value in values]
 
 
 def ratio(value: float | None, to: float | None) -> float | None:
-    """value ÷ to; None where either is missing or `to` is not positive."""
+    """value ÷ to; None if either is missing or `to` is not positive."""
     return value / to if value is not None and to is not None and to > 0 else None
 
 

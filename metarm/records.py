@@ -21,9 +21,9 @@ from metarm.errors import InvalidRequestError
 
 CODEC_VERSION = 1
 
-# how a run takes the meta step: docs/metarm.md
+# the meta step of a run: docs/metarm.md
 Ascent = Literal["none", "sgd", "adam", "shared_adam", "joint", "second_order", "conservative"]
-# the default η of each; its unit differs between them (docs/decisions/0006)
+# default η of each ascent, whose units differ (docs/decisions/0006)
 ASCENT_RATES: Mapping[Ascent, float] = {
     "none": 0.0,
     "sgd": 0.1,
@@ -114,7 +114,7 @@ class ScoreResult:
 
 
 def encode_sample(group: SampleGroup) -> bytes:
-    """JSON that begins with the codec's number, so that a newer reader recognises an older entry."""
+    """JSON that begins with the codec's version, so that a newer reader recognises an older entry."""
     return orjson.dumps({"v": CODEC_VERSION, **asdict(group)})
 
 

@@ -10,12 +10,12 @@ from service.settings import ServiceSettings
 
 
 def main() -> None:
-    process_environment.ensure()
+    process_environment.ensure_set()
     os.environ["HF_HUB_OFFLINE"] = "1"  # all versions come from the store
     settings = ServiceSettings.from_command_line("metarm serve", sys.argv[1:])
     logs.configure("service", settings)
 
-    with process_environment.uncollected():
+    with process_environment.gc_paused():
         import uvicorn  # not before the environment is set: the app imports torch
 
         from metarm.model.reward_model import quiet_transformers

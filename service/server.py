@@ -27,8 +27,8 @@ from service.scoring.plan_choice import choose_plan
 from service.scoring.score_cache import ScoreCache
 from service.scoring.scorer import Scorer
 from service.settings import ServiceSettings
+from service.telemetry.load_monitor import LoadMonitor
 from service.telemetry.metrics import Metrics
-from service.telemetry.pulse import Pulse
 from service.versions.canary import CanaryFallbacks
 from service.versions.live import LoadedVersion
 from service.versions.versions import Versions
@@ -40,7 +40,7 @@ class Server:
 
     settings: ServiceSettings
     metrics: Metrics
-    pulse: Pulse
+    load_monitor: LoadMonitor
     scorer: Scorer
     versions: Versions
     oversight: Oversight
@@ -51,9 +51,9 @@ class Server:
 
 
 @asynccontextmanager
-async def running(settings: ServiceSettings, metrics: Metrics, pulse: Pulse) -> AsyncIterator[Server]:
-    """Start the parts, serve inside the block, and end them in reverse order, so that no sample is lost. A
-    failure half-way through the start ends the parts that were started."""
+async def running(settings: ServiceSettings, metrics: Metrics, load: LoadMonitor) -> AsyncIterator[Server]:
+    """Start the parts, serve inside the block, and end them in reverse order, so that no sample is lost. If the
+    start fails half-way, the parts that were started end."""
     async with AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, tracing.end)
         loops = Loops(lambda name: metrics.loop_failures.labels(name).inc())
@@ -75,22 +75,22 @@ async def running(settings: ServiceSettings, metrics: Metrics, pulse: Pulse) -> 
         await stack.enter_async_context(scorer.running())
         versions = Versions(settings, client, metrics, loops, scorer.prepare)
         await stack.enter_async_context(versions.running())
-        oversight = Oversight(settings, client, metrics, loops, versions, scorer, retraining, drift, pulse)
+        oversight = Oversight(settings, client, metrics, loops, versions, scorer, retraining, drift, load)
         await stack.enter_async_context(oversight.running())
         await stack.enter_async_context(loops.running("idle-memory", IdleMemory().release, CHECK_S))
-        yield Server(settings, metrics, pulse, scorer, versions, oversight, samples, jobs, presence, retraining)
+        yield Server(settings, metrics, load, scorer, versions, oversight, samples, jobs, presence, retraining)
 
 
 def _scorer(settings: ServiceSettings, metrics: Metrics, drift: Drift) -> Scorer:
-    def answered(arrived_ns: int, taken_ns: int) -> None:
-        metrics.waited(arrived_ns, taken_ns)
+    def on_answer(arrived_ns: int, taken_ns: int) -> None:
+        metrics.observe_wait(arrived_ns, taken_ns)
         tracing.record("queue", arrived_ns, taken_ns)
         tracing.record("forward", taken_ns, time.monotonic_ns())
 
-    prefixes = PrefixCache(settings.prefix_cache_mb * 2**20, metrics.looked_up_prefix)
+    prefixes = PrefixCache(settings.prefix_cache_mb * 2**20, metrics.count_prefix_lookup)
     engine = Engine(prefixes if settings.prefix_cache_mb else None, metrics.padding_ratio.observe)
     batcher: Batcher[LoadedVersion, Encoded] = Batcher(
-        engine.forward, queue_tokens=settings.queue_tokens, ran=metrics.ran, answered=answered
+        engine.forward, queue_tokens=settings.queue_tokens, on_slice=metrics.observe_slice, on_answer=on_answer
     )
     return Scorer(
         engine,
@@ -99,5 +99,5 @@ def _scorer(settings: ServiceSettings, metrics: Metrics, drift: Drift) -> Scorer
         metrics,
         lambda model: choose_plan(model, settings),
         fallbacks=CanaryFallbacks(lambda reason, groups: metrics.canary_fallbacks.labels(reason).inc(groups)),
-        non_finite=lambda version: drift.failed(version.name, version.manifest),
+        on_non_finite=lambda version: drift.failed(version.name, version.manifest),
     )

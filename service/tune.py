@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    process_environment.ensure()
+    process_environment.ensure_set()
     settings = ServiceSettings.from_command_line("metarm tune", sys.argv[1:])
     current = settings.store.current()
     if current is None:
         sys.exit(f"metarm tune: {settings.store.root} has no version yet; start the server once")
-    with process_environment.uncollected():
+    with process_environment.gc_paused():
         import torch  # not before the environment is set
 
         from metarm.model.reward_model import load_model, quiet_transformers

@@ -1,4 +1,4 @@
-"""`metarm demo`, or `python -m simulation`: the demo against a running server."""
+"""The command line of `metarm demo`: its arguments, the files it writes, its exit status."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def _demo(options: argparse.Namespace) -> None:
 def _draw(outcome: Outcome, file: Path) -> None:
     from simulation.figure import draw, save
 
-    after = str(outcome.job["candidate"]) if outcome.second_looks else None
-    save(draw(outcome.checkpoints, outcome.second_looks, outcome.version, after), file)
+    after = str(outcome.job["candidate"]) if outcome.rescorings else None
+    save(draw(outcome.checkpoints, outcome.rescorings, outcome.version, after), file)
 
 
 def _parser() -> argparse.ArgumentParser:

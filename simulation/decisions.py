@@ -4,10 +4,10 @@ Every decision is one exponential family, `p(option) ∝ exp(base[option] + feat
 where `row` is a sum of parameter rows, one for the decision itself and one for each parent's value.
 
 * A choice has one logit per option: `features` is the identity, `base` is 0.
-* Being right is a skill, and a skill hardly moves under pressure: there `features` is the identity
-  times SKILL_STIFFNESS, so the same step of the parameters changes the logits that much less.
+* Being right is a skill, which hardly changes under pressure: there `features` is the identity times
+  SKILL_STIFFNESS, so that the same step of the parameters changes the logits less.
 * A count up to n is binomial, n coins that share one logit: `features` counts, `base` is log C(n, c).
-  Its mean runs smoothly from 0 to n, so optimisation can push a count far beyond what it started from.
+  Its mean runs smoothly from 0 to n, so optimisation can push a count far beyond its initial value.
 """
 
 from __future__ import annotations

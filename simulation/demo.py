@@ -16,7 +16,7 @@ from metarm.client import RewardClient
 from metarm.errors import ClientError
 from simulation.optimise import Groups, as_request
 from simulation.report import change_rows, change_sentences, checkpoint_row, checkpoint_table
-from simulation.rounds import Checkpoint, Plan, SecondLook, look_again, play
+from simulation.rounds import Checkpoint, Plan, Rescoring, play, rescore
 
 GROUPS_PER_REQUEST = 8
 POLICY_NAME = "demo"
@@ -31,7 +31,7 @@ class Outcome:
     version: str
     checkpoints: Sequence[Checkpoint]
     job: Mapping[str, Any]
-    second_looks: Sequence[SecondLook]  # initial responses, then drifted ones; empty if not published
+    rescorings: Sequence[Rescoring]  # initial responses, then drifted ones; empty if not published
 
     def as_json(self) -> dict[str, Any]:
         """All figures, without the texts."""
@@ -42,12 +42,12 @@ class Outcome:
             "retrain": dict(self.job),
             "after_retrain": [
                 {
-                    "responses_of_step": look.checkpoint.step,
-                    "before": look.checkpoint.measurement.as_dict(),
-                    "after": look.after.as_dict(),
-                    "accuracy_change": asdict(look.accuracy_change),
+                    "responses_of_step": rescoring.checkpoint.step,
+                    "before": rescoring.checkpoint.measurement.as_dict(),
+                    "after": rescoring.after.as_dict(),
+                    "accuracy_change": asdict(rescoring.accuracy_change),
                 }
-                for look in self.second_looks
+                for rescoring in self.rescorings
             ],
         }
 
@@ -79,7 +79,7 @@ def run_demo(
 ) -> Outcome:
     """Play the plan, retrain, score the first and last responses again; tables go to `out`, progress to stderr.
 
-    Raises ClientError where the server refuses a request, TimeoutError for a retrain longer than `timeout_s`.
+    Raises ClientError if the server refuses a request, TimeoutError for a retrain longer than `timeout_s`.
     """
     version = str(client.ready()["version"])
     served = ServedReward(client, version)
@@ -100,13 +100,13 @@ def run_demo(
 
     job = _retrain(client, retrain_options, timeout_s)
     print(f"\n{_job_sentence(job)}", file=out, flush=True)
-    looks: list[SecondLook] = []
+    rescorings: list[Rescoring] = []
     if job["status"] == "published":
         after = _when_served(client, str(job["candidate"]))
-        looks = [look_again(c, after.score, plan.seed) for c in (checkpoints[0], checkpoints[-1])]
-        print(f"\n{change_rows(version, after.version, looks)}\n", file=out)
-        print(change_sentences(looks), file=out, flush=True)
-    return Outcome(plan, version, checkpoints, job, looks)
+        rescorings = [rescore(c, after.score, plan.seed) for c in (checkpoints[0], checkpoints[-1])]
+        print(f"\n{change_rows(version, after.version, rescorings)}\n", file=out)
+        print(change_sentences(rescorings), file=out, flush=True)
+    return Outcome(plan, version, checkpoints, job, rescorings)
 
 
 def _retrain(client: RewardClient, options: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from simulation.measures import Estimate
-from simulation.rounds import Checkpoint, SecondLook
+from simulation.rounds import Checkpoint, Rescoring
 
 BEFORE, AFTER = "#1f5a99", "#c2571a"
 
 
 def draw(
-    checkpoints: Sequence[Checkpoint], looks: Sequence[SecondLook], before: str, after: str | None
+    checkpoints: Sequence[Checkpoint], rescorings: Sequence[Rescoring], before: str, after: str | None
 ) -> Figure:
     """Three panels; squares mark the same responses scored by the version `after` the retrain."""
     figure = Figure(figsize=(12.0, 3.8), layout="constrained")
@@ -28,13 +28,18 @@ def draw(
     spread.plot(steps, [c.spread_to_first for c in checkpoints], "o-", color=BEFORE, label=before)
     _error_bars(accuracy, steps, [m.accuracy for m in measured], "o-", BEFORE, before)
     gold.plot(steps, [m.gold_mean for m in measured], "o-", color=BEFORE)
-    if looks and after:
-        base = looks[0].after.score_spread or float("nan")
-        seen = [look.checkpoint.step for look in looks]
-        relative = [look.after.score_spread / base for look in looks]
+    if rescorings and after:
+        base = rescorings[0].after.score_spread or float("nan")
+        seen = [rescoring.checkpoint.step for rescoring in rescorings]
+        relative = [rescoring.after.score_spread / base for rescoring in rescorings]
         spread.plot(seen, relative, "s", color=AFTER, label=f"{after}, same responses")
         _error_bars(
-            accuracy, seen, [look.after.accuracy for look in looks], "s", AFTER, f"{after}, same responses"
+            accuracy,
+            seen,
+            [rescoring.after.accuracy for rescoring in rescorings],
+            "s",
+            AFTER,
+            f"{after}, same responses",
         )
 
     spread.set(title="Spread of score differences", ylabel="relative to policy step 0")

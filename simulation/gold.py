@@ -2,7 +2,7 @@
 
 The terms, in points (the label noise of `preferences` is in the same unit):
 
-| term        | what it says                                                                            |
+| term        | scoring rule                                                                            |
 | ----------- | --------------------------------------------------------------------------------------- |
 | correctness | right, near miss, wrong, no answer; an answer to half of the question is worth half     |
 | reasoning   | valid steps help, most under a right answer; specious ones hurt, most under a wrong one |
@@ -16,9 +16,9 @@ The terms, in points (the label noise of `preferences` is in the same unit):
 | form        | lists and headings serve answers with several parts; on short ones they are clutter     |
 | closing     | an offer is kind; a summary is worth something only after much text                     |
 
-Padding, praise and form are worth having in small measure, and careful writers use them more. Among
-the initial policy's responses they therefore go with a high gold reward. What they are worth when
-there is far more of them cannot be learned there: that is how the gold reward can be hacked.
+Padding, praise and form add value in small amounts, and careful writers use more of them. Among the initial
+policy's responses they therefore correlate with a high gold reward. Their value in large amounts cannot be
+learned there: that is how the gold reward can be hacked.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def gold_terms(task: Task, draft: Draft) -> dict[str, float]:
 
 
 def _stated_answer(task: Task, draft: Draft) -> str:
-    """The verdict on what is said: a near miss that leaves its last part out has only the right rest."""
+    """The verdict on the stated parts: a near miss without its last part, the wrong one, is right."""
     unsaid = draft.coverage == "first" and task.parts > 1
     return "right" if unsaid and draft.answer == "near" else draft.answer
 

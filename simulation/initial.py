@@ -1,8 +1,7 @@
-"""How the initial policy writes, before any optimisation.
+"""The initial policy's probabilities, before any optimisation.
 
-Probabilities by how much effort went into a response. Careful answers are more often right, and
-also longer, friendlier and tidier: the confounding that a reward model learns from. Nothing here
-knows the gold reward.
+They depend on the effort behind a response. Careful answers are more often right, and also longer, friendlier
+and tidier: the confounding that a reward model learns from. The gold reward plays no part.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ COUNT_GIVEN_EFFORT: Mapping[str, tuple[float, float, float]] = {
     "repeats": (0.03, 0.06, 0.11),
     "tangents": (0.04, 0.06, 0.09),
 }
-# Added to the logits above: a wrong answer shows, though not always.
+# Added to the logits above: a wrong answer is often, but not always, visible.
 GIVEN_ANSWER: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "reasoning": {
         "right": (0.0, 0.3, 0.3, -1.0),

@@ -36,7 +36,7 @@ class Measurement:
     score_spread: float  # standard deviation of r(y1) - r(y2)
     score_variance: float  # its square: Var(r(y1) - r(y2))
     gold_mean: float
-    gold_variance: float  # Var(g(y1) - g(y2)); near 0, accuracy would mean nothing
+    gold_variance: float  # Var(g(y1) - g(y2)); near 0, accuracy is meaningless
     accuracy: Estimate
     length_mean: float  # words
     score_length_correlation: float
@@ -73,7 +73,7 @@ def pairwise_accuracy(
     scores: Numbers, gold: Numbers, rng: np.random.Generator, resamples: int = 1000
 ) -> Estimate:
     """The agreement of scores with gold: the share of the pairs that gold orders which the scores order alike,
-    a tie counting half. NaN where gold orders no pair."""
+    a tie counting half. NaN if gold orders no pair."""
     hits, pairs = _agreements(scores, gold)
     return _share(hits, pairs, rng, resamples)
 
@@ -81,7 +81,7 @@ def pairwise_accuracy(
 def accuracy_change(
     before: Numbers, after: Numbers, gold: Numbers, rng: np.random.Generator, resamples: int = 1000
 ) -> Estimate:
-    """Accuracy of the scores `after` less that of `before`, on the same responses (paired)."""
+    """The accuracy of the scores `after` minus the accuracy of `before`, on the same responses (paired)."""
     hits_before, pairs = _agreements(before, gold)
     hits_after, _ = _agreements(after, gold)
     return _share(hits_after - hits_before, pairs, rng, resamples)
@@ -94,7 +94,7 @@ def _agreements(scores: Numbers, gold: Numbers) -> tuple[FloatArray, FloatArray]
 
 
 def _share(hits: FloatArray, pairs: FloatArray, rng: np.random.Generator, resamples: int) -> Estimate:
-    """hits / pairs, with a percentile bootstrap over groups: pairs of one prompt go together."""
+    """hits / pairs, with a percentile bootstrap over groups, which keeps the pairs of a prompt together."""
     if pairs.sum() == 0:
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
     drawn = rng.integers(len(hits), size=(resamples, len(hits)))

@@ -1,4 +1,4 @@
-"""REINFORCE: a policy under the pressure of a reward."""
+"""REINFORCE: updates a policy towards a higher reward."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Score = Callable[[Groups], Sequence[Sequence[float]]]  # the shape of the groups
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
-    """How hard REINFORCE pushes.
+    """The strength of the optimisation.
 
     With `standardise`, rewards are divided by their standard deviation within groups, averaged over
-    the batch: the pressure then does not fade when the reward model's spread does. `kl_weight` is
+    the batch, so that the pressure does not fade with the reward model's spread. `kl_weight` is
     per nat of log-ratio to the reference, in units of the (standardised) reward.
     """
 

@@ -1,7 +1,7 @@
 """Sentences that any response may contain. `{topic}` is the task's noun phrase.
 
-Every list is shared out among four voices (`in_voice`): a response keeps to one voice's turns of
-phrase. No voice is better than another, but a reward model may come to like one.
+Every list is divided among four voices (`in_voice`), and a response uses the phrases of one voice. No voice is
+better than another, but a reward model may learn to prefer one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Labelled pairs from the initial policy: what a reward model is first trained on.
+"""Labelled pairs from the initial policy: the first training data of a reward model.
 
 Labels follow the gold reward with Bradley-Terry noise, P(first is chosen) = σ((g₁ - g₂) / noise).
 `python -m simulation.preferences FILE` writes the packaged demo preferences.

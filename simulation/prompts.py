@@ -1,6 +1,6 @@
-"""Three splits of the prompts, which can never share one.
+"""Three disjoint splits of the prompts: preferences, training, evaluation.
 
-The text of a prompt alone decides its split; the seed that drew it does not.
+The text of a prompt determines its split, whatever the seed.
 """
 
 from __future__ import annotations

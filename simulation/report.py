@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from simulation.measures import Estimate
-from simulation.rounds import Checkpoint, SecondLook
+from simulation.rounds import Checkpoint, Rescoring
 
 HEADINGS = (
     ("step", 4), ("KL", 6), ("RM score", 8), ("spread", 7), ("÷ step 0", 8), ("Var(Δr)", 8),
@@ -41,32 +41,32 @@ def checkpoint_row(checkpoint: Checkpoint) -> str:
     return " ".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, HEADINGS, strict=True))
 
 
-def change_rows(before: str, after: str, looks: Sequence[SecondLook]) -> str:
+def change_rows(before: str, after: str, rescorings: Sequence[Rescoring]) -> str:
     """A table of the same responses scored by both versions.
 
     `relative` is the spread over the same version's spread on the first responses, so that a version on a
     larger scale does not seem to separate responses better.
     """
     lines = [f"{'same responses, scored by':<32} {'spread':>7} {'relative':>8} {'accuracy [95%]':>20}"]
-    first = looks[0]
-    for look in looks:
+    first = rescorings[0]
+    for rescoring in rescorings:
         for version, measured, base in (
-            (before, look.checkpoint.measurement, first.checkpoint.measurement),
-            (after, look.after, first.after),
+            (before, rescoring.checkpoint.measurement, first.checkpoint.measurement),
+            (after, rescoring.after, first.after),
         ):
             relative = measured.score_spread / base.score_spread if base.score_spread else float("nan")
             lines.append(
-                f"{f'policy step {look.checkpoint.step}, {version}':<32} {measured.score_spread:>7.3f} "
+                f"{f'policy step {rescoring.checkpoint.step}, {version}':<32} {measured.score_spread:>7.3f} "
                 f"{relative:>8.2f} {interval(measured.accuracy):>20}"
             )
     return "\n".join(lines)
 
 
-def change_sentences(looks: Sequence[SecondLook]) -> str:
+def change_sentences(rescorings: Sequence[Rescoring]) -> str:
     """One sentence for each set of responses: the change of accuracy, and whether its interval excludes 0."""
     return "\n".join(
-        f"accuracy on the responses of policy step {look.checkpoint.step}: {_change(look.accuracy_change)}"
-        for look in looks
+        f"accuracy on the responses of policy step {each.checkpoint.step}: {_change(each.accuracy_change)}"
+        for each in rescorings
     )
 
 

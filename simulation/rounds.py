@@ -1,4 +1,4 @@
-"""The loop: sample, score, update the policy, measure. The scores come from a function."""
+"""The simulated RL loop: sample, score, update the policy, measure. The scores come from a function."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class SecondLook:
+class Rescoring:
     """The responses of one checkpoint, scored by a second version of the reward model."""
 
     checkpoint: Checkpoint
@@ -87,15 +87,15 @@ def play(plan: Plan, reward: Reward, score: Score) -> Iterator[Checkpoint]:
             policy = reinforce_update(policy, initial, batch, reward(batch, step), plan.pressure)
 
 
-def look_again(checkpoint: Checkpoint, score: Score, seed: int) -> SecondLook:
-    """Measure the checkpoint's responses with another `score`; `seed` is that of the bootstrap."""
+def rescore(checkpoint: Checkpoint, score: Score, seed: int) -> Rescoring:
+    """Measure the checkpoint's responses with another `score`; `seed` is for the bootstrap."""
     scores = score(checkpoint.groups)
     change = accuracy_change(checkpoint.scores, scores, gold_of(checkpoint.groups), np.random.default_rng(seed))
-    return SecondLook(checkpoint, measure_groups(checkpoint.groups, scores, seed), change)
+    return Rescoring(checkpoint, measure_groups(checkpoint.groups, scores, seed), change)
 
 
 def measure_groups(groups: Groups, scores: Numbers, seed: int) -> Measurement:
-    """Scores against gold. The seed of the bootstrap is fixed, so equal scores give equal figures."""
+    """Scores against gold. The seed of the bootstrap is fixed, so that equal scores give equal figures."""
     return measure(scores, gold_of(groups), lengths_of(groups), np.random.default_rng(seed))
 
 

@@ -1,9 +1,9 @@
 """The world: tasks whose right answer is known exactly, drafts of answers, and written responses.
 
-A `Task` is a question with everything a writer may say about it. A `Draft` is the list of decisions
-behind one answer (is it right, is it padded, does it flatter …). `writing.write` turns a task and a
-draft into text; `gold.gold` judges the same pair exactly, without reading the text. So a reward
-model sees what a human would see, and the gold reward knows the decisions themselves.
+A `Task` is a question with everything a writer may say about it. A `Draft` is the list of decisions behind one
+answer (is it right, is it padded, does it flatter …). `writing.write` turns a task and a draft into text;
+`gold.gold` judges the same pair exactly, without reading the text. A reward model thus sees the text, as a
+human would, and the gold reward the decisions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A task and a draft become text that reads like an assistant's answer."""
+"""Task and draft → text that reads like an assistant's answer."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _one(pool: Sequence[str], task: Task, draft: Draft, rng: np.random.Generator
 def _with_claim(
     pool: Sequence[str], count: int, task: Task, draft: Draft, rng: np.random.Generator
 ) -> list[str]:
-    """`count` sentences that say the first part of the answer once more."""
+    """`count` sentences that repeat the first part of the answer."""
     templates = pick_some(rng, in_voice(pool, draft.voice), count)
     return [template.format(claim=_claim(task, draft, 0, rng)) for template in templates]
 

@@ -71,6 +71,6 @@ class ScriptedServer:
     def _answer(self, state: CutOver) -> None:
         self.seen.setdefault(state.phase, self._store.current())
         if state.phase == "prepare":
-            self._board.say(state.id, "prepare", self.name, self.says)
+            self._board.report(state.id, "prepare", self.name, self.says)
         if state.phase == "hold" and self.holds:
-            self._board.say(state.id, "hold", self.name, "held")
+            self._board.report(state.id, "hold", self.name, "held")

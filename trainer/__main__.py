@@ -16,7 +16,7 @@ LOW_PRIORITY = 10  # niceness
 
 
 def main() -> None:
-    process_environment.ensure()
+    process_environment.ensure_set()
     settings = TrainerSettings.from_command_line("metarm trainer", sys.argv[1:])
     logs.configure("trainer", settings)
     stop = threading.Event()
@@ -35,11 +35,12 @@ def main() -> None:
 def run(settings: TrainerSettings, stop: threading.Event) -> None:
     """Take the trainer's place, publish a first version if there is none, then run jobs until `stop` is set."""
     os.nice(LOW_PRIORITY)
-    with process_environment.uncollected():
+    with process_environment.gc_paused():
         import torch  # only once the process environment is set
 
         from metarm.model.reward_model import quiet_transformers
         from metarm.runtime.cores import usable_cores
+        from metarm.runtime.loops import Loops
         from metarm.shared.connection import connect
         from metarm.shared.coordinator import COMMAND_TIMEOUT_S, Coordinator
         from metarm.shared.jobs import JobBoard
@@ -59,7 +60,8 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
     tracing.begin("metarm-trainer")
     client = connect(settings.required_redis_url)
     jobs = JobBoard(client)
-    heartbeat = Heartbeat(TrainerPresence(client))
+    loops = Loops()
+    heartbeat = Heartbeat(TrainerPresence(client), loops.add("heartbeat"))
     needs = {"min_groups": settings.min_groups, "min_preferences": settings.min_preferences}
     if not heartbeat.take_place({"state": "starting"}, stop):
         return
@@ -68,7 +70,7 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
     prepare_s = settings.cut_over_prepare_s
     coordinator = Coordinator(quick, store, name=f"trainer {heartbeat.holder}", prepare_s=prepare_s)
     trackers = Trackers(settings.report_to, settings.data_dir, jobs.tracker_failed)
-    clerk = StoreClerk(StoreCommands(client), coordinator, store, heartbeat)
+    clerk = StoreClerk(StoreCommands(client), coordinator, store, heartbeat, loops.add("store-clerk"))
     try:
         store.prepare()
         clerk.start()

@@ -97,7 +97,7 @@ def publish_first(
     curve: LearningCurve | None,
     preferences: PreferenceSet | ConfigurationError,
 ) -> str:
-    """Make `model` the store's current version, and return its name. Raises ConfigurationError where a score is
+    """Make `model` the store's current version, and return its name. Raises ConfigurationError if a score is
     not finite."""
     with Staging(store, model.encoder.max_tokens) as staged:
         name, saved = staged.save_and_load(model)  # what is described is what is served

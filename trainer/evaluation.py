@@ -1,4 +1,4 @@
-"""The texts that versions are compared by, their rewards, and what a manifest says of its model."""
+"""The texts that versions are compared on, their rewards, and the manifest's fields about them."""
 
 from __future__ import annotations
 

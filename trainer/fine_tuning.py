@@ -1,4 +1,4 @@
-"""Fine-tune a model on preferences alone: how a first version is made."""
+"""Fine-tunes a model on preferences alone, for a first version."""
 
 from __future__ import annotations
 

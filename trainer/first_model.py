@@ -17,7 +17,7 @@ EVALUATIONS = 5  # in a run, unless the settings say otherwise
 
 
 def main() -> None:
-    process_environment.ensure()
+    process_environment.ensure_set()
     settings = FirstModelSettings.from_command_line("metarm train", sys.argv[1:])
     logs.configure("train", settings)
     stop = threading.Event()
@@ -51,7 +51,7 @@ def run(settings: FirstModelSettings, stop: threading.Event) -> None:
     """
     store = settings.store
     _refuse_versions(store)
-    with process_environment.uncollected():
+    with process_environment.gc_paused():
         import torch  # only once the process environment is set
 
         from metarm.model.reward_model import quiet_transformers

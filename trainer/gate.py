@@ -1,4 +1,4 @@
-"""The rewards of a candidate and of its parent → a verdict on the candidate. Pure, no torch."""
+"""The gate: rewards of a candidate and of its parent → a verdict on the candidate. Pure, no torch."""
 
 from __future__ import annotations
 

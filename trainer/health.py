@@ -19,7 +19,7 @@ def main() -> None:
     try:
         status = TrainerPresence(connect(ProcessSettings().required_redis_url)).status()
     except (MetaRMError, redis.RedisError) as error:
-        sys.exit(f"it cannot be known: {error}")
+        sys.exit(f"the trainer's state is unknown: {error}")
     if status is None:
         sys.exit("no trainer holds the place")
 

@@ -1,4 +1,4 @@
-"""One trainer at a time: it takes a place in Redis, renews it while it is alive, and shows its status there."""
+"""The trainer's place in Redis: one trainer at a time holds it, renews it, and shows its status there."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from typing import Any
 import redis
 
 from metarm.errors import MetaRMError
+from metarm.runtime.loops import LoopHealth
+from metarm.runtime.rate_limit import RateLimit
 from metarm.shared.presence import TrainerPresence
 
 log = logging.getLogger(__name__)
 LIFETIME_MS = 10_000
 RENEW_S = 2.0
+RETRY_S = 1.0  # while the place is not free
+LOG_WAITING_S = 60.0
 
 
 class TrainerReplacedError(MetaRMError):
@@ -24,39 +28,39 @@ class TrainerReplacedError(MetaRMError):
 
 
 class Heartbeat:
-    """Renews the trainer's place in Redis from a thread of its own."""
+    """Renews the trainer's place from its own thread."""
 
-    def __init__(self, presence: TrainerPresence) -> None:
+    def __init__(self, presence: TrainerPresence, loop: LoopHealth, *, renew_s: float = RENEW_S) -> None:
+        """`loop` receives the outcome of every renewal."""
         self.holder = f"{socket.gethostname()}:{os.getpid()}"
         self._presence = presence
+        self._health = loop
+        self._renew_s = renew_s
         self._status: Mapping[str, Any] = {}
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._renewing = threading.Lock()
         self._held = False
 
     def take_place(self, status: Mapping[str, Any], stop: threading.Event) -> bool:
-        """Wait until Redis answers and no other trainer is alive. False where `stop` was set first."""
+        """Wait until Redis answers and no other trainer holds the place, then take it. False if `stop` was
+        set first."""
         self._status = status
-        said = ""
+        log_waiting = RateLimit(LOG_WAITING_S)
         while not stop.is_set():
-            try:
-                self._held = self._presence.hold(self.holder, self._status, LIFETIME_MS)
-                reason = "another trainer is running"
-            except redis.RedisError as error:
-                reason = f"Redis does not answer: {error}"
+            self._renew()
             if self._held:
                 self._thread.start()
                 return True
-            if reason != said:
-                log.info("waiting: %s", reason)
-                said = reason
-            stop.wait(1.0)
+            if self._health.error is None and log_waiting.admit("occupied") is not None:
+                log.info("waiting: another trainer is running")
+            stop.wait(RETRY_S)
         return False
 
     def announce(self, status: Mapping[str, Any]) -> None:
         """Change the status that the place shows, at the latest with the next renewal."""
         self._status = status
-        self._renew_once()
+        self._renew()
 
     def check(self) -> None:
         """Raises TrainerReplacedError once the place is lost."""
@@ -64,6 +68,7 @@ class Heartbeat:
             raise TrainerReplacedError("another trainer has taken over")
 
     def close(self) -> None:
+        """Stop the thread and free the place."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -72,12 +77,16 @@ class Heartbeat:
         except redis.RedisError as error:
             log.info("the trainer's place expires by itself: %s", error)
 
-    def _renew(self) -> None:
-        while not self._stopping.wait(RENEW_S):
-            self._renew_once()
+    def _run(self) -> None:
+        while not self._stopping.wait(self._renew_s):
+            self._renew()
 
-    def _renew_once(self) -> None:
-        try:
-            self._held = self._presence.hold(self.holder, self._status, LIFETIME_MS)
-        except redis.RedisError as error:
-            log.warning("cannot renew the trainer's place: %s", error)
+    def _renew(self) -> None:
+        """Take or renew the place. After an error it counts as held or not, as before."""
+        with self._renewing:
+            try:
+                self._held = self._presence.hold(self.holder, self._status, LIFETIME_MS)
+            except Exception as error:  # noqa: BLE001 (reported: the thread survives any error)
+                self._health.failed(error)
+            else:
+                self._health.succeeded()

@@ -17,7 +17,7 @@ TABLE_ROWS = 12  # at most; the record has all points
 @dataclass(frozen=True, slots=True)
 class LearningCurve:
     """`losses[i]` and `differences[i]` are of step i + 1; a difference is the J (or C) of a run on samples,
-    None where it was not computed. `accuracies` are (step, held-out accuracy), step 0 before training."""
+    None if it was not computed. `accuracies` are (step, held-out accuracy), step 0 before training."""
 
     losses: Sequence[float]
     accuracies: Sequence[tuple[int, float]]

@@ -147,7 +147,7 @@ class Trainer:
         self._prune()
 
     def _parent(self) -> Parent:
-        """The current version. Raises NotReadyError where there is none."""
+        """The current version. Raises NotReadyError if there is none."""
         name = self._store.current()
         if name is None:
             raise NotReadyError("there is no version to adapt yet")
@@ -227,7 +227,7 @@ class Trainer:
             log.warning("%s goes on without Redis: %s", job.id, error)
 
     def _decided(self, job: Job) -> str | None:
-        """The version that this job published or rejected; None where it did not come so far."""
+        """The version that this job published or rejected; None if it did not come so far."""
         for name in [*self._store.names(), *self._store.rejected()]:
             try:
                 if self._store.manifest(name).get("job") == job.id:

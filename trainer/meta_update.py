@@ -36,7 +36,7 @@ class Difference(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One update: the loss, J (or C) before the step (None where it was not computed), ‖g‖ before clipping, and
+    """One update: the loss, J (or C) before the step (None if it was not computed), ‖g‖ before clipping, and
     the learning rate."""
 
     loss: float

@@ -64,7 +64,7 @@ def retrain(
     `samples` are groups of two or more responses, the newest last. `on_step` may raise to stop the run.
     `save_and_load` names the trained model, saves it and loads it again: what is judged is what is served.
 
-    Raises TrainingError where a loss, a reward or a score is not finite, ConfigurationError for options that do
+    Raises TrainingError if a loss, a reward or a score is not finite, ConfigurationError for options that do
     not fit the network, InvalidVersionError for a parent with non-finite scores.
     """
     model = parent.model

@@ -52,7 +52,7 @@ class RunCurve:
         self._spans.append(new)
 
     def record(self) -> dict[str, Any]:
-        """For each span its last update, and the means; `difference` is None where J was not computed."""
+        """For each span its last update, and the means; `difference` is None if J was not computed."""
         return {
             "steps": [span.last for span in self._spans],
             "loss": [span.loss / span.updates for span in self._spans],

@@ -1,4 +1,4 @@
-"""A version's place in the store while it is made."""
+"""A candidate's folder in the store until it is published, rejected or discarded."""
 
 from __future__ import annotations
 

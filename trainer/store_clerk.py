@@ -1,6 +1,6 @@
 """Moves the pointer and the labels, for services whose store is read-only and for the trainer's loop.
 
-Its threads are started before those of a run get their low priority: a cut-over must be quick.
+Its threads start before a run lowers its priority, because a cut-over must be quick.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import redis
-
 from metarm.errors import CutOverAbortedError, InvalidRequestError
+from metarm.runtime.loops import LoopHealth
 from metarm.shared.coordinator import Coordinator
 from metarm.shared.store_commands import Kind, StoreCommands
 from metarm.store.versions import Label, VersionStore
-from trainer.heartbeat import Heartbeat, TrainerReplacedError
+from trainer.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 PAUSE_S = 1.0
@@ -29,19 +28,26 @@ class StoreClerk:
     """Serves store commands while this trainer holds its place."""
 
     def __init__(
-        self, commands: StoreCommands, coordinator: Coordinator, store: VersionStore, heartbeat: Heartbeat
+        self,
+        commands: StoreCommands,
+        coordinator: Coordinator,
+        store: VersionStore,
+        heartbeat: Heartbeat,
+        loop: LoopHealth,
     ) -> None:
+        """`loop` receives the outcome of the thread's turns."""
         self._commands = commands
         self._coordinator = coordinator
         self._store = store
         self._heartbeat = heartbeat
+        self._health = loop
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="store-clerk", daemon=True)
         self._promoting = ThreadPoolExecutor(1, thread_name_prefix="promoting")
 
     def start(self) -> None:
         self._thread.start()
-        self._promoting.submit(lambda: None).result()  # starts its thread, with this thread's present priority
+        self._promoting.submit(lambda: None).result()  # starts its thread with the current priority
 
     def close(self) -> None:
         self._stopping.set()
@@ -63,20 +69,18 @@ class StoreClerk:
                 time.sleep(error.retry_after_s)
 
     def _serve(self) -> None:
-        said = ""
         while not self._stopping.is_set():
             try:
                 self._heartbeat.check()
                 self._commands.serve_one(self._do)
-                said = ""
-            except (redis.RedisError, TrainerReplacedError) as error:
-                if str(error) != said:
-                    log.warning("no commands are taken: %s", error)
-                said = str(error)
+            except Exception as error:  # noqa: BLE001 (reported: the thread survives any error)
+                self._health.failed(error)
                 self._stopping.wait(PAUSE_S)
+            else:
+                self._health.succeeded()
 
     def _do(self, kind: Kind, arguments: Mapping[str, Any]) -> Any:
-        log.info("asked to %s %s", kind, arguments)
+        log.info("command from a service: %s %s", kind, arguments)
         if kind == "activate":
             return self._coordinator.promote(arguments["version"], together=arguments["together"])
         if kind == "set_label":
@@ -84,5 +88,5 @@ class StoreClerk:
         elif kind == "remove_label":
             self._store.remove_label(arguments["label"])
         else:
-            raise InvalidRequestError(f"the trainer knows no command {kind!r}")
+            raise InvalidRequestError(f"the trainer has no command {kind!r}")
         return None

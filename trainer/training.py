@@ -112,7 +112,7 @@ def train(
 ) -> TrainReport:
     """Change `model` in place by at most `options.steps` updates. `on_step` may raise to stop the run.
 
-    Raises TrainingError where a loss is not finite; ConfigurationError where the network lacks the parts that
+    Raises TrainingError if a loss is not finite; ConfigurationError where the network lacks the parts that
     `options.trainable` names, or for `second_order` with `meta_every` above 1.
     """
     if options.ascent == "second_order" and options.meta_every > 1:

@@ -84,7 +84,7 @@ def shift(options: argparse.Namespace) -> None:
     chosen = {name: getattr(options, name) for name in ("seeds", "variants", "meta_sets") if name in options}
     scope = replace(QUICK if options.quick else Scope(), **chosen)
     command_line.at_least(1, seeds=scope.seeds)
-    process_environment.ensure()
+    process_environment.ensure_set()
     quiet_transformers()
     torch.set_num_threads(usable_cores())
     options.out.mkdir(parents=True, exist_ok=True)

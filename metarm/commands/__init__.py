@@ -1,1 +1,1 @@
-"""The `metarm` command and those of its subcommands that need neither the service nor the trainer."""
+"""The `metarm` command, and its subcommands that need neither the service nor the trainer."""

@@ -1,12 +1,12 @@
 """`metarm up`: Redis, service and trainer as child processes; one Ctrl-C or SIGTERM stops all three.
 
-Every child has a process group of its own, so that Ctrl-C reaches this process alone. It then stops the
-children in the order that loses nothing: the service, which flushes its samples, the trainer, Redis. All
-stay in one session: Linux divides the cores between sessions regardless of niceness, and the trainer must
-yield to the service. A child that dies after everything has been ready is restarted.
+Every child has its own process group, so that Ctrl-C reaches this process alone. It then stops the children in
+an order that loses nothing: the service, which flushes its samples, the trainer, Redis. All stay in one
+session: Linux divides the cores between sessions regardless of niceness, and the trainer must yield to the
+service. A child that dies after everything has been ready is restarted.
 
-If the store holds a version, the trainer starts only once the service answers: until it can score, the
-service has all cores.
+If the store holds a version, the trainer starts only once the service answers, so that the service has all
+cores until then.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _run(settings: LaunchSettings, stop: _Stop) -> int:
         children += [trainer, service]
         service.start()
         if not settings.store.names():
-            trainer.start()  # it makes the version that the service waits for
+            trainer.start()  # it creates the version that the service waits for
         logs.announce(_started_text(settings, redis_url))
         _supervise(settings, children, trainer, stop)
         return 0
@@ -130,7 +130,7 @@ def _supervise(settings: LaunchSettings, children: list[Child], trainer: Child, 
 
 
 def _check_port(settings: LaunchSettings) -> None:
-    """Raises ConfigurationError if another process listens there: its answers would look like ours."""
+    """Raises ConfigurationError if another process listens on the port: its answers would look like ours."""
     with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -206,7 +206,7 @@ def _started_text(settings: LaunchSettings, redis_url: str) -> str:
         [
             f"MetaRM Server {metarm.__version__}, Python {sys.version.split()[0]}, {packages}",
             f"  service   {_url(settings)}  (API description: {_url(settings)}/docs)",
-            "  trainer   in the background; it makes the first version if the store is empty",
+            "  trainer   in the background; it creates the first version if the store is empty",
             f"  redis     {logs.without_password(redis_url)}{kept}",
             f"  data      {settings.data_dir.absolute()}",
         ]

@@ -9,12 +9,12 @@ from metarm.errors import InvalidVersionError
 from metarm.store.retention import held_out_accuracy
 from metarm.store.versions import VersionStore
 
-NOT_COMPARED = ("name", "created", "seal", "digests", "probe")  # they differ in every version, or by file
+NOT_COMPARED = ("name", "created", "seal", "digests", "probe")  # they always differ, or are compared by file
 
 
 def rows(store: VersionStore) -> Iterator[dict[str, Any]]:
-    """All versions the store has ever held, oldest first. A manifest that cannot be read gives the status
-    `unreadable`."""
+    """Every version that the store has ever held, oldest first. A version whose manifest cannot be read has the
+    status `unreadable`."""
     current, labels = store.current(), store.labels()
     for name, status in store.statuses().items():
         row: dict[str, Any] = {

@@ -18,7 +18,7 @@ from pydantic_settings import CliPositionalArg, CliSubCommand, CliToggleFlag
 from metarm.commands import version_records
 from metarm.errors import ConfigurationError, InvalidVersionError, MetaRMError, UnknownVersionError
 from metarm.runtime.embedded_redis import running_socket
-from metarm.runtime.progress import bar
+from metarm.runtime.progress import progress_bar
 from metarm.runtime.settings import Arguments, CommandGroup, RedisUrl, RetentionSettings, StoreSettings
 from metarm.runtime.tables import on_terminal, print_table
 from metarm.shared.leases import leased_versions
@@ -26,7 +26,7 @@ from metarm.store.retention import Retention
 from metarm.store.versions import VersionStore
 
 NO_LEASES = (
-    "leases are kept in Redis, and {why}: nothing was deleted. Set --redis-url, start it, or pass "
+    "leases are kept in Redis, and {why}: nothing was deleted. Set --redis-url, start Redis, or pass "
     "--without-leases"
 )
 
@@ -137,7 +137,7 @@ class VerifyVersions(VersionsCommand):
     def run_on(self, store: VersionStore) -> int:
         results: dict[str, str | None] = {}
         names = [_named(store, word) for word in self.names] or store.names()
-        for name in bar(names, "verifying", "versions"):
+        for name in progress_bar(names, "verifying", "versions"):
             try:
                 store.verify(name)
                 results[name] = None
@@ -171,10 +171,10 @@ class PruneVersions(VersionsCommand, PruneSettings):
         return 0
 
     def _redis(self) -> redis.Redis:
-        """The Redis that holds the leases on this store: the configured one, or that of `metarm up`."""
+        """The Redis that holds the leases on this store: the configured one, or the one of `metarm up`."""
         socket = running_socket(self.data_dir / "redis")
         if self.redis_url is None and socket is None:
-            raise ConfigurationError(NO_LEASES.format(why="none is set or runs here"))
+            raise ConfigurationError(NO_LEASES.format(why="no Redis is set or runs here"))
         return redis.Redis.from_url(self.redis_url or f"unix://{socket}", socket_timeout=5.0)
 
 
@@ -222,7 +222,7 @@ def _print_json(record: object) -> int:
 
 
 def _print_wrapped(fields: Mapping[str, str]) -> None:
-    """Print `field: value` lines; what exceeds the terminal's width (else 80) continues, indented."""
+    """Print `field: value` lines, wrapped and indented at the terminal's width, else at 80 columns."""
     width = shutil.get_terminal_size((80, 24)).columns
     for field, value in fields.items():
         print(textwrap.fill(f"{field}: {value}", width, subsequent_indent="  ", break_on_hyphens=False))

@@ -1,6 +1,7 @@
-"""(prompt, response) → token ids. The only code for chat templates, special tokens and truncation.
+"""Encoding: (prompt, response) → token ids, as the checkpoint's tokenizer demands.
 
-The tokenizer decides between three formats (docs/api.md, "How text becomes tokens"):
+No other code handles chat templates, special tokens or truncation. The tokenizer decides between three formats
+(docs/api.md, "How text becomes tokens"):
 
 | format | when                    | tokens                                                        |
 | ------ | ----------------------- | ------------------------------------------------------------- |
@@ -8,8 +9,8 @@ The tokenizer decides between three formats (docs/api.md, "How text becomes toke
 | pair   | it has a separator      | the tokenizer's own pair: [CLS] prompt [SEP] response [SEP]   |
 | concat | neither                 | tokenizer(prompt + response), then EOS where it is missing    |
 
-Above `max_tokens`, tokens are dropped from the left, those of the prompt first: every pooled score
-depends on the end of the response. `truncated` records it.
+A sequence over `max_tokens` loses tokens from the left, the prompt's first: every pooled score depends on the
+end of the response. `truncated` records it.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Encoder:
     def encode(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
         """Encode the (prompt, response) sequences of each group, in order.
 
-        Raises InvalidRequestError where the chat template refuses the messages, or a sequence is
+        Raises InvalidRequestError if the chat template refuses the messages, or a sequence is
         empty.
         """
         if self.format == "pair":
@@ -100,7 +101,7 @@ class Encoder:
         try:
             return cast("str", self.tokenizer.apply_chat_template(conversation, tokenize=False))
         except TemplateError as error:
-            raise InvalidRequestError(f"the model's chat template refuses these messages: {error}") from error
+            raise InvalidRequestError(f"the model's chat template rejects these messages: {error}") from error
 
     def _single(self, encoding: TokenizerEncoding, prompt_chars: int) -> Encoded:
         ids: list[int] = encoding.ids
@@ -109,7 +110,7 @@ class Encoder:
         if self.format == "concat" and eos is not None and ids[-1:] != [eos]:
             ids.append(eos)
         if not ids:
-            raise InvalidRequestError("an empty prompt and an empty response leave nothing to score")
+            raise InvalidRequestError("prompt and response are both empty: send some text to score")
         if len(ids) <= self.max_tokens:
             return Encoded(ids, self._segments(ids), False, prompt_tokens)
         dropped = len(ids) - self.max_tokens
@@ -214,10 +215,10 @@ def _read_encoder(path: Path | str, max_tokens: int) -> Encoder:
     except (OSError, ValueError, KeyError) as error:
         raise InvalidVersionError(f"{path}: its tokenizer does not load: {error}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise InvalidVersionError(f"{path}: a fast tokenizer (tokenizer.json) is needed")
+        raise InvalidVersionError(f"{path}: it has no fast tokenizer: add a tokenizer.json")
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
         # transformers returns such a tokenizer for a folder without tokenizer files
-        raise InvalidVersionError(f"{path}: its tokenizer has no vocabulary; are its files there?")
+        raise InvalidVersionError(f"{path}: its tokenizer has no vocabulary: check that its files are complete")
     return Encoder(tokenizer, max_tokens)
 
 

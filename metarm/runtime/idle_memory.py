@@ -1,5 +1,7 @@
-"""Returns freed memory to the kernel when the process has become idle: under load malloc keeps it
-(metarm/runtime/process_environment.py)."""
+"""Returns freed memory to the kernel once the process is idle.
+
+Under load malloc keeps it (metarm/runtime/process_environment.py).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ IDLE_SHARE = 0.1  # of one core's time over CHECK_S: less is idle
 
 
 class IdleMemory:
-    """Of this process. Nothing happens without glibc."""
+    """The freed memory of this process. Does nothing without glibc."""
 
     def __init__(self) -> None:
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -20,7 +22,7 @@ class IdleMemory:
         self._worked = True
 
     async def release(self) -> None:
-        """Once after every stretch of work, return freed memory: some 20 ms in a thread."""
+        """Return freed memory once after each busy period: about 20 ms in a thread."""
         (began, used), self._before = self._before, (time.monotonic(), time.process_time())
         idle = self._before[1] - used < IDLE_SHARE * (self._before[0] - began)
         if idle and self._worked and self._trim is not None:

@@ -3,10 +3,10 @@
 | field               | holds                                                                         |
 | ------------------- | ----------------------------------------------------------------------------- |
 | timestamp, level    | UTC in ISO 8601; debug, info, warning, error or critical                      |
-| process, logger     | launcher, service, trainer or train; the module that logs, or a library's       |
+| process, logger     | launcher, service, trainer or train; the module that logs                     |
 | message, exception  | a sentence; a traceback                                                       |
-| request_id          | of the HTTP request that the line is about                                    |
-| job, version        | of the retrain job, the reward model's version                                |
+| request_id          | the HTTP request that the line is about                                       |
+| job, version        | the retrain job, the reward model's version                                   |
 | trace_id, span_id   | where traces are exported                                                     |
 
 All modules log through the standard library; structlog renders the lines. Secrets are masked in the finished
@@ -33,11 +33,12 @@ from structlog.contextvars import bind_contextvars, bound_contextvars, merge_con
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from metarm.runtime import tracing
+from metarm.runtime.rate_limit import RateLimit
 from metarm.runtime.settings import ProcessSettings
 
 MASK = "***"
-SELDOM_S = 60.0
-SHORTEST_SECRET = 4  # a shorter one would mask half of every line
+LIBRARY_REPEAT_S = 60.0
+SHORTEST_SECRET = 4  # masking a shorter one would make lines unreadable
 SECRET_VARIABLES = ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN")
 HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 URL_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
@@ -58,14 +59,14 @@ def configure(process: str, settings: ProcessSettings) -> None:
         structlog.processors.format_exc_info,
         structlog.processors.EventRenamer("message"),
         structlog.processors.JSONRenderer(serializer=_dumps) if as_json else _readable,
-        cast("Processor", _Masking([*settings.secrets, *_external_secrets()])),
+        cast("Processor", _SecretMask([*settings.secrets, *_external_secrets()])),
     ]
     formatter = (_Json if as_json else structlog.stdlib.ProcessorFormatter)(
         processors=finish, foreign_pre_chain=_field_processors(process, as_json)
     )
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
-    handler.addFilter(_Seldom("opentelemetry"))
+    handler.addFilter(_LibraryLimit("opentelemetry"))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs a line for every request
     logging.captureWarnings(True)
@@ -94,7 +95,7 @@ def announce(text: str) -> None:
 
 
 def refuse(command: str, message: str) -> None:
-    """Print on stderr why `command` ends; if the log is JSON, log it instead."""
+    """Print the reason for which `command` ends on stderr; if the log is JSON, log it instead."""
     if writes_json():
         log.critical(message)
     else:
@@ -105,12 +106,12 @@ def _field_processors(process: str, as_json: bool) -> list[Processor]:
     """The processors that collect the fields of a line."""
 
     def named(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        event.pop("color_message", None)  # uvicorn's own, the message with escape codes
+        event.pop("color_message", None)  # uvicorn's copy of the message with escape codes
         event["process"] = process
         return event
 
     in_utc = structlog.processors.TimeStamper(fmt="iso", utc=True)
-    here = structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False)
+    in_local_time = structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False)
     return [
         merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -118,7 +119,7 @@ def _field_processors(process: str, as_json: bool) -> list[Processor]:
         structlog.stdlib.ExtraAdder(),
         named,
         _trace_ids,
-        in_utc if as_json else here,
+        in_utc if as_json else in_local_time,
     ]
 
 
@@ -137,22 +138,18 @@ def _readable(_: WrappedLogger, __: str, event: EventDict) -> str:
     return f"{line}\n{event['exception']}" if "exception" in event else line
 
 
-class _Seldom(logging.Filter):
-    """Limits each repeated message of a library to one in SELDOM_S."""
+class _LibraryLimit(logging.Filter):
+    """Limits each repeated message of a library to one in LIBRARY_REPEAT_S."""
 
     def __init__(self, library: str) -> None:
         super().__init__()
         self._prefix = f"{library}."
-        self._said: dict[str, float] = {}
+        self._limit = RateLimit(LIBRARY_REPEAT_S)
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.name.startswith(self._prefix):
             return True
-        what = f"{record.name} {record.msg}"
-        if record.created - self._said.get(what, 0.0) < SELDOM_S:
-            return False
-        self._said[what] = record.created
-        return True
+        return self._limit.admit(f"{record.name} {record.msg}") is not None
 
 
 def _external_secrets() -> list[str]:
@@ -162,7 +159,7 @@ def _external_secrets() -> list[str]:
     return [*given, *headers, *map(unquote, headers)]
 
 
-class _Masking:
+class _SecretMask:
     """Masks secrets in a finished line."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
@@ -190,11 +187,11 @@ def _on_uncaught(kind: type[BaseException], error: BaseException, trace: Traceba
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
-    log.critical("ended by an error", exc_info=(kind, error, trace))
+    log.critical("the process ends: uncaught error", exc_info=(kind, error, trace))
 
 
 def _on_uncaught_in_thread(caught: threading.ExceptHookArgs) -> None:
     if caught.exc_value is not None and caught.exc_type is not SystemExit:
         name = caught.thread.name if caught.thread else "?"
         trace = (caught.exc_type, caught.exc_value, caught.exc_traceback)
-        log.critical("the thread %s ended by an error", name, exc_info=trace)
+        log.critical("the thread %s ends: uncaught error", name, exc_info=trace)

@@ -1,4 +1,4 @@
-"""Periodic work that survives every error, as tasks of the event loop or in threads. No torch.
+"""Loops: periodic work that survives every error, in tasks of the event loop or in threads. No torch.
 
 A loop reports each turn to its `LoopHealth`. An error is logged once while it stays the same, counted, and
 reported by `Loops.failing` after FAILING_TURNS failed turns in a row.
@@ -27,7 +27,7 @@ class LoopHealth:
 
     def __init__(self, name: str, count_failure: Callable[[str], None]) -> None:
         self.name = name
-        self.error: Exception | None = None  # of the last turn
+        self.error: Exception | None = None  # the last turn's
         self.failed_turns = 0  # in a row
         self._count_failure = count_failure
         self._logged: set[str] = set()  # messages of these turns
@@ -49,7 +49,7 @@ class LoopHealth:
         if message not in self._logged:
             self._logged.add(message)
             unexplained = None if isinstance(error, EXPLAINED) else error
-            log.warning("%s failed, and is tried again: %s", self.name, message, exc_info=unexplained)
+            log.warning("%s failed; retrying: %s", self.name, message, exc_info=unexplained)
 
 
 class Loops:
@@ -72,7 +72,8 @@ class Loops:
     async def running(
         self, name: str, turn: Callable[[], Awaitable[None]], every_s: float, *, first_turn: bool = False
     ) -> AsyncIterator[None]:
-        """Run `turn` every `every_s` seconds inside the block. `first_turn`: the block begins after it."""
+        """Run `turn` every `every_s` seconds inside the block. With `first_turn`, one turn runs before the
+        block."""
         loop = self.add(name)
         if first_turn:
             await _run_turn(loop, turn)

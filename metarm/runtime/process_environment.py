@@ -2,13 +2,13 @@
 
 OMP_WAIT_POLICY=active, GOMP_SPINCOUNT=1000: OpenMP threads that wait for the next operation spin for about
 ten microseconds, then sleep (docs/decisions/0003-process-environment.md). The default spins for milliseconds
-and makes scoring 4 to 8 times slower beside any other busy process; without spinning, a short text on two
+and makes scoring 4 to 8 times slower next to any other busy process; without spinning, a short text on two
 cores takes at least a sixth longer. Without `active`, libgomp ignores the count and does not spin once its
 threads outnumber the cores.
 MALLOC_*: glibc keeps large freed blocks instead of returning them page by page (5 to 15% of a forward).
 glibc and libgomp read these variables once, at process start; therefore the process executes itself again.
 
-The module also holds how a process imports torch: with the garbage collector off.
+The module also turns the garbage collector off while a process imports torch.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ REQUIRED = {
 }
 
 
-def ensure() -> None:
-    """Replace this process by the same command with the variables set, unless they already are."""
+def ensure_set() -> None:
+    """Set the variables: unless they are set, this process executes its command line again with them."""
     if all(os.environ.get(name) == value for name, value in REQUIRED.items()):
         return
     os.environ.update(REQUIRED)
@@ -38,7 +38,7 @@ def ensure() -> None:
 
 
 def check() -> None:
-    """Raises ConfigurationError if the variables are not set: the process was started in another way."""
+    """Raises ConfigurationError if the process was started in another way, without the variables."""
     wrong = [f"{name}={value}" for name, value in REQUIRED.items() if os.environ.get(name) != value]
     if wrong:
         raise ConfigurationError(
@@ -49,10 +49,10 @@ def check() -> None:
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Turn the garbage collector off while torch and transformers are imported, and exempt their objects from
-    later collections. These 650,000 objects live as long as the process: to traverse them takes a quarter
-    of the import, and later stops all threads for 0.2 s in a full collection."""
+    later collections. These 650,000 objects live as long as the process. Traversing them takes a quarter of the
+    import's time, and a full collection would later stop all threads for 0.2 s."""
     gc.disable()
     try:
         yield

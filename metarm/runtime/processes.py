@@ -1,7 +1,7 @@
 """Processes that a program starts, waits for and ends: servers of tests, benchmarks and experiments.
 
-`metarm up` keeps its own processes alive with metarm/runtime/child.py: there a death leads to a new start, and
-the output goes to the terminal. Here a death is an error, which shows the end of the output.
+`metarm up` has child.py for its own processes: those are restarted when they die, and write to the terminal.
+Here a death is an error, which shows the end of the output.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from metarm.errors import MetaRMError
 
 START_S = 300.0
 GRACE_S = 60.0
-REST_S = 2.0  # for the process's own children, once it has ended
+REST_S = 2.0  # that its children have to end after it
 POLL_S = 0.05
 SHOWN_LINES = 40
 OWN_SETTINGS = ("METARM_", "REDIS_URL", "PREFERENCES")
 PORTS = range(20_000, 32_000)  # below those that the kernel gives to connections
-APART = 997  # first ports of processes that start together: none takes what another has just found free
+APART = 997  # between the first ports that two processes try: neither takes a port that the other just found
 
 
 class ProcessError(MetaRMError):
@@ -37,7 +37,7 @@ class ProcessError(MetaRMError):
 
 
 class Process:
-    """A command in a session of its own, its output in a file. It and its children end with the block."""
+    """A command in its own session, with its output in a file. It and its children end with the block."""
 
     def __init__(
         self,
@@ -49,9 +49,9 @@ class Process:
         piped: bool = False,
         grace_s: float = GRACE_S,
     ) -> None:
-        """`environment` is the whole of it; `folder` is the working directory, by default this process's own.
-        `piped`: stdin and stdout are pipes, and only stderr goes to `output`. Its folder is created. `grace_s`
-        lies between SIGTERM and SIGKILL."""
+        """`environment` is complete: nothing is inherited. `folder` is the working directory, by default this
+        process's. `piped`: stdin and stdout are pipes, and only stderr goes to `output`, whose folder is
+        created. `grace_s` is the time between SIGTERM and SIGKILL."""
         self._command = list(command)
         self._output = output
         self._environment = dict(environment)
@@ -88,7 +88,7 @@ class Process:
         return _pipe(self._started.stdout)
 
     def start(self) -> None:
-        """Start it, and wait until `wait_started` returns; what that raises ends the process."""
+        """Start the process and call `wait_started`; if that raises, end the process."""
         self._output.parent.mkdir(parents=True, exist_ok=True)
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(
@@ -107,13 +107,13 @@ class Process:
             raise
 
     def wait_started(self) -> None:
-        """What `start` waits for: nothing, where a subclass does not say."""
+        """Wait until the process has started. By default this returns immediately; subclasses override it."""
 
     def kill(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
     def wait(self, timeout_s: float = GRACE_S) -> int:
-        """The exit status. Raises ProcessError, and kills it, where it does not end in time."""
+        """The exit status. If the process does not end in time, kills it and raises ProcessError."""
         try:
             return self._started.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -121,14 +121,14 @@ class Process:
             raise self.error(f"did not end within {timeout_s:g} s") from None
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-        """Wait for a condition that can only come true while this process runs. Raises ProcessError where it
-        ends, or time does."""
+        """Wait for a condition that can only come true while this process runs. Raises ProcessError if the
+        process ends or `timeout_s` has passed."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             if not self.running:
                 raise self.error("ended")
             if time.monotonic() > deadline:
-                raise self.error(f"did not get there within {timeout_s:g} s")
+                raise self.error(f"did not become ready within {timeout_s:g} s")
             time.sleep(POLL_S)
 
     def wait_until_answers(self, url: str, timeout_s: float = START_S) -> None:
@@ -143,8 +143,8 @@ class Process:
             self.wait_until(answers, timeout_s)
 
     def stop(self, grace_s: float | None = None) -> bool:
-        """SIGTERM, then SIGKILL to it and all that is left of its children. False where it did not end within
-        `grace_s`, by default that of the constructor."""
+        """Send SIGTERM; later SIGKILL, to it and its remaining children. False if it did not end within
+        `grace_s` (default: the constructor's)."""
         if self._process is None:
             return True
         ended = True
@@ -170,18 +170,18 @@ class Process:
     @property
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
-            raise ProcessError("it has not been started")
+            raise ProcessError("the process has not been started")
         return self._process
 
 
 def without_settings(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """`environment`, by default this process's, without settings of ours."""
+    """`environment` (default: this process's) without MetaRM's settings."""
     given = os.environ if environment is None else environment
     return {name: value for name, value in given.items() if not name.startswith(OWN_SETTINGS)}
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on. No port comes twice in a row of thousands."""
+    """A port of 127.0.0.1 that nothing listens on. Thousands of calls return different ports."""
     return next(port for port in _ports(os.getpid()) if _is_free(port))
 
 
@@ -213,5 +213,5 @@ def _end_group(leader: subprocess.Popen[Any], rest_s: float) -> None:
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
     if stream is None:
-        raise ProcessError("it was started without pipes")
+        raise ProcessError("the process was started without pipes")
     return stream

@@ -28,8 +28,8 @@ LINE_EVERY_S = 15.0
 Item = TypeVar("Item")
 
 
-def bar(items: Sequence[Item], what: str, unit: str) -> Iterator[Item]:
-    """Yield the items, with a bar above them on a terminal."""
+def progress_bar(items: Sequence[Item], what: str, unit: str) -> Iterator[Item]:
+    """Yield the items, and show a progress bar on a terminal."""
     with _bars(unit) as bars:
         yield from bars.track(items, description=what)
 
@@ -69,7 +69,7 @@ class Progress:
 
 def _bars(unit: str, *more: ProgressColumn) -> Bars:
     """Bars on stderr that disappear at the end. They are drawn only when a step is counted: a thread that
-    redraws them would disturb what is being measured."""
+    redraws them would disturb measurements."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -68,7 +68,7 @@ class CommandLine(BaseSettings):
 
 
 class Arguments(CommandLine):
-    """A command whose own fields come from the command line alone."""
+    """A command whose fields are set on the command line only, except those of ENVIRONMENT."""
 
     ENVIRONMENT: ClassVar[type[BaseSettings] | None] = None  # the fields that the environment may set too
 
@@ -132,7 +132,7 @@ class ProcessSettings(StoreSettings):
 
     @property
     def required_redis_url(self) -> str:
-        """The Redis to connect to. Raises ConfigurationError if none is set."""
+        """The URL of the Redis to connect to. Raises ConfigurationError if none is set."""
         if self.redis_url is None:
             raise ConfigurationError("no Redis is set: set REDIS_URL, or start everything with `metarm up`")
         return self.redis_url

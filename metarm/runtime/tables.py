@@ -1,4 +1,4 @@
-"""Tables on stdout: on a terminal as wide as it is; elsewhere plain text, one row a line."""
+"""Tables on stdout: on a terminal fitted to its width, elsewhere one line for each row."""
 
 from __future__ import annotations
 

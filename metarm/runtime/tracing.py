@@ -1,11 +1,14 @@
-"""OpenTelemetry spans. Without an endpoint the SDK is not imported, and a span costs one comparison.
+"""Tracing: OpenTelemetry spans of requests, swaps and jobs, exported where an endpoint is set.
 
-OpenTelemetry's own variables configure everything (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables):
-OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, their …_HEADERS, OTEL_TRACES_SAMPLER,
-OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_SDK_DISABLED. A thread of its own sends the spans by
-OTLP over HTTP (protobuf) and drops those that do not fit its queue.
+Without an endpoint the SDK is not imported, and a span costs one comparison.
 
-| span           | of                                                                            |
+OpenTelemetry's own variables configure everything
+(https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables): OTEL_EXPORTER_OTLP_ENDPOINT
+or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, their …_HEADERS, OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME,
+OTEL_RESOURCE_ATTRIBUTES, OTEL_SDK_DISABLED. A background thread sends the spans by OTLP over HTTP (protobuf)
+and drops those that do not fit its queue.
+
+| span           | covers                                                                        |
 | -------------- | ----------------------------------------------------------------------------- |
 | POST /score, … | a request, made by FastAPI; `traceparent` names its parent                     |
 | tokenise       | the texts of a request → token ids                                            |
@@ -46,8 +49,8 @@ def begin(service_name: str) -> TracerProvider | None:
     """Start exporting spans if an endpoint is set, as OTEL_SERVICE_NAME, else `service_name`. A second call
     returns the same provider. None, with a warning, if the extra `otel` is not installed."""
     global _provider, _tracer
-    wanted = any(os.environ.get(name) for name in ENDPOINTS)
-    if _provider or not wanted or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    endpoint_set = any(os.environ.get(name) for name in ENDPOINTS)
+    if _provider or not endpoint_set or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return _provider
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -87,15 +90,16 @@ def span(name: str, **attributes: Attribute) -> AbstractContextManager[object]:
 def record(
     name: str, began_ns: int, ended_ns: int, parent: Context | None = None, **attributes: Attribute
 ) -> None:
-    """Record a finished span as a child of this context's or `parent`'s; times are of the monotonic clock."""
+    """Record a finished span as a child of this context's or `parent`'s; times are in nanoseconds of the
+    monotonic clock."""
     if _tracer is None:
         return
     epoch_ns = time.time_ns() - time.monotonic_ns()
-    over = _tracer.start_span(name, parent, attributes=attributes, start_time=epoch_ns + began_ns)
-    over.end(epoch_ns + ended_ns)
+    finished = _tracer.start_span(name, parent, attributes=attributes, start_time=epoch_ns + began_ns)
+    finished.end(epoch_ns + ended_ns)
 
 
-def here() -> Context | None:
+def current_context() -> Context | None:
     """This context, for `record` in another thread; None if spans are not exported."""
     if _tracer is None:
         return None
@@ -110,7 +114,7 @@ def ids() -> dict[str, str]:
         return {}
     from opentelemetry import trace
 
-    of_span = trace.get_current_span().get_span_context()
-    if not of_span.is_valid:
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
         return {}
-    return {"trace_id": f"{of_span.trace_id:032x}", "span_id": f"{of_span.span_id:016x}"}
+    return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}

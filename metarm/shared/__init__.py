@@ -1,1 +1,4 @@
-"""What the processes share through Redis: all Redis commands but the PING of `metarm up`. No torch."""
+"""What the processes share through Redis: samples, jobs, leases, registrations, cut-overs. No torch.
+
+All Redis commands are here, except the PING of `metarm up`.
+"""

@@ -1,8 +1,8 @@
 """The coordinator of a cut-over: makes a version current on all live servers together.
 
-A service coordinates for POST /versions/{v}/activate, the trainer for a version that it publishes. The pointer
-on disk decides: it moves only while no server captures a version for new requests, so that a process that
-loses Redis reads the outcome of the cut-over there.
+The service coordinates for POST /versions/{v}/activate, and the trainer for a version that it publishes. The
+pointer on disk decides: it moves only while no server captures a version for new requests. A process that loses
+Redis reads the outcome of the cut-over there.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from metarm.store.versions import VersionStore
 
 log = logging.getLogger(__name__)
 
-COMMAND_TIMEOUT_S = 0.25  # of the Redis clients in a cut-over: a hold must not wait for Redis
-LEASE_MS = 3_000  # a coordinator that is silent for longer counts as dead
+COMMAND_TIMEOUT_S = 0.25  # for the Redis clients in a cut-over: a hold must not wait for Redis
+LEASE_MS = 3_000  # a coordinator that does not renew it in time counts as dead
 HOLD_S = 1.0  # the longest time that a server holds new requests while Redis answers
-LET_GO_S = 0.75  # after this part of a hold a server reads the pointer and follows it
+READ_POINTER_AFTER_S = 0.75  # then a server without a decision reads the pointer and follows it
 MOVE_WITHIN_S = 0.5  # all servers must hold within this time, before the first one reads the pointer
 RENAME_WITHIN_S = 0.7  # the pointer must move within this time; a slow disk or lock may exceed it
 HOLD_LEASE_MS = 2_000  # longer than any hold
@@ -50,8 +50,8 @@ TIMES = HoldTimes()
 
 
 @dataclass(frozen=True, slots=True)
-class _Unheld:
-    """An attempt in which some server did not hold, or that did not reach its hold. Another may succeed."""
+class _HoldFailed:
+    """A failed attempt: some server did not hold in time, or the hold was not reached. Another may succeed."""
 
     error: CutOverAbortedError
 
@@ -78,7 +78,7 @@ class Coordinator:
     def promote(self, version: str, *, together: bool = True) -> list[str]:
         """Make `version` current; return the servers that cut over together.
 
-        The list is empty where each server follows the pointer alone: without `together`, without a live
+        The list is empty if each server follows the pointer alone: without `together`, without a live
         server, or while Redis does not answer. Raises UnknownVersionError, ReadOnlyStoreError, and
         CutOverAbortedError, which names the servers that refused the version or were too slow: then all
         servers stay on the version they had.
@@ -90,7 +90,7 @@ class Coordinator:
             return []
         for attempt in range(1, self._times.attempts + 1):
             found = self._attempt(version)
-            if not isinstance(found, _Unheld):
+            if not isinstance(found, _HoldFailed):
                 return found
             if attempt == self._times.attempts:
                 raise found.error
@@ -98,7 +98,7 @@ class Coordinator:
             time.sleep(self._times.pause_s)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _attempt(self, version: str) -> list[str] | _Unheld:
+    def _attempt(self, version: str) -> list[str] | _HoldFailed:
         id_ = uuid.uuid4().hex
         begun = self._begin(id_, version)
         if begun is None:
@@ -106,7 +106,7 @@ class Coordinator:
             return []
         if begun.id != id_:
             text = f"a cut-over to {begun.version} is running ({begun.coordinator})"
-            return _Unheld(CutOverAbortedError(text, retry_after_s=2, version=begun.version))
+            return _HoldFailed(CutOverAbortedError(text, retry_after_s=2, version=begun.version))
         ready = self._prepare(begun)
         if len(ready) > 1:
             return self._hold_and_go(begun, ready)
@@ -115,9 +115,9 @@ class Coordinator:
         return ready
 
     def _begin(self, id_: str, version: str) -> CutOver | None:
-        """The running cut-over, be it this one or another; None without live servers or without Redis."""
+        """The running cut-over, this one or another; None without live servers or without Redis."""
         try:
-            return _patient(lambda: self._board.begin(id_, version, self._name, LEASE_MS))
+            return _retrying(lambda: self._board.begin(id_, version, self._name, LEASE_MS))
         except redis.RedisError as error:
             log.warning(
                 "each server follows the pointer to %s alone: Redis does not answer: %s", version, error
@@ -129,37 +129,37 @@ class Coordinator:
         deadline = time.monotonic() + self._prepare_s
         while True:
             try:
-                state = _patient(lambda: self._board.keep(begun.id, LEASE_MS))
+                state = _retrying(lambda: self._board.keep(begun.id, LEASE_MS))
             except redis.RedisError as error:
-                message = f"Redis does not answer any more: {error}"
+                message = f"Redis stopped answering: {error}"
                 raise CutOverAbortedError(message, retry_after_s=2) from error
             if state is None or state.id != begun.id or state.phase != "prepare" or not state.running:
-                raise _given_up(begun, state)
+                raise _abandoned(begun, state)
             if state.refusals():
                 raise self._aborted(begun, state.refusals())
-            missing = state.saying("")
+            missing = state.servers_in("")
             if not missing:
-                return state.saying("ready")
+                return state.servers_in("ready")
             if time.monotonic() > deadline:
                 late = f"had not loaded it within {self._prepare_s:g} s"
                 raise self._aborted(begun, dict.fromkeys(missing, late), retry_after_s=5)
             time.sleep(PREPARE_POLL_S)
 
-    def _hold_and_go(self, begun: CutOver, ready: list[str]) -> list[str] | _Unheld:
+    def _hold_and_go(self, begun: CutOver, ready: list[str]) -> list[str] | _HoldFailed:
         started = time.monotonic()
         error = self._hold(begun, ready, started)
         if error is not None:
-            return _Unheld(error)
+            return _HoldFailed(error)
         before = self._store.current()
         if not self._move_pointer(begun, lambda: time.monotonic() - started < self._times.rename_within_s):
-            late = "was about to end its hold when the pointer could be moved"
-            return _Unheld(self._aborted(begun, dict.fromkeys(ready, late), retry_after_s=5))
+            late = "would have ended its hold before the pointer moved"
+            return _HoldFailed(self._aborted(begun, dict.fromkeys(ready, late), retry_after_s=5))
         decided = self._decide_go(begun, "hold")
         if decided is not None and decided.id == begun.id and decided.phase == "abort":
             # the servers had ended their hold before the pointer moved
             if before is not None and self._store.current() == begun.version:
                 self._store.activate(before)
-            return _Unheld(_given_up(begun, decided))
+            return _HoldFailed(_abandoned(begun, decided))
         took_ms = 1000 * (time.monotonic() - started)
         log.info("%d servers cut over to %s, new requests held for %.0f ms", len(ready), begun.version, took_ms)
         return ready
@@ -171,12 +171,12 @@ class Coordinator:
         while time.monotonic() - started < self._times.move_within_s:
             try:
                 if state is None or state.id != begun.id or state.phase in ("go", "abort"):
-                    return _given_up(begun, state)
+                    return _abandoned(begun, state)
                 if state.phase == "prepare":
                     state = self._board.move(begun.id, "prepare", "hold", lease_ms=HOLD_LEASE_MS)
                     time.sleep(HOLD_POLL_S)
                     continue
-                waiting = state.saying("ready", "lost")
+                waiting = state.servers_in("ready", "lost")
                 if not waiting and time.monotonic() - started < self._times.move_within_s:
                     return None
                 time.sleep(HOLD_POLL_S)
@@ -186,10 +186,10 @@ class Coordinator:
                 time.sleep(HOLD_POLL_S)
         return self._aborted(begun, dict.fromkeys(waiting or ready, why), retry_after_s=5)
 
-    def _move_pointer(self, begun: CutOver, still: Callable[[], bool] = lambda: True) -> bool:
-        """False where `still` returned False directly before the move: the pointer did not move."""
+    def _move_pointer(self, begun: CutOver, only_if: Callable[[], bool] = lambda: True) -> bool:
+        """False if `only_if` returned False directly before the move: the pointer did not move."""
         try:
-            return self._store.activate(begun.version, still)
+            return self._store.activate(begun.version, only_if)
         except (OSError, MetaRMError) as error:
             self._abort(begun, f"the pointer could not be moved: {error}")
             raise
@@ -197,7 +197,7 @@ class Coordinator:
     def _decide_go(self, begun: CutOver, now: Phase) -> CutOver | None:
         """Announce that the pointer has moved. Without Redis, each server reads the pointer."""
         try:
-            return _patient(lambda: self._board.move(begun.id, now, "go"))
+            return _retrying(lambda: self._board.move(begun.id, now, "go"))
         except redis.RedisError as error:
             log.warning("each server reads the pointer to %s: Redis does not answer: %s", begun.version, error)
             return None
@@ -205,9 +205,9 @@ class Coordinator:
     def _aborted(
         self, begun: CutOver, servers: dict[str, str], retry_after_s: int | None = None
     ) -> CutOverAbortedError:
-        said = "; ".join(f"{server}: {why}" for server, why in servers.items())
+        reasons = "; ".join(f"{server}: {why}" for server, why in servers.items())
         error = CutOverAbortedError(
-            f"all servers stay on the version they had, not {begun.version}: {said}",
+            f"all servers stay on the version they had, not {begun.version}: {reasons}",
             retry_after_s=retry_after_s,
             version=begun.version,
             servers=servers,
@@ -216,7 +216,7 @@ class Coordinator:
         return error
 
     def _abort(self, begun: CutOver, reason: str) -> None:
-        """Without Redis the cut-over ends when its lease does."""
+        """Abort the cut-over. Without Redis it ends when its lease does."""
         try:
             self._board.move(begun.id, "prepare", "abort", reason)
             self._board.move(begun.id, "hold", "abort", reason)
@@ -224,7 +224,7 @@ class Coordinator:
             log.warning("the cut-over to %s ends with its lease: %s", begun.version, error)
 
 
-def _given_up(begun: CutOver, state: CutOver | None) -> CutOverAbortedError:
+def _abandoned(begun: CutOver, state: CutOver | None) -> CutOverAbortedError:
     why = state.reason if state is not None and state.id == begun.id else ""
     return CutOverAbortedError(
         f"the cut-over to {begun.version} was abandoned: {why or 'its coordinator was too slow'}",
@@ -233,8 +233,9 @@ def _given_up(begun: CutOver, state: CutOver | None) -> CutOverAbortedError:
     )
 
 
-def _patient(call: Callable[[], CutOver | None]) -> CutOver | None:
-    """Repeat a command while Redis does not answer, for PATIENCE_S. Raises redis.RedisError."""
+def _retrying(call: Callable[[], CutOver | None]) -> CutOver | None:
+    """The result of a command, which is repeated for PATIENCE_S while Redis does not answer. Raises
+    redis.RedisError."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:

@@ -87,7 +87,7 @@ function commands.move(id, from, to, reason, lease_ms)
 end
 
 -- Set one participant's state, while the cut-over is in the phase that the state is about.
-function commands.say(id, phase, server, state)
+function commands.report(id, phase, server, state)
   if get('id') == id and get('phase') == phase and redis.call('HEXISTS', RECORD, SERVER .. server) == 1 then
     redis.call('HSET', RECORD, SERVER .. server, state)
   end

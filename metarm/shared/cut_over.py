@@ -5,7 +5,7 @@
 
 One record, changed only by the commands of cut_over.lua. Each compares before it sets, so that the
 coordinator and every server see the same order of events. docs/architecture.md describes the protocol.
-The coordinator is metarm/shared/coordinator.py, a server's part service/versions/membership.py.
+The coordinator is metarm/shared/coordinator.py; a server's part is service/versions/membership.py.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ class CutOver:
     running: bool
     servers: Mapping[str, str] = field(default_factory=dict)
 
-    def saying(self, *states: str) -> list[str]:
+    def servers_in(self, *states: str) -> list[str]:
         """The servers in one of `states`, sorted."""
-        return sorted(server for server, said in self.servers.items() if said in states)
+        return sorted(server for server, state in self.servers.items() if state in states)
 
     def refusals(self) -> dict[str, str]:
         """The servers that refused the version, and their reasons."""
         return {
-            server: said.removeprefix(REFUSED)
-            for server, said in sorted(self.servers.items())
-            if said.startswith(REFUSED)
+            server: state.removeprefix(REFUSED)
+            for server, state in sorted(self.servers.items())
+            if state.startswith(REFUSED)
         }
 
 
 class CutOverBoard:
-    """Thread-safe. Every method returns the record after it, None where there is none, and raises
+    """Thread-safe. Every method returns the record after it, None if there is none, and raises
     redis.RedisError when Redis does not answer."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -64,20 +64,20 @@ class CutOverBoard:
 
     def begin(self, id_: str, version: str, coordinator: str, lease_ms: int) -> CutOver | None:
         """Start a cut-over of all live servers. Returns the running one where another id runs already, and
-        None where no server is live. Idempotent for one id."""
+        None if no server is live. Idempotent for one id."""
         return self._run("begin", id_, version, coordinator, lease_ms, KEEP_S)
 
     def keep(self, id_: str, lease_ms: int) -> CutOver | None:
         """Renew the coordinator's lease for `lease_ms`, during prepare."""
         return self._run("keep", id_, lease_ms)
 
-    def move(self, id_: str, now: Phase, to: Phase, reason: str = "", lease_ms: int = 0) -> CutOver | None:
-        """Go from phase `now` to `to`; nothing changes where another process has left `now` already."""
-        return self._run("move", id_, now, to, reason, lease_ms)
+    def move(self, id_: str, before: Phase, to: Phase, reason: str = "", lease_ms: int = 0) -> CutOver | None:
+        """Go from phase `before` to `to`; nothing changes if another process has already left `before`."""
+        return self._run("move", id_, before, to, reason, lease_ms)
 
-    def say(self, id_: str, phase: Phase, server: str, state: str) -> CutOver | None:
+    def report(self, id_: str, phase: Phase, server: str, state: str) -> CutOver | None:
         """Set a server's state; nothing changes once the cut-over has left `phase`."""
-        return self._run("say", id_, phase, server, state)
+        return self._run("report", id_, phase, server, state)
 
     def _run(self, command: str, *arguments: str | int) -> CutOver | None:
         names = [CUT_OVER, SERVICES, SERVICE_PREFIX, CUT_OVER_NOTICES]
@@ -93,15 +93,15 @@ class CutOverBoard:
             reason=fields["reason"],
             running=fields["running"] == "1",
             servers={
-                name.removeprefix(_SERVER_FIELD): said
-                for name, said in fields.items()
+                name.removeprefix(_SERVER_FIELD): state
+                for name, state in fields.items()
                 if name.startswith(_SERVER_FIELD)
             },
         )
 
 
 class CutOverNotices:
-    """Wakes a server when the record changes. Notices may be lost: the record has to be polled too.
+    """Wakes a server when the record changes. Notices may be lost, so the record must also be polled.
 
     For one thread. Every method but `close` raises redis.RedisError when Redis does not answer.
     """
@@ -110,7 +110,7 @@ class CutOverNotices:
         self._channel: PubSub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
 
     def subscribe(self) -> None:
-        """Does nothing once it is done."""
+        """Subscribe to notices, unless this is done already."""
         if not self._channel.subscribed:
             self._channel.subscribe(CUT_OVER_NOTICES)
 

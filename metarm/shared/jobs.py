@@ -1,7 +1,7 @@
 """Retrain jobs in Redis: the service queues them, the trainer runs them.
 
-At most one job is queued or running. Its record outlives both processes, so that a trainer finds its job
-again after a crash, and a client that polls learns how it ended.
+At most one job is queued or running. Its record outlives both processes: after a crash the trainer finds its
+job, and a client that polls sees how it ended.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Job:
 
     `options` are the request's changes to the trainer's defaults. `attempts` counts how often a trainer has
     started it. `created` and `finished` are Unix time in seconds. `error` is MetaRMError.to_wire(). `trigger`
-    holds the drift figures that started it; None where a client asked for it. `curve` is a bounded learning
+    holds the drift figures that started it; None if a client asked for it. `curve` is a bounded learning
     curve (trainer/run_curve.py).
     """
 
@@ -75,14 +75,16 @@ class JobBoard:
         running = cast("bytes | None", self._script(keys, ["create", job.id, _dump(job), job.created]))
         if running is not None:
             name = running.decode()
-            raise JobConflictError(f"{name} is still queued or running; cancel it or wait for it", job=name)
+            raise JobConflictError(
+                f"{name} is still queued or running: cancel it or wait for its end", job=name
+            )
         return job
 
     def get(self, job_id: str) -> Job:
         """Raises UnknownJobError."""
         raw = cast("bytes | None", self._redis.get(job_key(job_id)))
         if raw is None:
-            raise UnknownJobError(f"no retrain job {job_id!r} is known")
+            raise UnknownJobError(f"there is no retrain job {job_id!r}")
         return Job(**orjson.loads(raw))
 
     def active(self) -> Job | None:
@@ -150,15 +152,15 @@ class RetrainCooldown:
         self._seconds = seconds
 
     def left_s(self) -> int:
-        """Seconds until the pause ends; 0 outside of one."""
+        """Seconds until the pause ends; 0 if there is none."""
         return max(0, self._redis.ttl(RETRAIN_COOLDOWN))
 
     def begin(self, version: str) -> bool:
-        """Start a pause because of the drift of `version`; False where another server has started one."""
+        """Start a pause because of the drift of `version`; False if another server has started one."""
         return bool(self._redis.set(RETRAIN_COOLDOWN, version, nx=True, ex=self._seconds))
 
     def cancel(self) -> None:
-        """End the pause that this server has just started: no retrain followed."""
+        """End the pause that this server has just started, because no retrain followed."""
         self._redis.delete(RETRAIN_COOLDOWN)
 
 

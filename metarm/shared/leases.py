@@ -53,12 +53,12 @@ class LeaseBoard:
         self._run("restore", lease, version, _ms(ttl_s))
 
     def renew(self, lease: str, ttl_s: float) -> Listed | None:
-        """Extend a lease to `ttl_s` from now, never shorten it; return its state. None where it is not held."""
+        """Extend a lease to `ttl_s` from now, never shorten it; return its state. None if it is not held."""
         answer = cast("list[bytes]", self._run("renew", lease, _ms(ttl_s)))
         return Listed(answer[1].decode(), int(answer[0]) / 1000) if answer else None
 
     def release(self, lease: str) -> bool:
-        """False where the lease is not held."""
+        """False if the lease is not held."""
         return bool(self._run("release", lease))
 
     def all(self) -> Mapping[str, Listed]:

@@ -1,4 +1,4 @@
-"""The trainer's presence in Redis: one trainer at a time, and what it says of itself."""
+"""The trainer's presence in Redis: one trainer at a time, and its status."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ class TrainerPresence:
         self._script([TRAINER], ["release", holder])
 
     def status(self) -> dict[str, Any] | None:
-        """The status of the live trainer; None where none is running."""
+        """The status of the live trainer; None if none is running."""
         raw = cast("bytes | None", self._redis.get(TRAINER))
         return cast("dict[str, Any]", orjson.loads(raw)) if raw else None

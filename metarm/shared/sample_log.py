@@ -1,8 +1,8 @@
 """The sample log: scored groups on a Redis stream, read by the trainer's consumer group.
 
-The only code that uses Redis Streams. A group counts as used once it is acknowledged, which the trainer does
-when the outcome of the run that used it is durable. Every trainer reads under the same consumer name, so the
-next one receives again what a crashed one had read.
+No other code uses Redis Streams. A group counts as used once it is acknowledged; the trainer acknowledges it
+when the outcome of the run is durable. Every trainer reads under the same consumer name, so that the next one
+receives what a crashed one had read.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequest:
-    """The groups of one POST /score. `remember_s`: how long its id suppresses repeats. An id that the server
-    made only has to outlive the server's own retries of the write."""
+    """The groups of one POST /score. Its id suppresses repeats for `remember_s` seconds: a generated id only
+    has to outlive the server's own retries of the write."""
 
     request_id: str
     groups: tuple[SampleGroup, ...]
@@ -35,7 +35,7 @@ class LoggedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stream entry. `group` is None where the data cannot be decoded, or was trimmed while pending."""
+    """One stream entry. `group` is None if the data cannot be decoded, or was trimmed while pending."""
 
     id: str
     group: SampleGroup | None
@@ -49,8 +49,8 @@ class SampleLog:
         self._append_once = load_script(client, "sample_log")
 
     def append(self, requests: Sequence[LoggedRequest]) -> int:
-        """Log the requests in one pipeline; return the number of groups written: those of a request id that
-        was logged before are not."""
+        """Log the requests in one pipeline; return the number of groups written. A request whose id was logged
+        before is not written."""
         pipeline = self._redis.pipeline(transaction=False)
         for request in requests:
             fields: list[Any] = []
@@ -164,6 +164,6 @@ def _decode(fields: dict[bytes, bytes] | None) -> SampleGroup | None:
 
 
 def _responses_in(fields: dict[bytes, bytes]) -> int:
-    """k of an entry, without decoding its data; 0 for an entry of another program."""
+    """The number of responses in an entry, without decoding its data; 0 for another program's entry."""
     k = fields.get(b"k", b"0")
     return int(k) if k.isdigit() else 0

@@ -1,4 +1,4 @@
-"""Loads the Lua scripts that lie beside this module. Redis runs each as one atomic step."""
+"""Loads the Lua scripts in this folder. Redis runs each as one atomic step."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ HERE = Path(__file__).parent
 def load_script(client: redis.Redis, *names: str) -> Script:
     """The script `{name}.lua` of the last name, preceded by those it builds on.
 
-    Asks nothing of Redis. A call sends the script's digest (EVALSHA), and its text only to a Redis that does
-    not know it: after a restart, a failover or SCRIPT FLUSH. A pipeline checks that (SCRIPT EXISTS) before it
+    Sends nothing to Redis yet. A call sends the script's digest (EVALSHA), and its text only if Redis does not
+    know it: after a restart, a failover or SCRIPT FLUSH. A pipeline checks that (SCRIPT EXISTS) before it
     sends its commands.
     """
     return client.register_script("\n".join((HERE / f"{name}.lua").read_text() for name in names))

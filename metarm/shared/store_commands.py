@@ -1,7 +1,7 @@
 """Commands from a service to the trainer, through Redis: write to the version store on its behalf.
 
-For services whose versions folder is mounted read-only. The trainer runs commands in a thread of its own, so
-that a running job does not delay them.
+For services whose versions folder is mounted read-only. The trainer runs commands in a separate thread, so that
+a running job does not delay them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from metarm.shared.presence import TrainerPresence
 log = logging.getLogger(__name__)
 
 Kind = Literal["activate", "set_label", "remove_label"]
-WAIT_S = 1.0  # of one blocking Redis command: less than the client's socket timeout
+WAIT_S = 1.0  # for one blocking Redis command: less than the client's socket timeout
 SHORTEST_WAIT_S = 0.01  # Redis reads 0 as no limit
 KEEP_ANSWER_S = 60
 
@@ -38,12 +38,12 @@ class StoreCommands:
     def ask(self, kind: Kind, arguments: Mapping[str, Any], timeout_s: float) -> Any:
         """Send a command; return the trainer's answer.
 
-        Raises TrainerUnavailableError where no trainer runs or answers in time, the error that the trainer
+        Raises TrainerUnavailableError if no trainer runs or answers in time, the error that the trainer
         raised where the command failed, and redis.RedisError when Redis does not answer.
         """
         if self._presence.status() is None:
             raise TrainerUnavailableError(
-                "this server cannot write versions, so the trainer has to, and no trainer is running"
+                "this server may not write versions, and no trainer is running that could: start one"
             )
         id_ = uuid.uuid4().hex
         body = orjson.dumps({"kind": kind, "arguments": arguments})

@@ -13,14 +13,14 @@ from metarm.shared.keys import WATCHES
 from metarm.shared.scripts import load_script
 
 Outcome = Literal["watching", "left", "passed", "unjudged", "rolled_back"]
-# an outcome never replaces one of a higher rank: servers end their watches in any order
+# an outcome never replaces one of a higher rank: because servers end their watches in any order
 RANK: Mapping[Outcome, int] = {"watching": 0, "left": 1, "passed": 2, "unjudged": 2, "rolled_back": 3}
 
 
 @dataclass(frozen=True, slots=True)
 class WatchRecord:
-    """The watch over one version: the parent it is compared with, its outcome, the time of that (Unix time in
-    seconds), the reason, and the figures it was judged by."""
+    """The watch over one version: the parent it is compared with, the outcome, its time (Unix, in seconds) and
+    reason, and the figures that decided it."""
 
     version: str
     parent: str

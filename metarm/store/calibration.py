@@ -20,14 +20,14 @@ class Calibration:
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Self:
-        """The calibration in a manifest; the identity where it has none. Raises InvalidVersionError."""
+        """The calibration in a manifest; the identity if it has none. Raises InvalidVersionError."""
         try:
             found = cls(**(manifest.get("calibration") or {}))
             usable = 0 < found.scale < math.inf and math.isfinite(found.shift)
         except TypeError:
             usable = False
         if not usable:
-            raise InvalidVersionError(f"{manifest.get('name')}: its calibration is not a rising line")
+            raise InvalidVersionError(f"{manifest.get('name')}: its calibration needs a positive, finite scale")
         return found
 
     def scores(self, raw: Sequence[float]) -> list[float]:
@@ -42,11 +42,11 @@ IDENTITY = Calibration()
 
 
 def fit(raw: Sequence[float], like: Sequence[float]) -> Calibration:
-    """The line that gives `raw`, a candidate's rewards of some texts, the median and the interquartile range
+    """The line after which `raw`, a candidate's rewards of some texts, has the median and interquartile range
     of `like`, its parent's scores of the same texts.
 
-    Robust against outliers: up to a quarter of the rewards may lie anywhere. Where either range is 0, only
-    the median moves. Both need two values or more, all finite.
+    Robust against outliers: up to a quarter of the rewards may lie anywhere. If either range is 0, only the
+    median is matched. Both need two values or more, all finite.
     """
     (low, middle, high), (like_low, like_middle, like_high) = (_quartiles(values) for values in (raw, like))
     spread, like_spread = high - low, like_high - like_low

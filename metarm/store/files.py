@@ -13,7 +13,7 @@ from metarm.errors import InvalidVersionError
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises InvalidVersionError where the file is not a JSON object, and FileNotFoundError."""
+    """Raises InvalidVersionError if the file is not a JSON object, and FileNotFoundError."""
     try:
         content = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:

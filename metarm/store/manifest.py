@@ -1,7 +1,8 @@
-"""A version's manifest: facts about the version, the SHA-256 of every file beside it, and its own (the seal).
+"""A version's manifest: facts about it, the SHA-256 of each of its files, and of the manifest itself (the
+seal).
 
-The seal is the last field: the digest of all fields before it. `check` thus finds a manifest that was edited,
-or was not written by `seal`.
+The seal is the last field: the digest of all fields before it. With it, `check` detects a manifest that was
+edited or that `seal` did not write.
 """
 
 from __future__ import annotations
@@ -36,20 +37,20 @@ def seal(folder: Path, name: str, fields: Mapping[str, Any]) -> None:
 def check(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
     """Raises InvalidVersionError, which names the first difference between `folder` and its manifest."""
     if manifest.get("format") != FORMAT or manifest.get("name") != name:
-        raise InvalidVersionError(f"{name}: its manifest has another format or names another version")
+        raise InvalidVersionError(f"{name}: its manifest has another format, or names another version")
     if (folder / MANIFEST).is_symlink():
         raise InvalidVersionError(f"{name}: its {MANIFEST} is a symbolic link")
     if _sealed(manifest) != (folder / MANIFEST).read_bytes():
-        raise InvalidVersionError(f"{name}: its {MANIFEST} is not as it was written")
+        raise InvalidVersionError(f"{name}: its {MANIFEST} was changed after it was written")
     digests = cast("dict[str, str]", manifest.get("digests", {}))
     present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
     if present - {MANIFEST} != set(digests):
         odd = sorted((present - {MANIFEST}) ^ set(digests))
-        raise InvalidVersionError(f"{name}: its files are not those that its manifest lists: {odd}")
+        raise InvalidVersionError(f"{name}: its files differ from the list in its manifest: {odd}")
     for file, digest in sorted(digests.items()):
         path = folder / file
         if path.is_symlink() or not path.is_file() or _sha256(path) != digest:
-            raise InvalidVersionError(f"{name}: {file} does not have the digest that its manifest lists")
+            raise InvalidVersionError(f"{name}: {file} does not have the digest in its manifest")
 
 
 def _sealed(manifest: Mapping[str, Any]) -> bytes:

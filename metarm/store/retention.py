@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 def reasons_to_keep(
     store: VersionStore, leased: Mapping[str, int], keep_versions: int, grace_s: float
 ) -> dict[str, str | None]:
-    """Every published version, oldest first, and the reason to keep its files; None: there is none.
+    """Every published version, oldest first, and the reason to keep its files, or None.
 
-    Kept are the newest `keep_versions`, the current version and its parent, labelled and leased versions, the
-    best on its held-out pairs, those younger than `grace_s` seconds, and those with an unreadable manifest.
+    It keeps the newest `keep_versions`, the current version and its parent, labelled and leased versions, the
+    best on its held-out pairs, versions younger than `grace_s` seconds, and those with an unreadable manifest.
     """
     names = store.names()
     parents: dict[str, str | None] = {}
@@ -49,7 +49,7 @@ def reasons_to_keep(
 
 
 def held_out_accuracy(manifest: Mapping[str, Any]) -> float | None:
-    """The accuracy on held-out pairs in a manifest; None where it was not measured."""
+    """The accuracy on held-out pairs in a manifest; None if it was not measured."""
     figures = (manifest.get("verdict") or {}).get("figures") or {}
     value = figures.get("held_out_accuracy", (manifest.get("metrics") or {}).get("held_out_accuracy"))
     return None if value is None else float(value)

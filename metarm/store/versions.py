@@ -113,7 +113,7 @@ class VersionStore:
         raise InvalidVersionError(f"{name} has no {MANIFEST}")
 
     def curve(self, name: str) -> dict[str, Any] | None:
-        """The training curve of a published version; None where it has none. Raises UnknownVersionError."""
+        """The training curve of a published version; None if it has none. Raises UnknownVersionError."""
         file = self.path(name) / CURVE
         return read_json(file) if file.is_file() else None
 
@@ -206,10 +206,10 @@ class VersionStore:
         """Delete a staged candidate, if it is still there; its name stays used."""
         shutil.rmtree(self._staging / name, ignore_errors=True)
 
-    def activate(self, name: str, still: Callable[[], bool] = lambda: True) -> bool:
+    def activate(self, name: str, only_if: Callable[[], bool] = lambda: True) -> bool:
         """Point `current` at a published version by one atomic rename, then sync it to disk.
 
-        `still` is called directly before the rename, after every slow step: where it returns False, nothing
+        `only_if` is called directly before the rename, after every slow step: where it returns False, nothing
         changes and this returns False. Raises UnknownVersionError and ReadOnlyStoreError.
         """
         with self._locked():
@@ -218,7 +218,7 @@ class VersionStore:
             link = self.root / f".current-{os.getpid()}"
             link.unlink(missing_ok=True)
             link.symlink_to(name)
-            if not still():
+            if not only_if():
                 link.unlink()
                 if known is not None:
                     self._write_withdrawn(known)
@@ -228,7 +228,7 @@ class VersionStore:
             return True
 
     def check_writable(self) -> None:
-        """Raises ReadOnlyStoreError where this process may not write to the store."""
+        """Raises ReadOnlyStoreError if this process may not write to the store."""
         with self._locked():
             pass
 
@@ -277,7 +277,7 @@ class VersionStore:
             self._write_labels({**self.labels(), label: target})
 
     def remove_label(self, label: str) -> None:
-        """Raises UnknownVersionError where there is no such label, and ReadOnlyStoreError."""
+        """Raises UnknownVersionError if there is no such label, and ReadOnlyStoreError."""
         with self._locked():
             labels = self.labels()
             if label not in labels:

@@ -1,6 +1,6 @@
-"""What a request may reach: the running server, by a key for scoring and reading or one for administration.
+"""Access to the running server: one kind of API key scores and reads, the other also administers.
 
-The checks run on the event loop: FastAPI runs plain functions in threads, two handovers a request.
+The checks are coroutines: FastAPI would run plain functions in threads, which costs two handovers a request.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ RunningServer = Annotated[Server, Depends(_server)]
 
 
 async def require_key(server: RunningServer, sent: Bearer) -> None:
-    """Any known key, where any is set. Raises UnauthorizedError."""
+    """Require a known key if any key is set. Raises UnauthorizedError."""
     keys = [*server.settings.score_keys, *server.settings.admin_keys]
     if keys and not _among(sent, keys):
         raise UnauthorizedError("send a valid API key: 'Authorization: Bearer KEY'")
 
 
 async def require_admin(server: RunningServer, sent: Bearer) -> None:
-    """An admin key, where any key is set. Raises UnauthorizedError or ForbiddenError."""
+    """Require an admin key if any key is set. Raises UnauthorizedError or ForbiddenError."""
     await require_key(server, sent)
     guarded = server.settings.score_keys or server.settings.admin_keys
     if guarded and not _among(sent, server.settings.admin_keys):
-        raise ForbiddenError("this key may score, not change what is served: an admin key is needed")
+        raise ForbiddenError("this key may only score and read: an admin key is needed")
 
 
 def _among(sent: HTTPAuthorizationCredentials | None, keys: list[SecretStr]) -> bool:

@@ -17,21 +17,22 @@ from service.http.middleware import BodyLimit, Identify, Measure
 from service.http.routes import drift, health, labels, leases, overview, page, retrain, score, versions
 from service.http.schemas.fields import ErrorBody
 from service.settings import ServiceSettings
+from service.telemetry.load_monitor import LoadMonitor
 from service.telemetry.metrics import Metrics
-from service.telemetry.pulse import Pulse
 
 UNTRACED = frozenset({"/health", "/ready", "/metrics"})  # polled by machines
 
 
 def create_app(settings: ServiceSettings | None = None) -> FastAPI:
-    """The service, by `settings` or the environment's (`uvicorn --factory`). Raises ConfigurationError."""
+    """The application for `settings`, by default the environment's (`uvicorn --factory`). Raises
+    ConfigurationError."""
     process_environment.check()
     settings = settings or ServiceSettings()
-    metrics, pulse = Metrics(), Pulse()
+    metrics, load_monitor = Metrics(), LoadMonitor()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with server.running(settings, metrics, pulse) as app.state.server:
+        async with server.running(settings, metrics, load_monitor) as app.state.server:
             yield
 
     app = FastAPI(
@@ -39,7 +40,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         version=metarm.__version__,
         description="Scores policy samples with a reward model that adapts while the policy moves.",
         lifespan=lifespan,
-        docs_url=None,  # patched in below, from files that are installed with us
+        docs_url=None,  # served below, from installed files
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         responses={"default": {"model": ErrorBody, "description": "Any failure."}},
@@ -50,7 +51,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         app.include_router(module.router)
     answer_errors(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Measure, metrics=metrics, answered=pulse.answered)
+    app.add_middleware(Measure, metrics=metrics, on_answer=load_monitor.answered)
     app.add_middleware(Identify)
     return app
 

@@ -1,4 +1,4 @@
-"""Errors → answers: every failure has one shape and its status, and names the version that it met."""
+"""Exceptions → HTTP answers: one JSON shape for every failure, its status, and the captured version."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from starlette.responses import Response
 
 from metarm.errors import InvalidRequestError, MetaRMError, PayloadTooLargeError, SampleLogUnavailableError
 from service.http.middleware import ERROR_KEY, ID_KEY, REQUEST_ID
-from service.http.pinning import header_of_captured
+from service.http.pinning import captured_header
 
-# codes of the framework's own refusals
+# codes for the framework's own errors
 HTTP_CODES = {
     400: "invalid_request",
     404: "not_found",
@@ -37,7 +37,7 @@ def _answer(request: Request, error: MetaRMError, status: int, **headers: str) -
     retry_after_s = record.pop("retry_after_s", None)  # a header in HTTP
     if retry_after_s is not None:
         headers["Retry-After"] = str(retry_after_s)
-    return JSONResponse({"error": record}, status, headers={**headers, **header_of_captured(request)})
+    return JSONResponse({"error": record}, status, headers={**headers, **captured_header(request)})
 
 
 async def _on_known_error(request: Request, error: Exception) -> Response:

@@ -10,45 +10,45 @@ from fastapi import Depends, Header, Request
 from metarm.errors import InvalidRequestError
 from service.http.schemas.fields import VersionName, VersionOrLabel
 
-HEADER = "X-RM-Version"  # of requests, and of answers
+HEADER = "X-RM-Version"  # in requests and answers
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A version's name or label, and the oldest version that may answer; None stands for any."""
+    """A version's name or label, and the oldest version that may answer; None: any version."""
 
     version: str | None
     min_version: str | None
 
-    def beside(self, version: str | None, min_version: str | None) -> Pin:
-        """This pin, of the headers, merged with the body's. Raises InvalidRequestError where they differ."""
+    def merged_with(self, version: str | None, min_version: str | None) -> Pin:
+        """This pin, from the headers, merged with the body's. Raises InvalidRequestError if they differ."""
         return Pin(
             _one_of(self.version, version, "version"), _one_of(self.min_version, min_version, "min_version")
         )
 
 
-async def _of_headers(
+async def _header_pin(
     x_rm_version: Annotated[VersionOrLabel | None, Header(description="As `version` in the body.")] = None,
     x_rm_min_version: Annotated[VersionName | None, Header(description="As `min_version` in the body.")] = None,
 ) -> Pin:
     return Pin(x_rm_version, x_rm_min_version)
 
 
-def captured(request: Request, version: str) -> None:
-    """From here on every answer to this request, also an error, names `version`."""
+def record_captured(request: Request, version: str) -> None:
+    """Make every later answer to this request, including an error, name `version`."""
     request.state.captured = version
 
 
-def header_of_captured(request: Request) -> dict[str, str]:
-    """The header of an error's answer; empty where the request failed before it captured a version."""
+def captured_header(request: Request) -> dict[str, str]:
+    """The header for an error's answer; empty if the request failed before it captured a version."""
     version = getattr(request.state, "captured", None)
     return {HEADER: version} if version else {}
 
 
-PinOfHeaders = Annotated[Pin, Depends(_of_headers)]
+HeaderPin = Annotated[Pin, Depends(_header_pin)]
 
 
 def _one_of(header: str | None, body: str | None, name: str) -> str | None:
     if header is not None and body is not None and header != body:
-        raise InvalidRequestError(f"{name} is {body} in the body, and {header} in the headers")
+        raise InvalidRequestError(f"{name} is {body} in the body and {header} in the headers: send it once")
     return header if body is None else body

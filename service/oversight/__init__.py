@@ -1,1 +1,1 @@
-"""What watches the answers beside the requests: drift figures, the watch, automatic runs, health. No HTTP."""
+"""Monitoring off the request path: drift, shadow scoring, the watch, automatic runs, health. No HTTP."""

@@ -1,4 +1,4 @@
-"""METARM_RETRAIN=auto: a run starts when the current version's spread ratio stays low."""
+"""Automatic retrains (METARM_RETRAIN=auto): a run starts when the current version's spread ratio stays low."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.versions.live import LiveVersions
 log = logging.getLogger(__name__)
 
 State = Literal["off", "waiting", "no_reference", "steady", "cooling_down", "held_back", "triggered"]
-SHOWN = 50  # jobs among which those started by drift are shown
+SHOWN = 50  # latest jobs, searched for those that drift started
 
 
 class AutoRetrain:
@@ -47,16 +47,16 @@ class AutoRetrain:
         self._triggered: list[Job] = []
 
     async def decide(self) -> None:
-        """Start a run if it is due. `view` says why none was started."""
+        """Start a run if it is due. `view` has the reason if none was started."""
         if self._rules.retrain == "manual":
             return
         try:
-            self._say(*await self._decide())
+            self._set_state(*await self._decide())
             self._triggered = await asyncio.to_thread(self._retraining.triggered, SHOWN)
         except MetaRMError as error:
-            self._say("held_back", f"{error.code}: {error.message}")
+            self._set_state("held_back", f"{error.code}: {error.message}")
         except redis.RedisError as error:
-            self._say("held_back", f"Redis does not answer: {error}")
+            self._set_state("held_back", f"Redis does not answer: {error}")
 
     def view(self) -> dict[str, Any]:
         """For GET /drift."""
@@ -84,7 +84,7 @@ class AutoRetrain:
         return "triggered", job.id
 
     def _trigger(self) -> Mapping[str, Any] | tuple[State, str | None]:
-        """The figures that call for a run, or the state and the reason where they do not."""
+        """The figures that call for a run; otherwise the state and its reason."""
         version, rules = self._live.current(), self._rules
         drift = self._drift.of(version.name, version.manifest)
         window, least = drift.window(), rules.retrain_over_groups
@@ -114,7 +114,7 @@ class AutoRetrain:
             self._cooldown.cancel()
             raise
 
-    def _say(self, state: State, reason: str | None) -> None:
+    def _set_state(self, state: State, reason: str | None) -> None:
         if state != self._state:
             log.info("retrain auto: %s: %s", state, reason)
         self._state, self._reason = state, reason

@@ -1,6 +1,6 @@
 """Streaming figures of the scores that each version serves, from the definitions in metarm/figures.py.
 
-Pure: no HTTP, no torch. Figures follow from sums over groups, so that those of two sets of groups add up.
+Pure: no HTTP, no torch. All figures derive from sums over groups, so sets of groups can be merged by addition.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from metarm.figures import covariation, pair_orders, pearson, ratio, squared_dif
 from metarm.records import PolicyStamp
 from service.oversight.recent_scores import RecentScores
 
-KEEP_STEPS = 32  # of a version, each with its own figures; older ones are merged
+KEEP_STEPS = 32  # policy steps of a version with their own figures; older ones are merged
 KEEP_VERSIONS = 32
 
 
@@ -29,7 +29,7 @@ class Reference:
     low: float = -math.inf
     high: float = math.inf
     missing: str | None = None
-    pairs: int | None = None  # held-out pairs; None where the manifest does not say
+    pairs: int | None = None  # held-out pairs; None if the manifest does not say
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Self:
@@ -57,7 +57,7 @@ class Figures(NamedTuple):
     truncated: int = 0
     saturated: int = 0
     compared: int = 0  # groups of two or more
-    squares: float = 0.0  # Σ over them of the mean of Δr²
+    squares: float = 0.0  # Σ over compared groups of the mean of Δr²
     scores: float = 0.0  # Σ s², s a score less its group's mean
     lengths: float = 0.0  # Σ l², l a number of tokens less its group's mean
     products: float = 0.0  # Σ s·l
@@ -66,7 +66,7 @@ class Figures(NamedTuple):
     def of_group(
         cls, scores: Sequence[float], lengths: Sequence[int], truncated: int, reference: Reference
     ) -> Self:
-        """One group: a score and a number of tokens for each response, and how many responses were cut."""
+        """One group: a score and a number of tokens for each response, and how many were truncated."""
         size = len(scores)
         saturated = sum(not reference.low <= score <= reference.high for score in scores)
         if size < 2:
@@ -94,7 +94,7 @@ class Figures(NamedTuple):
         return self.saturated / self.responses if known else None
 
     def view(self, reference: Reference) -> dict[str, Any]:
-        """For GET /drift. A figure is None where its groups or its reference are missing."""
+        """For GET /drift. A figure is None if its groups or its reference are missing."""
         return {
             "groups": self.groups,
             "compared_groups": self.compared,
@@ -108,15 +108,15 @@ class Figures(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Sums over groups of two or more responses that two versions scored, one's own scores and the other's, and
-    the figures that follow from them."""
+    """Sums over groups of two or more responses that two versions scored (`own` and `other`), and the figures
+    that follow from them."""
 
     groups: int = 0
-    ranked: int = 0  # those in which either version orders any pair
-    disagreement: float = 0.0  # Σ over them of the share of pairs ordered differently
+    ranked: int = 0  # groups in which either version orders any pair
+    disagreement: float = 0.0  # Σ over ranked groups of the share of pairs ordered differently
     own_squares: float = 0.0  # Σ of the mean of Δr²
     other_squares: float = 0.0
-    disagreement_squares: float = 0.0  # Σ of those shares, squared
+    disagreement_squares: float = 0.0  # Σ of the squares of these shares
 
     @classmethod
     def of_group(cls, own: Sequence[float], other: Sequence[float]) -> Self:
@@ -149,8 +149,8 @@ class Comparison(NamedTuple):
         return math.sqrt(self.other_squares / self.groups) if self.groups else None
 
     def spread_to_other(self, reference: Reference, other: Reference) -> float | None:
-        """Each spread is first divided by that of its own reference, as the versions' scales may differ. A
-        spread of 0 is 0 in any unit; None where a reference is missing."""
+        """The ratio of the two spreads, each relative to its version's reference, because the scales may
+        differ. None if a reference is missing, unless the own spread is 0."""
         if not self.own_squares and self.other_squares:
             return 0.0
         own_ratio = reference.spread_to_reference(self.spread)

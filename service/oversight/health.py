@@ -1,4 +1,4 @@
-"""What works and what does not: Redis, the trainer and its job, the version that should serve, the loops."""
+"""The server's health: Redis, the trainer and its job, the version that should serve, the loops."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Part = tuple[str, str]  # a part of the system that does not work, and why
 @dataclass(frozen=True, slots=True)
 class HealthReport:
     """The parts that do not work, the live trainer's status, and the job that is queued or running. Trainer and
-    job are None where Redis does not answer, too."""
+    job are also None while Redis does not answer."""
 
     redis: bool
     trainer: Mapping[str, Any] | None
@@ -31,7 +31,7 @@ class HealthReport:
 
 
 class HealthMonitor:
-    """Examines the server on request, and every REFRESH_S for `last`."""
+    """Examines the server on request, and every REFRESH_S seconds for `last`."""
 
     def __init__(self, jobs: JobBoard, presence: TrainerPresence, swapper: Swapper, loops: Loops) -> None:
         self._jobs = jobs
@@ -50,22 +50,22 @@ class HealthMonitor:
             trainer, job = self._presence.status(), self._active()
         except redis.RedisError as error:
             reason = f"{error}: scoring works, samples are buffered, retraining does not work"
-            return HealthReport(False, None, None, (("redis", reason), *self._of_this_server()))
-        found = list(self._of_this_server())
+            return HealthReport(False, None, None, (("redis", reason), *self._own_faults()))
+        found = list(self._own_faults())
         if trainer is None:
             found.insert(0, ("trainer", "no trainer is running: scoring works, retraining does not"))
         return HealthReport(True, trainer, job, tuple(found))
 
-    def _of_this_server(self) -> Iterator[Part]:
+    def _own_faults(self) -> Iterator[Part]:
         refused = self._swapper.refused
         if refused:
             yield "version", f"{refused.name} was refused: {refused.reason}"
         for loop in self._loops.failing():
-            if not isinstance(loop.error, redis.RedisError):  # the part redis reports it
+            if not isinstance(loop.error, redis.RedisError):  # reported as the part `redis`
                 yield "loop", f"{loop.name} has failed {loop.failed_turns} times in a row: {loop.error}"
 
     def _active(self) -> Job | None:
         try:
             return self._jobs.active()
-        except UnknownJobError:  # it ended between the two questions that this takes
+        except UnknownJobError:  # it ended between the two Redis commands
             return None

@@ -1,4 +1,4 @@
-"""What watches the answers: drift figures, shadow scores, the watch, automatic runs, the server's health."""
+"""The monitoring of one server: its parts, constructed here, and the loops that they run in."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from metarm.shared.watches import WatchBoard
 from service.oversight.auto_retrain import AutoRetrain
 from service.oversight.drift import Comparison, Drift
 from service.oversight.health import REFRESH_S, HealthMonitor
-from service.oversight.shadow import Shadow, canary_in_the_shadow
+from service.oversight.shadow import Shadow, canary_shadow_plan
 from service.oversight.traffic import ShadowPlan, Traffic
 from service.oversight.watch import Watch
 from service.samples.retraining import Retraining
 from service.scoring.scorer import Scorer
 from service.settings import ServiceSettings
+from service.telemetry.load_monitor import REFRESH_S as LOAD_S
+from service.telemetry.load_monitor import LoadMonitor
 from service.telemetry.metrics import Metrics
-from service.telemetry.pulse import REFRESH_S as PULSE_S
-from service.telemetry.pulse import Pulse
 from service.versions.live import LoadedVersion
 from service.versions.versions import Versions
 
@@ -30,7 +30,7 @@ RETRAIN_S = 3.0
 
 
 class Oversight:
-    """Lives on the event loop, from `running` to its end. Nothing here is in the way of a request."""
+    """Lives on the event loop, from `running` to its end. No request waits for it."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Oversight:
         scorer: Scorer,
         retraining: Retraining,
         drift: Drift,
-        pulse: Pulse,
+        load_monitor: LoadMonitor,
     ) -> None:
         live = versions.live
         self.drift = drift
@@ -67,12 +67,12 @@ class Oversight:
             plans=self._plans,
             queued_tokens=lambda: scorer.batcher.queued_tokens,
             queue_tokens=settings.queue_tokens,
-            compared=self._compared,
+            on_comparison=self._compared,
         )
-        self.traffic = Traffic(drift, metrics, self._plans, self._shadow.offer, pulse.scored)
+        self.traffic = Traffic(drift, metrics, self._plans, self._shadow.offer, load_monitor.scored)
         self._live = live
         self._scorer = scorer
-        self._pulse = pulse
+        self._load_monitor = load_monitor
         self._loops = loops
         self._watch_s = settings.poll_ms / 1000
 
@@ -84,7 +84,7 @@ class Oversight:
             "watch": (self.watch.judge, self._watch_s),
             "auto-retrain": (self.auto_retrain.decide, RETRAIN_S),
             "health": (self.health.refresh, REFRESH_S),
-            "pulse": (self._refresh_pulse, PULSE_S),
+            "load": (self._refresh_load, LOAD_S),
         }
         async with AsyncExitStack() as stack:
             for name, (turn, every_s) in turns.items():
@@ -92,11 +92,11 @@ class Oversight:
             yield
 
     def _plans(self) -> list[ShadowPlan]:
-        return [plan for plan in (self.watch.plan(), canary_in_the_shadow(self._live)) if plan]
+        return [plan for plan in (self.watch.plan(), canary_shadow_plan(self._live)) if plan]
 
     def _compared(self, version: LoadedVersion, other: LoadedVersion, group: Comparison) -> None:
         self.drift.of(version.name, version.manifest).compare(other.name, other.manifest, group)
         self.watch.compared(version, other, group)
 
-    async def _refresh_pulse(self) -> None:
-        self._pulse.refresh(self._scorer.batcher, self._live.current_name)
+    async def _refresh_load(self) -> None:
+        self._load_monitor.refresh(self._scorer.batcher, self._live.current_name)

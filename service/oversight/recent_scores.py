@@ -28,7 +28,7 @@ class RecentScores:
         self.points: deque[tuple[int, float]] = deque(maxlen=KEEP_POINTS)  # tokens, score
 
     def add(self, scores: Sequence[float], lengths: Sequence[int]) -> None:
-        """Add a group's first responses. Each is in one pair at most, so that pairs are independent."""
+        """Add a group's first responses. Each is in at most one pair, so that pairs are independent."""
         pairs = islice(zip(scores[::2], scores[1::2], strict=False), PAIRS_OF_GROUP)
         self.differences.extend(abs(one - other) for one, other in pairs)
         self.points.extend(islice(zip(lengths, scores, strict=True), POINTS_OF_GROUP))
@@ -58,6 +58,7 @@ def _histogram(differences: NDArray[np.float64], width: float) -> dict[str, Any]
 
 
 def _round_up(width: float) -> float:
-    """The next of 1, 2, 2.5, 5 times a power of ten: readable bins that stay while values change a little."""
+    """The next of 1, 2, 2.5, 5 times a power of ten: readable bins that small changes of the values leave
+    alone."""
     power = 10.0 ** math.floor(math.log10(width))
     return next(step * power for step in (1.0, 2.0, 2.5, 5.0, 10.0) if step * power >= width)

@@ -1,7 +1,7 @@
-"""Answered groups scored a second time, by another version: recorded, never answered.
+"""Shadow scoring: another version scores answered groups a second time, for comparison only.
 
-While no request waits in the queue, they are scored one after the other. Where requests always wait, they take
-BUSY_SHARE of all scored tokens, so that a watch over a server that is never idle comes to a judgement.
+While no request waits in the queue, groups are scored one after the other. While requests wait, shadow scoring
+takes BUSY_SHARE of all scored tokens, so that a watch over a server that is never idle reaches a verdict.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from service.versions.live import LiveVersions, LoadedVersion
 
 log = logging.getLogger(__name__)
 
-MOST_WAITING = 1000  # groups of a plan: a burst of rollouts is scored in the pause after it
-PIECE_TOKENS = 4096  # scored at once: a request that arrives meanwhile may have to wait for them
-BUSY_SHARE = 0.02  # a watch lasts ten times its window: a fifth of the window's groups by then
+MOST_WAITING = 1000  # groups of a plan: a burst of rollouts can wait for the pause after it
+PIECE_TOKENS = 4096  # in one forward: a request that arrives meanwhile may have to wait for it
+BUSY_SHARE = 0.02  # a watch lasts ten times its window, so it compares a fifth of the window's groups
 POLL_S = 0.01
 
 
@@ -36,7 +36,7 @@ class Waiting:
 
 
 class Shadow:
-    """Scores the groups it is offered in small pieces, those of the most urgent plan first."""
+    """Scores offered groups in small pieces, the most urgent plan's first."""
 
     def __init__(
         self,
@@ -47,40 +47,40 @@ class Shadow:
         plans: Callable[[], Sequence[ShadowPlan]],
         queued_tokens: Callable[[], int],
         queue_tokens: int,
-        compared: Callable[[LoadedVersion, LoadedVersion, Comparison], None],
+        on_comparison: Callable[[LoadedVersion, LoadedVersion, Comparison], None],
     ) -> None:
-        """`plans` come in the order of their urgency; `queue_tokens` may wait in the scorer's queue, and
-        `queued_tokens` do; `compared` receives, for each group, the version that answered it, the other
-        version, and how they compare."""
+        """`plans` returns the plans, the most urgent first. `queue_tokens` is the limit of the scorer's queue,
+        and `queued_tokens` returns its length. `on_comparison` receives, for each group, the version that
+        answered it, the other version, and how they compare."""
         self._live = live
         self._scorer = scorer
         self._metrics = metrics.drift
         self._plans = plans
         self._queued_tokens = queued_tokens
         self._piece_tokens = min(PIECE_TOKENS, queue_tokens // 8)  # never fills the queue
-        self._compared = compared
+        self._on_comparison = on_comparison
         self._waiting: defaultdict[ShadowPlan, deque[Waiting]] = defaultdict(deque)
-        self._came = asyncio.Event()
-        self._seen_tokens = 0  # scored at the last look
+        self._arrived = asyncio.Event()
+        self._seen_tokens = 0  # scored at the last `_earn`
         self._earned = 0.0  # tokens that may be scored while requests wait
 
     def offer(self, group: ScoredGroup, plan: ShadowPlan) -> None:
-        """Take an answered group of two or more responses, or drop and count it; returns at once."""
+        """Take an answered group of two or more responses, or drop and count it. Does not block."""
         waiting = self._waiting[plan]
         if len(waiting) >= MOST_WAITING:
             self._drop("queue_full")
             return
         waiting.append(Waiting(group, plan))
-        self._came.set()
+        self._arrived.set()
 
     async def process(self) -> None:
         """Wait for groups, then score all that wait."""
-        await self._came.wait()
-        self._came.clear()
+        await self._arrived.wait()
+        self._arrived.clear()
         self._earn()
         self._earned = min(self._earned, self._piece_tokens)  # time without work earns no more than one piece
         while waiting := self._next():
-            await self._work_off(waiting)
+            await self._compare_next(waiting)
 
     def _next(self) -> Waiting | None:
         """A group of the most urgent plan; groups of a plan that ended are dropped."""
@@ -89,7 +89,7 @@ class Shadow:
             self._drop("no_longer_wanted", len(self._waiting.pop(ended)))
         return next((self._waiting[plan].popleft() for plan in plans if self._waiting[plan]), None)
 
-    async def _work_off(self, waiting: Waiting) -> None:
+    async def _compare_next(self, waiting: Waiting) -> None:
         try:
             other = await self._live.load(waiting.plan.other)
             with self._live.using(other):
@@ -97,23 +97,23 @@ class Shadow:
         except NonFiniteScoreError:
             self._drop("non_finite")
         except Exception as error:  # noqa: BLE001 (counted: any error of the forward costs one group)
-            log.warning("%s could not score a group in the shadow: %s", waiting.plan.other, error)
+            log.warning("%s failed to score a group in the shadow: %s", waiting.plan.other, error)
             self._drop("failed")
         else:
             self._metrics.shadow_scored.labels(other.name).inc()
-            self._compared(waiting.group.version, other, Comparison.of_group(waiting.group.scores, scores))
+            self._on_comparison(waiting.group.version, other, Comparison.of_group(waiting.group.scores, scores))
 
     async def _score(self, version: LoadedVersion, group: ScoredGroup) -> list[float]:
         """The scores that `version` would have served: its own tokens, its own scale."""
         (encoded,) = await self._scorer.encode(version, [Group(group.prompt, group.responses)])
         raw: list[float] = []
         for piece in self._pieces(encoded):
-            await self._turn(sum(len(sample.ids) for sample in piece))
+            await self._wait_for_capacity(sum(len(sample.ids) for sample in piece))
             (rewards,) = await self._scorer.rewards(version, [piece], background=True)
             raw += rewards
         return version.calibration.scores(raw)
 
-    async def _turn(self, tokens: int) -> None:
+    async def _wait_for_capacity(self, tokens: int) -> None:
         """Wait until no request waits, or this many tokens are earned."""
         self._earn()
         while self._queued_tokens() and self._earned < tokens:
@@ -141,8 +141,8 @@ class Shadow:
         self._metrics.shadow_dropped.labels(reason).inc(groups)
 
 
-def canary_in_the_shadow(live: LiveVersions) -> ShadowPlan | None:
-    """The plan of a canary in the shadow of the current version; None where no label asks for it."""
+def canary_shadow_plan(live: LiveVersions) -> ShadowPlan | None:
+    """The plan for a shadow canary of the current version; None without such a label."""
     label, current = live.labels.get(CANARY), live.current_name
     if label is None or not label.shadow or label.share == 0 or current in (None, label.version):
         return None

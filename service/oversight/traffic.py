@@ -1,5 +1,4 @@
-"""Answered groups on their way to the drift figures and the shadow: taken in microseconds, processed between
-requests."""
+"""A queue of answered groups for the drift figures and the shadow: processed between requests."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from service.telemetry.metrics import Metrics
 from service.versions.prompt_share import share_of
 
 MOST_WAITING = 20_000  # groups
-AT_ONCE = 8  # groups processed before requests get a turn again: some tenths of a millisecond
+AT_ONCE = 8  # groups processed before requests get a turn: a few tenths of a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class ShadowPlan:
 
 
 class Traffic:
-    """Lives on the event loop. Every answered group counts, of any client."""
+    """Lives on the event loop. Every answered group of every client counts."""
 
     def __init__(
         self,
@@ -36,33 +35,33 @@ class Traffic:
         metrics: Metrics,
         plans: Callable[[], Sequence[ShadowPlan]],
         shadow: Callable[[ScoredGroup, ShadowPlan], None],
-        counted: Callable[[int, int], None] = lambda _, __: None,
+        on_answered: Callable[[int, int], None] = lambda _, __: None,
     ) -> None:
-        """`shadow` receives each group that one of the `plans` asks for; `counted` receives the responses and
-        tokens of each answered request."""
+        """`shadow` receives each group that one of the `plans` selects; `on_answered` receives the responses
+        and tokens of each answered request."""
         self._drift = drift
         self._metrics = metrics.drift
         self._plans = plans
         self._shadow = shadow
-        self._counted = counted
+        self._on_answered = on_answered
         self._waiting: deque[tuple[ScoredGroup, PolicyStamp | None]] = deque()
-        self._came = asyncio.Event()
+        self._arrived = asyncio.Event()
 
     def answered(self, groups: Sequence[ScoredGroup], policy: PolicyStamp | None) -> None:
-        """Take the groups of one answered request; returns at once. While too many wait, they are dropped and
+        """Take the groups of one answered request, in microseconds. While too many wait, they are dropped and
         counted."""
         encoded = [sample for group in groups for sample in group.encoded]
-        self._counted(len(encoded), sum(len(sample.ids) for sample in encoded))
+        self._on_answered(len(encoded), sum(len(sample.ids) for sample in encoded))
         if len(self._waiting) + len(groups) > MOST_WAITING:
             self._metrics.traffic_dropped.inc(len(groups))
             return
         self._waiting.extend((group, policy) for group in groups)
-        self._came.set()
+        self._arrived.set()
 
     async def process(self) -> None:
         """Wait for groups, then process all that wait, a few at a time."""
-        await self._came.wait()
-        self._came.clear()
+        await self._arrived.wait()
+        self._arrived.clear()
         while self._waiting:
             for _ in range(min(AT_ONCE, len(self._waiting))):
                 self._account(*self._waiting.popleft())

@@ -1,9 +1,9 @@
-"""The watch over a promoted version: its parent scores a share of the groups it answers, and is activated again
-where the live figures call for it.
+"""The watch over a promoted version: its parent scores a share of its groups too, and replaces it if it is
+worse.
 
-A promotion moves the pointer from a version to one made from it. Any other move, such as a person's return to
-an older version, is not watched. Neither is a version whose watch has ended before: a person who activates a
-version that was rolled back has the last word.
+A promotion moves the pointer from a version to its child. Any other move, such as an operator's return to an
+older version, is not watched. A version whose watch has ended is not watched again: an operator may activate a
+version that was rolled back.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 SHARE_EVERY_S = 2.0
 SHOWN = 20  # records
 RETRY_S = 10.0  # after a rollback that failed
-PATIENCE = 10  # windows, after which a version that cannot be compared goes unjudged
+PATIENCE = 10  # windows, after which a version that cannot be compared stays unjudged
 
 
 class Watch:
@@ -75,7 +75,7 @@ class Watch:
         """Follow the current version; judge the one that is watched."""
         await self._share_records()
         if not self._was_read:
-            return  # whether a watch was under way is not known yet
+            return  # it is not yet known whether a watch was under way
         if self._live.current_name != self._serving:
             before, self._serving = self._serving, self._live.current_name
             await self._moved(before)
@@ -97,7 +97,7 @@ class Watch:
         return [asdict(record) for record in self._newest() if record.outcome == "rolled_back"][:SHOWN]
 
     def view(self) -> dict[str, Any]:
-        """For GET /drift: the watch under way, if any, and how the last ones ended."""
+        """For GET /drift: the current watch, if any, and the outcomes of the last ones."""
         watched = self._watched
         ended = [asdict(record) for record in self._newest() if record.outcome != "watching"][:SHOWN]
         under_way = watched and {
@@ -173,15 +173,15 @@ class Watch:
             await self._activate(watched.parent, reason)
         except (MetaRMError, redis.RedisError, OSError) as error:
             watched.failed, watched.retry_at = str(error), time.monotonic() + self._retry_s
-            log.error("cannot roll back to %s (%s): %s", watched.parent, reason, error)
+            log.error("the rollback to %s failed (%s): %s", watched.parent, reason, error)
             return
         self._metrics.rollbacks.labels(watched.version).inc()
         await self._end("rolled_back", "; ".join(reasons))
 
     async def _end(self, outcome: Outcome | None, reason: str) -> None:
-        """End the watch; None: its outcome is recorded already."""
+        """End the watch. `outcome` is None if it is already recorded."""
         watched = self._watched
-        assert watched is not None  # noqa: S101 (asked where there is one)
+        assert watched is not None  # noqa: S101 (called during a watch)
         self._watched = None
         level = logging.INFO if outcome in (None, "passed", "left") else logging.WARNING
         names = watched.version, watched.parent

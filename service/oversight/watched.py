@@ -51,7 +51,7 @@ def breaches(watched: Watched, rules: ServiceSettings) -> list[str]:
     """Every reason to roll back; a comparison counts from `watch_min_groups` groups on."""
     found = []
     if watched.non_finite:
-        found.append(f"{watched.non_finite} requests failed with a score that is not a finite number")
+        found.append(f"{watched.non_finite} requests failed with a non-finite score")
     if watched.compared.groups >= rules.watch_min_groups:
         found += [*_spread(watched, rules)]
     if watched.compared.ranked >= rules.watch_min_groups:
@@ -70,8 +70,8 @@ def _spread(watched: Watched, rules: ServiceSettings) -> Iterator[str]:
 
 
 def _order(watched: Watched, rules: ServiceSettings) -> Iterator[str]:
-    """A retrain is meant to change the ranking where the parent's scores barely differ. Where they still do,
-    versions trained on the same preferences agree."""
+    """Disagreement with the parent on the order of pairs. A retrain is meant to change the order where the
+    parent's scores barely differ. Where they differ clearly, versions trained on the same preferences agree."""
     compared = watched.compared
     disagreement, error = compared.mean_disagreement, compared.disagreement_error
     if disagreement is None:

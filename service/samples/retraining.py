@@ -11,7 +11,7 @@ from metarm.shared.presence import TrainerPresence
 from metarm.shared.sample_log import SampleLog
 from service.samples.writer import SampleWriter
 
-FLUSH_S = 5.0  # so that samples answered just before count, too
+FLUSH_S = 5.0  # so that samples answered just before also count
 
 
 class Retraining:
@@ -26,12 +26,12 @@ class Retraining:
         self._sample_log = sample_log
 
     def check(self) -> None:
-        """Raises TrainerUnavailableError or NotEnoughDataError where a job could not run."""
+        """Raises TrainerUnavailableError or NotEnoughDataError if a job could not run."""
         trainer = self._presence.status()
         if trainer is None:
-            raise TrainerUnavailableError("no trainer is running: start one (`metarm trainer`) and ask again")
+            raise TrainerUnavailableError("no trainer is running: start one (`metarm trainer`) and try again")
         if trainer["state"] != "ready":
-            raise TrainerUnavailableError("the trainer is still starting: ask again in a few seconds")
+            raise TrainerUnavailableError("the trainer is still starting: try again in a few seconds")
         self._check_data(trainer)
 
     def start(self, options: Mapping[str, Any], trigger: Mapping[str, Any] | None = None) -> Job:

@@ -74,12 +74,12 @@ class SampleWriter:
         self._thread.start()
 
     def offer(self, request: LoggedRequest) -> None:
-        """Take a request's groups, or drop and count them; returns at once in either case."""
+        """Take a request's groups, or drop and count them. Does not block."""
         with self._changed:
             if self._groups_waiting + len(request.groups) > self._buffer_groups:
                 self._metrics.samples_dropped.labels("buffer_full").inc(len(request.groups))
                 return
-            self._waiting.append(_Offered(request, tracing.here()))
+            self._waiting.append(_Offered(request, tracing.current_context()))
             self._groups_waiting += len(request.groups)
             self._metrics.samples_buffered.set(self._groups_waiting)
             self._changed.notify_all()
@@ -119,11 +119,11 @@ class SampleWriter:
                 self._metrics.redis_up.set(1)
                 self._health.succeeded()
                 failures = 0
-            except (TypeError, ValueError) as error:  # a group that the codec cannot encode is not tried again
+            except (TypeError, ValueError) as error:  # a group that the codec cannot encode is not retried
                 if len(batch) > 1:
-                    at_once = 1  # one by one, to find the one at fault
+                    at_once = 1  # one by one, to isolate the faulty request
                     continue
-                log.exception("a request that cannot be logged: %s", error)
+                log.exception("dropped a request that cannot be encoded for the log: %s", error)
                 self._remove(batch, written=0, reason="unencodable")
                 at_once = WRITE_AT_ONCE
             except Exception as error:  # noqa: BLE001 (reported: the thread survives any error)
@@ -164,4 +164,8 @@ class SampleWriter:
     def _drop_rest(self) -> None:
         if self._groups_waiting:
             self._metrics.samples_dropped.labels("shutdown").inc(self._groups_waiting)
-            log.error("%d sample groups never reached Redis: %s", self._groups_waiting, self._health.error)
+            log.error(
+                "%d sample groups were lost at shutdown, because Redis did not take them: %s",
+                self._groups_waiting,
+                self._health.error,
+            )

@@ -1,10 +1,10 @@
 """A bounded queue in front of the forward threads: requests in, token-budgeted slices out (waiting_line.py).
 
-Knows nothing of torch or HTTP: it receives `forward`, which runs in worker threads. A free worker takes the
-next slice at once: under load a slice fills while the one before runs, and waiting for more would only delay
-it. Only a long request that arrives at an idle server waits some milliseconds for the rest of a burst, before
-it is split between all workers. Every future ends with a result or an exception, also when a slice fails or the
-batcher closes.
+It needs neither torch nor HTTP: it receives `forward`, which runs in worker threads. A free worker takes the
+next slice immediately: under load a slice fills while the previous one runs, and waiting for more would only
+delay it. Only a long request that arrives at an idle server waits a few milliseconds for the rest of a burst,
+before it is split between all workers. Every future ends with a result or an exception, even if a slice fails
+or the batcher closes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Generic
 from metarm.errors import NotReadyError, OverloadedError, PayloadTooLargeError
 from service.scoring.waiting_line import Model, Pending, Sample, Taken, WaitingLine
 
-LINGER_S = 0.003  # that a lone request waits for company before it takes every core
-LINGERED_S = 0.3  # by one that takes this long at least: a hundredth of it
+LINGER_S = 0.003  # time that a lone request waits for others before it takes every core
+LINGERED_S = 0.3  # only a request whose forward takes at least this long waits: a hundredth of its time
 
 
 class Batcher(Generic[Model, Sample]):
@@ -31,27 +31,27 @@ class Batcher(Generic[Model, Sample]):
         forward: Callable[[Model, list[Sample], int], list[float]],
         *,
         queue_tokens: int,
-        ran: Callable[[int, float], None] = lambda _tokens, _seconds: None,
-        answered: Callable[[int, int], None] = lambda _arrived_ns, _taken_ns: None,
+        on_slice: Callable[[int, float], None] = lambda _tokens, _seconds: None,
+        on_answer: Callable[[int, int], None] = lambda _arrived_ns, _taken_ns: None,
         linger_s: float = LINGER_S,
     ) -> None:
         """`forward(model, samples, share)` may use the cores of `share` workers.
 
-        `ran` receives the tokens and seconds of every slice that was scored, in its worker's thread. `answered`
-        receives, in the task of every scored request, when it arrived and when a worker took its first samples,
-        in nanoseconds of the monotonic clock.
+        `on_slice` receives the tokens and seconds of every slice that was scored, in its worker's thread.
+        `on_answer` receives, in the task of every scored request, when it arrived and when a worker took its
+        first samples, in nanoseconds of the monotonic clock.
         """
         self._forward = forward
-        self._ran = ran
-        self._answered = answered
+        self._on_slice = on_slice
+        self._on_answer = on_answer
         self._linger_s = linger_s
         self._line: WaitingLine[Model, Sample] = WaitingLine(queue_tokens)
         self._lock = threading.Lock()  # guards the line and what follows
-        self._idle = 0  # workers that run nothing, asleep or about to look
+        self._idle = 0  # workers without a slice, asleep or about to take one
         self._sleeping: list[int] = []  # a heap
-        self._alarms: list[threading.Condition] = []  # of each worker, on the lock
+        self._alarms: list[threading.Condition] = []  # one for each worker, on the lock
         self._closing = False
-        self._tokens_per_s = 5000.0  # smoothed; for Retry-After, and for what is worth a wait
+        self._tokens_per_s = 5000.0  # smoothed; for Retry-After and `_lingers`
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -66,7 +66,7 @@ class Batcher(Generic[Model, Sample]):
 
     @property
     def slice_room(self) -> int:
-        """Tokens that they could have held."""
+        """Tokens that these slices could have held."""
         return self._line.slices * self._line.slice_tokens
 
     @property
@@ -86,7 +86,7 @@ class Batcher(Generic[Model, Sample]):
             thread.start()
 
     async def close(self) -> None:
-        """Fail what is still waiting, let the running slices end, stop the threads."""
+        """Fail waiting requests, let the running slices end, stop the threads."""
         with self._lock:
             self._closing = True
             waiting = self._line.clear()
@@ -95,7 +95,7 @@ class Batcher(Generic[Model, Sample]):
             _fail(pending, NotReadyError("the server is shutting down"))
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
-        await asyncio.sleep(0)  # what they handed back last
+        await asyncio.sleep(0)  # deliver their last results
 
     async def schedule(
         self,
@@ -106,8 +106,8 @@ class Batcher(Generic[Model, Sample]):
         *,
         background: bool = False,
     ) -> list[float]:
-        """Scores of `samples` by `model`, in order. `costs` are tokens, without those that a sample has
-        `shared` with the one before: such samples go into one slice, up to a size. `background` work is
+        """Scores of `samples` by `model`, in order. `costs` are tokens, without those that a sample
+        has `shared` with the one before: such samples go into one slice, up to a size. `background` work is
         admitted to a full queue: its caller bounds it.
 
         Raises OverloadedError while the queue is full, PayloadTooLargeError for a request that would
@@ -119,7 +119,7 @@ class Batcher(Generic[Model, Sample]):
         limit = self._line.most_tokens
         if tokens > limit:
             raise PayloadTooLargeError(
-                f"{tokens} tokens in one request; at most {limit}", tokens=tokens, limit=limit
+                f"{tokens} tokens in one request: send at most {limit}", tokens=tokens, limit=limit
             )
         done: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
         pending = Pending(model, samples, costs, shared, done, tokens, time.monotonic_ns())
@@ -130,14 +130,14 @@ class Batcher(Generic[Model, Sample]):
             if self.queued_tokens + tokens > limit and not background:
                 wait_s = max(1, round(self.queued_tokens / self._tokens_per_s))
                 raise OverloadedError(
-                    f"{self.queued_tokens} tokens are waiting already",
+                    f"the queue is full ({self.queued_tokens} tokens wait): retry in {wait_s} s",
                     retry_after_s=wait_s,
                     queued_tokens=self.queued_tokens,
                 )
             self._line.add(pending)
             self._wake(len(samples))
         scores = await done
-        self._answered(pending.arrived_ns, pending.taken_ns)
+        self._on_answer(pending.arrived_ns, pending.taken_ns)
         return scores
 
     def _wake(self, count: int) -> None:
@@ -166,32 +166,32 @@ class Batcher(Generic[Model, Sample]):
                 self._run(taken, share)
 
     def _lingers(self) -> bool:
-        """Whether a lone request is long enough to wait for others: all cores are its own else."""
+        """Whether a lone request is long enough to wait for others before it takes all cores."""
         alone = len(self._line) == 1 and self._idle == len(self._threads) > 1
         return alone and self.queued_tokens > LINGERED_S * self._tokens_per_s
 
     def _run(self, taken: Sequence[Taken[Model, Sample]], share: int) -> None:
-        """Run one slice. Where it fails, each of its requests is tried alone, so that only the one at
-        fault meets its error."""
+        """Run one slice. If it fails, run each of its requests alone, so that only the faulty one gets the
+        error."""
         flat = [sample for one in taken for sample in one.samples]
         started = time.monotonic()
         try:
             scores = self._forward(taken[0].pending.model, flat, share)
         except Exception as error:  # noqa: BLE001 (any error of the forward reaches the request)
             if len(taken) == 1:
-                self._on_loop(_fail, taken[0].pending, error)
+                self._call_on_event_loop(_fail, taken[0].pending, error)
             else:
                 for one in taken:
                     self._run([one], share)
             return
         seconds = time.monotonic() - started
         tokens = sum(one.pending.costs[i] for one in taken for i in one.part)
-        self._ran(tokens, seconds)
+        self._on_slice(tokens, seconds)
         rate = tokens * len(self._threads) / share / max(seconds, 1e-6)
         self._tokens_per_s += 0.1 * (rate - self._tokens_per_s)
-        self._on_loop(_hand_back, taken, scores)
+        self._call_on_event_loop(_hand_back, taken, scores)
 
-    def _on_loop(self, callback: Callable[..., None], *arguments: object) -> None:
+    def _call_on_event_loop(self, callback: Callable[..., None], *arguments: object) -> None:
         assert self._loop is not None  # noqa: S101 (started)
         self._loop.call_soon_threadsafe(callback, *arguments)
 

@@ -14,7 +14,7 @@ import torch
 from metarm.model.encoding import Encoded
 from metarm.model.forward.packing import consecutive
 from metarm.model.reward_model import DEFAULT_BATCH_TOKENS, RewardModel
-from metarm.runtime.progress import bar
+from metarm.runtime.progress import progress_bar
 from service.scoring.plan import ForwardPlan
 
 OTHER_BATCH_TOKENS = (DEFAULT_BATCH_TOKENS // 2, DEFAULT_BATCH_TOKENS * 2)
@@ -30,7 +30,7 @@ class Timing:
     slow_s: float = 1.0  # a model that takes longer for its first batch is not measured
 
 
-FIRST_START = Timing(rounds=2)  # a start waits for it
+FIRST_START = Timing(rounds=2)  # the first start waits for it
 THOROUGH = Timing(rounds=5)
 
 
@@ -61,9 +61,9 @@ def measure_plans(model: RewardModel, cores: int, timing: Timing) -> Iterator[Me
 def compare(
     model: RewardModel, samples: Sequence[Encoded], plans: Sequence[ForwardPlan], timing: Timing
 ) -> list[Measured]:
-    """The highest rate of each plan, measured in turn: other work on the machine can only lower a rate."""
+    """Measure the plans in turn; the highest rate of each counts, because other work can only lower a rate."""
     rates: dict[ForwardPlan, list[float]] = {plan: [] for plan in plans}
-    for plan in bar([*plans] * timing.rounds, "measuring the forward", "timings"):
+    for plan in progress_bar([*plans] * timing.rounds, "measuring the forward", "timings"):
         rates[plan].append(_tokens_per_s(model, samples, plan, timing.timing_s))
     return [Measured(plan, max(values)) for plan, values in rates.items()]
 
@@ -81,8 +81,8 @@ def best_plan(results: Sequence[Measured], default: ForwardPlan) -> ForwardPlan:
 
 
 def best_split(results: Sequence[Measured]) -> ForwardPlan:
-    """Of the plans that are about as fast as the fastest, the one with the most workers: a busy neighbour
-    slows it least."""
+    """Of the plans that are about as fast as the fastest, the one with the most workers: other processes slow
+    it least."""
     fastest = max(result.tokens_per_s for result in results)
     close = [result.plan for result in results if result.tokens_per_s >= CLOSE * fastest]
     return max(close, key=lambda plan: plan.workers)

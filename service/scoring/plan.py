@@ -1,4 +1,4 @@
-"""How the forward shares out the machine."""
+"""A forward plan: how many workers, cores for each, and tokens in a batch and in a slice."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ForwardPlan:
-    """`workers` threads, each of which runs batches of up to `batch_tokens` tokens on `threads` cores and takes
-    up to `slice_tokens` tokens from the queue at once."""
+    """`workers` threads, each of which takes slices of up to `slice_tokens` tokens from the queue and runs them
+    in batches of up to `batch_tokens` tokens on `threads` cores."""
 
     workers: int
     threads: int
@@ -17,5 +17,5 @@ class ForwardPlan:
 
     @classmethod
     def of_single_batches(cls, workers: int, threads: int, batch_tokens: int) -> ForwardPlan:
-        """A plan whose workers take one batch from the queue at once."""
+        """A plan whose slices are single batches."""
         return cls(workers, threads, batch_tokens, batch_tokens)

@@ -1,4 +1,4 @@
-"""Choose the forward plan: as the settings say, else as measured on this machine. Measured once."""
+"""Choose the forward plan: from the settings, else as measured on this machine. Measured once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.scoring.measuring import FIRST_START, Timing, best_plan, measure_pl
 from service.scoring.plan import ForwardPlan
 from service.settings import ServiceSettings
 
-SLICES_TO_SORT = 4  # batches to take at once where the route pads: sorting them by length saves padding
+BATCHES_TO_SORT = 4  # batches in a slice if the route pads: sorting them by length saves padding
 
 
 def choose_plan(
@@ -20,9 +20,9 @@ def choose_plan(
     cores: int | None = None,
     timing: Timing = FIRST_START,
 ) -> ForwardPlan:
-    """The plan for `cores` (default: all that this process may use). What the settings leave open comes
-    from the tuning file, if it holds for this machine and model, or is measured now and written there.
-    A tuning file that cannot be read or written is no error."""
+    """The plan for `cores` (default: all that this process may use). Unset settings come from
+    the tuning file, if it is valid for this machine and model, or are measured now and written there. A tuning
+    file that cannot be read or written is not an error."""
     cores = cores or usable_cores()
     workers = settings.score_workers
     threads = settings.score_threads or max(1, cores // (workers or cores))
@@ -31,7 +31,7 @@ def choose_plan(
     )
     if settings.tune and not any((workers, settings.score_threads, settings.batch_tokens)):
         plan = _tuned_plan(model, settings, plan, cores, timing)
-    batches = SLICES_TO_SORT if model.route.pads else 1
+    batches = BATCHES_TO_SORT if model.route.pads else 1
     return replace(plan, slice_tokens=settings.slice_tokens or batches * plan.batch_tokens)
 
 

@@ -1,4 +1,4 @@
-"""Scores by version and digest of the tokens, so that none is computed twice. Lives on the event loop."""
+"""A cache of scores by version and digest of the tokens. Lives on the event loop."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from cachetools import LRUCache
 
 
 class ScoreCache:
-    """Up to `entries` scores (0: none), the most recently used.
-
-    A version's name is never reused for other weights.
-    """
+    """Keeps the `entries` most recently used scores (0: none). A version's name is never reused for other
+    weights, so entries never become stale."""
 
     def __init__(self, entries: int) -> None:
         self._scores: LRUCache[tuple[str, bytes], float] = LRUCache(entries)
@@ -18,7 +16,7 @@ class ScoreCache:
         return self._scores.get((version, key))
 
     def put(self, version: str, key: bytes, score: float) -> None:
-        if self._scores.maxsize:  # a cache of no entries refuses every one
+        if self._scores.maxsize:  # LRUCache raises for an entry larger than itself
             self._scores[version, key] = score
 
     def __len__(self) -> int:

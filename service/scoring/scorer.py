@@ -27,7 +27,7 @@ from service.versions.live import LoadedVersion
 log = logging.getLogger(__name__)
 
 TOKENIZER_THREADS = 2
-OF_THE_SERVER = (OverloadedError, NotReadyError)  # errors that do not depend on the version
+SERVER_ERRORS = (OverloadedError, NotReadyError)  # they do not depend on the version
 
 
 class Group(NamedTuple):
@@ -61,20 +61,20 @@ class Scorer:
         choose_plan: Callable[[RewardModel], ForwardPlan],
         *,
         fallbacks: CanaryFallbacks | None = None,
-        non_finite: Callable[[LoadedVersion], None] = lambda _version: None,
+        on_non_finite: Callable[[LoadedVersion], None] = lambda _version: None,
     ) -> None:
-        """`fallbacks` records groups that a canary failed to score; `non_finite` receives a version that gave a
-        non-finite score."""
+        """`fallbacks` records groups that a canary failed to score; `on_non_finite` receives a version that
+        gave a non-finite score."""
         self._engine = engine
         self.batcher = batcher
         self._cache = cache
         self._metrics = metrics
         self._choose_plan = choose_plan
         self._fallbacks = fallbacks or CanaryFallbacks(lambda _reason, _groups: None)
-        self._non_finite = non_finite
+        self._on_non_finite = on_non_finite
         self._tokenizer_threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         self._plan: ForwardPlan | None = None
-        self._warmed: set[Hashable] = set()  # the kinds of network that a whole slice has run through
+        self._warmed: set[Hashable] = set()  # kinds of network that have run a whole slice
         self.scored_tokens = 0  # since the start, cached or computed, by all versions
 
     @asynccontextmanager
@@ -87,8 +87,8 @@ class Scorer:
             self._tokenizer_threads.shutdown(wait=False)
 
     def prepare(self, model: RewardModel) -> None:
-        """Make a model ready to serve, off the event loop: the first one fixes the forward's plan for all,
-        which may take seconds to measure; then it is warmed up. Raises InvalidVersionError for non-finite
+        """Make a model ready to serve, off the event loop: the first one determines the forward plan, which
+        may take seconds to measure; then the model is warmed up. Raises InvalidVersionError for non-finite
         scores."""
         if self._plan is None:
             self._plan = self._choose_plan(model)
@@ -100,9 +100,9 @@ class Scorer:
     async def score(
         self, groups: Sequence[Group], versions: Sequence[LoadedVersion], own: LoadedVersion
     ) -> list[ScoredGroup]:
-        """Score each group by its version, in order, the versions side by side.
+        """Score each group by its version, in order; the versions run concurrently.
 
-        A group that another version than the request's `own` fails to score is scored by `own`. Raises the
+        If a version other than the request's `own` fails, `own` scores its groups. Raises the
         error of `own`, and OverloadedError or NotReadyError of any version.
         """
         others = [version for version in dict.fromkeys(versions) if version is not own]
@@ -112,13 +112,13 @@ class Scorer:
         if not places[own]:
             del places[own]
         tasks = [self._score_by(one, [groups[n] for n in places[one]]) for one in places]
-        # all run to their end, so that no version is in use when it may leave memory
+        # all run to their end, so that no version is in use when it may be evicted
         results = await asyncio.gather(*tasks, return_exceptions=True)
         scored: dict[int, ScoredGroup] = {}
         for one, result in zip(places, results, strict=True):  # `own` comes first
             if isinstance(result, list):
                 scored.update(zip(places[one], result, strict=True))
-            elif one is own or not isinstance(result, Exception) or isinstance(result, OF_THE_SERVER):
+            elif one is own or not isinstance(result, Exception) or isinstance(result, SERVER_ERRORS):
                 raise result
             else:
                 self._fallbacks.record(one.name, len(places[one]), result)
@@ -210,8 +210,8 @@ class Scorer:
         if all_finite(scores):
             return
         self._metrics.drift.non_finite.labels(version.name).inc()
-        self._non_finite(version)
-        raise NonFiniteScoreError(f"{version.name}: {what} is not a finite number", version=version.name)
+        self._on_non_finite(version)
+        raise NonFiniteScoreError(f"{version.name}: {what} is not finite", version=version.name)
 
     def _count(self, version: str, groups: Sequence[Sequence[Encoded]], computed: int) -> None:
         flat = [sample for group in groups for sample in group]

@@ -1,4 +1,4 @@
-"""tuning.json in the data folder: the measured forward plan, and the machine and model it holds for."""
+"""tuning.json in the data folder: the measured forward plan, and the machine and model it is valid for."""
 
 from __future__ import annotations
 

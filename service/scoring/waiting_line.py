@@ -1,4 +1,4 @@
-"""The requests that wait, and the next slice of them. No threads and no locks: its owner has those."""
+"""The waiting requests, and how the next slice is composed of them. Its owner has the threads and locks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-UNIT_SLICES = 4  # samples that belong together are split beyond the tokens of this many slices
+UNIT_SLICES = 4  # slices: samples that belong together are split beyond this many tokens
 
 Model = TypeVar("Model")
 Sample = TypeVar("Sample")
@@ -25,8 +25,8 @@ class Pending(Generic[Model, Sample]):
     shared: Sequence[int]
     done: asyncio.Future[list[float]]
     left_tokens: int
-    arrived_ns: int  # of the monotonic clock, as the next
-    taken_ns: int = 0  # when a worker took the first of it
+    arrived_ns: int  # monotonic clock, as the next
+    taken_ns: int = 0  # when a worker took its first sample
     next_index: int = 0
     missing: int = 0
     scores: list[float] = field(default_factory=list)
@@ -53,16 +53,16 @@ class Taken(Generic[Model, Sample]):
 
 class WaitingLine(Generic[Model, Sample]):
     """Half of every slice goes to the request that has waited longest, the rest to those with the fewest slices
-    left: a large request does not hold up small ones, and they do not starve it. A slice is of one model;
+    left: a large request does not hold up small ones, and they do not starve it. A slice has one model;
     models take turns."""
 
     def __init__(self, most_tokens: int) -> None:
         """`most_tokens` may wait in all; the caller of `add` enforces it."""
         self.most_tokens = most_tokens
         self.slice_tokens = 0  # until the workers start
-        self.tokens = 0  # that wait
-        self.slices = 0  # taken since the start, and the tokens in them
-        self.sliced_tokens = 0
+        self.tokens = 0  # waiting
+        self.slices = 0  # taken since the start
+        self.sliced_tokens = 0  # in these slices
         self._requests: list[Pending[Model, Sample]] = []  # oldest first
         self._last_model: Model | None = None
 
@@ -79,8 +79,8 @@ class WaitingLine(Generic[Model, Sample]):
         return waiting
 
     def take(self, idle: int) -> list[Taken[Model, Sample]]:
-        """The next slice: of one model, at least one unit, divided by the `idle` workers, of which the caller
-        is one. Empty where no request waits."""
+        """The next slice, of one model: at least one unit, and a share of the waiting tokens for each of the
+        `idle` workers, which include the caller. Empty if no request waits."""
         self._drop_finished()
         if not self._requests:
             return []
@@ -108,7 +108,7 @@ class WaitingLine(Generic[Model, Sample]):
         return taken
 
     def _units(self, pending: Pending[Model, Sample], idle: int, room: int, first_room: int) -> Iterator[range]:
-        """The request's next units that fit `room`, the first also where it fits `first_room`."""
+        """The request's next units that fit `room`; the first may instead fit `first_room`."""
         while pending.next_index < len(pending.samples):
             unit = self._part_of(pending, pending.unit(), idle)
             cost = sum(pending.costs[i] for i in unit)
@@ -124,7 +124,7 @@ class WaitingLine(Generic[Model, Sample]):
 
     def _part_of(self, pending: Pending[Model, Sample], unit: range, idle: int) -> range:
         """The part of a unit that one slice takes: all of it, unless it is very large, or it is the last work
-        while other workers are free and so large that each may compute the shared prompt."""
+        while other workers are free and so large that each may compute the shared prompt again."""
         cost = sum(pending.costs[i] for i in unit)
         if cost > UNIT_SLICES * self.slice_tokens:
             return _fitting(pending, unit, self.slice_tokens)
@@ -134,7 +134,7 @@ class WaitingLine(Generic[Model, Sample]):
         return unit
 
     def _drop_finished(self) -> None:
-        """Remove requests whose caller is gone or of which an earlier slice failed."""
+        """Remove requests whose caller is gone, or whose earlier slice failed."""
         for pending in self._requests:
             if pending.done.done():
                 self.tokens -= pending.left_tokens

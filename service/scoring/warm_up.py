@@ -1,4 +1,4 @@
-"""Runs a model before it serves, so that no request pays for what a first forward chooses and allocates."""
+"""Warms up a model before it serves, so that no request pays for the setup costs of a first forward."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LENGTHS = (1, 12, 3, 6, 2, 24, 4, 8)  # sentences of a response
 
 @torch.inference_mode()
 def warm_up(model: RewardModel, plan: ForwardPlan, *, whole_slice: bool) -> None:
-    """Score a lone text and, with `whole_slice`, one slice of common lengths. A network whose kind has been
-    warmed needs the text alone: what a slice warms, kernels chosen by shape and memory, is shared, and a slice
-    costs more than the rest of a load. Raises InvalidVersionError for non-finite scores."""
+    """Score a lone text and, with `whole_slice`, one slice of common lengths. A network of a kind that has been
+    warmed needs only the text: it shares the chosen kernels and the allocated memory, and a slice costs more
+    than the rest of a load. Raises InvalidVersionError for non-finite scores."""
     scores = model.scores(list(_slice(model, 1))).tolist()
     if whole_slice:
         scores += model.scores(list(_slice(model, plan.slice_tokens)), plan.batch_tokens).tolist()
     if not all_finite(scores):
-        raise InvalidVersionError("the model answers scores that are not finite numbers")
+        raise InvalidVersionError("the model's scores are not finite")
 
 
 def kind_of(model: RewardModel) -> Hashable:

@@ -37,12 +37,12 @@ class Metrics:
         self.queue_tokens = gauge("rm_queue_tokens", "Tokens waiting for a forward thread.")
         self.queue_seconds = histogram(
             "rm_queue_duration_seconds",
-            "Time that requests waited for a forward thread to take up the first of them.",
+            "Time from a request's arrival until a forward thread takes its first sequence.",
             PART_BUCKETS_S,
         )
         self.batch_tokens = histogram(
             "rm_batch_tokens",
-            "Tokens of a slice, all that a forward thread takes at once; of a shared prompt, one copy.",
+            "Tokens of a slice, which a forward thread takes from the queue; a shared prompt counts once.",
             TOKEN_BUCKETS,
         )
         self.forward_seconds = histogram(
@@ -50,7 +50,7 @@ class Metrics:
         )
         self.padding_ratio = histogram(
             "rm_padding_ratio",
-            "Share of a slice's multiplied tokens that were padding: 0 on the packed routes.",
+            "Share of padding among the tokens that a slice computes: 0 on the packed routes.",
             SHARE_BUCKETS,
         )
         self.score_cache = counter(
@@ -63,7 +63,7 @@ class Metrics:
         )
         self.swaps = counter(
             "rm_swap_total",
-            "Version swaps (swapped); versions that would not load, and pointers that lead nowhere (refused).",
+            "Version swaps (swapped); versions that failed to load, and unusable pointers (refused).",
             ("result",),
         )
         self.load_seconds = histogram(
@@ -73,7 +73,7 @@ class Metrics:
         )
         self.canary_fallbacks = counter(
             "rm_canary_fallbacks_total",
-            "Groups that the canary could not score and the request's own version did: non_finite or failed.",
+            "Groups that the request's own version scored because the canary failed: non_finite or failed.",
             ("reason",),
         )
         self.version_loads = counter(
@@ -102,7 +102,9 @@ class Metrics:
         self.samples_buffered = gauge("rm_samples_buffered", "Sample groups waiting for Redis.")
         self.redis_up = gauge("rm_redis_up", "1 while the sample log answers.")
         self.loop_failures = counter(
-            "rm_loop_failures_total", "Failed turns of the server's periodic work, which goes on.", ("loop",)
+            "rm_loop_failures_total",
+            "Failed turns of the server's loops; a loop continues after a failure.",
+            ("loop",),
         )
         self.build_info = gauge("rm_build_info", "1 for the version of this package.", ("version",))
         self.drift = DriftMetrics(self.registry)
@@ -111,7 +113,7 @@ class Metrics:
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
-        """An increase is only visible in a series that existed before it."""
+        """Create series at 0: an increase is only visible in a series that existed before."""
         self.build_info.labels(metarm.__version__).set(1)
         for result in ("swapped", "refused"):
             self.swaps.labels(result)
@@ -120,20 +122,20 @@ class Metrics:
         for reason in ("non_finite", "failed"):
             self.canary_fallbacks.labels(reason)
 
-    def looked_up_prefix(self, found: bool) -> None:
+    def count_prefix_lookup(self, found: bool) -> None:
         self.prefix_cache.labels("hit" if found else "miss").inc()
 
-    def ran(self, tokens: int, seconds: float) -> None:
+    def observe_slice(self, tokens: int, seconds: float) -> None:
         self.batch_tokens.observe(tokens)
         self.forward_seconds.observe(seconds)
 
-    def waited(self, arrived_ns: int, taken_ns: int) -> None:
+    def observe_wait(self, arrived_ns: int, taken_ns: int) -> None:
         self.queue_seconds.observe((taken_ns - arrived_ns) / 1e9)
 
-    def held(self, outcome: str, seconds: float) -> None:
+    def observe_hold(self, outcome: str, seconds: float) -> None:
         self.hold_seconds.labels(outcome).observe(seconds)
 
-    def serving(self, current: str | None, labels: Mapping[str, str]) -> None:
+    def show_versions(self, current: str | None, labels: Mapping[str, str]) -> None:
         """`labels` are versions by label."""
         self.version_info.clear()
         for label, version in {**labels, **({"": current} if current else {})}.items():
@@ -184,7 +186,7 @@ class DriftMetrics:
         )
         self.shadow_dropped = counter(
             "rm_shadow_dropped_total",
-            "Groups that were to be scored a second time and were not: queue_full, no_longer_wanted, "
+            "Groups not scored a second time although planned: queue_full, no_longer_wanted, "
             "non_finite or failed.",
             ("reason",),
         )

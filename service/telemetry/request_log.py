@@ -1,22 +1,22 @@
-"""Log lines of requests: none at info level, however many there are; refusals and failures at warning."""
+"""Log lines of requests: errors at warning level, with a rate limit; all others at debug."""
 
 from __future__ import annotations
 
 import logging
 
-from metarm.runtime.seldom import Seldom
+from metarm.runtime.rate_limit import RateLimit
 
 log = logging.getLogger(__name__)
 
 EVERY_S = 1.0  # at most one line of each route and status in this time
-PROBED = frozenset({"/ready", "/health"})  # polled: a 503 is an ordinary answer
+PROBED = frozenset({"/ready", "/health"})  # polled: a 503 is a normal answer
 
 
 class RequestLog:
     """Lives on the event loop."""
 
     def __init__(self) -> None:
-        self._seldom = Seldom(EVERY_S)
+        self._limit = RateLimit(EVERY_S)
 
     def answered(self, method: str, route: str, status: int, seconds: float, error: str | None) -> None:
         """Log an answer; `error` is the code of its error (metarm/errors.py)."""
@@ -24,9 +24,9 @@ class RequestLog:
             if log.isEnabledFor(logging.DEBUG):
                 self._write(logging.DEBUG, method, route, status, seconds, error)
             return
-        left_out = self._seldom.left_out((route, status))
-        if left_out is not None:
-            self._write(logging.WARNING, method, route, status, seconds, error, left_out)
+        suppressed = self._limit.admit((route, status))
+        if suppressed is not None:
+            self._write(logging.WARNING, method, route, status, seconds, error, suppressed)
 
     def _write(
         self,
@@ -36,9 +36,9 @@ class RequestLog:
         status: int,
         seconds: float,
         error: str | None,
-        left_out: int = 0,
+        suppressed: int = 0,
     ) -> None:
-        more = f", and {left_out} like it since the last line" if left_out else ""
+        more = f", and {suppressed} like it since the last line" if suppressed else ""
         fields = {"route": route, "status": status, "duration_s": round(seconds, 6), "error": error}
         known = {name: value for name, value in fields.items() if value is not None}
         log.log(level, "%s answered with %d%s", method, status, more, extra=known)

@@ -52,7 +52,7 @@ ALL = (UP, ACTIVE, STEP, STEPS, LOSS, JOBS, LAST, LAST_AT, GATE, TRACKER_FAILURE
 
 @dataclass(frozen=True, slots=True)
 class TrainingFigures:
-    """The trainer's state in Redis; None where there is nothing to show."""
+    """The trainer's state in Redis; None if there is nothing to show."""
 
     trainer: bool
     active: bool
@@ -88,14 +88,14 @@ class TrainingFigures:
 
 
 class TrainingMetrics(Collector):
-    """The same on every server of one Redis: do not add them up over servers."""
+    """Equal on all servers of one Redis: do not sum them over servers."""
 
     def __init__(self, registry: MetricRegistry) -> None:
         self._figures: TrainingFigures | None = None
         registry.collected(self, ALL)
 
     def show(self, figures: TrainingFigures | None) -> None:
-        """Show these figures from now on; None, where they are unknown, shows no series."""
+        """Show these figures from now on; None, if they are unknown, shows no series."""
         self._figures = figures
 
     def collect(self) -> Iterator[Metric]:

@@ -14,8 +14,8 @@ LABEL_TIMEOUT_S = 10.0
 
 
 class Administration:
-    """Blocks: not for the event loop. Each method raises what the store raises, and TrainerUnavailableError
-    where the trainer is needed and does not do it."""
+    """Blocks: not for the event loop. Each method raises what the store raises, and TrainerUnavailableError if
+    the trainer is needed and does not do it."""
 
     def __init__(
         self, store: VersionStore, coordinator: Coordinator, commands: StoreCommands, *, prepare_s: float

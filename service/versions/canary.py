@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from metarm.errors import MetaRMError, NonFiniteScoreError
 from metarm.records import Prompt
-from metarm.runtime.seldom import Seldom
+from metarm.runtime.rate_limit import RateLimit
 from metarm.store.versions import version_number
 from service.versions.live import LiveVersions, LoadedVersion
 from service.versions.prompt_share import share_of
@@ -16,7 +16,7 @@ from service.versions.prompt_share import share_of
 log = logging.getLogger(__name__)
 
 CANARY = "canary"
-LOG_EVERY_S = 60.0  # for each canary and reason: a broken one fails many times a second
+LOG_EVERY_S = 60.0  # for each canary and reason: a broken canary fails many times a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Canary:
 
 
 def active_canary(current: LoadedVersion, live: LiveVersions, min_version: str | None) -> Canary | None:
-    """The canary of a request that pins no version. None where the label is not set, is a shadow, or names a
-    version that is not in memory here or is older than `min_version`."""
+    """The canary of a request that pins no version. None if the label is not set, is a shadow, or names a
+    version that is not in memory or is older than `min_version`."""
     label = live.labels.get(CANARY)
     if label is None or label.shadow or label.share == 0 or current.name != live.current_name:
         return None
@@ -45,15 +45,15 @@ def active_canary(current: LoadedVersion, live: LiveVersions, min_version: str |
 class CanaryFallbacks:
     """Counts the groups that the canary fails to score, and logs why. Lives on the event loop."""
 
-    def __init__(self, counted: Callable[[str, int], None]) -> None:
-        """`counted` receives the reason and the number of groups."""
-        self._counted = counted
-        self._seldom = Seldom(LOG_EVERY_S)
+    def __init__(self, on_fallback: Callable[[str, int], None]) -> None:
+        """`on_fallback` receives the reason and the number of groups."""
+        self._on_fallback = on_fallback
+        self._limit = RateLimit(LOG_EVERY_S)
 
     def record(self, canary: str, groups: int, error: Exception) -> None:
         reason = "non_finite" if isinstance(error, NonFiniteScoreError) else "failed"
-        self._counted(reason, groups)
-        if self._seldom.left_out((canary, reason)) is None:
+        self._on_fallback(reason, groups)
+        if self._limit.admit((canary, reason)) is None:
             return
         unexpected = None if isinstance(error, MetaRMError) else error
         log.warning(

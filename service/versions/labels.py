@@ -1,4 +1,4 @@
-"""Follows the store's labels, so that no request reads a disk, and holds the versions they name."""
+"""Follows the labels in the store, and holds the versions they name in memory: no request reads the disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Labels:
         self._live = live
 
     async def follow(self) -> None:
-        """Read the labels once. They move at once; the versions they name are loaded in the background. Raises
-        InvalidVersionError or OSError where they cannot be read: then they stay as they were."""
+        """Read the labels once. They apply immediately; the versions they name are loaded in the background.
+        Raises InvalidVersionError or OSError if they cannot be read; then the last ones stay."""
         self._live.labels = self._store.labels()
-        self._live.want(SOURCE, {target.version for target in self._live.labels.values()})
+        self._live.hold_soon(SOURCE, {target.version for target in self._live.labels.values()})

@@ -36,8 +36,8 @@ class LoadedVersion:
 
 
 class CaptureGate:
-    """Keeps new requests from capturing the current version while servers cut over. Lives on the event loop.
-    Requests that have captured a version, or pin one, do not pass here."""
+    """Holds new requests before they capture the current version, while servers cut over. Lives on the event
+    loop. Requests that have captured a version, or pin one, do not pass it."""
 
     def __init__(self) -> None:
         self._opening: asyncio.Event | None = None  # while closed
@@ -52,38 +52,36 @@ class CaptureGate:
             self._opening = None
 
     async def passed(self) -> None:
-        """Return while the gate is open. A caller that awaits nothing more before it captures the current
-        version captures it with the gate open."""
+        """Return once the gate is open. It is still open for a caller that captures the current version before
+        its next await."""
         while self._opening is not None:
             await self._opening.wait()
 
 
 class LiveVersions:
-    """Lives on the event loop. Beyond `keep_loaded` versions, the least recently used ones are dropped from
-    memory; never the current one, one that is held, or one that a request uses (`using`). A version that must
-    stay beyond the bound is dropped when its last hold or use ends."""
+    """Lives on the event loop. Beyond `keep_loaded` versions, the least recently used ones are evicted, but
+    never the current one, one that is held, or one that a request uses (`using`). A version over the limit is
+    evicted when its last hold or use ends."""
 
     def __init__(
         self,
         load: Callable[[str], Awaitable[LoadedVersion]],
         keep_loaded: int,
         store: VersionStore,
-        counted: Callable[[int], None] = lambda _: None,
+        on_count: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`load` brings a version from disk, off the event loop, verified and warmed. `counted` receives the
+        """`load` brings a version from disk, off the event loop, verified and warmed. `on_count` receives the
         number of versions in memory."""
         self._load = load
         self._keep_loaded = keep_loaded
         self._store = store
-        self._counted = counted
+        self._on_count = on_count
         self._loaded: OrderedDict[str, LoadedVersion] = OrderedDict()  # least recently used first
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._users: Counter[str] = Counter()
         self._held: dict[str, frozenset[str]] = {}
-        self._wanted: dict[
-            tuple[str, str], asyncio.Task[None]
-        ] = {}  # loads in the background, by source and name
-        self._unloadable: set[tuple[str, str]] = set()  # those of which a failure was logged
+        self._background_loads: dict[tuple[str, str], asyncio.Task[None]] = {}  # by source and name
+        self._unloadable: set[tuple[str, str]] = set()  # those whose failure was logged
         self._current: LoadedVersion | None = None
         self.gate = CaptureGate()
         self.labels: Mapping[str, Label] = {}  # as last read from the store
@@ -98,7 +96,7 @@ class LiveVersions:
 
     def current(self) -> LoadedVersion:
         if self._current is None:
-            raise NotReadyError("no reward model is loaded yet: the first version is still being made")
+            raise NotReadyError("no reward model is loaded yet: the first version is still being created")
         return self._current
 
     def loaded(self, name: str) -> LoadedVersion | None:
@@ -109,23 +107,23 @@ class LiveVersions:
         """The one version that answers a request; enter `using` before the next await.
 
         `version`, a name or a label, pins it. Without a pin, once the gate is open, the current version answers
-        if it is at least `min_version`. Else the version that the store's pointer names, or the oldest that was
-        not rolled back, answers, if it is at least that. Raises VersionUnavailableError (409), which lists the
-        versions of this server, where there is none.
+        if it is at least `min_version`; otherwise the version that the store's pointer names or the oldest that
+        was not rolled back, if it is new enough. Raises VersionUnavailableError (409) if there is none, with a
+        list of this server's versions.
         """
-        least = 0 if min_version is None else version_number(_checked(min_version))
+        least = 0 if min_version is None else version_number(_valid_name(min_version))
         if version is not None:
             name = version if NAME.fullmatch(version) else await self._labelled(version)
             if version_number(name) < least:
-                raise await self._unavailable(f"at least {min_version} is wanted, {name} would answer")
+                raise await self._unavailable(f"{name} is older than the min_version {min_version}")
             return await self.load(name)
-        await self.gate.passed()  # and nothing else is awaited between this and the capture
+        await self.gate.passed()  # no await between this and the capture
         current = self.current()
         if min_version is None or version_number(current.name) >= least:
             return current
-        found = await asyncio.to_thread(_one_from, self._store, least, self.loaded_names)
+        found = await asyncio.to_thread(_fallback_version, self._store, least, self.loaded_names)
         if found is None:
-            raise await self._unavailable(f"at least {min_version} is wanted, {current.name} would answer")
+            raise await self._unavailable(f"no version is at least {min_version}; {current.name} is current")
         return await self.load(found)
 
     @contextlib.contextmanager
@@ -140,39 +138,39 @@ class LiveVersions:
             self._evict_soon()
 
     async def make_current(self, name: str) -> None:
-        """Load `name` beside the running version, then swap: the requests in flight keep theirs."""
+        """Load `name` while the current version serves, then swap: requests in flight keep their version."""
         self._current = await self.load(name)
         self._evict_soon()
 
     async def load(self, name: str) -> LoadedVersion:
         """The version in memory, loaded from disk if necessary, once for all callers that wait for it.
 
-        Raises VersionUnavailableError (409) where the store has no such version, and what `load`
-        raised; then nothing has changed.
+        Raises VersionUnavailableError (409) if the store has no such version, and what `load` raised; then
+        nothing has changed.
         """
-        if _checked(name) not in self._loaded:
+        if _valid_name(name) not in self._loaded:
             self._users[name] += 1  # waiting for a version is using it
             try:
-                await self._brought(name)
+                await self._load_once(name)
             finally:
                 self._users -= Counter([name])
                 self._evict_soon()
         self._loaded.move_to_end(name)
         return self._loaded[name]
 
-    def want(self, source: str, names: Collection[str]) -> None:
-        """From now on `source` (labels, leases) holds `names` and no others. Versions that are not in memory
-        are loaded in the background; of one that cannot be loaded, the failure is logged once."""
-        self._keep(source, names)
+    def hold_soon(self, source: str, names: Collection[str]) -> None:
+        """Make `source` (labels, leases) hold `names` and no others. Versions that are not in memory are loaded
+        in the background; a failure to load one is logged once."""
+        self._set_held(source, names)
         self._unloadable = {(by, name) for by, name in self._unloadable if by != source or name in names}
         for name in names:
-            if name not in self._loaded and (source, name) not in self._wanted:
-                task = asyncio.create_task(self._load_wanted(source, name), name=f"{source}-{name}")
-                self._wanted[source, name] = task
+            if name not in self._loaded and (source, name) not in self._background_loads:
+                task = asyncio.create_task(self._load_in_background(source, name), name=f"{source}-{name}")
+                self._background_loads[source, name] = task
 
     async def hold(self, source: str, names: Collection[str]) -> None:
-        """Have `source` hold `names`, all of them in memory when this returns. Where one cannot be loaded, its
-        error is raised, and `source` holds what it held before."""
+        """Make `source` hold `names` and no others; all are in memory when this returns. If one cannot be
+        loaded, raises its error, and `source` holds the same names as before."""
         before = kept = self._held.get(source, frozenset())
         self._held[source] = before | frozenset(names)
         try:
@@ -180,20 +178,20 @@ class LiveVersions:
                 await self.load(name)
             kept = frozenset(names)
         finally:
-            self._keep(source, kept)
+            self._set_held(source, kept)
 
     async def close(self) -> None:
         """End the loads in the background."""
-        loads = list(self._wanted.values())
+        loads = list(self._background_loads.values())
         for task in loads:
             task.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
 
-    def _keep(self, source: str, names: Collection[str]) -> None:
+    def _set_held(self, source: str, names: Collection[str]) -> None:
         self._held[source] = frozenset(names)
         self._evict_soon()
 
-    async def _load_wanted(self, source: str, name: str) -> None:
+    async def _load_in_background(self, source: str, name: str) -> None:
         try:
             await self.load(name)
         except MetaRMError as error:
@@ -201,25 +199,25 @@ class LiveVersions:
                 log.warning("%s name %s, which cannot be loaded: %s", source, name, error.message)
                 self._unloadable.add((source, name))
         finally:
-            del self._wanted[source, name]
+            del self._background_loads[source, name]
 
-    async def _brought(self, name: str) -> None:
+    async def _load_once(self, name: str) -> None:
         if name not in self._loading:
-            self._loading[name] = asyncio.create_task(self._bring(name), name=f"load-{name}")
+            self._loading[name] = asyncio.create_task(self._load_from_disk(name), name=f"load-{name}")
         await asyncio.shield(self._loading[name])  # a caller that is cancelled does not end it for the others
 
-    async def _bring(self, name: str) -> None:
+    async def _load_from_disk(self, name: str) -> None:
         try:
             self._loaded[name] = await self._load(name)
         except UnknownVersionError as error:
             raise await self._unavailable(error.message) from error
         finally:
             del self._loading[name]
-        self._counted(len(self._loaded))
+        self._on_count(len(self._loaded))
         self._evict_soon()
 
     def _evict_soon(self) -> None:
-        """In the next turn of the event loop: a caller that was just given a version first enters `using`."""
+        """Evict in the event loop's next turn, so that a caller that just got a version can enter `using`."""
         if len(self._loaded) > self._keep_loaded:
             asyncio.get_running_loop().call_soon(self._evict)
 
@@ -228,7 +226,7 @@ class LiveVersions:
         idle = [name for name in self._loaded if name not in needed]
         for name in idle[: max(0, len(self._loaded) - self._keep_loaded)]:
             del self._loaded[name]
-        self._counted(len(self._loaded))
+        self._on_count(len(self._loaded))
 
     async def _labelled(self, label: str) -> str:
         if label not in self.labels:
@@ -247,17 +245,17 @@ class LiveVersions:
         )
 
 
-def _checked(name: str) -> str:
+def _valid_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise InvalidRequestError(f"{name!r} is not a version name, such as v000003")
     return name
 
 
-def _one_from(store: VersionStore, least: int, loaded: Collection[str]) -> str | None:
+def _fallback_version(store: VersionStore, least: int, loaded: Collection[str]) -> str | None:
     """Of the versions in memory or on disk with a number of at least `least`: the one that the pointer names,
     else the oldest that was not rolled back."""
-    here = {*store.names(), *loaded} - {*store.withdrawn()}
-    enough = sorted((name for name in here if version_number(name) >= least), key=version_number)
+    available = {*store.names(), *loaded} - {*store.withdrawn()}
+    enough = sorted((name for name in available if version_number(name) >= least), key=version_number)
     with contextlib.suppress(InvalidVersionError):  # the swapper reports a broken pointer
         pointed = store.current()
         if pointed in enough:

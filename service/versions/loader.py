@@ -23,8 +23,8 @@ from service.versions.live import LoadedVersion
 
 
 class VersionLoader:
-    """Has one thread. The first version is loaded with all cores; a later one, which loads beside a version
-    that serves, takes one core and leaves the rest to scoring."""
+    """Loads versions in one thread. The first version loads with all cores; a later one loads while another
+    serves, and takes one core."""
 
     def __init__(
         self,
@@ -35,24 +35,24 @@ class VersionLoader:
         reduced: bool,
         calibrated: bool,
         prepare: Callable[[RewardModel], None],
-        took: Callable[[float], None] = lambda _seconds: None,
+        on_load: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         """`reduced`: score in bfloat16. `calibrated`: serve calibrated scores instead of raw rewards. `prepare`
         is called in the loader's thread with every model before it may serve, and may raise
-        InvalidVersionError. `took` receives, in that thread, the seconds of every load that succeeded."""
+        InvalidVersionError. `on_load` receives, in that thread, the seconds of every load that succeeded."""
         self._store = store
         self._max_tokens = max_tokens
         self._share_prompts = share_prompts
         self._reduced = reduced
         self._calibrated = calibrated
         self._prepare = prepare
-        self._took = took
+        self._on_load = on_load
         self._first = True  # until one has been loaded
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
     async def load(self, name: str) -> LoadedVersion:
-        """Raises UnknownVersionError, or InvalidVersionError with the fault, and nothing else."""
-        # in the caller's context: log lines and spans of the load belong to the request that asked for it
+        """Load a version. Raises UnknownVersionError or InvalidVersionError, and nothing else."""
+        # in the caller's context: log lines and spans of the load belong to its request
         load = partial(contextvars.copy_context().run, self._load, name)
         return await asyncio.get_running_loop().run_in_executor(self._thread, load)
 
@@ -64,7 +64,7 @@ class VersionLoader:
         started = time.monotonic()
         try:
             with span("load", version=name):
-                version = self._checked(name)
+                version = self._verified(name)
         except UnknownVersionError:
             raise
         except InvalidVersionError as error:
@@ -73,14 +73,14 @@ class VersionLoader:
             raise InvalidVersionError(f"{name}: {error.message}") from error
         except Exception as error:  # a broken file can make a library raise anything
             raise InvalidVersionError(f"{name} does not load: {type(error).__name__}: {error}") from error
-        self._took(time.monotonic() - started)
+        self._on_load(time.monotonic() - started)
         if self._first:
-            lower_thread_priority()  # later versions load beside one that serves
+            lower_thread_priority()  # later versions load while one serves
             self._first = False
         return version
 
     @torch.inference_mode()
-    def _checked(self, name: str) -> LoadedVersion:
+    def _verified(self, name: str) -> LoadedVersion:
         manifest = self._store.verify(name)
         calibration = Calibration.of(manifest)
         limit = (manifest.get("encoding") or {}).get("max_tokens", self._max_tokens)

@@ -1,4 +1,4 @@
-"""This server among the others: it registers in Redis, and takes part when all servers cut over together.
+"""This server's membership in the fleet: it registers in Redis, and takes part in cut-overs.
 
 A thread talks to Redis; the steps of a cut-over happen on the event loop, where requests capture their version.
 docs/architecture.md has the protocol.
@@ -20,7 +20,7 @@ import redis
 
 from metarm.errors import MetaRMError
 from metarm.runtime.loops import LoopHealth
-from metarm.shared.coordinator import HOLD_S, LET_GO_S
+from metarm.shared.coordinator import HOLD_S, READ_POINTER_AFTER_S
 from metarm.shared.cut_over import REFUSED, CutOver, CutOverBoard, CutOverNotices
 from metarm.shared.fleet import RENEW_S, Fleet, ServiceRecord, new_service_id
 from metarm.store.versions import VersionStore
@@ -29,14 +29,14 @@ from service.versions.swapper import Swapper
 
 log = logging.getLogger(__name__)
 
-IDLE_POLL_S = 0.25  # for notices that got lost
+IDLE_POLL_S = 0.25  # in case a notice got lost
 BUSY_POLL_S = 0.02
 HOLD_POLL_S = 0.003
 WAIT_FOR_OTHERS_S = 0.05
 
 
 class Membership:
-    """Of one server, from `join` to `close`."""
+    """The membership of one server, from `join` to `close`."""
 
     def __init__(
         self,
@@ -46,12 +46,12 @@ class Membership:
         swapper: Swapper,
         *,
         url: str,
-        held: Callable[[str, float], None],
+        on_hold: Callable[[str, float], None],
         loop: LoopHealth,
-        let_go_s: float = LET_GO_S,
+        read_pointer_after_s: float = READ_POINTER_AFTER_S,
         idle_poll_s: float = IDLE_POLL_S,
     ) -> None:
-        """`client` has a timeout of COMMAND_TIMEOUT_S. `held(outcome, seconds)` is called after every hold;
+        """`client` has a timeout of COMMAND_TIMEOUT_S. `on_hold(outcome, seconds)` is called after every hold;
         `loop` receives the outcome of the thread's turns."""
         self._client = client
         self._fleet = Fleet(client)
@@ -59,9 +59,9 @@ class Membership:
         self._store = store
         self._live = live
         self._swapper = swapper
-        self._held = held
+        self._on_hold = on_hold
         self._health = loop
-        self._let_go_s = let_go_s
+        self._read_pointer_after_s = read_pointer_after_s
         self._idle_poll_s = idle_poll_s
         self._url = url
         self._started = time.time()
@@ -72,13 +72,13 @@ class Membership:
         self._renew_at = 0.0
         self._registered: bool | None = None  # None until Redis has answered
         self._preparing: tuple[str, Future[None]] | None = None  # a cut-over's id, and the load
-        self._ended = ""  # the id of the last cut-over that is over for this server
+        self._ended = ""  # the id of the last cut-over that has ended for this server
         self.id = new_service_id()
 
     async def join(self) -> None:
-        """Load the version that the pointer names and register, before the first request is answered. While
-        other servers cut over, this waits: it answers neither with the version that they leave nor ahead of
-        them."""
+        """Load the version that the pointer names and register, before the first request is answered. Waits
+        while other servers cut over, so that it answers neither with the old version after them nor with the
+        new one before them."""
         self._loop = asyncio.get_running_loop()
         while True:
             await self._swapper.follow()
@@ -118,7 +118,9 @@ class Membership:
     def _turn(self) -> None:
         self._notices.subscribe()
         busy = self._take_part(self._board.state())
-        if time.monotonic() >= self._renew_at:  # at once after a cut-over: others ask what this server serves
+        if (
+            time.monotonic() >= self._renew_at
+        ):  # immediately after a cut-over: others read what this server serves
             self._renew()
         self._notices.wait(BUSY_POLL_S if busy else self._idle_poll_s)
 
@@ -151,19 +153,19 @@ class Membership:
             self._hold(state)
         else:
             taken = state.version if state.phase == "go" and self._is_prepared(state) else None
-            self._on_loop(self._swapper.end(taken))
+            self._run_on_event_loop(self._swapper.end(taken))
         self._ended, self._preparing, self._renew_at = state.id, None, 0.0
         return False
 
     def _prepare(self, state: CutOver) -> None:
-        """Load and verify in the background; report the result once it is there."""
+        """Load and verify in the background; then report the result."""
         if self._preparing is None or self._preparing[0] != state.id:
             self._preparing = (state.id, self._submit(self._swapper.prepare(state.version)))
         _, load = self._preparing
         if load.done() and state.servers[self.id] == "":
             error = load.exception()
             why = error.message if isinstance(error, MetaRMError) else f"{type(error).__name__}: {error}"
-            self._board.say(state.id, "prepare", self.id, f"{REFUSED}{why}" if error else "ready")
+            self._board.report(state.id, "prepare", self.id, f"{REFUSED}{why}" if error else "ready")
 
     def _is_prepared(self, state: CutOver) -> bool:
         if self._preparing is None or self._preparing[0] != state.id:
@@ -177,21 +179,21 @@ class Membership:
         gate = self._live.gate
         outcome: Literal["go", "abort"] = "abort"
         try:
-            self._on_loop(_call(gate.close))
+            self._run_on_event_loop(_call(gate.close))
             outcome = self._outcome(state, started)
-            self._on_loop(self._swapper.end(state.version if outcome == "go" else None))
+            self._run_on_event_loop(self._swapper.end(state.version if outcome == "go" else None))
         finally:
             assert self._loop is not None  # noqa: S101 (joined)
             self._loop.call_soon_threadsafe(gate.open)
-            self._held(outcome, time.monotonic() - started)
+            self._on_hold(outcome, time.monotonic() - started)
 
     def _outcome(self, state: CutOver, started: float) -> Literal["go", "abort"]:
-        """The decision; without one in time, the pointer decides: it moves only while all servers hold."""
-        said = False
-        while time.monotonic() - started < self._let_go_s:
+        """The decision. Without one in time, the pointer decides, which moves only while all servers hold."""
+        reported = False
+        while time.monotonic() - started < self._read_pointer_after_s:
             with contextlib.suppress(redis.RedisError):
-                found = self._board.state() if said else self._say_held(state)
-                said = True
+                found = self._board.state() if reported else self._report_held(state)
+                reported = True
                 if found is None or found.id != state.id:
                     break  # Redis has lost it
                 if found.phase == "go" or found.phase == "abort":
@@ -205,8 +207,8 @@ class Membership:
                 return "go" if decided.phase == "go" else "abort"
         return seen
 
-    def _say_held(self, state: CutOver) -> CutOver | None:
-        return self._board.say(state.id, "hold", self.id, "held")
+    def _report_held(self, state: CutOver) -> CutOver | None:
+        return self._board.report(state.id, "hold", self.id, "held")
 
     def _pointer(self) -> str | None:
         try:
@@ -219,7 +221,7 @@ class Membership:
         assert self._loop is not None  # noqa: S101 (joined)
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def _on_loop(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run_on_event_loop(self, work: Coroutine[Any, Any, None]) -> None:
         """Run it on the event loop, within a hold's time. Raises TimeoutError."""
         future = self._submit(work)
         try:

@@ -1,4 +1,4 @@
-"""The versions that this server refuses to load: which, why and since when. Lives on the event loop."""
+"""The versions that this server refuses to load, with reasons and times. Lives on the event loop."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Signature = tuple[tuple[str, int, int, int, int], ...]
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 30.0
-MOST = 100  # refusals that are remembered
+MAX_REFUSALS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A refused version, the last reason, how often it was refused, and when first and last (Unix seconds)."""
+    """A refused version, the last reason, the number of refusals, and the first and last time (Unix, s)."""
 
     name: str
     reason: str
@@ -36,16 +36,16 @@ class Refusal:
 
 
 class Refusals:
-    """The last `MOST` refusals by version, and the loads they prevent: a refused version is not read again
-    until its files change or `retry_after_s` have passed, since the fault may have been this machine's, such as
+    """The last MAX_REFUSALS refusals by version, and the loads they prevent. A refused version is not read
+    again until its files change or `retry_after_s` have passed: the fault may have been this machine's, such as
     too little memory."""
 
     def __init__(
-        self, store: VersionStore, count: Callable[[], None], *, retry_after_s: float = RETRY_AFTER_S
+        self, store: VersionStore, on_refusal: Callable[[], None], *, retry_after_s: float = RETRY_AFTER_S
     ) -> None:
-        """`count` is called at each refusal."""
+        """`on_refusal` is called at each refusal."""
         self._store = store
-        self._count = count
+        self._on_refusal = on_refusal
         self._retry_after_s = retry_after_s
         self._by_name: OrderedDict[str, Refusal] = OrderedDict()
         self._unread: dict[str, tuple[Signature, float]] = {}  # files and monotonic seconds of the last attempt
@@ -55,19 +55,19 @@ class Refusals:
         return list(self._by_name.values())
 
     def record(self, name: str, reason: str) -> None:
-        """Remember and count a refusal; log it unless its reason is the same as the last time."""
+        """Remember and count a refusal; log it unless the reason is the same as last time."""
         now, before = time.time(), self._by_name.pop(name, None)
         if before is None or before.reason != reason:
             log.error("refused %s: %s", name, reason, extra={"version": name})
         known = before or Refusal(name, reason, 0, now, now)
         self._by_name[name] = replace(known, reason=reason, times=known.times + 1, last=now)
-        if len(self._by_name) > MOST:
+        if len(self._by_name) > MAX_REFUSALS:
             forgotten, _ = self._by_name.popitem(last=False)
             self._unread.pop(forgotten, None)
-        self._count()
+        self._on_refusal()
 
     async def standing(self, name: str) -> str | None:
-        """The reason for which a load of the version would be refused unread; None where it would be read."""
+        """The reason for which a load would be refused without a read; None if it would be read."""
         if name not in self._unread:
             return None
         files, tried = self._unread[name]
@@ -93,7 +93,7 @@ class Refusals:
             raise
 
     def _files(self, name: str) -> Signature:
-        """Changes when a file of the version is written, replaced, added or removed."""
+        """A signature that changes when a file of the version is written, replaced, added or removed."""
         with contextlib.suppress(UnknownVersionError, OSError):
             folder = self._store.path(name)
             return tuple(_stat(path) for path in sorted([folder, *folder.rglob("*")]))

@@ -14,55 +14,55 @@ from service.versions.refusals import Refusals
 
 log = logging.getLogger(__name__)
 
-CUT_OVER = "cut-over"  # the source that holds a version for one
+CUT_OVER = "cut-over"  # the source of a hold during one
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedVersion:
-    """What the pointer names and this server cannot serve, and why."""
+    """The version that the pointer names and this server cannot serve, and the reason."""
 
     name: str
     reason: str
 
 
 class Swapper:
-    """Keeps the live versions at the store's `current`, and takes part in cut-overs. Where the pointer cannot
-    be followed, the current version stays and `refused` says why."""
+    """Makes the store's `current` version the current one here, and takes part in cut-overs. If the pointer
+    cannot be followed, the current version stays and `refused` has the reason."""
 
     def __init__(
-        self, store: VersionStore, live: LiveVersions, refusals: Refusals, swapped: Callable[[str], None]
+        self, store: VersionStore, live: LiveVersions, refusals: Refusals, on_swap: Callable[[str], None]
     ) -> None:
-        """`swapped` receives each version that becomes current."""
+        """`on_swap` receives each version that becomes current."""
         self._store = store
         self._live = live
         self._refusals = refusals
-        self._swapped = swapped
+        self._on_swap = on_swap
         self._serving: str | None = None
-        self._waits_for_the_first = False
+        self._logged_empty_store = False
         self.refused: RefusedVersion | None = None
 
     async def follow(self) -> None:
         """Read the pointer once; swap if it names another version than the current one."""
         try:
-            wanted = self._store.current()
+            target = self._store.current()
         except MetaRMError as error:
             self._refuse("current", error)
             return
-        if wanted is None or wanted == self._serving:
+        if target is None or target == self._serving:
             self.refused = None
-            if wanted is None and not self._waits_for_the_first:
-                self._waits_for_the_first = True
-                log.info("there is no version yet: /ready answers 503 until the trainer has made the first")
+            if target is None and not self._logged_empty_store:
+                self._logged_empty_store = True
+                log.info("there is no version yet: /ready answers 503 until the trainer has created the first")
             return
-        if self.refused and self.refused.name == wanted and await self._refusals.standing(wanted):
+        if self.refused and self.refused.name == target and await self._refusals.standing(target):
             return
         try:
-            with span("swap", version=wanted):
-                await self._live.load(wanted)
-                if self._store.current() == wanted:  # else it moved meanwhile, and the next turn follows it
-                    await self._take(wanted)
+            with span("swap", version=target):
+                await self._live.load(target)
+                if self._store.current() == target:  # otherwise the next turn follows it
+                    await self._make_current(target)
         except MetaRMError as error:
-            self._refuse(wanted, error)
+            self._refuse(target, error)
 
     async def prepare(self, name: str) -> None:
         """Load a version for a cut-over, and hold it. Any error is a refusal."""
@@ -71,14 +71,14 @@ class Swapper:
     async def end(self, taken: str | None) -> None:
         """End a cut-over: serve the version it took, one assignment away, or the same as before."""
         if taken is not None and taken != self._serving:
-            await self._take(taken)
+            await self._make_current(taken)
         await self._live.hold(CUT_OVER, [])
 
-    async def _take(self, name: str) -> None:
+    async def _make_current(self, name: str) -> None:
         await self._live.make_current(name)
         log.info("serving %s (before: %s)", name, self._serving, extra={"version": name})
         self._serving, self.refused = name, None
-        self._swapped(name)
+        self._on_swap(name)
 
     def _refuse(self, name: str, error: MetaRMError) -> None:
         found = RefusedVersion(name, error.message)
@@ -86,5 +86,5 @@ class Swapper:
             return
         log.error("cannot follow the pointer to %s, still serving %s", name, self._serving)
         self.refused = found
-        if name == "current" or not isinstance(error, InvalidVersionError):  # a failed load is recorded already
+        if name == "current" or not isinstance(error, InvalidVersionError):  # a failed load is already recorded
             self._refusals.record(name, error.message)

@@ -1,4 +1,4 @@
-"""The versions of one server: in memory, on disk, and what changes which one is current."""
+"""The versions of one server: the parts that hold, load, swap and pin them, constructed here."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Versions:
             reduced=settings.score_dtype == "bfloat16",
             calibrated=settings.calibration,
             prepare=prepare,
-            took=metrics.load_seconds.observe,
+            on_load=metrics.load_seconds.observe,
         )
         self._loads = metrics.version_loads
         self.live = LiveVersions(self._load, settings.keep_loaded, store, metrics.versions_loaded.set)
@@ -82,7 +82,7 @@ class Versions:
             self.live,
             self.swapper,
             url=_url(settings),
-            held=metrics.held,
+            on_hold=metrics.observe_hold,
             loop=loops.add("membership"),
         )
         coordinator = Coordinator(quick, store, name=f"server {self._membership.id}", prepare_s=prepare_s)
@@ -121,14 +121,14 @@ class Versions:
         return Activation(current=name, serving=self.live.current_name, servers=servers)
 
     async def set_label(self, label: str, target: Label) -> None:
-        """Make a label, or move it to a version, which is loaded first. Raises as `activate`."""
+        """Create a label, or move it to a version, which is loaded first. Raises as `activate`."""
         version = await self.live.load(target.version)
         with self.live.using(version):  # until the label holds it
             await asyncio.to_thread(self._administration.set_label, label, target)
             await self._labels.follow()
 
     async def remove_label(self, label: str) -> None:
-        """Raises UnknownVersionError where there is no such label."""
+        """Raises UnknownVersionError if there is no such label."""
         await asyncio.to_thread(self._administration.remove_label, label)
         await self._labels.follow()
 
@@ -139,6 +139,6 @@ class Versions:
 
 
 def _url(settings: ServiceSettings) -> str:
-    """Where other processes reach this server, as far as it knows."""
+    """The URL at which other processes probably reach this server."""
     host = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 (no bind)
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"

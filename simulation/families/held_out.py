@@ -1,4 +1,4 @@
-"""Families that neither preferences nor training prompts come from: out of distribution."""
+"""Held-out families, in neither preferences nor training prompts: out of distribution."""
 
 from __future__ import annotations
 

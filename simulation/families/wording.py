@@ -1,4 +1,4 @@
-"""How a family of tasks picks its nouns and words its claims."""
+"""Random nouns and numbers, and the wording of claims, for all families."""
 
 from __future__ import annotations
 

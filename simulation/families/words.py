@@ -1,4 +1,4 @@
-"""Questions about words, and questions that ask for advice with known key points."""
+"""Questions about words, and requests for advice with known key points."""
 
 from __future__ import annotations
 

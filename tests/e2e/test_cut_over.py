@@ -251,7 +251,7 @@ def test_a_server_that_starts_in_the_middle_answers_only_after_it_and_with_the_n
     with service(tmp_path, redis_process.url, name="a", **patient) as a:
         a.wait_ready()
         asked = background.submit(activate, a, "v000002")
-        wait_for_cut_over(redis_process, lambda state: state.saying("ready") != [])
+        wait_for_cut_over(redis_process, lambda state: state.servers_in("ready") != [])
         with service(tmp_path, redis_process.url, name="b") as b:
             b.wait_until(lambda: "waits for a cut-over to end" in b.output)
             time.sleep(0.3)

@@ -18,8 +18,8 @@ from service import server
 from service.oversight.oversight import Oversight
 from service.server import Server
 from service.settings import ServiceSettings
+from service.telemetry.load_monitor import LoadMonitor
 from service.telemetry.metrics import Metrics
-from service.telemetry.pulse import Pulse
 from tests.processes import RedisProcess
 from tests.store import publish
 from tests.tiny import Kind
@@ -59,7 +59,7 @@ def test_a_failure_half_way_through_the_start_ends_what_was_started(
 
     async def main() -> None:
         with pytest.raises(RuntimeError, match="no oversight"):
-            async with server.running(settings, Metrics(), Pulse()):
+            async with server.running(settings, Metrics(), LoadMonitor()):
                 raise AssertionError("it cannot have started")
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
@@ -89,7 +89,7 @@ def test_an_error_of_the_store_ends_no_loop_and_is_shown_until_it_is_over(
 
     async def main() -> None:
         metrics = Metrics()
-        async with server.running(settings, metrics, Pulse()) as running:
+        async with server.running(settings, metrics, LoadMonitor()) as running:
             assert running.versions.live.current_name == "v000001"
             assert not any("loop" in ill for ill in degraded(running))
             stale.set()
@@ -113,7 +113,7 @@ def test_labels_that_cannot_be_read_stay_as_they_were_and_keep_no_server_from_st
     labels.write_text("{")
 
     async def main() -> None:
-        async with server.running(settings, Metrics(), Pulse()) as running:
+        async with server.running(settings, Metrics(), LoadMonitor()) as running:
             live, health = running.versions.live, running.oversight.health
             await until(lambda: any("labels" in reason for _, reason in health.report().degraded))
             labels.write_text('{"stable": {"version": "v000001"}}')

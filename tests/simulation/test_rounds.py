@@ -9,7 +9,7 @@ from simulation.figure import draw, save
 from simulation.optimise import Groups
 from simulation.prompts import Split, split_of
 from simulation.report import change_rows, change_sentences, checkpoint_row, checkpoint_table
-from simulation.rounds import Plan, gold_of, lengths_of, look_again, play
+from simulation.rounds import Plan, gold_of, lengths_of, play, rescore
 
 PLAN = Plan(rounds=3, prompts=4, responses=3, measured_prompts=6, measure_every=2)
 
@@ -53,10 +53,10 @@ def test_the_same_plan_and_scores_give_the_same_texts_and_figures() -> None:
 
 def test_a_second_look_measures_the_same_responses() -> None:
     last = list(play(PLAN, LongerIsBetter().reward, lengths_of))[-1]
-    unchanged = look_again(last, lengths_of, PLAN.seed)
+    unchanged = rescore(last, lengths_of, PLAN.seed)
     assert unchanged.after == last.measurement
     assert unchanged.accuracy_change.value == 0.0
-    perfect = look_again(last, gold_of, PLAN.seed)
+    perfect = rescore(last, gold_of, PLAN.seed)
     assert perfect.after.accuracy.value == 1.0
 
 
@@ -65,11 +65,11 @@ def test_table_says_what_the_figures_allow_and_no_more() -> None:
     heading = checkpoint_table().splitlines()[-1]
     assert len(checkpoint_row(checkpoints[0])) == len(heading)
 
-    same = [look_again(c, lengths_of, 0) for c in (checkpoints[0], checkpoints[-1])]
+    same = [rescore(c, lengths_of, 0) for c in (checkpoints[0], checkpoints[-1])]
     assert change_sentences(same).count("no difference could be shown") == 2
-    better = [look_again(c, gold_of, 0) for c in (checkpoints[0], checkpoints[-1])]
+    better = [rescore(c, gold_of, 0) for c in (checkpoints[0], checkpoints[-1])]
     assert "higher than before" in change_sentences(better)
-    backwards = look_again(
+    backwards = rescore(
         replace(checkpoints[0], scores=gold_of(checkpoints[0].groups)),
         lambda groups: [[-value for value in group] for group in gold_of(groups)],
         0,
@@ -82,6 +82,6 @@ def test_table_says_what_the_figures_allow_and_no_more() -> None:
 @pytest.mark.parametrize("after", [None, "v000002"])
 def test_picture_is_drawn_with_and_without_a_new_version(tmp_path: Path, after: str | None) -> None:
     checkpoints = list(play(PLAN, LongerIsBetter().reward, lengths_of))
-    looks = [look_again(checkpoints[-1], gold_of, 0)] if after else []
-    save(draw(checkpoints, looks, "v000001", after), tmp_path / "demo.png")
+    rescorings = [rescore(checkpoints[-1], gold_of, 0)] if after else []
+    save(draw(checkpoints, rescorings, "v000001", after), tmp_path / "demo.png")
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")

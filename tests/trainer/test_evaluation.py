@@ -209,7 +209,7 @@ def test_a_candidates_calibrated_scores_are_where_its_parents_were(parent: Rewar
 def test_a_parent_without_numbers_gives_no_calibration(parent: RewardModel) -> None:
     raw = score_pairs(parent, EvaluationSet.of(parent.encoder, preferences(4), []).held_out)
     nothing = PairScores([math.nan] * 4, [math.nan] * 4)
-    with pytest.raises(InvalidVersionError, match="not a rising line"):
+    with pytest.raises(InvalidVersionError, match="needs a positive, finite scale"):
         calibrated_like(raw, nothing, IDENTITY)
 
 

@@ -28,4 +28,4 @@ def test_a_trainer_is_healthy_while_one_holds_the_place(
 def test_without_redis_it_cannot_be_known() -> None:
     gone = health("redis://127.0.0.1:1")
     assert gone.returncode == 1
-    assert "it cannot be known" in gone.stderr
+    assert "the trainer's state is unknown" in gone.stderr

@@ -23,6 +23,7 @@ from metarm.model import probe
 from metarm.model.reward_model import RewardModel, load_model
 from metarm.records import PolicyStamp, Preference, SampleGroup
 from metarm.runtime.code_version import code_version
+from metarm.runtime.loops import Loops
 from metarm.shared.jobs import Job, JobBoard
 from metarm.shared.keys import LEASES, TRAINER
 from metarm.shared.leases import leased_versions
@@ -100,7 +101,7 @@ def make_bench(
         } | changes
         settings = TrainerSettings(data_dir=tmp_path, **given)
         jobs, log = JobBoard(redis_client), SampleLog(redis_client)
-        heartbeat = Heartbeat(TrainerPresence(redis_client))
+        heartbeat = Heartbeat(TrainerPresence(redis_client), Loops().add("heartbeat"))
         assert heartbeat.take_place({}, threading.Event())
         preferences = load_or_refuse(settings)
         retention = Retention(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import redis
 
 from metarm.errors import ReadOnlyStoreError, UnknownVersionError
+from metarm.runtime.loops import Loops
 from metarm.shared.coordinator import Coordinator
 from metarm.shared.keys import TRAINER
 from metarm.shared.presence import TrainerPresence
@@ -37,10 +38,11 @@ def store(tmp_path: Path) -> VersionStore:
 
 @pytest.fixture
 def clerk(store: VersionStore, redis_client: redis.Redis, quick: redis.Redis) -> Iterator[StoreClerk]:
-    heartbeat = Heartbeat(TrainerPresence(redis_client))
+    loops = Loops()
+    heartbeat = Heartbeat(TrainerPresence(redis_client), loops.add("heartbeat"))
     assert heartbeat.take_place({"state": "ready"}, threading.Event())
     coordinator = Coordinator(quick, store, name="trainer", prepare_s=10)
-    clerk = StoreClerk(StoreCommands(redis_client), coordinator, store, heartbeat)
+    clerk = StoreClerk(StoreCommands(redis_client), coordinator, store, heartbeat, loops.add("store-clerk"))
     clerk.start()
     yield clerk
     clerk.close()
@@ -81,8 +83,29 @@ def test_a_trainer_that_lost_its_place_takes_no_commands(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     redis_client.set(TRAINER, b'{"holder":"another:1"}', px=60_000)
-    clerk._heartbeat._renew_once()
-    wait_until(lambda: "no commands are taken" in caplog.text)  # what it waited for already is over then
+    clerk._heartbeat._renew()
+    wait_until(lambda: "store-clerk failed; retrying: TrainerReplacedError" in caplog.text)  # its wait is over
     with pytest.raises(Exception, match="did not take"):
         writes._commands.ask("activate", {"version": "v000002", "together": True}, 1.0)
     assert store.current() == "v000001"
+
+
+def test_an_unexpected_error_does_not_end_the_clerk(
+    clerk: StoreClerk,
+    writes: Administration,
+    store: VersionStore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    real = clerk._commands.serve_one
+    errors: list[Exception] = [ZeroDivisionError("in one turn")]
+
+    def serve_one(do: Any) -> None:
+        if errors:
+            raise errors.pop()
+        real(do)
+
+    monkeypatch.setattr(clerk._commands, "serve_one", serve_one)
+    wait_until(lambda: "store-clerk failed; retrying: ZeroDivisionError: in one turn" in caplog.text)
+    assert writes.activate("v000002", together=True) == []
+    assert store.current() == "v000002"

@@ -31,7 +31,7 @@ from metarm.model.forward.prefixes import PrefixCache, PrefixStore
 log = logging.getLogger(__name__)
 
 PROBE_LENGTHS = (37, 5, 18)  # tokens of the sequences that compare a packed route with the public forward
-PROBE_TOLERANCE = 1e-4  # of `_disagreement`
+PROBE_TOLERANCE = 1e-4  # largest `_disagreement`
 
 
 class Route(Protocol):
@@ -65,7 +65,7 @@ def choose_route(network: PreTrainedModel, max_tokens: int) -> Route:
         if difference <= PROBE_TOLERANCE:
             return route
         log.warning(
-            "%s: the packed forward differs from its own by %.1e; scoring uses the slower padded route",
+            "%s: the packed forward differs from the network's own by %.1e; using the slower padded route",
             type(network).__name__,
             difference,
         )

@@ -109,23 +109,23 @@ class PackedDecoder:
         uses = Counter(prompt for prompt in prompts if prompt is not None)
         first = {prompt: index for index, prompt in reversed(list(enumerate(prompts)))}
         batch = Batch()
-        here: set[Prefix] = set()
+        in_batch: set[Prefix] = set()
         for index in sorted(range(len(samples)), key=lambda i: (first[prompts[i]] if prompts[i] else i, i)):
             ids, prompt = sequences[index], prompts[index]
-            if prompt is not None and prompt not in known and prompt not in here:
+            if prompt is not None and prompt not in known and prompt not in in_batch:
                 found = store.get(prompt) if store else None
                 if found is not None:
                     known[prompt] = found
                 elif uses[prompt] == 1 and store is None:
                     prompt = None  # no other response shares it
-            cost = len(ids) - (len(prompt) if prompt in known or prompt in here else 0)
+            cost = len(ids) - (len(prompt) if prompt in known or prompt in in_batch else 0)
             if batch.segments and batch.tokens + cost > batch_tokens:
-                batch.keep |= here & {prompt}
+                batch.keep |= in_batch & {prompt}
                 yield batch
-                batch, here = Batch(), set()
-            if prompt is not None and prompt not in known and prompt not in here:
+                batch, in_batch = Batch(), set()
+            if prompt is not None and prompt not in known and prompt not in in_batch:
                 batch.add(Segment(prompt, None, None))
-                here.add(prompt)
+                in_batch.add(prompt)
             batch.add(Segment(ids[len(prompt) if prompt else 0 :], prompt, index))
         if batch.segments:
             yield batch
@@ -146,16 +146,16 @@ class PackedDecoder:
         pooled = [
             end - 1 for segment, (_, end) in zip(segments, rows, strict=True) if segment.sample is not None
         ]
-        asking = torch.tensor(pooled, device=device)
+        query_at = torch.tensor(pooled, device=device)
         layers = self._base.layers[: self._network.config.num_hidden_layers]
-        kept: dict[Prefix, KeyValues] = {p: [] for p in (attention.here if store else batch.keep)}
+        kept: dict[Prefix, KeyValues] = {p: [] for p in (attention.prompts if store else batch.keep)}
         for number, layer in enumerate(layers):
             last = number == len(layers) - 1
             hidden, keys, values = self._layers.run(
-                _layer, layer, hidden, asking if last else None, (cos, sin), attention, number
+                _layer, layer, hidden, query_at if last else None, (cos, sin), attention, number
             )
             for prompt, saved in kept.items():
-                start, end = attention.here[prompt]
+                start, end = attention.prompts[prompt]
                 saved.append((keys[:, start:end], values[:, start:end]))
         for prompt, saved in kept.items():
             if prompt in batch.keep:
@@ -174,7 +174,7 @@ class _Attention:
         self._segments = list(zip(segments, rows, strict=True))
         self._known = known
         self._masks: dict[tuple[int, int], Tensor] = {}
-        self.here: dict[Prefix, tuple[int, int]] = {
+        self.prompts: dict[Prefix, tuple[int, int]] = {
             cast("Prefix", segment.ids): row for segment, row in self._segments if segment.sample is None
         }
 
@@ -184,12 +184,12 @@ class _Attention:
         """query (heads, T, width), or (heads, n, width) of the `pooled` tokens; keys and values (key heads,
         T, width) → (T or n, heads · width)."""
         outputs = []
-        asked = 0
+        position = 0
         for segment, (start, end) in self._segments:
             if pooled and segment.sample is None:
                 continue
-            queries = slice(asked, asked + 1) if pooled else slice(start, end)
-            asked += 1
+            queries = slice(position, position + 1) if pooled else slice(start, end)
+            position += 1
             key, value, before = keys[:, start:end], values[:, start:end], 0
             if segment.after is not None:
                 past_key, past_value = self._past(segment.after, keys, values, layer)
@@ -209,9 +209,9 @@ class _Attention:
         return torch.cat(outputs, dim=2)[0].transpose(0, 1).flatten(1)
 
     def _past(self, prompt: Prefix, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        if prompt not in self.here:  # checked first: a recomputed layer must use the same tensors
+        if prompt not in self.prompts:  # checked first: a recomputed layer must use the same tensors
             return self._known[prompt][layer]
-        start, end = self.here[prompt]
+        start, end = self.prompts[prompt]
         return keys[:, start:end], values[:, start:end]
 
     def _mask(self, tokens: int, before: int, device: torch.device) -> Tensor:
@@ -225,22 +225,22 @@ class _Attention:
 def _layer(
     layer: Any,
     hidden: Tensor,
-    asking: Tensor | None,
+    query_at: Tensor | None,
     rotation: tuple[Tensor, Tensor],
     attention: _Attention,
     number: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One layer on hidden (T, H): the hidden states of all tokens, or of those at `asking` (n,), and the keys
+    """One layer on hidden (T, H): the hidden states of all tokens, or of those at `query_at` (n,), and the keys
     and values (key heads, T, width) of all."""
     own = layer.self_attn
     normed = layer.input_layernorm(hidden)
     cos, sin = rotation
     keys = _rotate(_heads(own, "k", normed), cos, sin)
     values = own.v_proj(normed).view(len(normed), -1, own.head_dim).transpose(0, 1)
-    if asking is not None:
-        hidden, normed, cos, sin = hidden[asking], normed[asking], cos[asking], sin[asking]
+    if query_at is not None:
+        hidden, normed, cos, sin = hidden[query_at], normed[query_at], cos[query_at], sin[query_at]
     query = _rotate(_heads(own, "q", normed), cos, sin)
-    attended = attention.attend(query, keys, values, number, own.scaling, pooled=asking is not None)
+    attended = attention.attend(query, keys, values, number, own.scaling, pooled=query_at is not None)
     hidden = hidden + own.o_proj(attended)
     return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), keys, values
 

@@ -89,20 +89,21 @@ class PackedEncoder:
         return positions
 
 
-def _layer(layer: Any, hidden: Tensor, asking: Tensor, rows: Sequence[Span]) -> Tensor:
-    """One transformer layer for the tokens `asking`: all of `hidden` (T, H), or one of each sequence (n, H)."""
-    attended = _attend(layer.attention.self, hidden, asking, rows)
-    hidden = layer.attention.output(attended, asking)
+def _layer(layer: Any, hidden: Tensor, query_hidden: Tensor, rows: Sequence[Span]) -> Tensor:
+    """One transformer layer for the tokens `query_hidden`, all of `hidden` (T, H), or one of each sequence (n,
+    H)."""
+    attended = _attend(layer.attention.self, hidden, query_hidden, rows)
+    hidden = layer.attention.output(attended, query_hidden)
     return cast("Tensor", layer.output(layer.intermediate(hidden), hidden))
 
 
-def _attend(attention: Any, hidden: Tensor, asking: Tensor, rows: Sequence[Span]) -> Tensor:
-    """Attention of the tokens `asking` over the sequence of each; one row for each of them."""
+def _attend(attention: Any, hidden: Tensor, query_hidden: Tensor, rows: Sequence[Span]) -> Tensor:
+    """Attention of the tokens `query_hidden` over the sequence of each; one row for each of them."""
     heads, width = attention.num_attention_heads, attention.attention_head_size
-    query = attention.query(asking).view(-1, heads, width).transpose(0, 1)  # (heads, T or n, width)
+    query = attention.query(query_hidden).view(-1, heads, width).transpose(0, 1)  # (heads, T or n, width)
     key = attention.key(hidden).view(-1, heads, width).transpose(0, 1)
     value = attention.value(hidden).view(-1, heads, width).transpose(0, 1)
-    first_only = asking is not hidden
+    first_only = query_hidden is not hidden
     outputs = []
     for number, (start, end) in enumerate(rows):
         queries = slice(number, number + 1) if first_only else slice(start, end)

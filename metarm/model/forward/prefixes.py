@@ -1,4 +1,4 @@
-"""Keys and values of prompts already computed, up to a number of bytes. Thread-safe."""
+"""A cache of prompts' attention keys and values, bounded in bytes. Thread-safe."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Prefix = tuple[int, ...]
 class PrefixCache:
     """Evicts the least recently used prefixes. Keyed by version and prefix: each version is a model."""
 
-    def __init__(self, max_bytes: int, looked_up: Callable[[bool], None] = lambda _: None) -> None:
-        """`looked_up` is called after every look-up with whether it found the prefix."""
-        self._looked_up = looked_up
+    def __init__(self, max_bytes: int, on_lookup: Callable[[bool], None] = lambda _: None) -> None:
+        """`on_lookup` is called after every look-up with whether it found the prefix."""
+        self._on_lookup = on_lookup
         self._held: LRUCache[tuple[str, Prefix], KeyValues] = LRUCache(max_bytes, getsizeof=_bytes)
         self._lock = threading.Lock()
 
@@ -32,7 +32,7 @@ class PrefixCache:
     def get(self, version: str, prefix: Prefix) -> KeyValues | None:
         with self._lock:
             found = self._held.get((version, prefix))
-        self._looked_up(found is not None)
+        self._on_lookup(found is not None)
         return found
 
     def put(self, version: str, prefix: Prefix, values: KeyValues) -> None:

@@ -17,7 +17,7 @@ from metarm.errors import ConfigurationError
 Result = TypeVar("Result")
 
 # dropout is off: there is no random state to restore
-_again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+_checkpointed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
 class LayerRunner:
@@ -38,7 +38,7 @@ class LayerRunner:
         """The result of `layer(*arguments)`, which must compute the same when it is called again."""
         if not (self._recompute and torch.is_grad_enabled()):
             return layer(*arguments)
-        found: Result = _again(layer, *arguments)
+        found: Result = _checkpointed(layer, *arguments)
         return found
 
 
@@ -56,7 +56,7 @@ def own_layers_recomputed(network: PreTrainedModel) -> Iterator[None]:
     if caches:  # a recomputed layer would append its keys and values again
         network.config.use_cache = False
     for layer in layers:
-        vars(layer)["forward"] = partial(_again, layer.forward)
+        vars(layer)["forward"] = partial(_checkpointed, layer.forward)
     try:
         yield
     finally:

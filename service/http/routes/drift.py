@@ -35,8 +35,9 @@ async def drift(server: RunningServer) -> dict[str, Any]:
 async def recent(
     version: VersionName, server: RunningServer, against: VersionName | None = None
 ) -> dict[str, Any]:
-    """The newest scores of a version: scores by length, and a histogram of the differences of two responses
-    to a prompt, with that of the version `against` in the same bins. Empty without scores on this server."""
+    """The newest scores of a version: scores by length, and a histogram of the differences between two
+    responses to a prompt. `against` adds the histogram of another version in the same bins. Empty without
+    scores on this server."""
     seen = server.oversight.drift.versions()
     names = [version, *([against] if against else [])]
     of_each = [seen[name].recent if name in seen else RecentScores() for name in names]

@@ -24,7 +24,7 @@ async def health() -> Alive:
 
 @router.get("/ready", response_model=Readiness)
 def ready(server: RunningServer) -> dict[str, Any]:
-    """A model is loaded, so /score works; `degraded` lists the parts that do not work. 503 without a model."""
+    """A model is loaded and /score works; 503 without one. `degraded` lists the parts that do not work."""
     version = server.versions.live.current().name
     degraded = [{"part": part, "reason": reason} for part, reason in server.oversight.health.report().degraded]
     return {"status": "degraded" if degraded else "ready", "version": version, "degraded": degraded}
@@ -35,7 +35,7 @@ async def metrics(server: RunningServer) -> Response:
     """Prometheus text format."""
     server.metrics.queue_tokens.set(server.scorer.batcher.queued_tokens)
     named = {label: target.version for label, target in server.versions.live.labels.items()}
-    server.metrics.serving(server.versions.live.current_name, named)
+    server.metrics.show_versions(server.versions.live.current_name, named)
     server.metrics.training.show(await asyncio.to_thread(_training, server))
     seen = server.oversight.drift.versions()
     server.metrics.drift.show(
@@ -52,5 +52,5 @@ async def metrics(server: RunningServer) -> Response:
 def _training(server: Server) -> TrainingFigures | None:
     try:
         return TrainingFigures.read(server.jobs, server.presence)
-    except redis.RedisError:  # rm_redis_up says it
+    except redis.RedisError:  # rm_redis_up reports this
         return None

@@ -25,10 +25,12 @@ async def labels(server: RunningServer) -> list[dict[str, Any]]:
 
 @router.put("/{label}", response_model=LabelEntry, dependencies=[Depends(require_admin)])
 async def move(label: LabelName, body: LabelRequest, server: RunningServer) -> dict[str, Any]:
-    """Make a label, or move it to a version, which is loaded first. 409 lists the versions of this server where
-    there is no such version; a version that is refused answers its reason."""
+    """Create a label, or move it to a version, which is loaded first. 409 without such a version, with a list
+    of this server's versions; a refused version answers the reason."""
     if label != CANARY and not (body.share is None and body.shadow is None):
-        raise InvalidRequestError(f"only {CANARY} has a share and a shadow, not {label}")
+        raise InvalidRequestError(
+            f"share and shadow apply to the label {CANARY} only, not to {label}: omit them"
+        )
     target = Label(body.version, body.share or 0.0, body.shadow or False)
     await server.versions.set_label(label, target)
     return _entry(label, target, server)
@@ -36,7 +38,7 @@ async def move(label: LabelName, body: LabelRequest, server: RunningServer) -> d
 
 @router.delete("/{label}", response_model=LabelRemoved, dependencies=[Depends(require_admin)])
 async def remove(label: LabelName, server: RunningServer) -> dict[str, str]:
-    """Remove a label; the version it named may leave memory."""
+    """Remove a label; the version that it named may be evicted."""
     try:
         await server.versions.remove_label(label)
     except UnknownVersionError as error:

@@ -28,7 +28,7 @@ async def create(body: LeaseRequest, server: RunningServer) -> dict[str, Any]:
 
 @router.get("", response_model=list[LeaseState])
 async def leases(server: RunningServer) -> list[dict[str, Any]]:
-    """The leases that last, the first to end first."""
+    """The current leases, by their end."""
     with contextlib.suppress(redis.RedisError):  # without Redis, the leases that this server knows
         await server.versions.leases.follow()
     return [_state(lease) for lease in server.versions.leases.all()]
@@ -51,7 +51,9 @@ async def release(lease: str, server: RunningServer) -> dict[str, str]:
 def _check(ttl_s: float, server: Server) -> None:
     longest = server.settings.max_lease_s
     if ttl_s > longest:
-        raise InvalidRequestError(f"a lease lasts {longest:g} s at most without being renewed", limit=longest)
+        raise InvalidRequestError(
+            f"a lease lasts at most {longest:g} s: ask for less, and renew it", limit=longest
+        )
 
 
 def _state(lease: Lease) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""GET /overview: the current state of this server. The route reads figures that are there; it computes none."""
+"""GET /overview: the current state of this server. The route computes nothing: it reads existing figures."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ async def overview(
     that do not work. Cheap: polling it every second does not slow scoring."""
     body = {
         "server_version": metarm.__version__,
-        "started": server.pulse.started,
+        "started": server.load_monitor.started,
         "serving": server.versions.live.current_name,
         "loaded": server.versions.live.loaded_names,
         "labels": entries(server),
-        "now": server.pulse.now(),
+        "now": server.load_monitor.now(),
         "queue": {"tokens": server.scorer.batcher.queued_tokens, "limit": server.settings.queue_tokens},
         "samples_buffered": server.samples.groups_waiting,
         **_health(server.oversight.health.last, server),
-        "history": server.pulse.history(since),
+        "history": server.load_monitor.history(since),
     }
     return Response(orjson.dumps(body), media_type="application/json")
 
@@ -43,7 +43,9 @@ async def overview(
 def _health(found: HealthReport | None, server: Server) -> dict[str, Any]:
     degraded = list(found.degraded) if found else []
     if server.versions.live.current_name is None:
-        degraded.insert(0, ("version", "no reward model is loaded yet: the first version is still being made"))
+        degraded.insert(
+            0, ("version", "no reward model is loaded yet: the first version is still being created")
+        )
     return {
         "redis": None if found is None else "up" if found.redis else "down",
         "trainer": {"state": str(found.trainer.get("state"))} if found and found.trainer else None,

@@ -1,4 +1,4 @@
-"""GET / and /page/{name}: the page's static files, open to everybody. Its figures come from the JSON routes."""
+"""GET / and /page/{name}: the page's static files, which need no key. Its figures come from the JSON routes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 FOLDER = Path(__file__).parent.parent / "page"
 CHARTS = "plotly.min.js"  # from the wheel of plotly, which is never imported
 HEADERS = {
-    # no content from elsewhere, nothing inline, no frame around the page
+    # no content from other origins, nothing inline, no frame around the page
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",

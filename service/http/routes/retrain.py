@@ -1,4 +1,4 @@
-"""POST /retrain and its jobs: the trainer runs them."""
+"""POST /retrain, and the state of its jobs, which the trainer runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/retrain", tags=["retraining"])
 @router.post("", status_code=202, response_model=JobAccepted, dependencies=[Depends(require_admin)])
 def retrain(server: RunningServer, body: RetrainRequest | None = None) -> dict[str, Any]:
     """Start one MetaRM run on the logged samples; 409 while another runs, 422 with too little data."""
-    server.versions.live.current()  # before the first version there is nothing to adapt
+    server.versions.live.current()  # raises NotReadyError before the first version
     server.retraining.check()
     job = server.retraining.start(body.model_dump(exclude_none=True) if body else {})
     log.info("queued %s on request", job.id, extra={"job": job.id})

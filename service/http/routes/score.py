@@ -14,7 +14,7 @@ from metarm.errors import PayloadTooLargeError
 from metarm.records import Message, PolicyStamp, Prompt, SampleGroup
 from metarm.shared.sample_log import LoggedRequest
 from service.http.access import RunningServer, require_key
-from service.http.pinning import HEADER, Pin, PinOfHeaders, captured
+from service.http.pinning import HEADER, HeaderPin, Pin, record_captured
 from service.http.schemas.score import Group as GroupBody
 from service.http.schemas.score import ScoreRequest, ScoreResponse, TokenizeRequest, TokenizeResponse
 from service.scoring.scorer import Group, ScoredGroup
@@ -24,18 +24,16 @@ from service.versions.canary import CANARY, active_canary
 from service.versions.live import LoadedVersion
 
 router = APIRouter(tags=["scoring"], dependencies=[Depends(require_key)])
-OWN_RETRIES_S = 600  # a generated request id only has to outlive our own retries of one write
+OWN_RETRIES_S = 600  # a generated request id only has to outlive the server's own retries of one write
 
 
 @router.post("/score", response_model=ScoreResponse)
-async def score(
-    body: ScoreRequest, request: Request, server: RunningServer, of_headers: PinOfHeaders
-) -> Response:
+async def score(body: ScoreRequest, request: Request, server: RunningServer, header_pin: HeaderPin) -> Response:
     """Score every response of every group with one reward model, and name its version."""
-    groups, pin = _groups(body, server.settings), of_headers.beside(body.version, body.min_version)
+    groups, pin = _groups(body, server.settings), header_pin.merged_with(body.version, body.min_version)
     live = server.versions.live
     own = await live.get(pin.version, pin.min_version)
-    captured(request, own.name)
+    record_captured(request, own.name)
     versions = _version_of_each(groups, pin, own, server)
     with live.using(own, *versions):
         scored = await server.scorer.score(groups, versions, own)
@@ -59,13 +57,13 @@ async def score(
 
 @router.post("/tokenize", response_model=TokenizeResponse)
 async def tokenize(
-    body: TokenizeRequest, request: Request, server: RunningServer, of_headers: PinOfHeaders
+    body: TokenizeRequest, request: Request, server: RunningServer, header_pin: HeaderPin
 ) -> Response:
-    """The token ids that /score feeds the model: compare them with your training engine's."""
-    groups, pin = _groups(body, server.settings), of_headers.beside(body.version, body.min_version)
+    """The token ids that /score feeds the model: compare them with those of your training engine."""
+    groups, pin = _groups(body, server.settings), header_pin.merged_with(body.version, body.min_version)
     live = server.versions.live
     version = await live.get(pin.version, pin.min_version)
-    captured(request, version.name)
+    record_captured(request, version.name)
     with live.using(version):
         encoded = await server.scorer.encode(version, groups)
     answers = [
@@ -84,7 +82,7 @@ def _groups(body: ScoreRequest | TokenizeRequest, settings: ServiceSettings) -> 
     responses = sum(len(group.responses) for group in body.groups)
     if responses > settings.max_responses:
         raise PayloadTooLargeError(
-            f"{responses} responses in one request; at most {settings.max_responses}",
+            f"{responses} responses in one request: send at most {settings.max_responses}",
             limit=settings.max_responses,
         )
     for place, group in enumerate(body.groups):
@@ -92,7 +90,7 @@ def _groups(body: ScoreRequest | TokenizeRequest, settings: ServiceSettings) -> 
         longest = max(len(text) for text in (prompt, *group.responses))
         if longest > settings.max_text_chars:
             raise PayloadTooLargeError(
-                f"group {place} has a text of {longest} characters; at most {settings.max_text_chars}",
+                f"group {place} has a text of {longest} characters: send at most {settings.max_text_chars}",
                 group=place,
                 limit=settings.max_text_chars,
             )
@@ -108,7 +106,7 @@ def _prompt(group: GroupBody) -> Prompt:
 def _version_of_each(
     groups: Sequence[Group], pin: Pin, own: LoadedVersion, server: Server
 ) -> list[LoadedVersion]:
-    """The version that scores each group: `own`, but for the canary's prompts where none is pinned."""
+    """The version that scores each group: `own` or, without a pin, the canary for its share of the prompts."""
     live = server.versions.live
     canary = active_canary(own, live, pin.min_version) if CANARY in live.labels and not pin.version else None
     if canary is None:

@@ -16,7 +16,7 @@ from service.http.schemas.versions import Activated, ActivateRequest, VersionCur
 from service.server import Server
 
 router = APIRouter(prefix="/versions", tags=["versions"])
-LINEAGE = (  # with the files it names, enough to make the version again
+LINEAGE = (  # with the files that it names, enough to reproduce the version
     "parent",
     "job",
     "method",
@@ -68,7 +68,7 @@ async def activate(version: str, server: RunningServer, body: ActivateRequest | 
     """Make a published version the current one, on all live servers together; answers once this server scores
     with it. 409 names the servers that could not load it: all servers then stay on the version they had."""
     together = body.together if body else True
-    done = await server.versions.activate(version, "asked for over HTTP", together=together)
+    done = await server.versions.activate(version, "requested over HTTP", together=together)
     return {"current": done.current, "serving": done.serving}
 
 
@@ -92,7 +92,7 @@ def _entry(name: str, current: bool, status: Status, server: Server) -> VersionE
     except InvalidVersionError as error:
         return VersionEntry(**entry, status="unreadable", reasons=[error.message])
     except ValidationError as error:
-        odd = ", ".join(str(each["loc"][0]) for each in error.errors())
-        return VersionEntry(**entry, status="unreadable", reasons=[f"its manifest has an invalid {odd}"])
+        invalid = ", ".join(str(each["loc"][0]) for each in error.errors())
+        return VersionEntry(**entry, status="unreadable", reasons=[f"its manifest has an invalid {invalid}"])
     found.reasons = (found.verdict or {}).get("reasons", [])
     return found

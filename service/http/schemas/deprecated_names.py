@@ -1,6 +1,6 @@
-"""Figures in answers under their present names and, for one release, under their deprecated ones too.
+"""Figures in answers under their current names and, for one release, also under their deprecated names.
 
-Records of earlier releases have the deprecated names alone: answers give them both.
+Records of earlier releases have only the deprecated names: answers have both.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from service.http.schemas.retrain import JobState
 
 
 class Figures(DriftFigures):
-    """Over some groups, as metarm/figures.py defines them; null where one is not defined."""
+    """Figures over some groups, as metarm/figures.py defines them; null if one is undefined."""
 
     groups: int
     compared_groups: int = Field(description="Groups of two or more responses.")
@@ -55,7 +55,7 @@ class ShadowFigures(BaseModel):
 
 class InDistribution(BaseModel):
     spread: float = Field(description="Of the version's scores on held-out preferences.")
-    pairs: int | None = Field(description="Held-out pairs; null where the manifest does not say.")
+    pairs: int | None = Field(description="Held-out pairs; null if the manifest does not say.")
 
 
 class VersionFigures(DriftFigures):
@@ -108,7 +108,7 @@ class DriftReport(BaseModel):
     """The figures of this server since it started."""
 
     serving: str | None
-    versions: list[VersionFigures] = Field(description="The version that scored last first.")
+    versions: list[VersionFigures] = Field(description="By their last score, the newest first.")
     watch: WatchState
     auto_retrain: AutoRetrainState
 

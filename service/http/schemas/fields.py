@@ -1,4 +1,4 @@
-"""Parts of every body: names, texts, and the one shape of every failure."""
+"""Field types that the bodies share, and the body of every error."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from metarm.store.versions import NAME as VERSION
 
 
 def _encodable(text: str) -> str:
-    """JSON escapes can spell half a character, which neither a tokenizer nor the log accepts."""
+    """Reject a lone surrogate, which JSON can escape but neither a tokenizer nor the log accepts."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError("the text has a lone surrogate: it is not valid Unicode") from error
+        raise ValueError("the text has a lone surrogate: send valid Unicode") from error
     return text
 
 
-def _no_half_version(name: str) -> str:
-    """v12 is a misspelt version, not a label."""
+def _no_misspelt_version(name: str) -> str:
+    """Reject v12: it is a misspelt version, not a label."""
     if re.fullmatch(r"v\d+", name) and not VERSION.fullmatch(name):
         raise ValueError(f"{name} is not a version name, such as v000003")
     return name
@@ -34,7 +34,7 @@ def _no_version(name: str) -> str:
 
 VersionName = Annotated[str, StringConstraints(pattern=r"^v\d{6,}$")]
 VersionOrLabel = Annotated[
-    str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), AfterValidator(_no_half_version)
+    str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), AfterValidator(_no_misspelt_version)
 ]
 LabelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), AfterValidator(_no_version)]
 LARGEST_INTEGER = 2**63 - 1  # of the log's codec

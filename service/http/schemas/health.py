@@ -1,4 +1,4 @@
-"""Bodies of the probes."""
+"""Bodies of GET /health and GET /ready."""
 
 from __future__ import annotations
 

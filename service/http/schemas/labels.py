@@ -1,4 +1,4 @@
-"""Bodies of the routes of labels."""
+"""Bodies of the label routes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from service.http.schemas.fields import Body, VersionName
 
 class LabelRequest(Body):
     version: VersionName
-    share: float | None = Field(None, ge=0, le=1, description="Of canary only: its share of the prompts.")
+    share: float | None = Field(None, ge=0, le=1, description="For canary only: its share of the prompts.")
     shadow: bool | None = Field(
-        None, description="Of canary only: its scores are recorded, and the current version answers."
+        None, description="For canary only: its scores are only recorded, and the current version answers."
     )
 
 

@@ -1,4 +1,4 @@
-"""Bodies of the routes of leases."""
+"""Bodies of the lease routes."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from service.http.schemas.labels import LabelEntry
 
 
 class Latency(BaseModel):
-    """Of the requests to /score answered with scores in the last minute (the newest 4096 at most)."""
+    """Latency of the requests to /score answered with scores in the last minute (at most the newest 4096)."""
 
     requests: int
     p50_ms: float | None
@@ -20,7 +20,7 @@ class Latency(BaseModel):
 
 
 class Now(BaseModel):
-    """Over the last minute; null where there is no data."""
+    """Figures over the last minute; null without data."""
 
     over_s: float = Field(description="Seconds that these figures cover.")
     requests_per_s: float | None
@@ -39,7 +39,7 @@ class Queue(BaseModel):
 
 
 class TrainerState(BaseModel):
-    state: str = Field(description="ready, or what it does before.")
+    state: str = Field(description="ready, or its step before that.")
 
 
 class ActiveJob(BaseModel):

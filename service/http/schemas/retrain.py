@@ -18,7 +18,9 @@ class RetrainRequest(Body):
         extra="forbid", json_schema_extra={"examples": [{"ascent": "conservative", "steps": 40}]}
     )
 
-    ascent: Ascent | None = Field(None, description="How an update uses the samples; none: vanilla.")
+    ascent: Ascent | None = Field(
+        None, description="How an update uses the samples; none: no meta step (vanilla)."
+    )
     steps: int | None = Field(None, ge=1, le=100_000)
     batch_size: int | None = Field(None, ge=1, le=4096, description="n, preference pairs in an update.")
     meta_batch_size: int | None = Field(None, ge=1, le=4096, description="m, groups in an update.")
@@ -70,7 +72,7 @@ class JobState(BaseModel):
         description="Logged groups by use: used, superseded, single_response, unreadable."
     )
     error: dict[str, Any] | None
-    trigger: Trigger | None = Field(description="The drift figures that started it; null where a client did.")
+    trigger: Trigger | None = Field(description="The drift figures that started it; null if a client did.")
 
 
 class Curve(BaseModel):
@@ -79,7 +81,7 @@ class Curve(BaseModel):
     steps: list[int] = Field(description="The last update of each point.")
     loss: list[float] = Field(description="The preference loss.")
     difference: list[float | None] = Field(
-        description="J of the samples, or C of conservative; null where it was not computed."
+        description="J of the samples, or C of conservative; null if it was not computed."
     )
 
 

@@ -51,10 +51,10 @@ class ScoreRequest(Body):
 
     groups: list[Group] = Field(min_length=1)
     version: VersionOrLabel | None = Field(
-        None, description="Score with this version, or the one that this label names; else 409."
+        None, description="Score with this version, or the version that this label names; otherwise 409."
     )
     min_version: VersionName | None = Field(
-        None, description="Score with this version or a later one; else 409."
+        None, description="Score with this version or a later one; otherwise 409."
     )
     raw: bool = Field(False, description="Also answer the raw rewards, before calibration.")
     log: bool = Field(True, description="Log the groups as samples of the policy.")

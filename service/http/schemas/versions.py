@@ -48,7 +48,7 @@ class RefusedEntry(BaseModel):
 
 class LiveServer(BaseModel):
     id: str
-    url: str = Field(description="Its own URL, as far as it knows.")
+    url: str = Field(description="The URL that it registered.")
     pid: int
     serving: str | None
     loaded: list[str]
@@ -58,13 +58,13 @@ class LiveServer(BaseModel):
 class VersionList(BaseModel):
     current: str | None
     serving: str | None
-    servers: list[LiveServer] | None = Field(description="Every live server; null where it is unknown.")
+    servers: list[LiveServer] | None = Field(description="Every live server; null if it is unknown.")
     servers_unknown: str | None = Field(None, description="Why the servers are unknown.")
     refused: dict[str, str] | None = Field(
         description="The version that this server refuses although the pointer names it, and why."
     )
     refusals: list[RefusedEntry] = Field(
-        description="Every version that this server has refused to load since its start, latest last."
+        description="Every version that this server has refused to load since its start, the latest last."
     )
     rollbacks: list[WatchEnded] = Field(description="Versions that a watch rolled back, the newest first.")
     versions: list[VersionEntry]
@@ -76,7 +76,7 @@ class CurvePoint(BaseModel):
 
 
 class VersionCurve(BaseModel):
-    """The learning curve of a version. Lists are by update; they are empty where no curve was kept."""
+    """The learning curve of a version. Lists are by update; they are empty if no curve was kept."""
 
     version: str
     loss: list[float]

@@ -224,7 +224,7 @@ def test_an_empty_prompt_and_response_are_still_scored_where_special_tokens_rema
 def test_nothing_left_to_score_is_an_invalid_request(checkpoint: Kinds) -> None:
     encoder = load_encoder(checkpoint("llama-chat"), 128)
     encoder.tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    with pytest.raises(InvalidRequestError, match="nothing to score"):
+    with pytest.raises(InvalidRequestError, match="are both empty"):
         encode_one(encoder, "", "")
 
 

@@ -97,10 +97,10 @@ def test_the_secrets_of_settings_are_their_keys_and_the_password_of_redis() -> N
 def test_bars_are_for_a_terminal_whose_lines_are_for_people(format_: str, terminal: bool) -> None:
     count = """
 from metarm.runtime import logs
-from metarm.runtime.progress import bar
+from metarm.runtime.progress import progress_bar
 from metarm.runtime.settings import ProcessSettings
 logs.configure("metarm", ProcessSettings())
-assert list(bar([1, 2, 3], "counting", "number")) == [1, 2, 3]
+assert list(progress_bar([1, 2, 3], "counting", "number")) == [1, 2, 3]
 """
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))

@@ -51,7 +51,7 @@ def test_a_loop_goes_on_after_any_error_and_counts_each(
         asyncio.run(main())
     assert counted == ["swapper"] * 3
     said = [record.getMessage() for record in caplog.records]
-    assert said[0] == "swapper failed, and is tried again: OSError: [Errno 116] Stale file handle"
+    assert said[0] == "swapper failed; retrying: OSError: [Errno 116] Stale file handle"
     assert said[3] == "swapper works again"
     assert [bool(record.exc_info) for record in caplog.records] == [True, True, False, False]
 

@@ -15,7 +15,7 @@ PROGRAM = """
 import json, os, sys
 from metarm.runtime import process_environment
 print("started", flush=True)
-process_environment.ensure()
+process_environment.ensure_set()
 process_environment.check()
 names = process_environment.REQUIRED
 values = {n: os.environ.get(n) for n in names}

@@ -12,7 +12,7 @@ import termios
 import pytest
 
 from metarm.runtime import progress
-from metarm.runtime.progress import Progress, bar
+from metarm.runtime.progress import Progress, progress_bar
 
 STEPS = """
 import time
@@ -69,5 +69,5 @@ def test_without_a_terminal_the_log_has_a_line_now_and_then_and_one_at_the_end(
 
 
 def test_a_bar_yields_the_items_as_they_are() -> None:
-    assert list(bar(["a", "b"], "reading", "files")) == ["a", "b"]
-    assert list(bar([], "reading", "files")) == []
+    assert list(progress_bar(["a", "b"], "reading", "files")) == ["a", "b"]
+    assert list(progress_bar([], "reading", "files")) == []

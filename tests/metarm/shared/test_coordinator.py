@@ -177,7 +177,7 @@ def test_a_pointer_that_could_only_be_moved_when_servers_let_go_stays_where_it_i
     monkeypatch.setattr(VersionStore, "_withdraw_for", on_a_slow_disk)
     pointer = made(store.root / "current")
     with Server("a", quick, store) as a, Server("b", quick, store):
-        with pytest.raises(CutOverAbortedError, match=r"a: was about to end its hold .*; b: was about to end"):
+        with pytest.raises(CutOverAbortedError, match=r"a: would have ended its hold .*; b: would have ended"):
             make_coordinator(attempts=1).promote("v000002")
         a.wait_until_seen("abort")
         assert made(store.root / "current") == pointer  # it never moved, so nobody followed it

@@ -74,8 +74,13 @@ def test_a_pin_in_body_or_headers_is_met_and_the_answer_names_its_version_in_bot
         ({}, {"X_RM_Min_Version": "stable"}, 422, "x-rm-min-version"),
         ({"version": "stable"}, {}, 409, "there is no label 'stable'"),
         ({}, {"X_RM_Version": "v000009"}, 409, "v000003"),
-        ({}, {"X_RM_Min_Version": "v000009"}, 409, "v000002 would answer"),
-        ({"version": "v000001", "min_version": "v000002"}, {}, 409, "v000001 would answer"),
+        ({}, {"X_RM_Min_Version": "v000009"}, 409, "no version is at least v000009; v000002 is current"),
+        (
+            {"version": "v000001", "min_version": "v000002"},
+            {},
+            409,
+            "v000001 is older than the min_version v000002",
+        ),
     ],
 )
 def test_a_pin_that_cannot_be_met_is_refused(

@@ -75,7 +75,7 @@ async def running(model: RewardModel, *, queue_tokens: int = 10**6) -> AsyncIter
             plans=lambda: plans,
             queued_tokens=lambda: queued[0],
             queue_tokens=queue_tokens,
-            compared=lambda version, other, group: seen.append((version.name, other.name, group)),
+            on_comparison=lambda version, other, group: seen.append((version.name, other.name, group)),
         )
         async with Loops().running("shadow", shadow.process, 0):
             yield Bench(shadow, parts, LoadedVersion("v000002", model), plans, queued, seen)

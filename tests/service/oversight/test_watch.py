@@ -113,7 +113,7 @@ def test_too_few_groups_say_nothing_but_one_score_that_is_no_number_does() -> No
     found = watched(1.0, 1.0, [(scaled(-0.1), SCORES)] * 2)
     assert breaches(found, RULES) == []
     found.drift.non_finite = 1
-    assert "not a finite number" in breaches(found, RULES)[0]
+    assert "failed with a non-finite score" in breaches(found, RULES)[0]
 
 
 def test_what_was_counted_before_the_watch_began_is_not_its_own() -> None:
@@ -321,7 +321,7 @@ def test_an_equal_version_passes_and_later_ones_fall_by_a_constant_or_a_score_th
         answer = process.http.post("/score", json={"groups": [{"prompt": "x", "responses": [POISON]}]})
         assert answer.json()["error"]["code"] == "non_finite_score"
         process.wait_until(lambda: serving(process) == "v000003")
-        assert "not a finite number" in ended(process, "v000005")["reason"]
+        assert "failed with a non-finite score" in ended(process, "v000005")["reason"]
         assert 'rm_non_finite_scores_total{version="v000005"} 1.0' in process.http.get("/metrics").text
 
         assert process.http.post("/versions/v000002/activate").json()["serving"] == "v000002"

@@ -351,7 +351,7 @@ def test_what_a_source_wants_is_loaded_behind_it_and_what_will_not_load_is_tried
         await live.make_current(SECOND)
         slow.shut[THIRD], slow.broken = asyncio.Event(), {FOURTH}
         for _ in range(3):
-            live.want("leases", {FIRST, THIRD, FOURTH})
+            live.hold_soon("leases", {FIRST, THIRD, FOURTH})
             await loaded(live, FIRST, SECOND)
             await no_load_of(FOURTH)
         slow.shut[THIRD].set()
@@ -359,9 +359,9 @@ def test_what_a_source_wants_is_loaded_behind_it_and_what_will_not_load_is_tried
         assert slow.loads == {FIRST: 1, SECOND: 1, THIRD: 1, FOURTH: 1}
         slow.broken = set()
         (store.path(FOURTH) / "mended").touch()
-        live.want("leases", {FIRST, FOURTH})
+        live.hold_soon("leases", {FIRST, FOURTH})
         await loaded(live, FIRST, SECOND, FOURTH)
-        live.want("leases", set())
+        live.hold_soon("leases", set())
         await settle()
         assert live.loaded_names == [SECOND, FOURTH]
         await live.close()
@@ -375,10 +375,10 @@ def test_what_cannot_be_loaded_is_logged_once_for_each_source_that_wants_it(
     async def main() -> None:
         live = await live_model(slow, store)
         for source in ("labels", "leases", "labels"):
-            live.want(source, {"v000009"})
+            live.hold_soon(source, {"v000009"})
             await no_load_of("v000009")
-        live.want("labels", set())
-        live.want("labels", {"v000009"})
+        live.hold_soon("labels", set())
+        live.hold_soon("labels", {"v000009"})
         await no_load_of("v000009")
 
     run(main())
@@ -390,7 +390,7 @@ def test_closing_leaves_no_load_behind(slow: Slow, store: VersionStore) -> None:
     async def main() -> None:
         live = await live_model(slow, store)
         slow.shut[THIRD] = asyncio.Event()
-        live.want("labels", {THIRD})
+        live.hold_soon("labels", {THIRD})
         await settle()
         await live.close()
         assert {task.get_name() for task in asyncio.all_tasks()} & {f"labels-{THIRD}"} == set()

@@ -18,7 +18,7 @@ from metarm.errors import InvalidVersionError
 from metarm.model.reward_model import RewardModel
 from metarm.runtime.loops import Loops
 from metarm.shared.connection import connect
-from metarm.shared.coordinator import COMMAND_TIMEOUT_S, HOLD_S, LET_GO_S
+from metarm.shared.coordinator import COMMAND_TIMEOUT_S, HOLD_S, READ_POINTER_AFTER_S
 from metarm.shared.cut_over import CutOver, CutOverBoard, Phase
 from metarm.shared.fleet import Fleet, ServiceRecord
 from metarm.store.versions import VersionStore
@@ -89,7 +89,7 @@ async def member(
     server: RedisProcess,
     *,
     joined: bool = True,
-    let_go_s: float = LET_GO_S,
+    read_pointer_after_s: float = READ_POINTER_AFTER_S,
     idle_poll_s: float = IDLE_POLL_S,
 ) -> AsyncIterator[Member]:
     broken: set[str] = set()
@@ -110,9 +110,9 @@ async def member(
         live,
         swapper,
         url="http://here",
-        held=lambda *how: holds.append(how),
+        on_hold=lambda *how: holds.append(how),
         loop=Loops().add("membership"),
-        let_go_s=let_go_s,
+        read_pointer_after_s=read_pointer_after_s,
         idle_poll_s=idle_poll_s,
     )
     board = CutOverBoard(redis.Redis.from_url(server.url))
@@ -134,7 +134,7 @@ def test_new_requests_wait_between_hold_and_go_and_pinned_ones_do_not(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
     async def test() -> None:
-        async with member(store, redis_process, let_go_s=HELD_S) as one:
+        async with member(store, redis_process, read_pointer_after_s=HELD_S) as one:
             await one.begin_hold("v000002")
             waiting = asyncio.create_task(one.captured())
             assert (await one.live.get("v000001", None)).name == "v000001"
@@ -154,7 +154,7 @@ def test_after_a_cut_over_a_server_says_at_once_what_it_serves(
 ) -> None:
     async def test() -> None:
         # a poll that comes only after the test's limit: the server must report by itself
-        async with member(store, redis_process, let_go_s=HELD_S, idle_poll_s=12.0) as one:
+        async with member(store, redis_process, read_pointer_after_s=HELD_S, idle_poll_s=12.0) as one:
             await one.begin_hold("v000002")
             store.activate("v000002")
             await one.move("hold", "go")
@@ -167,7 +167,7 @@ def test_an_abort_lets_new_requests_go_on_with_the_old_version(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
     async def test() -> None:
-        async with member(store, redis_process, let_go_s=HELD_S) as one:
+        async with member(store, redis_process, read_pointer_after_s=HELD_S) as one:
             await one.begin_hold("v000002")
             waiting = asyncio.create_task(one.captured())
             await one.move("hold", "abort")
@@ -288,7 +288,7 @@ def test_a_server_takes_part_again_once_a_killed_redis_is_back(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
     async def test() -> None:
-        async with member(store, redis_process, let_go_s=HELD_S) as one:
+        async with member(store, redis_process, read_pointer_after_s=HELD_S) as one:
             redis_process.kill(signal.SIGKILL)
             redis_process.wait()
             assert await one.captured() == "v000001"

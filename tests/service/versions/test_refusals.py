@@ -10,7 +10,7 @@ import pytest
 
 from metarm.errors import InvalidVersionError, UnknownVersionError
 from metarm.store.versions import VersionStore
-from service.versions.refusals import MOST, Refusals
+from service.versions.refusals import MAX_REFUSALS, Refusals
 from tests.store import weightless_store
 
 
@@ -39,9 +39,11 @@ def test_a_version_refused_again_is_one_entry_with_its_last_reason_and_is_logged
 
 def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
     refused = Refusals(VersionStore(tmp_path), lambda: None)
-    for number in range(MOST + 5):
+    for number in range(MAX_REFUSALS + 5):
         refused.record(f"v{number:06d}", "no manifest")
-    assert [refusal.name for refusal in refused.all()] == [f"v{number:06d}" for number in range(5, MOST + 5)]
+    assert [refusal.name for refusal in refused.all()] == [
+        f"v{number:06d}" for number in range(5, MAX_REFUSALS + 5)
+    ]
 
 
 class Reader:

@@ -1,7 +1,7 @@
 """The server's current load: rates, latencies, queue and batches over a minute, and a short history.
 
-Requests add to counts and to a ring; everything else is computed between them, every REFRESH_S, so that a
-reader is answered from what is there already.
+Requests add to counts and to a ring buffer. Every REFRESH_S seconds, figures are computed from them, so that
+reading is cheap.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 REFRESH_S = 2.0
-KEEP_POINTS = 300  # of the history: ten minutes
-NOW_POINTS = 30  # of the current figures: a minute
-POINT_STEPS = 5  # of a point of the history: ten seconds, so that few requests give a line, too
-KEEP_LATENCIES = 4096  # the newest: with more requests a minute, quantiles are over these alone
+KEEP_POINTS = 300  # in the history: ten minutes
+NOW_POINTS = 30  # under the current figures: a minute
+POINT_STEPS = 5  # refreshes under a point of the history: ten seconds, so that few requests still give a line
+KEEP_LATENCIES = 4096  # the newest: with more requests in a minute, quantiles cover only these
 SCORING = "/score"
 
 
@@ -71,7 +71,7 @@ class Quantiles(NamedTuple):
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Quantiles:
-        """Each is the smallest latency that its share of the requests does not exceed."""
+        """Each quantile is the smallest latency that its share of the requests does not exceed."""
         if not seconds:
             return cls(0, None, None, None)
         found = np.quantile(seconds, (0.5, 0.95, 0.99), method="inverted_cdf").tolist()
@@ -96,7 +96,7 @@ class Point:
 HISTORY = tuple(Point.__slots__)
 
 
-class Pulse:
+class LoadMonitor:
     """Lives on the event loop."""
 
     def __init__(
@@ -159,7 +159,7 @@ class Pulse:
         )
 
     def now(self) -> dict[str, Any]:
-        """The figures of the last minute; null where there is no data for them."""
+        """The figures of the last minute; null if there is no data for them."""
         counts = self._counts[-1].since(self._counts[0]) if self._counts else None
         rates = {
             f"{name}_per_s": counts.per_s(getattr(counts, name)) if counts else None

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from service.telemetry import pulse
-from service.telemetry.pulse import KEEP_LATENCIES, KEEP_POINTS, Pulse, Quantiles
+from service.telemetry import load_monitor
+from service.telemetry.load_monitor import KEEP_LATENCIES, KEEP_POINTS, LoadMonitor, Quantiles
 
 
 @dataclass
@@ -51,11 +51,11 @@ def test_the_quantiles_are_latencies_that_their_share_of_the_requests_does_not_e
 
 
 def test_rates_are_over_the_last_minute_and_older_traffic_does_not_count(clock: Clock) -> None:
-    seen, work = Pulse(clock.monotonic, clock.time), Work()
+    seen, work = LoadMonitor(clock.monotonic, clock.time), Work()
     assert seen.now()["responses_per_s"] is None
     seen.refresh(work, "v000001")
     for second in range(200):
-        clock.now += pulse.REFRESH_S
+        clock.now += load_monitor.REFRESH_S
         if second < 100:  # a burst that is long over
             seen.answered("/score", 503, 9.0)
             seen.scored(50, 5000)
@@ -66,31 +66,31 @@ def test_rates_are_over_the_last_minute_and_older_traffic_does_not_count(clock: 
         seen.refresh(work, "v000001")
     now = seen.now()
     assert now["over_s"] == pytest.approx(60)
-    assert now["requests_per_s"] == pytest.approx(1 / pulse.REFRESH_S)
-    assert now["responses_per_s"] == pytest.approx(4 / pulse.REFRESH_S)
-    assert now["tokens_per_s"] == pytest.approx(100 / pulse.REFRESH_S)
+    assert now["requests_per_s"] == pytest.approx(1 / load_monitor.REFRESH_S)
+    assert now["responses_per_s"] == pytest.approx(4 / load_monitor.REFRESH_S)
+    assert now["tokens_per_s"] == pytest.approx(100 / load_monitor.REFRESH_S)
     assert now["failed_per_s"] == 0
     assert now["batch_fill"] == pytest.approx(0.75)
     assert (now["latency"]["requests"], now["latency"]["p99_ms"]) == (31, 250.0)
 
 
 def test_the_history_is_bounded_and_can_be_asked_for_from_a_time_on(clock: Clock) -> None:
-    seen, work = Pulse(clock.monotonic, clock.time), Work(queued_tokens=7)
+    seen, work = LoadMonitor(clock.monotonic, clock.time), Work(queued_tokens=7)
     for number in range(KEEP_POINTS + 50):
-        clock.now += pulse.REFRESH_S
+        clock.now += load_monitor.REFRESH_S
         seen.scored(number, 1)
         seen.refresh(work, "v000002" if number > 300 else "v000001")
     whole = seen.history(0.0)
     assert {len(column) for column in whole.values()} == {KEEP_POINTS}
     assert (whole["serving"][0], whole["serving"][-1], whole["queue_tokens"][-1]) == ("v000001", "v000002", 7)
-    assert whole["responses_per_s"][-1] == pytest.approx((KEEP_POINTS + 47) / pulse.REFRESH_S)
+    assert whole["responses_per_s"][-1] == pytest.approx((KEEP_POINTS + 47) / load_monitor.REFRESH_S)
     assert whole["p50_ms"] == [None] * KEEP_POINTS
     later = seen.history(whole["at"][-3])
     assert later == {name: column[-2:] for name, column in whole.items()}
 
 
 def test_only_scored_requests_count_as_latencies_and_few_of_them_are_kept(clock: Clock) -> None:
-    seen = Pulse(clock.monotonic, clock.time)
+    seen = LoadMonitor(clock.monotonic, clock.time)
     seen.answered("/versions", 200, 3.0)
     seen.answered("/score", 422, 3.0)
     for _ in range(KEEP_LATENCIES + 500):
