@@ -24,7 +24,6 @@ from service.samples.writer import SampleWriter
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
 from service.scoring.plan_choice import choose_plan
-from service.scoring.score_cache import ScoreCache
 from service.scoring.scorer import Scorer
 from service.settings import ServiceSettings
 from service.telemetry.load_monitor import LoadMonitor
@@ -95,7 +94,7 @@ def _scorer(settings: ServiceSettings, metrics: Metrics, drift: Drift) -> Scorer
     return Scorer(
         engine,
         batcher,
-        ScoreCache(settings.score_cache_entries),
+        settings.score_cache_entries,
         metrics,
         lambda model: choose_plan(model, settings),
         fallbacks=CanaryFallbacks(lambda reason, groups: metrics.canary_fallbacks.labels(reason).inc(groups)),

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from cachetools import LRUCache
+
 from metarm.errors import NonFiniteScoreError, NotReadyError, OverloadedError
 from metarm.model.encoding import Encoded
 from metarm.model.reward_model import RewardModel, all_finite
@@ -18,7 +20,6 @@ from metarm.runtime.tracing import span
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
 from service.scoring.plan import ForwardPlan
-from service.scoring.score_cache import ScoreCache
 from service.scoring.warm_up import kind_of, warm_up
 from service.telemetry.metrics import Metrics
 from service.versions.canary import CanaryFallbacks
@@ -56,18 +57,20 @@ class Scorer:
         self,
         engine: Engine,
         batcher: Batcher[LoadedVersion, Encoded],
-        cache: ScoreCache,
+        cache_entries: int,
         metrics: Metrics,
         choose_plan: Callable[[RewardModel], ForwardPlan],
         *,
         fallbacks: CanaryFallbacks | None = None,
         on_non_finite: Callable[[LoadedVersion], None] = lambda _version: None,
     ) -> None:
-        """`fallbacks` records groups that a canary failed to score; `on_non_finite` receives a version that
-        gave a non-finite score."""
+        """`cache_entries` raw rewards are kept, the least recently used dropped first (0: none). `fallbacks`
+        records groups that a canary failed to score; `on_non_finite` receives a version that gave a non-finite
+        score."""
         self._engine = engine
         self.batcher = batcher
-        self._cache = cache
+        # raw rewards by version and digest of the tokens: a version's name is never reused for other weights
+        self._known: LRUCache[tuple[str, bytes], float] = LRUCache(cache_entries)
         self._metrics = metrics
         self._choose_plan = choose_plan
         self._fallbacks = fallbacks or CanaryFallbacks(lambda _reason, _groups: None)
@@ -139,7 +142,7 @@ class Scorer:
         """One finite raw reward per sequence, group by group. `background` work is admitted to a full queue:
         its caller bounds it. Raises NonFiniteScoreError, and what `Batcher.schedule` raises."""
         keys = [[sample.key for sample in group] for group in groups]
-        known = [[self._cache.get(version.name, key) for key in group] for group in keys]
+        known = [[self._known.get((version.name, key)) for key in group] for group in keys]
         missing = [
             (place, index)
             for place, group in enumerate(known)
@@ -151,7 +154,8 @@ class Scorer:
             fresh = await self._compute(version, groups, keys, missing, background)
             for (place, index), reward in zip(missing, fresh, strict=True):
                 known[place][index] = reward
-                self._cache.put(version.name, keys[place][index], reward)
+                if self._known.maxsize:  # a cache of no entries refuses every one
+                    self._known[version.name, keys[place][index]] = reward
         self._count(version.name, groups, len(missing))
         return [[reward for reward in group if reward is not None] for group in known]
 

@@ -18,7 +18,6 @@ from metarm.model.reward_model import RewardModel, load_model
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
 from service.scoring.plan import ForwardPlan
-from service.scoring.score_cache import ScoreCache
 from service.scoring.scorer import Scorer
 from service.telemetry.metrics import Metrics
 from service.versions.live import LoadedVersion
@@ -60,7 +59,7 @@ async def wired(
         return ForwardPlan(1, 1, 1000, slice_tokens)
 
     batcher: Batcher[LoadedVersion, Encoded] = Batcher(forward, queue_tokens=queue_tokens)
-    scorer = Scorer(engine, batcher, ScoreCache(entries), metrics, choose)
+    scorer = Scorer(engine, batcher, entries, metrics, choose)
     async with scorer.running():
         scorer.prepare(model)
         yield Wired(scorer, batcher, metrics, plans, slices)
@@ -121,6 +120,19 @@ def test_a_known_score_is_that_of_its_version_alone(checkpoint: Kinds) -> None:
             for name in ("v000001", "v000002", "v000001"):
                 await w.scorer.rewards(LoadedVersion(name, model), groups)
             assert (w.counted("hit"), w.counted("miss")) == (4, 8)
+
+    asyncio.run(main())
+
+
+def test_the_least_recently_used_scores_leave_the_cache_first(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    version = LoadedVersion("v000001", model)
+
+    async def main() -> None:
+        async with wired(model, entries=2) as w:
+            for place, hits in ((0, 0), (1, 0), (0, 1), (2, 1), (0, 2), (1, 2)):  # 2 drops 1
+                await w.scorer.rewards(version, groups_of(model, [RESPONSES[place]]))
+                assert w.counted("hit") == hits
 
     asyncio.run(main())
 

@@ -26,7 +26,6 @@ from metarm.store.versions import VersionStore
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
 from service.scoring.plan import ForwardPlan
-from service.scoring.score_cache import ScoreCache
 from service.scoring.scorer import Scorer
 from service.telemetry.metrics import Metrics
 from service.versions.live import LiveVersions, LoadedVersion
@@ -61,7 +60,7 @@ class Served:
             share_prompts=True,
             reduced=self.reduced,
             calibrated=self.calibrated,
-            prepare=Scorer(engine, batcher, ScoreCache(0), Metrics(), choose).prepare,
+            prepare=Scorer(engine, batcher, 0, Metrics(), choose).prepare,
         )
         self._refused = Refusals(self.store, lambda: None, retry_after_s=0.0)
 
