@@ -1,4 +1,4 @@
-"""Records that cross a process boundary, the codec of logged samples, and names that several processes use.
+"""Records that cross a process boundary, the codec of logged samples, and types that several processes use.
 
 | record      | produced by                 | consumed by                            |
 | ----------- | --------------------------- | -------------------------------------- |

@@ -1,4 +1,4 @@
-"""Encoding: (prompt, response) → token ids, as the checkpoint's tokenizer demands.
+"""Encoding: (prompt, response) → token ids, as the checkpoint's tokenizer requires.
 
 No other code handles chat templates, special tokens or truncation. The tokenizer decides between three formats
 (docs/api.md, "How text becomes tokens"):

@@ -1,4 +1,4 @@
-"""A bounded buffer between scoring and the sample log: it delays no score, and counts the groups it drops."""
+"""The sample writer: a bounded buffer in front of the sample log that delays no score and counts dropped groups."""
 
 from __future__ import annotations
 

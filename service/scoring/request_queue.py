@@ -1,4 +1,4 @@
-"""The waiting requests, and how the next slice is composed of them. Its owner has the threads and locks."""
+"""The queue of requests, and the composition of the next slice. Threads and locks belong to its owner."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Taken(Generic[Model, Sample]):
         return self.pending.samples[self.part.start : self.part.stop]
 
 
-class WaitingLine(Generic[Model, Sample]):
+class RequestQueue(Generic[Model, Sample]):
     """Half of every slice goes to the request that has waited longest, the rest to those with the fewest slices
     left: a large request does not hold up small ones, and they do not starve it. A slice has one model;
     models take turns."""
@@ -74,7 +74,7 @@ class WaitingLine(Generic[Model, Sample]):
         self.tokens += pending.left_tokens
 
     def clear(self) -> list[Pending[Model, Sample]]:
-        """Empty the line; returns the requests that waited."""
+        """Empty the queue; returns the requests that waited."""
         waiting, self._requests, self.tokens = self._requests, [], 0
         return waiting
 
