@@ -72,8 +72,7 @@ class Encoder:
     def encode(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
         """Encode the (prompt, response) sequences of each group, in order.
 
-        Raises InvalidRequestError if the chat template refuses the messages, or a sequence is
-        empty.
+        Raises InvalidRequestError if the chat template refuses the messages, or a sequence is empty.
         """
         if self.format == "pair":
             return self._encode_pairs(groups)

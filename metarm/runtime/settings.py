@@ -1,7 +1,7 @@
 """Base classes of every command line and of every process's settings. Imports no torch.
 
-A setting comes from the command line (`--batch-tokens 512`), else the environment
-(`METARM_BATCH_TOKENS`), else a `.env` file, else its default. Its description is its help text.
+A setting comes from the command line (`--batch-tokens 512`), else the environment (`METARM_BATCH_TOKENS`), else
+a `.env` file, else its default. Its description is its help text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sample writer: a bounded buffer in front of the sample log that delays no score and counts dropped groups."""
+"""A bounded buffer in front of the sample log, which delays no score and counts the groups it drops."""
 
 from __future__ import annotations
 

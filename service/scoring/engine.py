@@ -70,8 +70,8 @@ class Placement:
     the thread that starts them."""
 
     def __init__(self, worker: int, node: Sequence[int] | None, *, bind: bool) -> None:
-        """`node`: the CPUs of the worker's NUMA node; None: all CPUs. `bind`:
-        whether each worker has one core, and all workers together all of them."""
+        """`node`: the CPUs of the worker's NUMA node; None: all CPUs. `bind`: whether each worker has one core,
+        and all workers together all of them."""
         self._bind = bind
         if node is not None:
             self._restrict_to(node)
