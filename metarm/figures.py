@@ -86,7 +86,7 @@ class PairScores:
 
     @property
     def wins(self) -> list[float]:
-        """By pair: 1 where the chosen response scores higher, 0.5 for a tie, 0 otherwise."""
+        """By pair: 1 if the chosen response scores higher, 0.5 for a tie, 0 otherwise."""
         return [1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in self.margins]
 
     @property

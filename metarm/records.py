@@ -93,7 +93,7 @@ class ScoredGroup:
     """The scores of one group's k responses, in request order, by the reward model `version`.
 
     `tokens` and `truncated` describe the k encoded sequences. `raw` holds the rewards before calibration,
-    where they were requested.
+    if they were requested.
     """
 
     id: str

@@ -105,7 +105,7 @@ def _share(hits: FloatArray, pairs: FloatArray, rng: np.random.Generator, resamp
 
 
 def correlation(first: Numbers, second: Numbers) -> float:
-    """Pearson's r over all responses, as if they were one group; 0 where either does not vary."""
+    """Pearson's r over all responses, as if they were one group; 0 if either does not vary."""
     return length_correlation([_flat(first)], [_flat(second)]) or 0.0
 
 

@@ -7,7 +7,7 @@ No other code handles chat templates, special tokens or truncation. The tokenize
 | ------ | ----------------------- | ------------------------------------------------------------- |
 | chat   | it has a chat template  | the template applied to the prompt's messages + the response  |
 | pair   | it has a separator      | the tokenizer's own pair: [CLS] prompt [SEP] response [SEP]   |
-| concat | neither                 | tokenizer(prompt + response), then EOS where it is missing    |
+| concat | neither                 | tokenizer(prompt + response), then EOS if it is missing       |
 
 A sequence over `max_tokens` loses tokens from the left, the prompt's first: every pooled score depends on the
 end of the response. `truncated` records it.
@@ -40,7 +40,7 @@ UNSET_LENGTH = 10**9  # from here on, a tokenizer's model_max_length means "not 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One sequence: token ids (S,), segment ids (S,) where the model reads them, and whether tokens
+    """One sequence: token ids (S,), segment ids (S,) if the model reads them, and whether tokens
     were dropped to fit. The first `prompt_tokens` tokens come from the prompt alone; sequences of
     other responses to it usually begin with the same ones."""
 

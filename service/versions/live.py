@@ -1,4 +1,4 @@
-"""The versions in memory: one is captured per request, and the current one is swapped by one assignment."""
+"""The versions in memory: each request captures one, and one assignment swaps the current one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LoadedVersion:
 
 class CaptureGate:
     """Holds new requests before they capture the current version, while servers cut over. Lives on the event
-    loop. Requests that have captured a version, or pin one, do not pass it."""
+    loop. Requests that have captured a version, or pin one, are not held."""
 
     def __init__(self) -> None:
         self._opening: asyncio.Event | None = None  # while closed
@@ -70,7 +70,7 @@ class LiveVersions:
         store: VersionStore,
         on_count: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`load` brings a version from disk, off the event loop, verified and warmed. `on_count` receives the
+        """`load` loads a version from disk, off the event loop, verified and warmed up. `on_count` receives the
         number of versions in memory."""
         self._load = load
         self._keep_loaded = keep_loaded
