@@ -1,5 +1,5 @@
-"""The watch over a promoted version: its parent scores a share of its groups too, and replaces it if it is
-worse.
+"""The watch over a promoted version: its parent also scores a share of its groups, and it is rolled back if it
+is worse.
 
 A promotion moves the pointer from a version to its child. Any other move, such as an operator's return to an
 older version, is not watched. A version whose watch has ended is not watched again: an operator may activate a

@@ -52,9 +52,12 @@ class Taken(Generic[Model, Sample]):
 
 
 class RequestQueue(Generic[Model, Sample]):
-    """Half of every slice goes to the request that has waited longest, the rest to those with the fewest slices
+    """The waiting requests and the order in which they are served.
+
+    Half of every slice goes to the request that has waited longest, the rest to those with the fewest slices
     left: a large request does not hold up small ones, and they do not starve it. A slice has one model;
-    models take turns."""
+    models take turns.
+    """
 
     def __init__(self, most_tokens: int) -> None:
         """`most_tokens` may wait in all; the caller of `add` enforces it."""
@@ -79,8 +82,8 @@ class RequestQueue(Generic[Model, Sample]):
         return waiting
 
     def take(self, idle: int) -> list[Taken[Model, Sample]]:
-        """The next slice, of one model: at least one unit, and a share of the waiting tokens for each of the
-        `idle` workers, which include the caller. Empty if no request waits."""
+        """The next slice, of one model: at least one unit, and otherwise no more than `slice_tokens` or the
+        caller's share of the waiting tokens among the `idle` workers. Empty if no request waits."""
         self._drop_finished()
         if not self._requests:
             return []
