@@ -66,8 +66,8 @@ class Encoder:
         self.max_tokens = min(max_tokens, _declared_limit(tokenizer))
         self.format = _format_of(tokenizer)
         self._uses_segments = "token_type_ids" in tokenizer.model_input_names
-        self._fast = _plain_copy(tokenizer.backend_tokenizer)
-        self._frame = _pair_frame(self._fast) if self.format == "pair" else None
+        self._plain_tokenizer = _plain_copy(tokenizer.backend_tokenizer)
+        self._frame = _pair_frame(self._plain_tokenizer) if self.format == "pair" else None
 
     def encode(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
         """Encode the (prompt, response) sequences of each group, in order.
@@ -79,7 +79,7 @@ class Encoder:
         texts = [self._texts(prompt, responses) for prompt, responses in groups]
         flat = [text for group in texts for text, _ in group]
         special = self.format == "concat"
-        encoded = iter(self._fast.encode_batch(flat, add_special_tokens=special))
+        encoded = iter(self._plain_tokenizer.encode_batch(flat, add_special_tokens=special))
         return [[self._single(next(encoded), first) for _, first in group] for group in texts]
 
     def describe(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Encoder:
 
     def _encode_pairs(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
         texts = [text for prompt, responses in groups for text in (_plain_text(prompt), *responses)]
-        parts = iter(self._fast.encode_batch(texts, add_special_tokens=False))
+        parts = iter(self._plain_tokenizer.encode_batch(texts, add_special_tokens=False))
         encoded = []
         for _, responses in groups:
             first = next(parts).ids

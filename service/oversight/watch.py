@@ -78,7 +78,7 @@ class Watch:
             return  # it is not yet known whether a watch was under way
         if self._live.current_name != self._serving:
             before, self._serving = self._serving, self._live.current_name
-            await self._moved(before)
+            await self._follow_current(before)
         if self._watched:
             await self._judge_watched(self._watched)
 
@@ -113,8 +113,8 @@ class Watch:
     def _newest(self) -> list[WatchRecord]:
         return sorted(self._records.values(), key=lambda record: record.at, reverse=True)
 
-    async def _moved(self, before: str | None) -> None:
-        """The current version has changed since the last turn."""
+    async def _follow_current(self, before: str | None) -> None:
+        """Begin or end a watch after the current version has changed from `before`."""
         current = self._serving
         if self._watched and self._watched.version != current:
             await self._end("left", f"{current} serves now")

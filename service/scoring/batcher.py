@@ -189,14 +189,14 @@ class Batcher(Generic[Model, Sample]):
         self._on_slice(tokens, seconds)
         rate = tokens * len(self._threads) / share / max(seconds, 1e-6)
         self._tokens_per_s += 0.1 * (rate - self._tokens_per_s)
-        self._call_on_event_loop(_hand_back, taken, scores)
+        self._call_on_event_loop(_deliver, taken, scores)
 
     def _call_on_event_loop(self, callback: Callable[..., None], *arguments: object) -> None:
         assert self._loop is not None  # noqa: S101 (started)
         self._loop.call_soon_threadsafe(callback, *arguments)
 
 
-def _hand_back(taken: Sequence[Taken[Model, Sample]], scores: Sequence[float]) -> None:
+def _deliver(taken: Sequence[Taken[Model, Sample]], scores: Sequence[float]) -> None:
     first = 0
     for one in taken:
         pending = one.pending

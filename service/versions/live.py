@@ -113,7 +113,7 @@ class LiveVersions:
         """
         least = 0 if min_version is None else version_number(_valid_name(min_version))
         if version is not None:
-            name = version if NAME.fullmatch(version) else await self._labelled(version)
+            name = version if NAME.fullmatch(version) else await self._label_target(version)
             if version_number(name) < least:
                 raise await self._unavailable(f"{name} is older than the min_version {min_version}")
             return await self.load(name)
@@ -228,7 +228,7 @@ class LiveVersions:
             del self._loaded[name]
         self._on_count(len(self._loaded))
 
-    async def _labelled(self, label: str) -> str:
+    async def _label_target(self, label: str) -> str:
         if label not in self.labels:
             raise await self._unavailable(f"there is no label {label!r}")
         return self.labels[label].version
