@@ -74,7 +74,7 @@ class RewardClient:
             "raw": raw or None,
             "policy": asdict(policy) if isinstance(policy, PolicyStamp) else policy,
         }
-        answer = self._send("POST", "/score", _given(body))
+        answer = self._send("POST", "/score", _without_none(body))
         return ScoreResult(answer["version"], tuple(_scored(g) for g in answer["groups"]))
 
     def lease(self, *, version: str | None = None, label: str | None = None, ttl_s: float = 3600.0) -> Lease:
@@ -85,7 +85,7 @@ class RewardClient:
         another thread pass `version=lease.version`. Renew the lease before `ttl_s` seconds have passed.
         """
         body = {"version": version, "label": label, "ttl_s": ttl_s}
-        state = self._send("POST", "/leases", _given(body))
+        state = self._send("POST", "/leases", _without_none(body))
         return Lease(self, state["lease"], state["version"], state["expires"])
 
     def leases(self) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ class RewardClient:
     ) -> dict[str, Any]:
         """Create or move a label. `share` and `shadow` apply to the label `canary` only."""
         return self._send(
-            "PUT", f"/labels/{label}", _given({"version": version, "share": share, "shadow": shadow})
+            "PUT", f"/labels/{label}", _without_none({"version": version, "share": share, "shadow": shadow})
         )
 
     def remove_label(self, label: str) -> None:
@@ -216,7 +216,7 @@ class Lease:
                 raise
 
 
-def _given(body: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 

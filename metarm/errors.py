@@ -27,7 +27,7 @@
     └── ClientError                RewardClient: a refusal, or no answer
 
 `status` is the HTTP status. `code` is the name that programs read, `details` holds figures for them.
-`retry_after_s` is set where a repeated request may succeed. One codec serves every wire: the body of an HTTP
+`retry_after_s` is set if a repeated request may succeed. One codec serves every wire: the body of an HTTP
 error, the trainer's answers through Redis, and the `error` of a job's record.
 """
 
@@ -57,7 +57,7 @@ class MetaRMError(Exception):
             self.retry_after_s = retry_after_s
 
     def to_wire(self) -> dict[str, Any]:
-        """{"code", "message"}, with "details" and "retry_after_s" where the error has them."""
+        """{"code", "message"}, with "details" and "retry_after_s" if the error has them."""
         record: dict[str, Any] = {"code": self.code, "message": self.message}
         if self.details:
             record["details"] = self.details

@@ -86,7 +86,7 @@ class PairScores:
 
     @property
     def wins(self) -> list[float]:
-        """By pair: 1 where the chosen response scores higher, 0.5 for a tie, 0 otherwise."""
+        """By pair: 1 if the chosen response scores higher, 0.5 for a tie, 0 otherwise."""
         return [1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in self.margins]
 
     @property
@@ -101,13 +101,12 @@ class PairScores:
 
 
 class PairOrders(NamedTuple):
-    """How two versions order the pairs of one group, in numbers of pairs."""
+    """How two versions order the pairs of one group, in numbers of pairs. Pairs that both tie are left out."""
 
     alike: int
     opposite: int
-    tied_by_own: int  # and ordered by the other
-    tied_by_other: int  # and ordered by its own
-    tied_by_both: int
+    tied_by_own: int  # and ordered by the other version
+    tied_by_other: int  # and ordered by its own version
 
     @property
     def ordered_by_own(self) -> int:
@@ -138,7 +137,7 @@ def pair_orders(own: Sequence[float], other: Sequence[float]) -> PairOrders:
         for score in scores:
             insort(below, score)
     alike = pairs - tied_own - tied_other + tied_both - opposite
-    return PairOrders(alike, opposite, tied_own - tied_both, tied_other - tied_both, tied_both)
+    return PairOrders(alike, opposite, tied_own - tied_both, tied_other - tied_both)
 
 
 def agreement(own: Rows, other: Rows) -> float | None:

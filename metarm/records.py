@@ -1,4 +1,4 @@
-"""Records that cross a process boundary, the codec of logged samples, and names that several processes use.
+"""Records that cross a process boundary, the codec of logged samples, and types that several processes use.
 
 | record      | produced by                 | consumed by                            |
 | ----------- | --------------------------- | -------------------------------------- |
@@ -93,7 +93,7 @@ class ScoredGroup:
     """The scores of one group's k responses, in request order, by the reward model `version`.
 
     `tokens` and `truncated` describe the k encoded sequences. `raw` holds the rewards before calibration,
-    where they were requested.
+    if they were requested.
     """
 
     id: str

@@ -26,8 +26,8 @@ def main() -> None:
         import torch  # not before the environment is set
 
         from metarm.model.reward_model import load_model, quiet_transformers
-        from service.scoring import tuning_file
         from service.scoring.measuring import THOROUGH, best_plan, measure_plans
+        from service.scoring.plan_choice import TUNING_FILE, fingerprint, write_plan
 
     quiet_transformers()
     model, cores = load_model(settings.store.path(current), settings.max_tokens), usable_cores()
@@ -37,8 +37,8 @@ def main() -> None:
         sys.exit("metarm tune: one batch takes over a second: the default, one worker per core, stays")
     _show(results)
     best = best_plan(results, results[0].plan)
-    file = settings.data_dir.absolute() / tuning_file.NAME
-    tuning_file.write(file, tuning_file.fingerprint(model, cores), best)
+    file = settings.data_dir.absolute() / TUNING_FILE
+    write_plan(file, fingerprint(model, cores), best)
     print(f"chosen: {best.workers} workers, {best.threads} cores each, {best.batch_tokens} tokens → {file}")
     _show_reduced_precision(model, best)
 

@@ -17,6 +17,8 @@ from metarm.figures import length_correlation, pair_orders, squared_difference
 Numbers = Sequence[Sequence[float]]
 FloatArray = NDArray[np.float64]
 
+RESAMPLES = 1000  # of the bootstrap
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -70,7 +72,7 @@ def difference_variance(values: Numbers) -> float:
 
 
 def pairwise_accuracy(
-    scores: Numbers, gold: Numbers, rng: np.random.Generator, resamples: int = 1000
+    scores: Numbers, gold: Numbers, rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> Estimate:
     """The agreement of scores with gold: the share of the pairs that gold orders which the scores order alike,
     a tie counting half. NaN if gold orders no pair."""
@@ -78,13 +80,11 @@ def pairwise_accuracy(
     return _share(hits, pairs, rng, resamples)
 
 
-def accuracy_change(
-    before: Numbers, after: Numbers, gold: Numbers, rng: np.random.Generator, resamples: int = 1000
-) -> Estimate:
+def accuracy_change(before: Numbers, after: Numbers, gold: Numbers, rng: np.random.Generator) -> Estimate:
     """The accuracy of the scores `after` minus the accuracy of `before`, on the same responses (paired)."""
     hits_before, pairs = _agreements(before, gold)
     hits_after, _ = _agreements(after, gold)
-    return _share(hits_after - hits_before, pairs, rng, resamples)
+    return _share(hits_after - hits_before, pairs, rng, RESAMPLES)
 
 
 def _agreements(scores: Numbers, gold: Numbers) -> tuple[FloatArray, FloatArray]:
@@ -105,7 +105,7 @@ def _share(hits: FloatArray, pairs: FloatArray, rng: np.random.Generator, resamp
 
 
 def correlation(first: Numbers, second: Numbers) -> float:
-    """Pearson's r over all responses, as if they were one group; 0 where either does not vary."""
+    """Pearson's r over all responses, as if they were one group; 0 if either does not vary."""
     return length_correlation([_flat(first)], [_flat(second)]) or 0.0
 
 

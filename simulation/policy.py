@@ -17,6 +17,7 @@ from simulation.initial import INITIAL_LOGITS
 from simulation.world import Draft, Response, Task
 from simulation.writing import write
 
+VARIATION = 0.15  # standard deviation between initial policies, in logits
 RowKey = tuple[str, str, str | int]  # decision, parent ("" for the decision's own row), parent's value
 
 
@@ -49,12 +50,9 @@ class Policy:
         self._log_probs: dict[tuple[RowKey, ...], FloatArray] = {}
 
     @classmethod
-    def initial(cls, seed: int = 0, variation: float = 0.15) -> Policy:
-        """The policy before any optimisation; each seed gives a slightly different one.
-
-        `variation` is the standard deviation of the differences, in logits.
-        """
-        theta = np.random.default_rng(seed).normal(0.0, variation, theta_size())
+    def initial(cls, seed: int = 0) -> Policy:
+        """The policy before any optimisation; each seed gives a slightly different one."""
+        theta = np.random.default_rng(seed).normal(0.0, VARIATION, theta_size())
         for key, row in layout().items():
             stiffness = DECISION[key[0]].features.max() if key[0] == "answer" else 1.0
             theta[row] += INITIAL_LOGITS.get(key, 0.0) / stiffness

@@ -21,6 +21,7 @@ from simulation.world import Response
 
 Pair = tuple[Response, Response]  # chosen, rejected
 PACKAGED_PAIRS = 2400
+POLICIES = 4  # slightly different writers of the pairs
 
 
 def label(first: Response, second: Response, noise: float, rng: np.random.Generator) -> Pair:
@@ -60,11 +61,11 @@ def encode_preferences(pairs: Iterator[Pair]) -> bytes:
     return gzip.compress(b"".join(lines), compresslevel=9, mtime=0)
 
 
-def write_preferences(path: Path, count: int, seed: int, noise: float = 0.6, policies: int = 4) -> None:
-    """Write `count` pairs from `policies` slightly different initial policies to `path`."""
+def write_preferences(path: Path, count: int, seed: int) -> None:
+    """Write `count` pairs from POLICIES initial policies to `path`."""
     rng = np.random.default_rng(seed)
-    writers = [Policy.initial(number) for number in range(policies)]
-    path.write_bytes(encode_preferences(preference_pairs(writers, count, rng, noise)))
+    writers = [Policy.initial(number) for number in range(POLICIES)]
+    path.write_bytes(encode_preferences(preference_pairs(writers, count, rng)))
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ Claims = Mapping[Verdict, tuple[tuple[str, ...], ...]]
 class Task:
     """One question and the sentences an answer to it can be made of.
 
-    `claims[verdict][part]` holds several wordings of the answer to one part of the question; every
-    verdict answers the same number of parts. A near miss has the last part a little wrong and all
-    others right. `steps` are true sentences that lead to the answer and
-    stop short of stating it; `specious` sentences only sound as if they did. `check` verifies the
-    right answer by another route. `topic` is a noun phrase for sentences about the question.
+    `claims[verdict][part]` holds several wordings of the answer to one part of the question; every verdict
+    answers the same number of parts. A near miss has the last part a little wrong and all others right. `steps`
+    are true sentences that lead to the answer and stop short of stating it; `specious` sentences only sound as
+    if they did. `check` verifies the right answer by another route. `topic` is a noun phrase for sentences
+    about the question.
     """
 
     family: str

@@ -1,4 +1,4 @@
-"""How a version was learnt: the loss of every step, held-out accuracies; as a record, a table, a picture."""
+"""A version's learning curve: losses and held-out accuracies, as a record, a table and a picture."""
 
 from __future__ import annotations
 

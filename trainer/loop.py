@@ -1,4 +1,4 @@
-"""The storyline: wait → read → retrain → publish → promote → acknowledge."""
+"""The trainer's loop: wait → read → retrain → publish → promote → acknowledge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training curve of a run in a bounded number of points, for the job record that every update writes."""
+"""A run's learning curve in a bounded number of points, for the job record that every update writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moves the pointer and the labels, for services whose store is read-only and for the trainer's loop.
+"""Moves the pointer and the labels, for services with a read-only store and for the trainer's loop.
 
 Its threads start before a run lowers its priority, because a cut-over must be quick.
 """

@@ -1,4 +1,4 @@
-"""The training loop, of a MetaRM retrain, a vanilla one, and a first version alike."""
+"""The training loop of a MetaRM retrain, a vanilla retrain and a first version."""
 
 from __future__ import annotations
 

@@ -59,14 +59,14 @@ def main() -> int:
     """The exit status: that of the command; 2 for wrong arguments. Programs replace this process."""
     command, *rest = sys.argv[1:] or ["--help"]
     if command in PROGRAMS:
-        _become(PROGRAMS[command], rest)
+        _replace_process(PROGRAMS[command], rest)
     if command in ("--version", "version"):
         print(metarm.__version__)
         return 0
     return Metarm.run_from("metarm", ["--help" if command == "help" else command, *rest])
 
 
-def _become(module: str, arguments: list[str]) -> NoReturn:
+def _replace_process(module: str, arguments: list[str]) -> NoReturn:
     os.environ.update(process_environment.REQUIRED)
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 (our own program)
 

@@ -82,7 +82,7 @@ class ShowVersion(VersionsCommand):
     name: CliPositionalArg[str]
 
     def run_on(self, store: VersionStore) -> int:
-        manifest = store.manifest(_named(store, self.name))
+        manifest = store.manifest(_resolve(store, self.name))
         if self.as_json:
             return _print_json(manifest)
         fields = {name: _text(value) for name, value in version_records.flattened(manifest).items()}
@@ -99,7 +99,7 @@ class ActivateVersion(VersionsCommand):
     name: CliPositionalArg[str]
 
     def run_on(self, store: VersionStore) -> int:
-        name, before = _named(store, self.name), store.current()
+        name, before = _resolve(store, self.name), store.current()
         store.verify(name)
         store.activate(name)
         if self.as_json:
@@ -115,7 +115,7 @@ class DiffVersions(VersionsCommand):
     b: CliPositionalArg[str]
 
     def run_on(self, store: VersionStore) -> int:
-        a, b = _named(store, self.a), _named(store, self.b)
+        a, b = _resolve(store, self.a), _resolve(store, self.b)
         found = version_records.difference(store.manifest(a), store.manifest(b))
         if self.as_json:
             return _print_json(found)
@@ -136,7 +136,7 @@ class VerifyVersions(VersionsCommand):
 
     def run_on(self, store: VersionStore) -> int:
         results: dict[str, str | None] = {}
-        names = [_named(store, word) for word in self.names] or store.names()
+        names = [_resolve(store, word) for word in self.names] or store.names()
         for name in progress_bar(names, "verifying", "versions"):
             try:
                 store.verify(name)
@@ -208,7 +208,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _named(store: VersionStore, word: str) -> str:
+def _resolve(store: VersionStore, word: str) -> str:
     """The version that `current` or a label names; any other word is a version's name."""
     label = store.labels().get(word)
     if label is not None:

@@ -1,4 +1,4 @@
-"""Encoding: (prompt, response) → token ids, as the checkpoint's tokenizer demands.
+"""Encoding: (prompt, response) → token ids, as the checkpoint's tokenizer requires.
 
 No other code handles chat templates, special tokens or truncation. The tokenizer decides between three formats
 (docs/api.md, "How text becomes tokens"):
@@ -7,7 +7,7 @@ No other code handles chat templates, special tokens or truncation. The tokenize
 | ------ | ----------------------- | ------------------------------------------------------------- |
 | chat   | it has a chat template  | the template applied to the prompt's messages + the response  |
 | pair   | it has a separator      | the tokenizer's own pair: [CLS] prompt [SEP] response [SEP]   |
-| concat | neither                 | tokenizer(prompt + response), then EOS where it is missing    |
+| concat | neither                 | tokenizer(prompt + response), then EOS if it is missing       |
 
 A sequence over `max_tokens` loses tokens from the left, the prompt's first: every pooled score depends on the
 end of the response. `truncated` records it.
@@ -40,7 +40,7 @@ UNSET_LENGTH = 10**9  # from here on, a tokenizer's model_max_length means "not 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One sequence: token ids (S,), segment ids (S,) where the model reads them, and whether tokens
+    """One sequence: token ids (S,), segment ids (S,) if the model reads them, and whether tokens
     were dropped to fit. The first `prompt_tokens` tokens come from the prompt alone; sequences of
     other responses to it usually begin with the same ones."""
 
@@ -66,21 +66,20 @@ class Encoder:
         self.max_tokens = min(max_tokens, _declared_limit(tokenizer))
         self.format = _format_of(tokenizer)
         self._uses_segments = "token_type_ids" in tokenizer.model_input_names
-        self._fast = _plain_copy(tokenizer.backend_tokenizer)
-        self._frame = _pair_frame(self._fast) if self.format == "pair" else None
+        self._plain_tokenizer = _plain_copy(tokenizer.backend_tokenizer)
+        self._frame = _pair_frame(self._plain_tokenizer) if self.format == "pair" else None
 
     def encode(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
         """Encode the (prompt, response) sequences of each group, in order.
 
-        Raises InvalidRequestError if the chat template refuses the messages, or a sequence is
-        empty.
+        Raises InvalidRequestError if the chat template refuses the messages, or a sequence is empty.
         """
         if self.format == "pair":
             return self._encode_pairs(groups)
         texts = [self._texts(prompt, responses) for prompt, responses in groups]
         flat = [text for group in texts for text, _ in group]
         special = self.format == "concat"
-        encoded = iter(self._fast.encode_batch(flat, add_special_tokens=special))
+        encoded = iter(self._plain_tokenizer.encode_batch(flat, add_special_tokens=special))
         return [[self._single(next(encoded), first) for _, first in group] for group in texts]
 
     def describe(self) -> dict[str, Any]:
@@ -123,7 +122,7 @@ class Encoder:
 
     def _encode_pairs(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
         texts = [text for prompt, responses in groups for text in (_plain_text(prompt), *responses)]
-        parts = iter(self._fast.encode_batch(texts, add_special_tokens=False))
+        parts = iter(self._plain_tokenizer.encode_batch(texts, add_special_tokens=False))
         encoded = []
         for _, responses in groups:
             first = next(parts).ids

@@ -19,14 +19,13 @@ def score_parallel(
     *,
     workers: int,
     threads: int = 1,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> Tensor:
     """Rewards (n,) in float32, in the order of `samples`, without gradients.
 
     `workers` batches run at once on `threads` cores each. Two batches on one core each finish sooner
     than the same two in turn on both cores, where threads wait for one another in every layer.
     """
-    waiting = list(consecutive([len(sample.ids) for sample in samples], batch_tokens))
+    waiting = list(consecutive([len(sample.ids) for sample in samples], DEFAULT_BATCH_TOKENS))
     parts: dict[int, Tensor] = {}
     failures: list[Exception] = []
     lock = threading.Lock()
@@ -40,7 +39,7 @@ def score_parallel(
                 run = waiting.pop()
             try:
                 with torch.inference_mode():
-                    parts[run.start] = model.scores(samples[run.start : run.stop], batch_tokens)
+                    parts[run.start] = model.scores(samples[run.start : run.stop])
             except Exception as error:  # noqa: BLE001 (raised again by the caller's thread)
                 failures.append(error)
 

@@ -31,7 +31,7 @@ class RewardModel:
     """
 
     def __init__(self, network: PreTrainedModel, encoder: Encoder, share_prompts: bool = True) -> None:
-        """`share_prompts`: compute the prompt of several responses once, where the route supports it."""
+        """`share_prompts`: compute the prompt of several responses once, if the route supports it."""
         self.network = network.eval()
         self.encoder = encoder
         self.route = choose_route(network, encoder.max_tokens)

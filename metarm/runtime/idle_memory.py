@@ -19,12 +19,12 @@ class IdleMemory:
     def __init__(self) -> None:
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         self._before = (time.monotonic(), time.process_time())
-        self._worked = True
+        self._was_busy = True
 
     async def release(self) -> None:
         """Return freed memory once after each busy period: about 20 ms in a thread."""
         (began, used), self._before = self._before, (time.monotonic(), time.process_time())
         idle = self._before[1] - used < IDLE_SHARE * (self._before[0] - began)
-        if idle and self._worked and self._trim is not None:
+        if idle and self._was_busy and self._trim is not None:
             await asyncio.to_thread(self._trim, 0)
-        self._worked = not idle
+        self._was_busy = not idle

@@ -1,11 +1,13 @@
 """Environment variables that must be set before torch loads, however a process starts.
 
-OMP_WAIT_POLICY=active, GOMP_SPINCOUNT=1000: OpenMP threads that wait for the next operation spin for about
-ten microseconds, then sleep (docs/decisions/0003-process-environment.md). The default spins for milliseconds
-and makes scoring 4 to 8 times slower next to any other busy process; without spinning, a short text on two
-cores takes at least a sixth longer. Without `active`, libgomp ignores the count and does not spin once its
-threads outnumber the cores.
+OMP_WAIT_POLICY=active, GOMP_SPINCOUNT=1000: OpenMP threads that wait for the next operation spin for about ten
+microseconds, then sleep (docs/decisions/0003-process-environment.md). The default spins for milliseconds and
+makes scoring 4 to 8 times slower next to any other busy process; without spinning, a short text on two cores
+takes at least a sixth longer. Without `active`, libgomp ignores the count and does not spin once its threads
+outnumber the cores.
+
 MALLOC_*: glibc keeps large freed blocks instead of returning them page by page (5 to 15% of a forward).
+
 glibc and libgomp read these variables once, at process start; therefore the process executes itself again.
 
 The module also turns the garbage collector off while a process imports torch.

@@ -24,7 +24,7 @@ from metarm.errors import MetaRMError
 
 START_S = 300.0
 GRACE_S = 60.0
-REST_S = 2.0  # that its children have to end after it
+REST_S = 2.0  # for its children to end, once it has ended
 POLL_S = 0.05
 SHOWN_LINES = 40
 OWN_SETTINGS = ("METARM_", "REDIS_URL", "PREFERENCES")

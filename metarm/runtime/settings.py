@@ -1,7 +1,7 @@
 """Base classes of every command line and of every process's settings. Imports no torch.
 
-A setting comes from the command line (`--batch-tokens 512`), else the environment
-(`METARM_BATCH_TOKENS`), else a `.env` file, else its default. Its description is its help text.
+A setting comes from the command line (`--batch-tokens 512`), else the environment (`METARM_BATCH_TOKENS`), else
+a `.env` file, else its default. Its description is its help text.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class CommandLine(BaseSettings):
         try:
             return cls(_cli_parse_args=list(arguments), _cli_prog_name=command)
         except (ValidationError, SettingsError) as error:
-            raise ConfigurationError(_plain(error)) from error
+            raise ConfigurationError(_message_of(error)) from error
 
     @classmethod
     def from_command_line(cls, command: str, arguments: Sequence[str]) -> Self:
@@ -164,7 +164,7 @@ def _each(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _plain(error: ValidationError | SettingsError) -> str:
+def _message_of(error: ValidationError | SettingsError) -> str:
     if isinstance(error, SettingsError):
         return str(error)
     return "; ".join(": ".join([*(str(part) for part in e["loc"]), e["msg"]]) for e in error.errors())

@@ -1,4 +1,4 @@
-"""Tracing: OpenTelemetry spans of requests, swaps and jobs, exported where an endpoint is set.
+"""Tracing: OpenTelemetry spans of requests, swaps and jobs, exported if an endpoint is set.
 
 Without an endpoint the SDK is not imported, and a span costs one comparison.
 

@@ -3,7 +3,7 @@
 -- KEYS: the record, the ids of services, the prefix of their registrations, the channel of notices.
 -- ARGV: a command, the cut-over's id, then what the command takes. Every command returns the record: field,
 -- value, field, …, with `running` as '1' or '0', and with `lost` as the state of each server whose
--- registration has expired. Nothing where there is no record.
+-- registration has expired. Returns nothing if there is no record.
 
 local RECORD, SERVICES, REGISTRATION, NOTICES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
@@ -86,7 +86,7 @@ function commands.move(id, from, to, reason, lease_ms)
   return read()
 end
 
--- Set one participant's state, while the cut-over is in the phase that the state is about.
+-- Set one participant's state, if the cut-over is still in `phase`.
 function commands.report(id, phase, server, state)
   if get('id') == id and get('phase') == phase and redis.call('HEXISTS', RECORD, SERVER .. server) == 1 then
     redis.call('HSET', RECORD, SERVER .. server, state)

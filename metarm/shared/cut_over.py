@@ -63,7 +63,7 @@ class CutOverBoard:
         return self._run("state")
 
     def begin(self, id_: str, version: str, coordinator: str, lease_ms: int) -> CutOver | None:
-        """Start a cut-over of all live servers. Returns the running one where another id runs already, and
+        """Start a cut-over of all live servers. Returns the running one if another id runs already, and
         None if no server is live. Idempotent for one id."""
         return self._run("begin", id_, version, coordinator, lease_ms, KEEP_S)
 

@@ -4,7 +4,8 @@
 
 local SERVER = 'server:'
 
--- The record counts as running until the time that its coordinator last set: a dead one blocks no other.
+-- The record counts as running until the time that its coordinator last set, so that a dead coordinator blocks
+-- no other.
 local function running(record)
   local phase = redis.call('HGET', record, 'phase')
   return (phase == 'prepare' or phase == 'hold') and now() <= tonumber(redis.call('HGET', record, 'until'))

@@ -1,7 +1,7 @@
 -- Leases: one hash, id → 'EXPIRY VERSION', the expiry in milliseconds of Redis's clock. A released lease
 -- has '-' for its version until it expires. Needs clock.lua.
 --
--- KEYS: the hash. ARGV: a command, then what the command takes. Every command first drops what has expired.
+-- KEYS: the hash. ARGV: a command, then what the command takes. Every command first drops expired leases.
 
 local LEASES, RELEASED = KEYS[1], '-'
 
@@ -54,7 +54,7 @@ function commands.restore(id, version, ms)
   if not leases[id] then put(id, now_ms + tonumber(ms), version) end
 end
 
--- Returns {ms left, version}, or {} where the lease is not held. Never shortens a lease.
+-- Returns {ms left, version}, or {} if the lease is not held. Never shortens a lease.
 function commands.renew(id, ms)
   local lease = held(id)
   if not lease then return {} end
@@ -62,7 +62,7 @@ function commands.renew(id, ms)
   return {string.format('%.0f', leases[id][1] - now_ms), lease[2]}
 end
 
--- Returns 1, or 0 where the lease is not held.
+-- Returns 1, or 0 if the lease is not held.
 function commands.release(id)
   local lease = held(id)
   if not lease then return 0 end

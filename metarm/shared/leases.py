@@ -49,7 +49,7 @@ class LeaseBoard:
             raise TooManyLeasesError(message, limit=most_versions)
 
     def restore(self, lease: str, version: str, ttl_s: float) -> None:
-        """Write a lease that Redis has lost; nothing changes where it is known, released or not."""
+        """Write a lease that Redis has lost; nothing changes if Redis has it, even released."""
         self._run("restore", lease, version, _ms(ttl_s))
 
     def renew(self, lease: str, ttl_s: float) -> Listed | None:

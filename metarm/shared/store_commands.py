@@ -39,7 +39,7 @@ class StoreCommands:
         """Send a command; return the trainer's answer.
 
         Raises TrainerUnavailableError if no trainer runs or answers in time, the error that the trainer
-        raised where the command failed, and redis.RedisError when Redis does not answer.
+        raised if the command failed, and redis.RedisError when Redis does not answer.
         """
         if self._presence.status() is None:
             raise TrainerUnavailableError(

@@ -13,7 +13,7 @@ from metarm.shared.keys import WATCHES
 from metarm.shared.scripts import load_script
 
 Outcome = Literal["watching", "left", "passed", "unjudged", "rolled_back"]
-# an outcome never replaces one of a higher rank: because servers end their watches in any order
+# an outcome never replaces one of a higher rank, because servers end their watches in any order
 RANK: Mapping[Outcome, int] = {"watching": 0, "left": 1, "passed": 2, "unjudged": 2, "rolled_back": 3}
 
 

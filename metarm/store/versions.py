@@ -98,7 +98,7 @@ class VersionStore:
 
     def manifest(self, name: str) -> dict[str, Any]:
         """The manifest of a published, rejected or pruned version. Raises UnknownVersionError, and
-        InvalidVersionError where it is unreadable."""
+        InvalidVersionError if it is unreadable."""
         if NAME.fullmatch(name):
             # in the order in which a version moves, so that one that is pruned meanwhile is found
             places = (
@@ -209,7 +209,7 @@ class VersionStore:
     def activate(self, name: str, only_if: Callable[[], bool] = lambda: True) -> bool:
         """Point `current` at a published version by one atomic rename, then sync it to disk.
 
-        `only_if` is called directly before the rename, after every slow step: where it returns False, nothing
+        `only_if` is called directly before the rename, after every slow step: if it returns False, nothing
         changes and this returns False. Raises UnknownVersionError and ReadOnlyStoreError.
         """
         with self._locked():
@@ -233,7 +233,7 @@ class VersionStore:
             pass
 
     def prune(self, name: str) -> bool:
-        """Delete a published version's files and keep its manifest. False, and nothing deleted, where it is
+        """Delete a published version's files and keep its manifest. False, with nothing deleted, if it is
         current or labelled.
 
         Readers see the whole version or none: it moves to the trash by one rename. Raises
@@ -254,7 +254,7 @@ class VersionStore:
         return True
 
     def _withdraw_for(self, name: str) -> list[str] | None:
-        """Update .withdrawn for a move of the pointer to `name`. Returns its former content where it changed,
+        """Update .withdrawn for a move of the pointer to `name`. Returns its former content if it changed,
         else None."""
         try:
             before, known = self.current(), self.withdrawn()

@@ -28,7 +28,7 @@ RunningServer = Annotated[Server, Depends(_server)]
 async def require_key(server: RunningServer, sent: Bearer) -> None:
     """Require a known key if any key is set. Raises UnauthorizedError."""
     keys = [*server.settings.score_keys, *server.settings.admin_keys]
-    if keys and not _among(sent, keys):
+    if keys and not _is_among(sent, keys):
         raise UnauthorizedError("send a valid API key: 'Authorization: Bearer KEY'")
 
 
@@ -36,11 +36,11 @@ async def require_admin(server: RunningServer, sent: Bearer) -> None:
     """Require an admin key if any key is set. Raises UnauthorizedError or ForbiddenError."""
     await require_key(server, sent)
     guarded = server.settings.score_keys or server.settings.admin_keys
-    if guarded and not _among(sent, server.settings.admin_keys):
+    if guarded and not _is_among(sent, server.settings.admin_keys):
         raise ForbiddenError("this key may only score and read: an admin key is needed")
 
 
-def _among(sent: HTTPAuthorizationCredentials | None, keys: list[SecretStr]) -> bool:
+def _is_among(sent: HTTPAuthorizationCredentials | None, keys: list[SecretStr]) -> bool:
     given = sent.credentials.encode() if sent else b""
     # every key is compared, so that the time taken does not reveal which one matched
     matches = [secrets.compare_digest(given, key.get_secret_value().encode()) for key in keys]

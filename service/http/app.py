@@ -57,7 +57,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
 
 
 def _telemetry() -> TelemetryConfig:
-    """Spans of requests, where spans are exported; none of FastAPI's other signals."""
+    """Spans of requests if spans are exported; none of FastAPI's other signals."""
     provider = tracing.begin("metarm-service")
     return {
         "tracing": provider is not None,

@@ -230,7 +230,7 @@ class Drift:
         self._versions: OrderedDict[str, VersionDrift] = OrderedDict()
 
     def of(self, version: str, manifest: Mapping[str, Any]) -> VersionDrift:
-        """The figures of `version`, created where there are none yet."""
+        """The figures of `version`, created if there are none yet."""
         if version not in self._versions:
             self._versions[version] = VersionDrift(Reference.of(manifest), self._window_groups)
             if len(self._versions) > KEEP_VERSIONS:

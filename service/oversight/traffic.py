@@ -64,10 +64,10 @@ class Traffic:
         self._arrived.clear()
         while self._waiting:
             for _ in range(min(AT_ONCE, len(self._waiting))):
-                self._account(*self._waiting.popleft())
+                self._record(*self._waiting.popleft())
             await asyncio.sleep(0)
 
-    def _account(self, group: ScoredGroup, policy: PolicyStamp | None) -> None:
+    def _record(self, group: ScoredGroup, policy: PolicyStamp | None) -> None:
         version = group.version
         drift = self._drift.of(version.name, version.manifest)
         lengths = [len(sample.ids) for sample in group.encoded]

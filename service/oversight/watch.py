@@ -1,5 +1,5 @@
-"""The watch over a promoted version: its parent scores a share of its groups too, and replaces it if it is
-worse.
+"""The watch over a promoted version: its parent also scores a share of its groups, and it is rolled back if it
+is worse.
 
 A promotion moves the pointer from a version to its child. Any other move, such as an operator's return to an
 older version, is not watched. A version whose watch has ended is not watched again: an operator may activate a
@@ -78,7 +78,7 @@ class Watch:
             return  # it is not yet known whether a watch was under way
         if self._live.current_name != self._serving:
             before, self._serving = self._serving, self._live.current_name
-            await self._moved(before)
+            await self._follow_current(before)
         if self._watched:
             await self._judge_watched(self._watched)
 
@@ -113,8 +113,8 @@ class Watch:
     def _newest(self) -> list[WatchRecord]:
         return sorted(self._records.values(), key=lambda record: record.at, reverse=True)
 
-    async def _moved(self, before: str | None) -> None:
-        """The current version has changed since the last turn."""
+    async def _follow_current(self, before: str | None) -> None:
+        """Begin or end a watch after the current version has changed from `before`."""
         current = self._serving
         if self._watched and self._watched.version != current:
             await self._end("left", f"{current} serves now")

@@ -1,4 +1,4 @@
-"""A bounded buffer between scoring and the sample log: it delays no score, and counts the groups it drops."""
+"""A bounded buffer in front of the sample log, which delays no score and counts the groups it drops."""
 
 from __future__ import annotations
 

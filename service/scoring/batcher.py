@@ -1,4 +1,4 @@
-"""A bounded queue in front of the forward threads: requests in, token-budgeted slices out (waiting_line.py).
+"""A bounded queue in front of the forward threads: requests in, token-budgeted slices out (request_queue.py).
 
 It needs neither torch nor HTTP: it receives `forward`, which runs in worker threads. A free worker takes the
 next slice immediately: under load a slice fills while the previous one runs, and waiting for more would only
@@ -17,14 +17,14 @@ from collections.abc import Callable, Sequence
 from typing import Generic
 
 from metarm.errors import NotReadyError, OverloadedError, PayloadTooLargeError
-from service.scoring.waiting_line import Model, Pending, Sample, Taken, WaitingLine
+from service.scoring.request_queue import Model, Pending, RequestQueue, Sample, Taken
 
 LINGER_S = 0.003  # time that a lone request waits for others before it takes every core
 LINGERED_S = 0.3  # only a request whose forward takes at least this long waits: a hundredth of its time
 
 
 class Batcher(Generic[Model, Sample]):
-    """Hands slices of the waiting line to worker threads, and their scores back to the requests."""
+    """Hands slices of the request queue to worker threads, and their scores back to the requests."""
 
     def __init__(
         self,
@@ -45,8 +45,8 @@ class Batcher(Generic[Model, Sample]):
         self._on_slice = on_slice
         self._on_answer = on_answer
         self._linger_s = linger_s
-        self._line: WaitingLine[Model, Sample] = WaitingLine(queue_tokens)
-        self._lock = threading.Lock()  # guards the line and what follows
+        self._queue: RequestQueue[Model, Sample] = RequestQueue(queue_tokens)
+        self._lock = threading.Lock()  # guards the queue and the fields below
         self._idle = 0  # workers without a slice, asleep or about to take one
         self._sleeping: list[int] = []  # a heap
         self._alarms: list[threading.Condition] = []  # one for each worker, on the lock
@@ -57,17 +57,17 @@ class Batcher(Generic[Model, Sample]):
 
     @property
     def queued_tokens(self) -> int:
-        return self._line.tokens
+        return self._queue.tokens
 
     @property
     def sliced_tokens(self) -> int:
         """Tokens of the slices taken since the start."""
-        return self._line.sliced_tokens
+        return self._queue.sliced_tokens
 
     @property
     def slice_room(self) -> int:
         """Tokens that these slices could have held."""
-        return self._line.slices * self._line.slice_tokens
+        return self._queue.slices * self._queue.slice_tokens
 
     @property
     def started(self) -> bool:
@@ -75,7 +75,7 @@ class Batcher(Generic[Model, Sample]):
 
     def start(self, workers: int, slice_tokens: int, begin: Callable[[int], None]) -> None:
         """Start the worker threads; each calls `begin` with its number first."""
-        self._line.slice_tokens = slice_tokens
+        self._queue.slice_tokens = slice_tokens
         self._loop = asyncio.get_running_loop()
         self._alarms = [threading.Condition(self._lock) for _ in range(workers)]
         for number in range(workers):
@@ -89,7 +89,7 @@ class Batcher(Generic[Model, Sample]):
         """Fail waiting requests, let the running slices end, stop the threads."""
         with self._lock:
             self._closing = True
-            waiting = self._line.clear()
+            waiting = self._queue.clear()
             self._wake(len(self._threads))
         for pending in waiting:
             _fail(pending, NotReadyError("the server is shutting down"))
@@ -116,7 +116,7 @@ class Batcher(Generic[Model, Sample]):
         if not samples:
             return []
         tokens = sum(costs)
-        limit = self._line.most_tokens
+        limit = self._queue.most_tokens
         if tokens > limit:
             raise PayloadTooLargeError(
                 f"{tokens} tokens in one request: send at most {limit}", tokens=tokens, limit=limit
@@ -134,7 +134,7 @@ class Batcher(Generic[Model, Sample]):
                     retry_after_s=wait_s,
                     queued_tokens=self.queued_tokens,
                 )
-            self._line.add(pending)
+            self._queue.add(pending)
             self._wake(len(samples))
         scores = await done
         self._on_answer(pending.arrived_ns, pending.taken_ns)
@@ -152,22 +152,22 @@ class Batcher(Generic[Model, Sample]):
         while True:
             with self._lock:
                 self._idle += 1
-                while not (self._line or self._closing):
+                while not (self._queue or self._closing):
                     heapq.heappush(self._sleeping, number)
                     self._alarms[number].wait()
                 if self._lingers():
                     self._alarms[number].wait(self._linger_s)
                 if self._closing:
                     return
-                taken = self._line.take(self._idle)
+                taken = self._queue.take(self._idle)
                 self._idle -= 1
-                share = 1 if self._line else 1 + self._idle
+                share = 1 if self._queue else 1 + self._idle
             if taken:
                 self._run(taken, share)
 
     def _lingers(self) -> bool:
         """Whether a lone request is long enough to wait for others before it takes all cores."""
-        alone = len(self._line) == 1 and self._idle == len(self._threads) > 1
+        alone = len(self._queue) == 1 and self._idle == len(self._threads) > 1
         return alone and self.queued_tokens > LINGERED_S * self._tokens_per_s
 
     def _run(self, taken: Sequence[Taken[Model, Sample]], share: int) -> None:
@@ -189,14 +189,14 @@ class Batcher(Generic[Model, Sample]):
         self._on_slice(tokens, seconds)
         rate = tokens * len(self._threads) / share / max(seconds, 1e-6)
         self._tokens_per_s += 0.1 * (rate - self._tokens_per_s)
-        self._call_on_event_loop(_hand_back, taken, scores)
+        self._call_on_event_loop(_deliver, taken, scores)
 
     def _call_on_event_loop(self, callback: Callable[..., None], *arguments: object) -> None:
         assert self._loop is not None  # noqa: S101 (started)
         self._loop.call_soon_threadsafe(callback, *arguments)
 
 
-def _hand_back(taken: Sequence[Taken[Model, Sample]], scores: Sequence[float]) -> None:
+def _deliver(taken: Sequence[Taken[Model, Sample]], scores: Sequence[float]) -> None:
     first = 0
     for one in taken:
         pending = one.pending

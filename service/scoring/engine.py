@@ -39,7 +39,7 @@ class Engine:
         self._prefixes = prefixes
         self._on_padding = on_padding
         self._plan = ForwardPlan(1, 1, DEFAULT_BATCH_TOKENS, DEFAULT_BATCH_TOKENS)
-        self._of_thread = threading.local()
+        self._thread_local = threading.local()
 
     def use(self, plan: ForwardPlan) -> None:
         self._plan = plan
@@ -48,7 +48,7 @@ class Engine:
         """Place the calling thread, before its first slice."""
         workers = self._plan.workers
         one_per_core = self._plan.threads == 1 and workers == len(os.sched_getaffinity(0))
-        self._of_thread.placement = Placement(worker, worker_cpus(workers)[worker], bind=one_per_core)
+        self._thread_local.placement = Placement(worker, worker_cpus(workers)[worker], bind=one_per_core)
 
     def forward(self, version: LoadedVersion, samples: list[Encoded], share: int) -> list[float]:
         """Rewards in the order of `samples`, finite or not. Sequences of the same tokens are computed once.
@@ -56,7 +56,7 @@ class Engine:
         keys = [sample.key for sample in samples]
         distinct = dict(zip(keys, samples, strict=True))
         prefixes = self._prefixes.of(version.name) if self._prefixes else None
-        placement: Placement = self._of_thread.placement
+        placement: Placement = self._thread_local.placement
         with placement.on(self._plan.threads, share), torch.inference_mode():
             once = list(distinct.values())
             scores = version.model.scores(once, self._plan.batch_tokens, prefixes).tolist()
@@ -70,8 +70,8 @@ class Placement:
     the thread that starts them."""
 
     def __init__(self, worker: int, node: Sequence[int] | None, *, bind: bool) -> None:
-        """`node`: the CPUs of the worker's NUMA node; None: all CPUs. `bind`:
-        whether each worker has one core, and all workers together all of them."""
+        """`node`: the CPUs of the worker's NUMA node; None: all CPUs. `bind`: whether each worker has one core,
+        and all workers together all of them."""
         self._bind = bind
         if node is not None:
             self._restrict_to(node)

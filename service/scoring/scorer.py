@@ -199,7 +199,7 @@ class Scorer:
         background: bool,
     ) -> list[float]:
         samples = [groups[place][index] for place, index in places]
-        # after the first of a group, a response costs only what follows the prompt, where that is shared
+        # after the first of a group, a response costs only what follows the prompt if that is shared
         shares = version.model.shares_prompts
         shared = [
             samples[number].prompt_tokens if shares and number and places[number - 1][0] == place else 0

@@ -1,4 +1,4 @@
-"""Writes to the version store: by this process where it may, by the trainer where the folder is read-only."""
+"""Writes to the version store: directly, or through the trainer if the folder is read-only here."""
 
 from __future__ import annotations
 

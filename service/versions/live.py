@@ -1,4 +1,4 @@
-"""The versions in memory: one is captured per request, and the current one is swapped by one assignment."""
+"""The versions in memory: each request captures one, and one assignment swaps the current one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LoadedVersion:
 
 class CaptureGate:
     """Holds new requests before they capture the current version, while servers cut over. Lives on the event
-    loop. Requests that have captured a version, or pin one, do not pass it."""
+    loop. Requests that have captured a version, or pin one, are not held."""
 
     def __init__(self) -> None:
         self._opening: asyncio.Event | None = None  # while closed
@@ -70,7 +70,7 @@ class LiveVersions:
         store: VersionStore,
         on_count: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`load` brings a version from disk, off the event loop, verified and warmed. `on_count` receives the
+        """`load` loads a version from disk, off the event loop, verified and warmed up. `on_count` receives the
         number of versions in memory."""
         self._load = load
         self._keep_loaded = keep_loaded
@@ -113,7 +113,7 @@ class LiveVersions:
         """
         least = 0 if min_version is None else version_number(_valid_name(min_version))
         if version is not None:
-            name = version if NAME.fullmatch(version) else await self._labelled(version)
+            name = version if NAME.fullmatch(version) else await self._label_target(version)
             if version_number(name) < least:
                 raise await self._unavailable(f"{name} is older than the min_version {min_version}")
             return await self.load(name)
@@ -228,7 +228,7 @@ class LiveVersions:
             del self._loaded[name]
         self._on_count(len(self._loaded))
 
-    async def _labelled(self, label: str) -> str:
+    async def _label_target(self, label: str) -> str:
         if label not in self.labels:
             raise await self._unavailable(f"there is no label {label!r}")
         return self.labels[label].version

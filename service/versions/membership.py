@@ -118,9 +118,8 @@ class Membership:
     def _turn(self) -> None:
         self._notices.subscribe()
         busy = self._take_part(self._board.state())
-        if (
-            time.monotonic() >= self._renew_at
-        ):  # immediately after a cut-over: others read what this server serves
+        # due immediately after a cut-over: others read what this server serves
+        if time.monotonic() >= self._renew_at:
             self._renew()
         self._notices.wait(BUSY_POLL_S if busy else self._idle_poll_s)
 

@@ -48,7 +48,9 @@ class Refusals:
         self._on_refusal = on_refusal
         self._retry_after_s = retry_after_s
         self._by_name: OrderedDict[str, Refusal] = OrderedDict()
-        self._unread: dict[str, tuple[Signature, float]] = {}  # files and monotonic seconds of the last attempt
+        self._attempts: dict[
+            str, tuple[Signature, float]
+        ] = {}  # files and monotonic seconds of the last attempt
 
     def all(self) -> list[Refusal]:
         """Latest last."""
@@ -63,14 +65,14 @@ class Refusals:
         self._by_name[name] = replace(known, reason=reason, times=known.times + 1, last=now)
         if len(self._by_name) > MAX_REFUSALS:
             forgotten, _ = self._by_name.popitem(last=False)
-            self._unread.pop(forgotten, None)
+            self._attempts.pop(forgotten, None)
         self._on_refusal()
 
     async def standing(self, name: str) -> str | None:
         """The reason for which a load would be refused without a read; None if it would be read."""
-        if name not in self._unread:
+        if name not in self._attempts:
             return None
-        files, tried = self._unread[name]
+        files, tried = self._attempts[name]
         if (
             time.monotonic() - tried >= self._retry_after_s
             or await asyncio.to_thread(self._files, name) != files
@@ -84,12 +86,12 @@ class Refusals:
         if reason is not None:
             raise InvalidVersionError(reason)
         files = await asyncio.to_thread(self._files, name)  # before the load, so that a later change is seen
-        self._unread.pop(name, None)
+        self._attempts.pop(name, None)
         try:
             return await load(name)
         except InvalidVersionError as error:
             self.record(name, error.message)
-            self._unread[name] = files, time.monotonic()
+            self._attempts[name] = files, time.monotonic()
             raise
 
     def _files(self, name: str) -> Signature:

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Activation:
     """The version the pointer names, the version this server scores with, and the servers that cut over
-    together (none where each server follows the pointer alone)."""
+    together (none if each server follows the pointer alone)."""
 
     current: str
     serving: str | None
@@ -111,7 +111,7 @@ class Versions:
         scores with it.
 
         Raises VersionUnavailableError, InvalidVersionError, CutOverAbortedError (all servers stay on the
-        version they had), TrainerUnavailableError where the store is read-only here and no trainer runs.
+        version they had), TrainerUnavailableError if the store is read-only here and no trainer runs.
         """
         await self.live.load(name)
         before = self.live.current_name

@@ -110,6 +110,6 @@ def clock(minutes: int) -> str:
     return f"{minutes // 60 % 24}:{minutes % 60:02d}"
 
 
-def counted(count: int, singular: str, plural: str | None = None) -> str:
+def counted(count: int, singular: str) -> str:
     """`1 crate`, `2 crates`."""
-    return f"{count} {singular}" if count == 1 else f"{count} {plural or singular + 's'}"
+    return f"{count} {singular}" if count == 1 else f"{count} {singular}s"

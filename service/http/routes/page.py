@@ -42,7 +42,7 @@ async def file(name: str, request: Request) -> Response:
 
 
 async def _answer(files: StaticFiles, name: str, request: Request) -> Response:
-    """The file with the page's headers, compressed where the client accepts gzip; 304 where it has the file."""
+    """The file with the page's headers, compressed if the client accepts gzip; 304 where it has the file."""
     response = await files.get_response(name, request.scope)
     response.headers["ETag"] = f"W/{response.headers['ETag']}"  # weak: the same for both encodings
     if isinstance(response, FileResponse) and "gzip" in request.headers.get("accept-encoding", ""):

@@ -29,7 +29,7 @@ class Now(BaseModel):
     tokens_per_s: float | None = Field(description="Tokens of the scored sequences.")
     latency: Latency
     batch_fill: float | None = Field(
-        description="Tokens of the slices taken ÷ tokens they have room for; above 1 where one text is longer."
+        description="Tokens of the slices taken ÷ tokens they have room for; above 1 if one text is longer."
     )
 
 

@@ -59,6 +59,7 @@ def test_a_loop_goes_on_after_any_error_and_counts_each(
 def test_an_error_that_stays_the_same_is_logged_once_and_again_after_a_success(
     health: LoopHealth, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     for _ in range(5):
         health.failed(redis.ConnectionError("refused"))
         health.failed(redis.TimeoutError("too late"))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from metarm.errors import NotReadyError, OverloadedError, PayloadTooLargeError
 from service.scoring.batcher import LINGER_S, Batcher
-from service.scoring.waiting_line import UNIT_SLICES
+from service.scoring.request_queue import UNIT_SLICES
 
 PATIENCE_S = 20.0
 

@@ -18,8 +18,7 @@ from pydantic import ValidationError
 from metarm.model.reward_model import RewardModel, load_model
 from service.scoring.measuring import Measured, Timing, best_plan, best_split, measure_plans
 from service.scoring.plan import ForwardPlan
-from service.scoring.plan_choice import choose_plan
-from service.scoring.tuning_file import fingerprint
+from service.scoring.plan_choice import choose_plan, fingerprint
 from service.settings import ServiceSettings
 from tests.processes import Process, RedisProcess, service
 from tests.service.http.test_score import GROUP

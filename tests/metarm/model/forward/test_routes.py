@@ -183,7 +183,7 @@ def test_a_layer_that_does_more_than_its_parts_sends_the_network_the_padded_way(
         route = choose_route(network, LONGEST)
     assert route.name == "padded"
     assert type(network).__name__ in caplog.text
-    assert "differs from its own" in caplog.text
+    assert "differs from the network's own" in caplog.text
     samples = random_samples(network, 8, segments=False, seed=5)
     with torch.inference_mode():
         torch.testing.assert_close(

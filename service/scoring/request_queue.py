@@ -1,4 +1,4 @@
-"""The waiting requests, and how the next slice is composed of them. Its owner has the threads and locks."""
+"""The queue of requests, and the composition of the next slice. Threads and locks belong to its owner."""
 
 from __future__ import annotations
 
@@ -51,10 +51,13 @@ class Taken(Generic[Model, Sample]):
         return self.pending.samples[self.part.start : self.part.stop]
 
 
-class WaitingLine(Generic[Model, Sample]):
-    """Half of every slice goes to the request that has waited longest, the rest to those with the fewest slices
+class RequestQueue(Generic[Model, Sample]):
+    """The waiting requests and the order in which they are served.
+
+    Half of every slice goes to the request that has waited longest, the rest to those with the fewest slices
     left: a large request does not hold up small ones, and they do not starve it. A slice has one model;
-    models take turns."""
+    models take turns.
+    """
 
     def __init__(self, most_tokens: int) -> None:
         """`most_tokens` may wait in all; the caller of `add` enforces it."""
@@ -74,13 +77,13 @@ class WaitingLine(Generic[Model, Sample]):
         self.tokens += pending.left_tokens
 
     def clear(self) -> list[Pending[Model, Sample]]:
-        """Empty the line; returns the requests that waited."""
+        """Empty the queue; returns the requests that waited."""
         waiting, self._requests, self.tokens = self._requests, [], 0
         return waiting
 
     def take(self, idle: int) -> list[Taken[Model, Sample]]:
-        """The next slice, of one model: at least one unit, and a share of the waiting tokens for each of the
-        `idle` workers, which include the caller. Empty if no request waits."""
+        """The next slice, of one model: at least one unit, and otherwise no more than `slice_tokens` or the
+        caller's share of the waiting tokens among the `idle` workers. Empty if no request waits."""
         self._drop_finished()
         if not self._requests:
             return []
