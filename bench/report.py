@@ -1,4 +1,4 @@
-"""Results → the table and the JSON."""
+"""The results of `bench/score` as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 def tables(results: Results) -> str:
-    """One table a load."""
+    """One table per load."""
     return "\n\n".join(_table(result) for result in results.loads.values() if result.cells)
 
 
