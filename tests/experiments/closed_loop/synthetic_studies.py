@@ -1,4 +1,4 @@
-"""Studies made up for tests: the figures that answers rest on, set as wanted."""
+"""Synthetic studies, with the figures that a test sets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def look(variance: float, accuracy: float) -> Look:
     return Look("v000001", 0.0, variance, accuracy, 0.0, [0.1, 0.5, 0.9])
 
 
-def made_up_run(
+def synthetic_run(
     arm: str,
     seed: int,
     *,
@@ -39,8 +39,8 @@ def made_up_run(
     held_out: float = 0.7,
     accepted: bool = True,
 ) -> ArmRun:
-    """A run whose policy has `gold` by round (jittered by seed); retrained after all rounds but the last,
-    unless it is `fixed`. Spread and accuracy are those after each retrain on shifted responses."""
+    """A run whose policy has `gold` by round (jittered by seed), with a retrain after all rounds but the last,
+    except in the arm `fixed`. `after` and `accuracy` are those on shifted responses after each retrain."""
     noise = np.random.default_rng(seed).normal(0.0, 0.02, 8).tolist()
     rounds = []
     for number, level in enumerate(gold):
@@ -65,8 +65,8 @@ def made_up_run(
     return ArmRun(seed, arm, rounds, steps, best_of, 1.0)
 
 
-def made_up_study(seeds: int, **arms: Callable[[str, int], ArmRun]) -> Study:
-    """`arms`: how each arm's runs are made; `_times_2` in a name stands for ` ×2`."""
+def synthetic_study(seeds: int, **arms: Callable[[str, int], ArmRun]) -> Study:
+    """`arms`: functions that make each arm's runs; `_times_2` in a name stands for ` ×2`."""
     made = {name.replace("_times_", " ×").replace("0_2", "0.2"): make for name, make in arms.items()}
     runs = [make(name, seed) for seed in range(seeds) for name, make in made.items()]
     return Study("in-process", "0.1.0", asdict(PLAN), {name: {} for name in made}, runs)
