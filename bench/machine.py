@@ -1,4 +1,4 @@
-"""What the figures depend on: the machine, the packages, the commit. Recorded beside every measurement."""
+"""What the figures depend on: the machine, the packages, the commit. Recorded with the measurements."""
 
 from __future__ import annotations
 

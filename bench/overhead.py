@@ -136,8 +136,8 @@ def _measure(load: str, server: Server, bodies: list[str], folder: Path, rounds:
                 before_s = server.cpu_s()
                 outcome = run(Job(f"{url}/score", CONNECTIONS, bodies))
                 cpu_s[arm.name].append((server.cpu_s() - before_s) / scores)
-                beside = viewers.ask(asdict(Audience(url, 0, 0.0)))["asked"]
-                asked[arm.name] = dict(Counter(asked[arm.name]) + Counter(beside))
+                others = viewers.ask(asdict(Audience(url, 0, 0.0)))["asked"]
+                asked[arm.name] = dict(Counter(asked[arm.name]) + Counter(others))
                 rates[arm.name].append(scores / outcome.wall_s)
                 tails[arm.name].append(quantile(outcome.latencies_s, 0.99) or 0.0)
             tqdm.write(f"{load}, round {number + 1}: {_line(rates)}")

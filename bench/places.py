@@ -1,4 +1,4 @@
-"""The folders of the benchmarks: `.bench/` beside the sources, which git ignores."""
+"""The folders of the benchmarks: `.bench/` in the checkout, which git ignores."""
 
 from __future__ import annotations
 

@@ -48,15 +48,15 @@ def system_aims(folder: Path, quick: bool) -> list[Aim]:
     turns = tqdm(range(2 if quick else 5), "starts", disable=None, leave=False)
     starts = [startup(folder) for _ in turns]
     resident, weights = starts[-1][1:]
-    alone, beside = retrain_latencies(folder, 7.0 if quick else 30.0, 2 if quick else 4)
-    tails = [quantile(found, 0.99) or 0.0 for found in (beside, alone)]
+    alone, during = retrain_latencies(folder, 7.0 if quick else 30.0, 2 if quick else 4)
+    tails = [quantile(found, 0.99) or 0.0 for found in (during, alone)]
     print(f"training step: packed {statistics.median(packed):.2f} s, padded {statistics.median(padded):.2f} s")
-    for name, found, tail in (("beside a retrain", beside, tails[0]), ("alone", alone, tails[1])):
+    for name, found, tail in (("during a retrain", during, tails[0]), ("alone", alone, tails[1])):
         print(f"{TEXTS} texts, {name}: p50 {1000 * statistics.median(found):.0f} ms, p99 {1000 * tail:.0f} ms")
     print(f"service, idle: {resident:.0f} MiB; weights {weights:.0f} MiB")
     return [
         Aim("training step, packed ÷ padded", step, 0.33, at_most=True),
-        Aim("p99 of a 4-text /score, beside a retrain ÷ alone", tails[0] / tails[1], 1.3, at_most=True),
+        Aim("p99 of a 4-text /score, during a retrain ÷ alone", tails[0] / tails[1], 1.3, at_most=True),
         Aim("start to ready", statistics.median(s[0] for s in starts), 5.0, at_most=True, unit="s"),
         Aim("idle memory ÷ (2.5 × weights + 400 MB)", resident / (2.5 * weights + 400), 1.0, at_most=True),
     ]
@@ -84,16 +84,16 @@ def retrain_latencies(folder: Path, seconds: float, rounds: int) -> tuple[list[f
     """Seconds of small /score requests, one after another, in turn without a retrain and during one."""
     source = encoder_pairs()
     alone: list[float] = []
-    beside: list[float] = []
+    during: list[float] = []
     with System(folder) as system, httpx.Client(base_url=system.url, timeout=60.0) as http:
         _log_groups(http, source)
         for number in range(rounds):
             bodies = _bodies(source, f"retrain {number}")
             alone += _requests(http, bodies, seconds)
             job = _start_job(http)
-            beside += _requests(http, bodies, seconds)
+            during += _requests(http, bodies, seconds)
             _end_job(http, job)
-    return alone, beside
+    return alone, during
 
 
 def _log_groups(http: httpx.Client, source: GeneratedPairs) -> None:

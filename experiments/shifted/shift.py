@@ -121,7 +121,7 @@ def run(folder: Path, scope: Scope, backbone: str, states_folder: Path, out: Pat
 
 
 def _machine() -> dict[str, Any]:
-    """What the figures depend on beside the settings: processor, cores, packages, code."""
+    """What the figures depend on, apart from the settings: processor, cores, packages, code."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

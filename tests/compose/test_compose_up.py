@@ -74,8 +74,8 @@ def test_our_processes_have_no_rights_and_no_compiler(running: Stack, service: s
     assert running.execute(service, "id", "-u").strip() == "10001"
     status = running.execute(service, "cat", "/proc/1/status")
     assert "CapEff:\t0000000000000000" in status
-    look = "for tool in gcc cc make; do command -v $tool; done; ls /opt/venv/bin /opt/metarm/bin"
-    tools = running.execute(service, "sh", "-c", look).split()
+    listing = "for tool in gcc cc make; do command -v $tool; done; ls /opt/venv/bin /opt/metarm/bin"
+    tools = running.execute(service, "sh", "-c", listing).split()
     assert "metarm" in tools
     assert {"gcc", "cc", "make", "pip", "pip3"}.isdisjoint(name.rsplit("/")[-1] for name in tools)
 

@@ -10,20 +10,20 @@ import numpy as np
 from experiments.closed_loop.plan import StudyPlan
 from experiments.closed_loop.records import (
     ArmRun,
-    Look,
     PromptSet,
     RetrainRecord,
     RoundRecord,
     SetRecord,
     StepRecord,
     Study,
+    VersionFigures,
 )
 
 PLAN = StudyPlan(rounds=3, steps=2)
 
 
-def look(variance: float, accuracy: float) -> Look:
-    return Look("v000001", 0.0, variance, accuracy, 0.0, [0.1, 0.5, 0.9])
+def figures(variance: float, accuracy: float) -> VersionFigures:
+    return VersionFigures("v000001", 0.0, variance, accuracy, 0.0, [0.1, 0.5, 0.9])
 
 
 def synthetic_run(
@@ -52,9 +52,9 @@ def synthetic_run(
                 gold_variance=gold_variance[number],
                 length_mean=50.0,
                 distinct_share=1.0,
-                before=look(variance[number] * (1.0 + noise[number]), 0.6),
-                after=look(after * (1.0 + noise[number]), accuracy + noise[number]) if has_retrain else None,
-                initial_after=look(4.0, 0.72) if has_retrain else None,
+                before=figures(variance[number] * (1.0 + noise[number]), 0.6),
+                after=figures(after * (1.0 + noise[number]), accuracy + noise[number]) if has_retrain else None,
+                initial_after=figures(4.0, 0.72) if has_retrain else None,
             )
         retrain = RetrainRecord(
             "v000002", accepted, [], 0.7, held_out + noise[number] / 10, 1.0, 1.0, [(0, 0.7), (8, held_out)]
