@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import pytest
@@ -14,6 +13,7 @@ from metarm import ClientError, RewardClient
 from metarm.store.versions import version_number
 from tests.compose.stack import Stack
 from tests.demo_groups import demo_groups
+from tests.hammer import Clients
 
 pytestmark = pytest.mark.timeout(2400)
 
@@ -48,32 +48,21 @@ def servers(http: httpx.Client) -> list[dict[str, Any]]:
     return list(answer.json()["servers"]) if answer.status_code == 200 else []
 
 
-class Workers:
+class Workers(Clients):
     """RL workers that score groups through the proxy, one after another, while the block runs."""
 
     def __init__(self, http: httpx.Client) -> None:
+        super().__init__(WORKERS)
         self._url = str(http.base_url)
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(WORKERS)]
         self.versions: list[str] = []  # of each answer, in the order of arrival
         self.failures: list[str] = []
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
     def answered(self, count: int) -> bool:
         return len(self.versions) >= count
 
-    def _run(self) -> None:
+    def run(self, number: int) -> None:  # noqa: ARG002 (all workers are alike)
         with RewardClient(self._url) as client:
-            while not self._stop.is_set():
+            while not self.stop.is_set():
                 try:
                     self.versions.append(client.score(demo_groups(2)).version)
                 except ClientError as error:

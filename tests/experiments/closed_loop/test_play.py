@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.closed_loop.plan import Arm, StudyPlan, all_arms
+from experiments.closed_loop.plan import Arm, all_arms
 from experiments.closed_loop.play import play
 from experiments.closed_loop.records import ArmRun, RetrainRecord, read_run, write_run
 from experiments.closed_loop.reward_models import in_requests, retrain_record
@@ -16,18 +16,9 @@ from metarm.errors import ConfigurationError
 from simulation.optimise import Groups
 from simulation.prompts import Split, split_of
 from simulation.rounds import lengths_of
+from tests.experiments.closed_loop.tiny_plan import TINY_PLAN
 
-PLAN = StudyPlan(
-    rounds=3,
-    steps=2,
-    prompts=3,
-    responses=3,
-    measured_prompts=4,
-    measured_shifted_families=4,
-    measured_responses=2,
-    best_of=3,
-    best_of_tries=2,
-)
+PLAN = replace(TINY_PLAN, rounds=3, prompts=3, best_of=3, best_of_tries=2)
 
 
 class Longer:
