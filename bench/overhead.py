@@ -35,10 +35,10 @@ from bench.models import checkpoint, publish_copies
 from bench.places import WORK
 from bench.processes import Server, Worker
 from bench.results import quantile
-from bench.table import aligned
 from bench.viewers import Audience
 from bench.workload import Load, encoder_pairs
 from metarm.runtime.embedded_redis import EmbeddedRedis
+from metarm.runtime.tables import aligned
 
 AIM = 0.98  # scores a second with the page open and /metrics scraped ÷ without viewers
 TEXTS, CONNECTIONS, STEPS = 4, 8, 32

@@ -14,7 +14,7 @@ from bench.arms import Measurement
 from bench.machine import machine
 from bench.results import Aim, LoadResult, Results, quantile
 from bench.roster import OURS
-from bench.table import aligned
+from metarm.runtime.tables import aligned
 
 COLUMNS = (
     *("arm", "texts/s [min-max]", "tokens/s", "ours ÷ arm", "of limit"),

@@ -33,9 +33,9 @@ from bench.places import WORK
 from bench.processes import Worker
 from bench.results import quantile
 from bench.steady import Period, Sent
-from bench.table import aligned
 from bench.workload import Load, encoder_pairs
 from metarm.runtime.embedded_redis import EmbeddedRedis
+from metarm.runtime.tables import aligned
 from metarm.store.versions import VersionStore
 
 AIM = 1.15  # p99 with swaps ÷ without

@@ -27,7 +27,7 @@ from experiments.closed_loop.plan import StudyPlan, arm_named
 from experiments.closed_loop.play import play
 from experiments.closed_loop.records import RetrainRecord
 from experiments.learners import Scores, Swap, swap
-from experiments.table import aligned
+from metarm.runtime.tables import aligned
 from metarm.store.calibration import Calibration
 from simulation.optimise import Groups
 
