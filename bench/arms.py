@@ -1,4 +1,4 @@
-"""What is compared. An arm is started, asked for scores, measured on a load, and ended with its block."""
+"""The arms of a comparison: a context manager starts an arm and ends it; inside, it scores and is measured."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from bench.processes import Child, Server, Worker
 from bench.workload import Load, Request
 from metarm.runtime.processes import free_port
 
-PROBED = "128x1"  # the load that probes run beside
-Batches = Literal["best", "usual"]  # peers' batch sizes: the fastest on CPU, or as shipped and documented
+PROBED = "128x1"  # the load during which probes run
+Batches = Literal["best", "usual"]  # peers' batch sizes: the fastest found on CPU, or the default
 Spoken = Callable[[Request], Any]  # request → JSON body
 Understood = Callable[[Any], list[float]]  # JSON answer → scores in the order of the responses
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One arm on one load in one round. Latencies and probes are of requests, in seconds; `cpu_s` and
-    `rss` are the server's processes together."""
+    """One arm on one load in one round. Latencies and probes are seconds of single requests; `cpu_s` and `rss`
+    are sums over the server's processes."""
 
     texts: int
     tokens: int
@@ -49,7 +49,7 @@ class Measurement:
 
 
 class Arm(Protocol):
-    """`name` as the table shows it; `loads` it takes part in; `tolerance` of its scores against ours."""
+    """`name` as tables show it; `loads` to measure it on; `tolerance` of its scores against the reference."""
 
     name: str
     loads: frozenset[str]
@@ -66,7 +66,7 @@ class Arm(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServerPlan:
-    """How to start a server and how to speak with it. `helpers` are started before it and counted with it."""
+    """How to start a server, and its requests and answers. `helpers` start first and are measured too."""
 
     command: Callable[[int], list[str]]  # port → command line
     folder: Path
@@ -76,17 +76,17 @@ class ServerPlan:
     speak: Spoken
     understand: Understood
     probe_path: str | None = None
-    working_folder: Path | None = None  # where it is started; unset: `folder`
+    working_folder: Path | None = None  # default: `folder`
     helpers: tuple[Child, ...] = ()
 
 
 class ServerArm:
-    """A scoring server under the closed loop."""
+    """A scoring server, measured by a closed loop of clients."""
 
     def __init__(
         self, name: str, loads: frozenset[str], tolerance: float, plan: Callable[[], ServerPlan]
     ) -> None:
-        """`plan` prepares what the server needs; it is called when the arm is started."""
+        """`plan` prepares what the server needs; it is called when the arm starts."""
         self.name = name
         self.loads = loads
         self.tolerance = tolerance
@@ -137,7 +137,7 @@ class ServerArm:
         )
 
     def _run(self, job: Job, *, probe: bool) -> tuple[load_generator.Outcome, list[float]]:
-        """The job's outcome, and how long probes took meanwhile."""
+        """The job's outcome, and the seconds of each probe during it."""
         if not (probe and self._plan.probe_path):
             return load_generator.run(job), []
         with Probe(self._server.url + self._plan.probe_path) as prober:
@@ -157,7 +157,7 @@ class WorkerPlan:
 
 
 class OfflineArm:
-    """A library called in a process of its own: no server, no client, all texts at once."""
+    """A library in a worker process: no server, no client, all texts at once."""
 
     def __init__(
         self, name: str, loads: frozenset[str], tolerance: float, plan: Callable[[], WorkerPlan]
@@ -196,17 +196,17 @@ class OfflineArm:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What an arm needs to know to make its plan."""
+    """What an arm makes its plan from."""
 
     checkpoint: Checkpoint
-    folder: Path  # of this run and model: one subfolder an arm
+    folder: Path  # of this run and model, with one subfolder per arm
     batches: Batches = "best"
 
     def batch_size(self, best: Mapping[Kind, int], usual: int) -> int:
-        """The batch size a peer is to run with."""
+        """The batch size to run a peer with."""
         return best[self.checkpoint.kind] if self.batches == "best" else usual
 
 
 def wait_a_moment() -> None:
-    """Let spinning threads of the last arm go to sleep before the next is timed."""
+    """Let spinning threads of the previous arm go to sleep before the next arm is timed."""
     time.sleep(0.3)

@@ -1,6 +1,7 @@
-"""The limit: what this machine's matrix products would allow, at the operations a token takes.
+"""The limit: the tokens a second that this machine's matrix products allow, from the operations per token.
 
-`python -m bench.limit CHECKPOINT THREADS` answers each line on standard input with the rate it measures.
+`python -m bench.limit CHECKPOINT THREADS`: a worker process (bench/worker.py) that answers each line with a
+Rate.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import orjson
 import torch
 
+from bench import worker
 from bench.models import Checkpoint
 from bench.places import THREADS
 from bench.processes import Worker
@@ -23,20 +24,20 @@ from metarm.runtime import process_environment
 
 Shape = tuple[int, int, int]  # (rows, inner, columns) of one product
 LARGE: tuple[Shape, ...] = ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 1024, 4096))
-ROWS = (512, 2048)  # tokens that go through a layer together
+ROWS = (512, 2048)  # tokens in one product
 BLOCK_S, BLOCKS = 0.06, 3
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Floating-point operations of one full forward of one sequence: nothing shared, nothing left out.
+    """Floating-point operations of the full forward of one sequence, without prefix sharing.
 
-    A multiplication and its addition are two. Normalisations, activations and softmax count nothing.
+    A multiplication and its addition count as two. Normalisations, activations and softmax are not counted.
     """
 
-    linear: float  # a token, all layers
-    attention: float  # a token and a position it attends to, all layers
-    head: float  # a sequence
+    linear: float  # per token, all layers
+    attention: float  # per token and position that it attends to, all layers
+    head: float  # per sequence
     causal: bool  # a token attends to half the positions on average
     shapes: tuple[tuple[int, int], ...]  # (inner, columns) of the layers' products
 
@@ -49,7 +50,7 @@ class Work:
 
 
 def work(config: dict[str, Any]) -> Work:
-    """The work of a checkpoint by its config.json. Raises KeyError for an architecture not known here."""
+    """The work of a checkpoint with this config.json. Raises KeyError for an unknown architecture."""
     hidden, layers = config["hidden_size"], config["num_hidden_layers"]
     heads = config["num_attention_heads"]
     queries = heads * (config.get("head_dim") or hidden // heads)
@@ -77,7 +78,7 @@ def work_of(checkpoint: Path) -> Work:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Best float32 matrix-product rates, operations a second: of large shapes, of the model's own."""
+    """Best float32 matrix-product rates in operations a second: of large shapes, and of the model's own."""
 
     large: float
     model: float
@@ -89,7 +90,7 @@ class Rate:
 
 
 class Limit:
-    """Measures the rate in a process of its own, with the threads every arm has."""
+    """Measures the rate in a worker process, with as many threads as every arm has."""
 
     def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
         self.work = work_of(checkpoint.path)
@@ -112,7 +113,7 @@ class Limit:
 
 
 def _rate(shape: Shape) -> float:
-    """The best of BLOCKS blocks of BLOCK_S seconds of `x @ weight.T`, as linear layers compute it."""
+    """The best rate of BLOCKS blocks of BLOCK_S seconds of `x @ weight.T`, as linear layers compute it."""
     rows, inner, columns = shape
     x, weight, out = torch.randn(rows, inner), torch.randn(columns, inner), torch.empty(rows, columns)
     operations = 2.0 * rows * inner * columns
@@ -131,20 +132,17 @@ def main() -> None:
     process_environment.check()
     torch.set_num_threads(int(sys.argv[2]))
     own = [(rows, *shape) for shape in work_of(Path(sys.argv[1])).shapes for rows in ROWS]
-    _answer({"ready": True})
-    for _ in sys.stdin.buffer:
+
+    def answer(_question: dict[str, Any]) -> dict[str, Any]:
         large = {_name(shape): _rate(shape) for shape in LARGE}
         model = {_name(shape): _rate(shape) for shape in own}
-        _answer({"large": max(large.values()), "model": max(model.values()), "shapes": large | model})
+        return {"large": max(large.values()), "model": max(model.values()), "shapes": large | model}
+
+    worker.serve(answer)
 
 
 def _name(shape: Shape) -> str:
     return "×".join(map(str, shape))
-
-
-def _answer(content: dict[str, object]) -> None:
-    sys.stdout.buffer.write(orjson.dumps(content) + b"\n")
-    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

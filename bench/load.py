@@ -1,7 +1,7 @@
-"""The load generator: a process of its own, the same HTTP client and persistent connections for every arm.
+"""The load generator: a process of its own, with the same HTTP client and persistent connections for every arm.
 
-`python -m bench.load`: a Job as JSON on standard input, an Outcome as JSON on standard output.
-Bodies are sent as they are and answers kept as they come: nothing is encoded or read while timing.
+`python -m bench.load` reads a Job as JSON from stdin and writes an Outcome as JSON to stdout. Bodies are
+encoded before the clock starts, and answers are parsed after it stops.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TIMEOUT_S = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`bodies` are posted to `url` by `connections` clients, each sending its next once it is answered."""
+    """`connections` clients post `bodies` to `url`; each sends its next request when its last is answered."""
 
     url: str
     connections: int
@@ -31,8 +31,8 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """When it started (time.monotonic()), seconds from the first request to the last answer and of each
-    request, the answers' bodies in the order of the requests, the client's own CPU seconds."""
+    """The start (time.monotonic()), the seconds from the first request to the last answer, the seconds of each
+    request and the bodies of the answers, both in the order of the requests, and the client's CPU seconds."""
 
     started: float
     wall_s: float
@@ -65,7 +65,7 @@ async def _run(job: Job) -> Outcome:
         remaining = iter(enumerate(job.bodies))
 
         async def client() -> None:
-            for place, body in remaining:  # shared: each client takes the next request there is
+            for place, body in remaining:  # shared: each client takes the next request
                 sent = time.perf_counter()
                 async with clients.post(job.url, data=body.encode()) as answer:
                     text = await answer.text()

@@ -1,7 +1,7 @@
-"""`bench/memory`: what a vanilla update holds at its peak beyond the loaded model, by what is trained and how.
+"""`bench/memory`: the peak memory of a vanilla update beyond the loaded model, by what is trained and how.
 
-The packaged encoder and preferences, the trainer's own batch sizes; each arm in a process of its own. Counted:
-resident memory, so gradients, AdamW's moments and activations alike.
+The packaged encoder and preferences, with the trainer's own batch sizes; each arm runs in a process of its own.
+The figure is resident memory: gradients, AdamW's moments and activations.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MIB = 2**20
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench/memory", description=__doc__)
-    parser.add_argument("--arm", choices=list(ARMS), help="measure this one alone")
+    parser.add_argument("--arm", choices=list(ARMS), help="measure only this arm")
     arm = parser.parse_args().arm
     if arm is not None:
         tokens, peak = _measure(ARMS[arm])
@@ -47,26 +47,26 @@ def main() -> None:
 
 
 def _measure(changes: dict[str, Any]) -> tuple[int, int]:
-    """Tokens of the update, and the bytes it held."""
+    """The tokens of the update, and its bytes at the peak."""
     quiet_transformers()
     torch.set_num_threads(1)
     made, settings = checkpoint("encoder"), TrainerSettings()
     model = load_model(made.path, made.max_tokens)
     preferences = load_preferences(None, settings.held_out_share, settings.max_held_out)
     pairs = encode_pairs(model.encoder, preferences.train)
-    # no more than one batch: whatever is drawn, it is this one
+    # as many pairs as one batch has, so that every draw has the same pairs
     pairs = sorted(pairs, key=lambda pair: pair.tokens)[-settings.batch_size :]
     options = TrainOptions.of(settings, {"ascent": "none", "steps": 1, **changes})
     with trainable(model.network, options.trainable, rank=options.lora_rank, alpha=1, seed=0):
-        pass  # what this imports is not what an update holds
+        pass  # memory of these imports does not count as the update's
     before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark is counted from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     train(model, pairs, [], options, lambda *_: None)
     return sum(pair.tokens for pair in pairs), _resident("VmHWM") - before
 
 
 def _resident(name: str) -> int:
-    """Bytes, by the kernel's name of the figure."""
+    """Bytes of the figure that the kernel calls `name`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 

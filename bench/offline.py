@@ -1,8 +1,9 @@
-"""Our forward without a server, told what to score on standard input.
+"""Our forward without a server: a worker process (bench/worker.py).
 
-`python -m bench.offline CHECKPOINT MAX_TOKENS THREADS`: one JSON line in, {"pairs": [[prompt, response], …]};
-one out, {"scores", "wall_s", "cpu_s"}. The texts are encoded before the clock starts. A thread a core, each
-with batches of its own: what the service's calibration finds fastest on few cores, and no peer's server does.
+`python -m bench.offline CHECKPOINT MAX_TOKENS THREADS` reads lines {"pairs": [[prompt, response], …]} and
+answers each with {"scores", "wall_s", "cpu_s"}. Texts are encoded before the clock starts. One thread per core
+computes batches of its own, as the service's measured forward plan does on few cores; no peer's server does
+this.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-import orjson
-
+from bench import worker
 from metarm.model.parallel import score_parallel
 from metarm.model.reward_model import load_model, quiet_transformers
 from metarm.runtime import process_environment
@@ -23,18 +24,15 @@ def main() -> None:
     path, max_tokens, threads = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     quiet_transformers()
     model = load_model(path, max_tokens)
-    _answer({"ready": True})
-    for line in sys.stdin.buffer:
-        groups = [(prompt, [response]) for prompt, response in orjson.loads(line)["pairs"]]
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        groups = [(prompt, [response]) for prompt, response in question["pairs"]]
         samples = [encoded[0] for encoded in model.encoder.encode(groups)]
         wall, cpu = time.perf_counter(), time.process_time()
         scores = score_parallel(model, samples, workers=threads).tolist()
-        _answer({"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "scores": scores})
+        return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "scores": scores}
 
-
-def _answer(content: dict[str, object]) -> None:
-    sys.stdout.buffer.write(orjson.dumps(content) + b"\n")
-    sys.stdout.buffer.flush()
+    worker.serve(answer)
 
 
 if __name__ == "__main__":

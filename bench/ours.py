@@ -1,47 +1,55 @@
-"""Our own arms: the real service on its own store and its own Redis, and the offline forward behind it."""
+"""This project's own arms: the real service on its own version store and Redis, and the offline forward."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bench.arms import ServerPlan, Setting, WorkerPlan
 from bench.models import publish
 from bench.places import THREADS
-from bench.processes import Child
+from bench.processes import Child, Server
 from bench.workload import Request
 from metarm.runtime import process_environment
 from metarm.runtime.embedded_redis import EmbeddedRedis
+from metarm.runtime.processes import free_port
+
+COMMAND = (sys.executable, "-m", "service")
+READY_PATH = "/ready"
 
 
 def service(name: str, setting: Setting, settings: Mapping[str, str]) -> ServerPlan:
-    """`python -m service`, samples logged as they are by default, scores not cached. `settings` are more
-    of its environment."""
+    """The arm of a service with further `settings`: it logs samples, as it does by default, and has no score
+    cache."""
     folder = setting.folder / name
     checkpoint = setting.checkpoint
     publish(checkpoint, folder)
     redis = EmbeddedRedis(folder / "redis")
-    environment = {
-        **process_environment.REQUIRED,
-        "METARM_DATA_DIR": str(folder),
-        "METARM_SCORE_CACHE_ENTRIES": "0",
-        "METARM_MAX_TOKENS": str(checkpoint.max_tokens),
-        "METARM_LOG_LEVEL": "WARNING",
-        "REDIS_URL": redis.url,
-        **settings,
-    }
+    own = {"METARM_MAX_TOKENS": str(checkpoint.max_tokens), **settings}
     return ServerPlan(
-        command=lambda _: [sys.executable, "-m", "service"],
+        command=lambda _: list(COMMAND),
         folder=folder / "service",
-        settings=lambda port: {**environment, "METARM_PORT": str(port)},
-        ready_path="/ready",
+        settings=lambda port: _environment(folder, redis, port, own),
+        ready_path=READY_PATH,
         score_path="/score",
-        speak=_speak,
+        speak=body,
         understand=_understand,
         probe_path="/health",
-        helpers=(Child(redis.command(), folder / "redis", {}),),
+        helpers=(redis_process(redis, folder),),
     )
+
+
+def server(data_dir: Path, redis: EmbeddedRedis, name: str = "service", **settings: str) -> Server:
+    """A service on `data_dir` and a free port, not yet started; its output is in the subfolder `name`."""
+    port = free_port()
+    return Server(COMMAND, data_dir / name, _environment(data_dir, redis, port, settings), port, READY_PATH)
+
+
+def redis_process(redis: EmbeddedRedis, folder: Path) -> Child:
+    """The process of `redis`, not yet started."""
+    return Child(redis.command(), folder / "redis", {})
 
 
 def offline(setting: Setting) -> WorkerPlan:
@@ -52,8 +60,23 @@ def offline(setting: Setting) -> WorkerPlan:
     return WorkerPlan(command, setting.folder / "offline", dict(process_environment.REQUIRED))
 
 
-def _speak(request: Request) -> dict[str, Any]:
-    return {"groups": [{"prompt": request.prompt, "responses": list(request.responses)}]}
+def body(request: Request, **options: Any) -> dict[str, Any]:
+    """The JSON body of POST /score."""
+    return {"groups": [{"prompt": request.prompt, "responses": list(request.responses)}], **options}
+
+
+def _environment(
+    data_dir: Path, redis: EmbeddedRedis, port: int, settings: Mapping[str, str]
+) -> dict[str, str]:
+    return {
+        **process_environment.REQUIRED,
+        "METARM_DATA_DIR": str(data_dir),
+        "METARM_PORT": str(port),
+        "METARM_SCORE_CACHE_ENTRIES": "0",
+        "METARM_LOG_LEVEL": "WARNING",
+        "REDIS_URL": redis.url,
+        **settings,
+    }
 
 
 def _understand(answer: dict[str, Any]) -> list[float]:

@@ -1,10 +1,11 @@
-"""`bench/overhead`: what the page and /metrics cost scoring, at full load.
+"""`bench/overhead`: the cost of the page and of /metrics to scoring at full load.
 
-The same requests again and again: with nobody looking, with one viewer of the page and with three, /metrics
-scraped besides. The arms take turns in one run, another one first each round. Two loads: the benchmarks'
-encoder, where the forward is all; and the same requests from the score cache, where the event loop is.
+The same requests are repeated without viewers, and with one and three viewers of the page while /metrics is
+scraped. The arms take turns in one run; another arm is first in each round. There are two loads: the
+benchmarks' encoder, which the forward bounds, and the same requests from the score cache, which the event loop
+bounds.
 
-Beside the rate: the server's CPU time a score, which other work on the machine hardly moves.
+The table also shows the server's CPU time per score, on which other work on the machine has little effect.
 """
 
 from __future__ import annotations
@@ -27,24 +28,22 @@ import httpx
 import orjson
 from tqdm import tqdm
 
+from bench import ours
 from bench.load import Job, run
-from bench.machine import machine
+from bench.machine import write_record
 from bench.models import checkpoint, publish_copies
 from bench.places import WORK
-from bench.processes import Child, Server, Worker
+from bench.processes import Server, Worker
 from bench.results import quantile
-from bench.table import aligned
 from bench.viewers import Audience
-from bench.workload import GeneratedPairs, Load
-from metarm.model.encoding import load_encoder
-from metarm.runtime import process_environment
+from bench.workload import Load, encoder_pairs
 from metarm.runtime.embedded_redis import EmbeddedRedis
-from metarm.runtime.processes import free_port
+from metarm.runtime.tables import aligned
 
-AIM = 0.98  # scores a second with the page open and /metrics scraped ÷ with nobody looking
+AIM = 0.98  # scores a second with the page open and /metrics scraped ÷ without viewers
 TEXTS, CONNECTIONS, STEPS = 4, 8, 32
-VERSIONS = 3  # that have been scored with, so that there are figures of each
-PASSES_OF_CACHED = 30  # over the same requests: one alone takes a fraction of a second
+VERSIONS = 3  # each has scored, so that the page shows figures of each
+PASSES_OF_CACHED = 30  # over the same requests: one pass takes a fraction of a second
 RESAMPLES = 4000
 
 
@@ -60,8 +59,8 @@ ARMS = (Arm("nobody looks", 0, 0.0), Arm("1 viewer, scraped", 1, 5.0), Arm("3 vi
 
 @dataclass(slots=True)
 class Found:
-    """By load and arm: scores a second, the server's CPU seconds a score, and p99 seconds, of each round; what
-    was asked for beside scoring."""
+    """By load and arm: scores a second, the server's CPU seconds per score, and p99 seconds, of each round; the
+    number of other requests by path."""
 
     rates: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     cpu_s: dict[str, dict[str, list[float]]] = field(default_factory=dict)
@@ -70,11 +69,13 @@ class Found:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are ended on every way out
-    parser = argparse.ArgumentParser(prog="bench/overhead", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=8, help="each: every arm once")
-    parser.add_argument("--requests", type=int, default=72, help=f"of {TEXTS} texts, of one measurement")
-    parser.add_argument("--out", type=Path, help="JSON file of every measurement")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end, however this ends
+    parser = argparse.ArgumentParser(
+        prog="bench/overhead", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=8, help="measurements of each arm")
+    parser.add_argument("--requests", type=int, default=72, help=f"requests of {TEXTS} texts per measurement")
+    parser.add_argument("--out", type=Path, help="file to write every measurement to, as JSON")
     options = parser.parse_args()
     WORK.mkdir(exist_ok=True)
     started = time.monotonic()
@@ -85,39 +86,24 @@ def main() -> None:
             _measure(load, server, bodies, Path(folder), options.rounds, found)
     print(report(found))
     print(f"\n{options.rounds} rounds, {time.monotonic() - started:.0f} s")
-    if options.out:
-        content = {
-            "settings": {**vars(options), "out": str(options.out)},
-            "machine": machine(),
-            **asdict(found),
-        }
-        options.out.write_bytes(orjson.dumps(content))
+    write_record(options, asdict(found))
 
 
 @contextlib.contextmanager
 def _server(folder: Path, cache_entries: int) -> Iterator[Server]:
-    """The service on versions of the same weights, each with figures of many policy steps, and its Redis."""
+    """A service and its Redis; versions of the same weights, each with figures of many policy steps."""
     store = publish_copies(checkpoint("encoder"), folder, VERSIONS)
     redis = EmbeddedRedis(folder / "redis")
-    port = free_port()
-    settings = {
-        **process_environment.REQUIRED,
-        "METARM_DATA_DIR": str(folder),
-        "METARM_SCORE_CACHE_ENTRIES": str(cache_entries),
-        "METARM_LOG_LEVEL": "WARNING",
-        "METARM_PORT": str(port),
-        "REDIS_URL": redis.url,
-    }
     with (
-        Child(redis.command(), folder / "redis", {}),
-        Server([sys.executable, "-m", "service"], folder / "service", settings, port, "/ready") as server,
+        ours.redis_process(redis, folder),
+        ours.server(folder, redis, METARM_SCORE_CACHE_ENTRIES=str(cache_entries)) as server,
     ):
         _fill(server.url, store.names())
         yield server
 
 
 def _fill(url: str, versions: Sequence[str]) -> None:
-    """Have every version score groups of many policy steps, so that there is something to look at."""
+    """Let every version score groups of many policy steps, so that the page has figures to show."""
     with httpx.Client(base_url=url, timeout=120.0) as http:
         for version in versions:
             for step in range(STEPS):
@@ -127,16 +113,9 @@ def _fill(url: str, versions: Sequence[str]) -> None:
 
 
 def _bodies(count: int) -> list[str]:
-    made = checkpoint("encoder")
-    source = GeneratedPairs(load_encoder(made.path, made.max_tokens))
-    requests = source.requests(Load("overhead", "encoder", CONNECTIONS, TEXTS, count), "overhead")
+    requests = encoder_pairs().requests(Load("overhead", "encoder", CONNECTIONS, TEXTS, count), "overhead")
     return [
-        orjson.dumps(
-            {
-                "groups": [{"prompt": request.prompt, "responses": list(request.responses)}],
-                "policy": {"name": "actor", "step": number % STEPS},
-            }
-        ).decode()
+        orjson.dumps(ours.body(request, policy={"name": "actor", "step": number % STEPS})).decode()
         for number, request in enumerate(requests)
     ]
 
@@ -148,17 +127,17 @@ def _measure(load: str, server: Server, bodies: list[str], folder: Path, rounds:
     tails = found.p99_s.setdefault(load, {arm.name: [] for arm in ARMS})
     asked = found.asked.setdefault(load, {arm.name: {} for arm in ARMS})
     with Worker([sys.executable, "-m", "bench.viewers"], folder / "viewers", {}) as viewers:
-        run(Job(f"{url}/score", CONNECTIONS, bodies))  # warm: threads, caches, memory
+        run(Job(f"{url}/score", CONNECTIONS, bodies))  # warms up threads, caches and memory
         for number in tqdm(range(rounds), f"rounds, {load}", disable=None, leave=False):
             first = number % len(ARMS)
             for arm in ARMS[first:] + ARMS[:first]:
                 viewers.ask(asdict(Audience(url, arm.viewers, arm.scrape_s)))
-                time.sleep(1.0)  # opening the page is no part of it
+                time.sleep(1.0)  # opening the page is not measured
                 before_s = server.cpu_s()
                 outcome = run(Job(f"{url}/score", CONNECTIONS, bodies))
                 cpu_s[arm.name].append((server.cpu_s() - before_s) / scores)
-                beside = viewers.ask(asdict(Audience(url, 0, 0.0)))["asked"]
-                asked[arm.name] = dict(Counter(asked[arm.name]) + Counter(beside))
+                others = viewers.ask(asdict(Audience(url, 0, 0.0)))["asked"]
+                asked[arm.name] = dict(Counter(asked[arm.name]) + Counter(others))
                 rates[arm.name].append(scores / outcome.wall_s)
                 tails[arm.name].append(quantile(outcome.latencies_s, 0.99) or 0.0)
             tqdm.write(f"{load}, round {number + 1}: {_line(rates)}")
@@ -168,7 +147,7 @@ def report(found: Found) -> str:
     rows: list[tuple[str, ...]] = [
         (
             "load",
-            "who looks",
+            "viewers",
             "scores/s",
             "from",
             "to",
@@ -197,21 +176,21 @@ def report(found: Found) -> str:
                 )
             )
     note = (
-        f"÷ nobody: scores a second, the median over rounds (aim: at least {AIM}); CPU: the server's, a score; "
-        "asked: requests beside scoring, all rounds"
+        f"÷ nobody: scores a second ÷ those without viewers, median over rounds (aim: at least {AIM}); "
+        "CPU ÷ nobody: the same of the server's CPU time per score; asked: other requests, all rounds"
     )
     return f"{aligned(rows, left=(0, 1))}\n\n{note}"
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float]:
-    """Of the median, by resampling the rounds."""
+    """The 95% bootstrap interval of the median over rounds."""
     rng = random.Random(0)
     medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
     return medians[round(0.025 * RESAMPLES)], medians[round(0.975 * RESAMPLES) - 1]
 
 
 def _compared(figures: dict[str, list[float]], arm: Arm) -> tuple[str, str]:
-    """The median of an arm's figures by those with nobody looking, and its interval."""
+    """The median ratio of an arm's figures to those without viewers, and its interval."""
     if not arm.viewers:
         return "1", ""
     ratios = _ratios(figures, arm)
@@ -220,7 +199,7 @@ def _compared(figures: dict[str, list[float]], arm: Arm) -> tuple[str, str]:
 
 
 def _ratios(figures: dict[str, list[float]], arm: Arm) -> list[float]:
-    """Of each round: this arm's figure by that with nobody looking."""
+    """For each round, this arm's figure ÷ that without viewers."""
     return [own / alone for own, alone in zip(figures[arm.name], figures[ARMS[0].name], strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Where the benchmarks keep what they make: `.bench/` beside the sources, never under version control."""
+"""The folders of the benchmarks: `.bench/` in the checkout, which git ignores."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ WORK = ROOT / ".bench"
 ENVIRONMENTS = WORK / "environments"
 MODELS = WORK / "models"
 
-THREADS = len(os.sched_getaffinity(0))  # every arm gets these cores; run under taskset for fewer
+THREADS = len(os.sched_getaffinity(0))  # of every arm; run under taskset for fewer

@@ -1,5 +1,5 @@
-"""How long a short request takes while a server is under load, from a process of its own: the load
-generator has its own connections to open and answers to read.
+"""The latency of a short request while a server is under load, measured in a process of its own: in the load
+generator, its other connections would delay it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TIMEOUT_S = 60.0
 
 
 class Probe:
-    """Fetches `url` every INTERVAL_S from the first line of the block to `between`."""
+    """Fetches `url` every INTERVAL_S, from the start of the block until `between` is called."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -36,7 +36,7 @@ class Probe:
         assert self._process.stdin is not None  # noqa: S101 (a pipe)
         assert self._process.stdout is not None  # noqa: S101 (a pipe)
         self._input, self._output = self._process.stdin, self._process.stdout
-        self._output.readline()  # the first answer has come
+        self._output.readline()  # until the first answer
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -46,7 +46,7 @@ class Probe:
         self._process.wait()
 
     def between(self, start: float, end: float) -> list[float]:
-        """Seconds that the probes sent from `start` to `end` (time.monotonic()) took. Ends the probing."""
+        """Stop probing; returns the seconds of each probe sent from `start` to `end` (time.monotonic())."""
         self._input.close()
         answer = self._output.read()
         if self._process.wait() != 0:

@@ -1,4 +1,4 @@
-"""Child processes of a benchmark: servers on free ports of 127.0.0.1, and workers that answer line by line."""
+"""Child processes of a benchmark: servers on free ports of 127.0.0.1, and workers that answer JSON lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ TUNING = ("OMP_", "MKL_", "KMP_")
 
 
 def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process' environment without our settings and tuning, the arms' common thread count, `settings`."""
+    """This process's environment without this project's settings and tuning, with the arms' common thread count
+    and `settings`."""
     kept = {
         name: value
         for name, value in without_settings().items()
@@ -35,7 +36,7 @@ def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 class Child(Process):
-    """A process of a benchmark, and what it uses."""
+    """A process of a benchmark, with its CPU time and memory."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class Child(Process):
         working_folder: Path | None = None,
         piped: bool = False,
     ) -> None:
-        """`folder` is created for the output, and is the working directory unless another is given."""
+        """`folder` is created for the output; it is the working directory unless `working_folder` is given."""
         super().__init__(
             command,
             folder / "output.txt",
@@ -57,7 +58,7 @@ class Child(Process):
         )
 
     def cpu_s(self) -> float:
-        """CPU seconds, so far, of the process and its children, also of those that have ended."""
+        """CPU seconds so far of the process and its children, ended ones included."""
         total = 0.0
         for process in self._family():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -66,7 +67,7 @@ class Child(Process):
         return total
 
     def rss(self) -> int:
-        """Resident bytes of the process and its children; pages they share count once for each."""
+        """Resident bytes of the process and its children; shared pages count once for each process."""
         total = 0
         for process in self._family():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -103,7 +104,7 @@ class Server(Child):
 
 
 class Worker(Child):
-    """A child that answers each JSON line with a JSON line; its first says that it is ready."""
+    """A child that says that it is ready, and then answers JSON lines with JSON lines (bench/worker.py)."""
 
     def __init__(self, command: Sequence[str], folder: Path, settings: Mapping[str, str]) -> None:
         super().__init__(command, folder, settings, piped=True)

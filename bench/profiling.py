@@ -1,4 +1,4 @@
-"""`bench/profile`: where the time of a forward, and of a training step, goes, operation by operation."""
+"""`bench/profile`: the time of a forward and of a training step, by operation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.models import checkpoint
 from bench.places import WORK
-from bench.workload import GeneratedGroups, GeneratedPairs, Load, Request
-from metarm.model.encoding import Encoded, load_encoder
+from bench.workload import GeneratedGroups, Load, Request, encoder_pairs
+from metarm.model.encoding import Encoded
 from metarm.model.reward_model import RewardModel, load_model, quiet_transformers
 from trainer.batches import EncodedPair, backward_preference
 
 ROWS = 12
 PAIRS = 16
-# operations by the part of a transformer they are
+# operations by part of a transformer
 PARTS = {
     "matrix products": ("aten::addmm", "aten::mm", "aten::bmm", "aten::linear"),
     "attention": ("aten::_scaled_dot_product_flash_attention_for_cpu",),
@@ -38,8 +38,7 @@ def main() -> None:
     encoder, causal = (
         load_model(made.path, made.max_tokens) for made in (checkpoint("encoder"), checkpoint("causal"))
     )
-    pairs = GeneratedPairs(load_encoder(checkpoint("encoder").path, 512))
-    texts = _encoded(encoder, pairs.requests(Load("profile", "encoder", 1, 1, 64), "profile"))
+    texts = _encoded(encoder, encoder_pairs().requests(Load("profile", "encoder", 1, 1, 64), "profile"))
     groups = _encoded(causal, GeneratedGroups().requests(Load("profile", "causal", 1, 16, 2), "profile"))
     training = [EncodedPair(a, b, 0.0) for a, b in zip(texts[:PAIRS], texts[PAIRS:], strict=False)]
     for name, run in (

@@ -1,4 +1,4 @@
-"""Results → the table and the JSON."""
+"""The results of `bench/score` as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.arms import Measurement
 from bench.machine import machine
 from bench.results import Aim, LoadResult, Results, quantile
 from bench.roster import OURS
-from bench.table import aligned
+from metarm.runtime.tables import aligned
 
 COLUMNS = (
     *("arm", "texts/s [min-max]", "tokens/s", "ours ÷ arm", "of limit"),
@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 def tables(results: Results) -> str:
-    """One table a load."""
+    """One table per load."""
     return "\n\n".join(_table(result) for result in results.loads.values() if result.cells)
 
 

@@ -1,4 +1,4 @@
-"""What a run found: every measurement, and the figures read from them. Pure."""
+"""The results of a run of `bench/score`: every measurement, the figures computed from them, the aims. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.workload import Load
 
 @dataclass(slots=True)
 class LoadResult:
-    """The measurements of one load by arm and round, and the limit of each round in tokens a second."""
+    """The measurements of one load by arm and round; each round's limit in tokens a second, and its rates."""
 
     load: Load
     cells: dict[str, dict[int, Measurement]] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class LoadResult:
         return [figure(m) for _, m in sorted(self.cells.get(arm, {}).items())]
 
     def ratio(self, arm: str, other: str) -> float | None:
-        """The median over the rounds both took part in of `arm`'s texts a second ÷ `other`'s."""
+        """The median, over the rounds that have both, of `arm`'s texts a second ÷ `other`'s."""
         mine, theirs = self.cells.get(arm, {}), self.cells.get(other, {})
         ratios = [mine[n].texts_per_s / theirs[n].texts_per_s for n in mine if n in theirs]
         return statistics.median(ratios) if ratios else None
@@ -40,7 +40,8 @@ class LoadResult:
 
 @dataclass(slots=True)
 class Results:
-    """`refused`: arms that were not timed (any further), and why, by model or load."""
+    """`differences`: by model and arm, the largest difference of a score from the reference. `refused`: (model
+    or load, arm, reason) of every arm that was not timed, or no longer."""
 
     loads: dict[str, LoadResult] = field(default_factory=dict)
     differences: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -49,13 +50,13 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """A figure of ours beside what it should reach. None: not measured in this run."""
+    """A figure of this project and its bound. None: not measured in this run."""
 
     what: str
     figure: float | None
     bound: float
     at_most: bool = False
-    where: str = ""  # the load that decided
+    where: str = ""  # the load that decides
     unit: str = ""
 
     @property
@@ -66,7 +67,7 @@ class Aim:
 
 
 def aims(results: Results, mixed: Sequence[str], peers: Sequence[str]) -> list[Aim]:
-    """The aims of scoring; those of the whole system are in bench/system.py."""
+    """The aims of scoring; bench/system.py has those of the whole system."""
     every = [*mixed, "grpo"]
     return [
         _worst("server ÷ offline forward", results, ["128x1"], "offline", 0.92),

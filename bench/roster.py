@@ -1,4 +1,4 @@
-"""Every arm, by the model it scores with."""
+"""All arms, by the model that they score with."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bench.peers import cross_encoder, infinity, litserve, serve_rm
 from bench.peers.environment import INFINITY, PLAIN, Environment
 
 MIXED = frozenset({"1x1", "8x1", "32x1", "128x1", "8x64"})
-OFFLINE = frozenset({"128x1"})  # its texts, all at once
+OFFLINE = frozenset({"128x1"})  # all of its texts at once
 GROUPS = frozenset({"grpo"})
-FLOAT32, EXPORTED = 1e-4, 1e-3  # how near to our scores an arm must be to be timed
+FLOAT32, EXPORTED = 1e-4, 1e-3  # the largest difference from the reference scores
 
 OURS, OFFLINE_OURS, NO_PREFIX = "ours", "offline", "ours-no-prefix"
 TORCH, OPTIMUM = "infinity-torch", "infinity-optimum"
@@ -30,7 +30,7 @@ ENVIRONMENTS: dict[str, Environment] = {
 
 
 def roster(kind: Kind, setting: Setting) -> list[Arm]:
-    """The arms of a model; nothing is started or installed yet."""
+    """The arms of a model, not yet started or installed."""
     loads = MIXED if kind == "encoder" else GROUPS
     arms: list[Arm] = [
         ServerArm(OURS, loads, FLOAT32, partial(ours.service, OURS, setting, {})),

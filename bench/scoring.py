@@ -1,4 +1,4 @@
-"""`bench/score`: our server and the peers side by side: prepare → start → check equal → interleave → report."""
+"""`bench/score`: this server and its peers side by side: start → compare scores → measure in turn → report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bench.places import WORK
 from bench.results import LoadResult, Results, aims
 from bench.roster import ENVIRONMENTS, FLOAT32, MIXED, NAMES, PEERS, roster
 from bench.system import system_aims
-from bench.workload import FULL, QUICK, GeneratedGroups, GeneratedPairs, Load, RealPairs, Request, Source
+from bench.workload import FULL, QUICK, GeneratedGroups, Load, RealPairs, Request, Source, encoder_pairs
 from metarm.errors import MetaRMError
 from metarm.model.encoding import load_encoder
 from metarm.model.reward_model import quiet_transformers
@@ -35,7 +35,7 @@ WARM_UP_REQUESTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the command line asks for."""
+    """A run, as the command line describes it."""
 
     loads: tuple[Load, ...]
     arms: frozenset[str]
@@ -45,7 +45,7 @@ class Plan:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are ended on every way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end, however this ends
     given = _arguments()
     if given.install:
         for environment in set(ENVIRONMENTS.values()):
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def run(plan: Plan) -> Results:
-    """Measure every load on every arm. Models come one after the other, each with all its arms up."""
+    """Measure every load on every arm, one model after the other; all arms of a model run at once."""
     quiet_transformers()
     results = Results()
     WORK.mkdir(exist_ok=True)
@@ -115,7 +115,7 @@ def _run_model(kind: Kind, plan: Plan, folder: Path, results: Results) -> None:
 def _measure_load(
     number: int, load: Load, arms: list[Arm], source: Source, limit: Limit, results: Results
 ) -> None:
-    """One load in one round: the limit, then each arm in turn, another one first each round."""
+    """One load in one round: the limit, then each arm in turn; another arm is first in each round."""
     requests = source.requests(load, f"round {number}")
     result = results.loads.setdefault(load.name, LoadResult(load))
     lengths = [size for request in requests for size in request.tokens]
@@ -141,7 +141,7 @@ def _measure_load(
 
 
 def _say(line: str) -> None:
-    """A line on stdout, above the bar where there is one."""
+    """Print a line on stdout, above the progress bar if there is one."""
     with tqdm.external_write_mode():
         print(line, flush=True)
 
@@ -150,12 +150,11 @@ def _source(setting: Setting, data: Path | None) -> Source:
     made = setting.checkpoint
     if made.kind == "causal":
         return GeneratedGroups()
-    encoder = load_encoder(made.path, made.max_tokens)
-    return RealPairs(data, encoder) if data else GeneratedPairs(encoder)
+    return RealPairs(data, load_encoder(made.path, made.max_tokens)) if data else encoder_pairs()
 
 
 def _check_requests(kind: Kind, source: Source) -> list[Request]:
-    """Texts of every length, alone and in a group."""
+    """Texts of every length, alone and in groups."""
     alone, group = Load("check", kind, 8, 1, 24), Load("check-group", kind, 8, 12, 1)
     if kind == "causal":
         alone, group = replace(alone, requests=2), replace(group, responses=4, requests=2)
@@ -163,24 +162,26 @@ def _check_requests(kind: Kind, source: Source) -> list[Request]:
 
 
 def _expected(setting: Setting, requests: Sequence[Request]) -> list[list[float]]:
-    """The scores every arm must give: those of our offline forward."""
+    """The reference scores: those of the offline forward."""
     with OfflineArm("reference", frozenset(), FLOAT32, lambda: ours.offline(setting)) as reference:
         return reference.scores(requests, 1)
 
 
 def _check(arm: Arm, kind: Kind, source: Source, expected: list[list[float]], results: Results) -> None:
-    """Raises RuntimeError where the arm's scores are not ours."""
+    """Raises RuntimeError where the arm's scores differ from the reference by more than its tolerance."""
     found = arm.scores(_check_requests(kind, source), 8)
     pairs = zip(expected, found, strict=True)
     difference = max(abs(a - b) for ours_, theirs in pairs for a, b in zip(ours_, theirs, strict=True))
     results.differences.setdefault(kind, {})[arm.name] = difference
-    print(f"{arm.name} ({kind}): scores within {difference:.1e} of ours", flush=True)
+    print(f"{arm.name} ({kind}): scores within {difference:.1e} of the reference", flush=True)
     if not difference <= arm.tolerance:
-        raise RuntimeError(f"its scores differ from ours by up to {difference:.2e} (at most {arm.tolerance:g})")
+        raise RuntimeError(
+            f"a score differs from the reference by {difference:.2e}, more than {arm.tolerance:g}"
+        )
 
 
 def _warm_up(arm: Arm, loads: Sequence[Load], source: Source) -> None:
-    """A few requests as the loads will send them: sizes seen once, threads and caches in place."""
+    """Send a few requests of every load's size, so that threads, caches and memory exist before timing."""
     for load in {load.responses: load for load in loads if load.name in arm.loads}.values():
         requests = WARM_UP_REQUESTS if load.responses == 1 else 1
         arm.scores(source.requests(replace(load, requests=requests), "warm-up"), min(8, load.connections))
@@ -189,22 +190,39 @@ def _warm_up(arm: Arm, loads: Sequence[Load], source: Source) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/score", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller loads, two rounds: under ten minutes")
-    parser.add_argument("--arms", type=_names(NAMES), default=NAMES, help=f"of {','.join(NAMES)}")
+    parser.add_argument(
+        "--arms",
+        type=_names(NAMES),
+        default=NAMES,
+        help=f"default: {','.join(NAMES)}",
+    )
     loads = tuple(load.name for load in FULL)
-    parser.add_argument("--loads", type=_names(loads), default=loads, help=f"of {','.join(loads)}")
-    parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}, with --quick {QUICK_ROUNDS}")
+    parser.add_argument(
+        "--loads",
+        type=_names(loads),
+        default=loads,
+        help=f"default: {','.join(loads)}",
+    )
+    parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}; {QUICK_ROUNDS} with --quick")
     parser.add_argument(
         "--peer-batches",
         choices=get_args(Batches),
         default="best",
-        help="batch sizes of the peers: the best found on CPU, or those they are shipped or shown with",
+        help="batch sizes of the peers: the fastest found on CPU (default), or their own defaults",
     )
-    parser.add_argument("--data", type=Path, help="folder of preference or group files: real texts")
-    parser.add_argument("--out", type=Path, help="write every measurement as JSON")
     parser.add_argument(
-        "--system", action=argparse.BooleanOptionalAction, default=True, help="also the aims beside scoring"
+        "--data",
+        type=Path,
+        help="folder of preference or group files: real texts",
     )
-    parser.add_argument("--install", action="store_true", help="only install the peers")
+    parser.add_argument("--out", type=Path, help="file to write every measurement to, as JSON")
+    parser.add_argument(
+        "--system",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also measure the training step, start and memory",
+    )
+    parser.add_argument("--install", action="store_true", help="install the peers and exit")
     return parser.parse_args()
 
 
@@ -212,7 +230,7 @@ def _names(known: Sequence[str]) -> Any:
     def names(text: str) -> tuple[str, ...]:
         chosen = tuple(text.split(","))
         if unknown := set(chosen) - set(known):
-            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not among {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not one of {', '.join(known)}")
         return chosen
 
     return names

@@ -1,13 +1,12 @@
-"""Clients that send at a steady rate: a process of its own, so that only the server is disturbed by a swap.
+"""Clients that send at a steady rate, in a process of their own, so that a swap disturbs the server alone.
 
-`python -m bench.steady`: a Worker (bench/processes.py) that is asked for one period after another.
+`python -m bench.steady`: a worker process (bench/worker.py) that reads Periods.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,13 +14,15 @@ from typing import Any
 import aiohttp
 import orjson
 
+from bench import worker
+
 TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """`clients` post the bodies in turn to the `urls` in turn for `seconds`, one request each `interval_s`;
-    0: the next as soon as the one before is answered."""
+    """For `seconds`, each of `clients` posts one body every `interval_s`, or when its last request is answered
+    where `interval_s` is 0 or shorter; bodies and `urls` are used in turn."""
 
     urls: list[str]
     bodies: list[str]
@@ -32,7 +33,7 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """When a request left (time.monotonic()), how long its answer took, and by which version it is."""
+    """When a request was sent (time.monotonic()), the seconds until its answer, and the version it names."""
 
     at: float
     took_s: float
@@ -68,16 +69,9 @@ async def _run(period: Period) -> list[Sent]:
     return found
 
 
-def _say(answer: dict[str, Any]) -> None:
-    sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
-    sys.stdout.buffer.flush()
-
-
-def main() -> None:
-    _say({"ready": True})
-    for line in sys.stdin.buffer:
-        _say({"sent": [asdict(sent) for sent in asyncio.run(_run(Period(**orjson.loads(line))))]})
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
+    return {"sent": [asdict(sent) for sent in asyncio.run(_run(Period(**question)))]}
 
 
 if __name__ == "__main__":
-    main()
+    worker.serve(_answer)

@@ -1,10 +1,10 @@
-"""`bench/swap`: how long steady clients wait for /score while versions are swapped, and while none is.
+"""`bench/swap`: the latency of /score for steady clients, with and without swaps of versions.
 
-The real service on the benchmarks' encoder, its score cache off. Periods with and without swaps take turns in
-one run. A swap is `POST /versions/{v}/activate` of a version that is not in memory: verify, load, warm, then
-the pointer; with --servers 2 both cut over together and the clients ask them in turn. Each server has cores of
-its own then, as on a machine of its own: the system shares cores between servers whatever a thread's
-priority, so that one that loads would take them from another that scores (--share-cores shows how much).
+The real service on the benchmarks' encoder, without its score cache. Periods with and without swaps take turns
+in one run. A swap is `POST /versions/{v}/activate` of a version that is not in memory: verify, load, warm up,
+then move the pointer. With --servers 2 both servers cut over together, and the clients use them in turn. Each
+server then has cores of its own, as on a machine of its own: on shared cores, a server that loads a version
+slows another one that scores, whatever the priority of its threads (--share-cores shows by how much).
 """
 
 from __future__ import annotations
@@ -26,41 +26,40 @@ import httpx
 import orjson
 from tqdm import tqdm
 
-from bench.machine import machine
+from bench import ours
+from bench.machine import write_record
 from bench.models import checkpoint, publish_copies
 from bench.places import WORK
-from bench.processes import Child, Server, Worker
+from bench.processes import Worker
 from bench.results import quantile
 from bench.steady import Period, Sent
-from bench.table import aligned
-from bench.workload import GeneratedPairs, Load
-from metarm.model.encoding import load_encoder
-from metarm.runtime import process_environment
+from bench.workload import Load, encoder_pairs
 from metarm.runtime.embedded_redis import EmbeddedRedis
-from metarm.runtime.processes import free_port
+from metarm.runtime.tables import aligned
 from metarm.store.versions import VersionStore
 
 AIM = 1.15  # p99 with swaps ÷ without
-VERSIONS = 4  # swapped in a ring, of which two stay in memory: each has to be loaded
+VERSIONS = 4  # activated in a ring while two stay in memory, so that each swap loads one
 BODIES = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """From the call to its answer, in time.monotonic()."""
+    """When the call began and when its answer came (time.monotonic())."""
 
     begun: float
     ended: float
 
     def share_overlapped_by(self, sent: Sent) -> float:
-        """The share of this swap during which a request waited."""
+        """The share of this swap's time during which the request waited."""
         common = min(self.ended, sent.at + sent.took_s) - max(self.begun, sent.at)
         return max(0.0, common) / (self.ended - self.begun)
 
 
 @dataclass(slots=True)
 class Found:
-    """The requests of each period without swaps, and of the one with swaps after it; the swaps; the holds."""
+    """The requests of each period without swaps and of the period with swaps that follows it; the swaps; the
+    number of holds of new requests at cut-overs, and their seconds in total."""
 
     without: list[list[Sent]] = field(default_factory=list)
     during: list[list[Sent]] = field(default_factory=list)
@@ -70,57 +69,52 @@ class Found:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench/swap", description=__doc__)
-    parser.add_argument("--servers", type=int, default=1, help="on one store and one Redis")
-    parser.add_argument("--share-cores", action="store_true", help="all servers on all cores")
-    parser.add_argument("--rounds", type=int, default=4, help="each: a period without swaps and one with")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of a period")
-    parser.add_argument("--swaps", type=int, default=3, help="in a period with swaps")
-    parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--texts", type=int, default=4, help="of a request")
-    parser.add_argument(
-        "--share", type=float, default=0.5, help="of the requests a second that they could send"
+    parser = argparse.ArgumentParser(
+        prog="bench/swap", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--out", type=Path, help="JSON file of every request and swap")
+    parser.add_argument("--servers", type=int, default=1, help="number of servers, on one store and one Redis")
+    parser.add_argument("--share-cores", action="store_true", help="run all servers on all cores")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=4,
+        help="rounds of one period without swaps and one with swaps",
+    )
+    parser.add_argument("--seconds", type=float, default=15.0, help="length of a period")
+    parser.add_argument("--swaps", type=int, default=3, help="swaps in a period")
+    parser.add_argument("--clients", type=int, default=4, help="steady clients")
+    parser.add_argument("--texts", type=int, default=4, help="texts in a request")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=0.5,
+        help="rate of the clients, as a share of the highest that they reach",
+    )
+    parser.add_argument("--out", type=Path, help="file to write every request and swap to, as JSON")
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= options.servers <= len(cores) and not options.share_cores:
-        parser.error(f"{len(cores)} cores are too few for {options.servers} servers, unless they --share-cores")
+        parser.error(
+            f"--servers must be between 1 and {len(cores)}, the number of cores, without --share-cores"
+        )
     each = [cores if options.share_cores else cores[n :: options.servers] for n in range(options.servers)]
     WORK.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=WORK) as folder, _servers(Path(folder), each) as urls:
         found = measure(urls, Path(folder), options)
     print(report(found))
-    if options.out:
-        content = {
-            "settings": {**vars(options), "out": str(options.out)},
-            "machine": machine(),
-            **asdict(found),
-        }
-        options.out.write_bytes(orjson.dumps(content))
+    write_record(options, asdict(found))
 
 
 @contextlib.contextmanager
 def _servers(folder: Path, cores: Sequence[Sequence[int]]) -> Iterator[list[str]]:
-    """A service for each set of cores, on one store with VERSIONS versions of the same weights; their Redis."""
+    """A service on each set of cores, with one store of VERSIONS versions of the same weights and one Redis."""
     publish_copies(checkpoint("encoder"), folder, VERSIONS)
     redis = EmbeddedRedis(folder / "redis")
-    environment = {
-        **process_environment.REQUIRED,
-        "METARM_DATA_DIR": str(folder),
-        "METARM_SCORE_CACHE_ENTRIES": "0",
-        "METARM_KEEP_LOADED": "2",
-        "METARM_LOG_LEVEL": "WARNING",
-        "REDIS_URL": redis.url,
-    }
     with contextlib.ExitStack() as stack:
-        stack.enter_context(Child(redis.command(), folder / "redis", {}))
+        stack.enter_context(ours.redis_process(redis, folder))
         urls = []
         for number, of_server in enumerate(cores):
-            port = free_port()
-            settings = {**environment, "METARM_PORT": str(port)}
-            command = [sys.executable, "-m", "service"]
-            server = Server(command, folder / f"service-{number}", settings, port, "/ready")
+            server = ours.server(folder, redis, f"service-{number}", METARM_KEEP_LOADED="2")
             with _on(of_server):
                 urls.append(stack.enter_context(server).url)
         yield urls
@@ -128,7 +122,7 @@ def _servers(folder: Path, cores: Sequence[Sequence[int]]) -> Iterator[list[str]
 
 @contextlib.contextmanager
 def _on(cores: Sequence[int]) -> Iterator[None]:
-    """Processes that are started inside the block run on these cores."""
+    """Processes that start inside the block run on these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -138,13 +132,8 @@ def _on(cores: Sequence[int]) -> Iterator[None]:
 
 
 def measure(urls: Sequence[str], folder: Path, options: argparse.Namespace) -> Found:
-    made = checkpoint("encoder")
-    source = GeneratedPairs(load_encoder(made.path, made.max_tokens))
-    requests = source.requests(Load("swap", "encoder", 1, options.texts, BODIES), "swap")
-    bodies = [
-        orjson.dumps({"groups": [{"prompt": r.prompt, "responses": list(r.responses)}], "log": False}).decode()
-        for r in requests
-    ]
+    requests = encoder_pairs().requests(Load("swap", "encoder", 1, options.texts, BODIES), "swap")
+    bodies = [orjson.dumps(ours.body(request, log=False)).decode() for request in requests]
     found = Found()
     with Worker([sys.executable, "-m", "bench.steady"], folder / "clients", {}) as clients:
 
@@ -155,9 +144,7 @@ def measure(urls: Sequence[str], folder: Path, options: argparse.Namespace) -> F
         period(2.0, 0.0)
         at_most = len(period(4.0, 0.0)) / 4.0
         interval_s = options.clients / (options.share * at_most)
-        print(
-            f"{at_most:.1f} requests of {options.texts} texts a second at most; sent: {options.share:.0%} of it"
-        )
+        print(f"at most {at_most:.1f} requests of {options.texts} texts a second; sent: {options.share:.0%}")
         names = VersionStore(folder / "versions").names()
         for number in tqdm(range(options.rounds), "rounds", disable=None, leave=False):
             found.without.append(period(options.seconds, interval_s))
@@ -174,7 +161,7 @@ def measure(urls: Sequence[str], folder: Path, options: argparse.Namespace) -> F
 
 
 class _Swapping(threading.Thread):
-    """Activates the versions one after another, `every_s`, asking the servers in turn."""
+    """Activates one version every `every_s`, through the servers in turn."""
 
     def __init__(self, urls: Sequence[str], versions: Sequence[str], every_s: float) -> None:
         super().__init__()
@@ -211,7 +198,7 @@ def report(found: Found) -> str:
     for name, sent in (
         ("without swaps", without),
         ("with swaps", during),
-        ("of these, beside one", overlapping),
+        ("of these, during a swap", overlapping),
     ):
         took = [1000 * one.took_s for one in sent]
         figures = (quantile(took, 0.5), quantile(took, 0.99), max(took, default=None))
@@ -226,24 +213,24 @@ def report(found: Found) -> str:
         f"p99 with swaps ÷ without: {_p99(during) / _p99(without):.2f} over all requests (aim: at most {AIM}); "
         f"by round {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
         f"{len(took_s)} swaps of {min(took_s):.2f} to {max(took_s):.2f} s; the longest request waited "
-        f"{1000 * longest.took_s:.0f} ms, beside {share:.0%} of one swap",
+        f"{1000 * longest.took_s:.0f} ms, during {share:.0%} of one swap",
     ]
     if found.holds:
         lines.append(
-            f"new requests were held for {1000 * found.held_s / found.holds:.1f} ms a cut-over and server"
+            f"each server held new requests for {1000 * found.held_s / found.holds:.1f} ms at a cut-over"
         )
     return "\n".join(lines)
 
 
 def _ratios(found: Found) -> list[float]:
-    """p99 with swaps by p99 without, of each round."""
+    """For each round, p99 with swaps ÷ p99 without."""
     return [_p99(during) / _p99(without) for without, during in zip(found.without, found.during, strict=True)]
 
 
 def _p99(sent: Sequence[Sent]) -> float:
     p99 = quantile([one.took_s for one in sent], 0.99)
     if p99 is None:
-        raise RuntimeError("no request was answered in a whole period")
+        raise RuntimeError("a period without an answered request")
     return p99
 
 

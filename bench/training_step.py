@@ -1,7 +1,7 @@
-"""The trainer's own step on 16 pairs, packed and padded: one process, in turn, one JSON line.
+"""The trainer's own step on 16 pairs, packed and padded, in turn.
 
-`python -m bench.training_step CHECKPOINT REPEATS`. Padded is what training frameworks do: the batch
-padded to its longest sequence, one forward.
+`python -m bench.training_step CHECKPOINT REPEATS` prints the seconds as one JSON line. Padded: the batch padded
+to its longest sequence, in one forward, as training frameworks do.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MICRO_BATCH_TOKENS = 4096  # the trainer's default
 
 
 class WholeBatch(Padded):
-    """All sequences of a call in one padded forward."""
+    """One padded forward of all sequences of a call."""
 
     def scores(self, samples: list[Encoded], batch_tokens: int, prefixes: PrefixStore | None) -> Tensor:
         del batch_tokens
@@ -39,7 +39,7 @@ class WholeBatch(Padded):
 
 
 def measure(repeats: int) -> tuple[list[float], list[float]]:
-    """Seconds of each packed and each padded step, in a process of its own."""
+    """The seconds of each packed and of each padded step, measured in a process of its own."""
     command = [sys.executable, "-m", "bench.training_step", str(checkpoint("encoder").path), str(repeats)]
     environment = clean_environment(process_environment.REQUIRED)
     done = subprocess.run(  # noqa: S603 (ourselves)

@@ -1,7 +1,7 @@
-"""`bench/update`: seconds of one update of each variant, against a vanilla step and one of the same tokens.
+"""`bench/update`: the seconds of one update of each variant, against a vanilla step and one of as many tokens.
 
-The packaged encoder, all of its parameters; the trainer's own loop body, batch sizes and AdamW. Variants
-take turns, in another order each round.
+The packaged encoder with all of its parameters, and the trainer's own loop body, batch sizes and AdamW.
+Variants take turns; another variant is first in each round.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ SAME_TOKENS = "none, same tokens"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench/update", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser = argparse.ArgumentParser(
+        prog="bench/update", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="updates of each variant")
     rounds = parser.parse_args().rounds
     process_environment.ensure_set()
     quiet_transformers()
@@ -62,13 +64,13 @@ def main() -> None:
 
 
 def _batches(model: RewardModel, settings: TrainerSettings) -> tuple[list[EncodedPair], list[EncodedGroup]]:
-    """n pairs and m groups of k responses, of the benchmarks' lengths."""
+    """n pairs and m groups of k responses, of the loads' lengths."""
     groups = _encoded(model, settings.responses_per_prompt, settings.meta_batch_size, "groups")
     return _pairs(model, settings.batch_size, "pairs"), groups
 
 
 def _as_many_tokens(model: RewardModel, pairs: Sequence[EncodedPair], tokens: int) -> list[EncodedPair]:
-    """`pairs`, and more of them until these have about `tokens` tokens."""
+    """`pairs` and further ones, of which the further ones have about `tokens` tokens."""
     more = _pairs(model, 200, "more")
     sums = list(itertools.accumulate(pair.tokens for pair in more))
     return [*pairs, *more[: next(place for place, total in enumerate(sums, 1) if total >= tokens)]]
@@ -92,8 +94,8 @@ def _step(
     pairs: Sequence[EncodedPair],
     groups: Sequence[EncodedGroup],
 ) -> float:
-    """Seconds of one update. The optimiser is new each time: its state is made before the clock starts,
-    and its rates are too small to change the model from one timing to the next."""
+    """Seconds of one update. Each call makes an optimiser and its state before the clock starts; the learning
+    rates are too small to change the model between timings."""
     parameters = list(model.network.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-12, fused=True)
     update = MetaUpdate(parameters, optimizer, ascent, 1e-12, max_grad_norm=settings.max_grad_norm)
@@ -125,7 +127,7 @@ def _references(pairs: Sequence[EncodedPair]) -> Iterator[Encoded]:
 
 
 def _tokens(ascent: str, pairs: Sequence[EncodedPair], groups: Sequence[EncodedGroup]) -> int:
-    """What an update reads: pairs and groups, and in `conservative` a reference beside every sample."""
+    """The tokens that an update reads: pairs, groups, and for `conservative` one reference for every sample."""
     found = sum(pair.tokens for pair in pairs) + sum(group.tokens for group in groups)
     if ascent == "conservative":
         samples = sum(len(group.responses) for group in groups)

@@ -1,7 +1,8 @@
-"""Viewers of the page and a scraper of /metrics: a process of its own that asks for what they do, when they do.
+"""Viewers of the page and a scraper of /metrics: a process that sends their requests at their intervals.
 
-`python -m bench.viewers`: a Worker (bench/processes.py), told who is to look from now on. The intervals are the
-page's own. No browser: one on this machine would take the cores that are measured.
+`python -m bench.viewers`: a worker process (bench/worker.py). Each line is the next Audience; the answer counts
+the requests of the one before. The intervals are the page's own. There is no browser: on this machine it would
+use the cores that are measured.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 import orjson
 
+from bench import worker
 from bench.places import ROOT
 
 PAGE = ROOT / "service" / "http" / "page"
@@ -25,14 +26,14 @@ PAGE = ROOT / "service" / "http" / "page"
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """`viewers` have the page open, its Drift on the screen; /metrics is read every `scrape_s`, 0: never."""
+    """`viewers` have the page open at its view of drift; /metrics is scraped every `scrape_s` (0: never)."""
 
     url: str
     viewers: int
     scrape_s: float
 
 
-class Looking:
+class Polling:
     """The requests of an audience, from `start` to `stop`."""
 
     def __init__(self, audience: Audience, http: aiohttp.ClientSession) -> None:
@@ -48,7 +49,7 @@ class Looking:
             self._tasks.append(asyncio.create_task(self._open()))
 
     async def stop(self) -> dict[str, int]:
-        """How often each path was asked for. Raises what a request raised."""
+        """The number of requests by path. Raises what a request raised."""
         for task in self._tasks:
             task.cancel()
         for result in await asyncio.gather(*self._tasks, return_exceptions=True):
@@ -57,7 +58,7 @@ class Looking:
         return dict(self._asked)
 
     async def _open(self) -> None:
-        """What a browser does: the page and its files first, then its polls."""
+        """Request the page and its files, then poll as the page does."""
         for path in ["", *(f"page/{file.name}" for file in sorted(PAGE.iterdir())), "page/plotly.min.js"]:
             await self._get(path)
         since = itertools.count()  # the first answer has the whole history, as in the page
@@ -97,7 +98,7 @@ class Looking:
 
 
 def interval_s(name: str) -> float:
-    """One of the page's intervals."""
+    """The page's interval of that name."""
     found = re.search(rf"^const {name} = (\d+);", (PAGE / "main.js").read_text(), re.MULTILINE)
     if found is None:
         raise RuntimeError(f"the page has no interval {name}")
@@ -107,21 +108,16 @@ def interval_s(name: str) -> float:
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
     async with aiohttp.ClientSession(auto_decompress=False, headers={"Accept-Encoding": "gzip"}) as http:
-        looking: Looking | None = None
+        polling: Polling | None = None
         while line := await loop.run_in_executor(None, sys.stdin.buffer.readline):
-            asked = await looking.stop() if looking else {}
-            looking = Looking(Audience(**orjson.loads(line)), http)
-            looking.start()
-            _say({"asked": asked})
-
-
-def _say(answer: dict[str, Any]) -> None:
-    sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
-    sys.stdout.buffer.flush()
+            asked = await polling.stop() if polling else {}
+            polling = Polling(Audience(**orjson.loads(line)), http)
+            polling.start()
+            worker.say({"asked": asked})
 
 
 def main() -> None:
-    _say({"ready": True})
+    worker.say({"ready": True})
     asyncio.run(_serve())
 
 

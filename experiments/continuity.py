@@ -8,14 +8,11 @@ round after round. At every swap both versions score the responses of the last u
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,18 +22,17 @@ import orjson
 from tqdm import tqdm
 
 from experiments import command_line
-from experiments.closed_loop.jobs import ONE_THREAD
+from experiments.closed_loop.jobs import worker_pool
 from experiments.closed_loop.plan import StudyPlan, arm_named
 from experiments.closed_loop.play import play
 from experiments.closed_loop.records import RetrainRecord
 from experiments.learners import Scores, Swap, swap
-from experiments.table import aligned
-from metarm.runtime import process_environment
+from metarm.runtime.tables import aligned
 from metarm.store.calibration import Calibration
 from simulation.optimise import Groups
 
 ARMS = ("conservative", "none", "joint")
-RECENT_UPDATES = 4  # that the running mean is of
+RECENT_UPDATES = 4  # in the running mean
 LEGEND = """\
 |jump| and largest: how far the mean score of the last update's responses moves at the swap, in standard
 deviations of the old scores. PPO's advantages are against a running mean of old scores. size: their root mean
@@ -193,11 +189,9 @@ def continuity(options: argparse.Namespace) -> None:
 def _run_all(
     plan: StudyPlan, arms: Sequence[str], seeds: Sequence[int], workers: int, kept: Path
 ) -> tuple[list[Seen], dict[str, int]]:
-    os.environ.update({**process_environment.REQUIRED, **ONE_THREAD})  # the workers inherit it
     swaps: list[Seen] = []
     refused: dict[str, int] = defaultdict(int)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin) as pool:
+    with worker_pool(workers) as pool:
         firsts = pool.map(_first, *zip(*[(plan, seed, kept) for seed in seeds], strict=True))
         list(tqdm(firsts, "first models", len(seeds), unit="model", disable=None, leave=False))
         tasks = [(plan, arm, seed, kept) for seed in seeds for arm in arms]
@@ -208,16 +202,6 @@ def _run_all(
             refused[arm] += count
     swaps.sort(key=lambda each: (arms.index(each.arm), each.seed, each.version))
     return swaps, refused
-
-
-def _begin() -> None:
-    """Initialise a worker process: one thread, quiet transformers."""
-    import torch
-
-    from metarm.model.reward_model import quiet_transformers
-
-    torch.set_num_threads(1)
-    quiet_transformers()
 
 
 def _first(plan: StudyPlan, seed: int, kept: Path) -> None:

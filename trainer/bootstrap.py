@@ -72,7 +72,7 @@ def ensure_first_version(
 def first_checkpoint(settings: LearningSettings) -> tuple[RewardModel, list[str]]:
     """The model to start from, the user's or the packaged one, and the names of the weights that its checkpoint
     lacks, which are random. Raises ConfigurationError."""
-    source = settings.model or str(_demo_model())
+    source = settings.model or str(packaged_encoder())
     init_head = settings.init_head or settings.model is None
     return import_model(source, settings.max_tokens, init_head, settings.seed)
 
@@ -134,7 +134,9 @@ def _check_origin(store: VersionStore, settings: TrainerSettings) -> None:
         )
 
 
-def _demo_model() -> Path:
+def packaged_encoder() -> Path:
+    """The folder of the packaged MiniLM, which has no head. Raises ConfigurationError if it is missing or
+    altered."""
     if find_spec(DEMO_PACKAGE) is None:
         raise ConfigurationError(
             "there is no model to start from: pass --model, or install the packaged one "

@@ -1,1 +1,1 @@
-"""The servers and libraries we are compared with: one file each, with its command line and request body."""
+"""The servers and libraries to compare with: a file for each, with its command line and request body."""

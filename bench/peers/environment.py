@@ -1,4 +1,4 @@
-"""Virtual environments of the peers: exact packages, installed by pip from whatever index it is set to."""
+"""Virtual environments of the peers: exact packages, which pip installs from its configured index."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from bench.places import ENVIRONMENTS
 
-# First and pinned: whatever resolves torch on its own would fetch the CUDA build.
+# Installed first and pinned: a resolver that chooses torch itself would install the CUDA build.
 TORCH = "torch==2.13.0"
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A named virtual environment and the requirements it is made of (torch apart)."""
+    """A named virtual environment and its requirements, except torch."""
 
     name: str
     requirements: tuple[str, ...]
@@ -35,11 +35,11 @@ class Environment:
         return self._marker.is_file() and self._marker.read_text() == self._digest()
 
     def program(self, name: str) -> Path:
-        """A command the packages brought."""
+        """The path of a command of its packages."""
         return self.folder / "bin" / name
 
     def install(self) -> None:
-        """Make it, from nothing, unless it is there with these very requirements."""
+        """Make the environment from scratch, unless it exists with these requirements."""
         if self.installed:
             return
         print(f"installing {self.name} ({', '.join(self.requirements)}): a few minutes, once", flush=True)
@@ -62,7 +62,7 @@ def _run(command: list[str]) -> None:
     subprocess.run(command, check=True)  # noqa: S603 (our own command lines)
 
 
-# infinity_emb asks for click < 8.2 and typer < 0.13 but not for the transformers it works with.
+# infinity_emb needs click < 8.2 and typer < 0.13; it does not require the transformers that it works with.
 INFINITY = Environment(
     "infinity",
     (
@@ -77,7 +77,7 @@ INFINITY = Environment(
         "optimum-onnx[onnxruntime]==0.1.0",
     ),
 )
-# What a user would write with plain transformers: the same transformers as ours.
+# For servers on plain transformers: the same version of transformers as this project's.
 PLAIN = Environment(
     "plain",
     (

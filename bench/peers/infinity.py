@@ -1,7 +1,7 @@
 """infinity_emb: /rerank with the prompt as query and the responses as documents, raw scores.
 
-Both engines without the model warm-up at start (ours comes from the harness) and without its disk cache.
-Its idle threads spin or sleep as its users would have it.
+Both engines run without the model warm-up at start, because the benchmark warms all arms up, and without the
+disk cache. Whether idle threads spin or sleep is left at the default.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from bench.processes import clean_environment
 from bench.workload import Request
 
 Engine = Literal["torch", "optimum"]
-# One text a forward is its best on CPU: in batches of mixed lengths, padding costs more than batching gains
-# (8 connections, texts/s of the torch engine: 36 one by one, 22 in batches of 8, 20 in its default of 32).
-# Groups are of one length: fours.
+# Batches of 1 are the fastest on CPU: with mixed lengths, padding costs more than batching gains
+# (8 connections, texts/s of the torch engine: 36 with 1, 22 with 8, 20 with the default of 32).
+# The texts of a group have one length: there, batches of 4.
 BEST_BATCH: dict[Kind, int] = {"encoder": 1, "causal": 4}
 USUAL_BATCH = 32
 QUIET = {"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
 
 
 def plan(engine: Engine, setting: Setting) -> ServerPlan:
-    """optimum gets the checkpoint exported by optimum-cli, and starts inside that folder (its own
-    loading of local folders needs `--model-id .`)."""
+    """The optimum engine uses the checkpoint that optimum-cli exports. The server starts inside the model's
+    folder: it loads local folders only as `--model-id .`."""
     INFINITY.install()
     folder = setting.folder / f"infinity-{engine}"
     model = setting.checkpoint.path
@@ -88,6 +88,6 @@ def _speak(request: Request) -> dict[str, Any]:
 
 
 def _understand(answer: dict[str, Any]) -> list[float]:
-    """Its results come best first; `index` is the place among the documents."""
+    """Results are sorted by score; `index` is the place among the documents."""
     by_place = {result["index"]: float(result["relevance_score"]) for result in answer["results"]}
     return [by_place[place] for place in range(len(by_place))]

@@ -1,4 +1,4 @@
-"""Peers that are a plain transformers forward behind a server of our writing: how such a program is started."""
+"""Peers that serve a plain transformers forward by a program of bench/peers/programs: how it starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def server(
     speak: Callable[[Request], dict[str, Any]],
     understand: Callable[[dict[str, Any]], list[float]],
 ) -> ServerPlan:
-    """`bench/peers/programs/PROGRAM.py` on the checkpoint, with further `options`."""
+    """The plan of `bench/peers/programs/PROGRAM.py` on the checkpoint, with further `options`."""
     PLAIN.install()
     checkpoint = setting.checkpoint
     common = {

@@ -13,7 +13,7 @@ from math import log
 import numpy as np
 
 from experiments.closed_loop.intervals import Interval, over_seeds
-from experiments.closed_loop.records import ArmRun, Look, PromptSet, SetRecord, Study
+from experiments.closed_loop.records import ArmRun, PromptSet, SetRecord, Study, VersionFigures
 
 TIE_BAND = 0.25  # gold points, where the initial policy's responses to a prompt differ by about 2
 NO_FINITE_SCORES = 0.5  # the accuracy of a candidate that ranks nothing
@@ -170,11 +170,11 @@ def _set(run: ArmRun, round_: int, prompts: PromptSet) -> SetRecord:
     return next(record for record in run.rounds if record.round == round_).sets[prompts]
 
 
-def _spread(look: Look) -> float:
-    return max(look.spread, SMALLEST_SPREAD)
+def _spread(figures: VersionFigures) -> float:
+    return max(figures.spread, SMALLEST_SPREAD)
 
 
-def _pairs(run: ArmRun, prompts: PromptSet) -> list[tuple[Look, Look]]:
+def _pairs(run: ArmRun, prompts: PromptSet) -> list[tuple[VersionFigures, VersionFigures]]:
     """(on the shifted responses, on the initial ones) of the version that serves after each retrain."""
     sets = [record.sets[prompts] for record in run.rounds]
     return [(s.after, s.initial_after) for s in sets if s.after is not None and s.initial_after is not None]

@@ -1,4 +1,4 @@
-"""Many runs in worker processes. A finished run is kept in a file of its own and is not repeated."""
+"""Many runs in worker processes. Each finished run is kept in a file and is not repeated."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from experiments.closed_loop.play import play
 from experiments.closed_loop.records import ArmRun, Study, read_run, write_run
 from metarm.errors import ClientError, MetaRMError
 from metarm.runtime import process_environment
+from metarm.runtime.processes import without_settings
 
 Mode = Literal["in-process", "served"]
 T = TypeVar("T")
@@ -65,7 +66,7 @@ def run_study(
     jobs = [Job(plan, mode, seed, arm, folder) for seed in seeds for arm in arms.values()]
     missing = [job for job in jobs if not job.file.is_file()]
     if missing:
-        with _workers(workers) as pool:
+        with worker_pool(workers) as pool:
             one_a_seed = {job.seed: job for job in missing}.values()
             _run_all(pool, workers, _make_first_model, one_a_seed, "first reward models")
             _run_all(pool, workers, _run, missing, "runs")
@@ -78,11 +79,12 @@ def run_study(
 
 def in_worker(call: Callable[..., T], *arguments: object) -> T:
     """Call in a process of its own, with one thread and without the user's settings; returns the result."""
-    with _workers(1) as pool:
+    with worker_pool(1) as pool:
         return pool.submit(call, *arguments).result()
 
 
-def _workers(count: int) -> ProcessPoolExecutor:
+def worker_pool(count: int) -> ProcessPoolExecutor:
+    """Worker processes, each with one thread and without the user's settings."""
     os.environ.update({**process_environment.REQUIRED, **ONE_THREAD})  # the workers inherit it
     spawn = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(count, mp_context=spawn, initializer=_begin)
@@ -105,8 +107,8 @@ def _run_all(
 
 def _begin() -> None:
     """Initialise a worker process: one thread, and none of the user's settings."""
-    for name in [name for name in os.environ if name.startswith("METARM_")] + ["REDIS_URL", "PREFERENCES"]:
-        os.environ.pop(name, None)
+    for name in os.environ.keys() - without_settings().keys():
+        del os.environ[name]
     import torch
 
     from metarm.model.reward_model import quiet_transformers

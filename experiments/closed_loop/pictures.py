@@ -78,7 +78,7 @@ def _variance(study: Study) -> Picture:
         "figure-1-variance",
         "Figure 1: the reward difference's variance over RL steps",
         "Geometric mean over seeds; band: 16th to 84th percentile of the seeds. Dotted lines: retrains "
-        "(none in the arm `fixed`). The right panel divides by what gold tells apart: a policy whose responses "
+        "(none in the arm `fixed`). The right panel divides by the variance of gold: a policy whose responses "
         "become alike would show a flat line there.",
     )
 
@@ -161,8 +161,8 @@ def _histogram(study: Study, arm: str, edges: FloatArray, *, after: bool) -> Flo
     shares = []
     for run in study.of(arm).values():
         of_set = run.rounds[1].sets["in"]
-        look = of_set.after if after and of_set.after is not None else of_set.before
-        gaps = np.array(look.gaps)
+        figures = of_set.after if after and of_set.after is not None else of_set.before
+        gaps = np.array(figures.gaps)
         normalised = (gaps - gaps.min()) / (np.ptp(gaps) or 1.0)
         shares.append(np.histogram(normalised, edges)[0] / len(gaps))
     return np.asarray(np.mean(shares, axis=0))

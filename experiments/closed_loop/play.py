@@ -14,12 +14,12 @@ from experiments.closed_loop.records import (
     DIGITS,
     VARIANCE_DIGITS,
     ArmRun,
-    Look,
     PromptSet,
     RetrainRecord,
     RoundRecord,
     SetRecord,
     StepRecord,
+    VersionFigures,
 )
 from experiments.closed_loop.reward_models import RewardModels
 from simulation.families import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
@@ -97,7 +97,7 @@ class _Run:
             record = self._measured(round_, policy, responses)
             if self._arm.retrain is not None and round_ < self._plan.rounds:
                 retrained = self._retrained(round_)
-                record = replace(record, sets=self._second_looks(record, responses), retrain=retrained)
+                record = replace(record, sets=self._scored_again(record, responses), retrain=retrained)
             yield record
 
     def _optimised(self, policy: Policy) -> Policy:
@@ -140,7 +140,7 @@ class _Run:
                 gold_variance=_short(difference_variance(gold_of(groups))),
                 length_mean=_short(np.mean(lengths_of(groups))),
                 distinct_share=_short(_distinct_share(groups)),
-                before=self._look(groups),
+                before=self._figures(groups),
                 after=None,
                 initial_after=None,
             )
@@ -149,18 +149,18 @@ class _Run:
         kl, entropy = policy.kl(self._initial, FAMILIES), policy.entropy(FAMILIES)
         return RoundRecord(round_, _short(kl), _short(entropy), sets, None)
 
-    def _second_looks(self, record: RoundRecord, responses: Sets) -> dict[PromptSet, SetRecord]:
+    def _scored_again(self, record: RoundRecord, responses: Sets) -> dict[PromptSet, SetRecord]:
         return {
             name: replace(
-                of_set, after=self._look(responses[name]), initial_after=self._look(self._first[name])
+                of_set, after=self._figures(responses[name]), initial_after=self._figures(self._first[name])
             )
             for name, of_set in record.sets.items()
         }
 
-    def _look(self, groups: Groups) -> Look:
+    def _figures(self, groups: Groups) -> VersionFigures:
         scores = self._models.score(groups)
         m = measure(scores, gold_of(groups), lengths_of(groups), self._rng(BOOTSTRAP))
-        return Look(
+        return VersionFigures(
             self._models.version,
             _short(m.score_mean),
             round(m.score_variance, VARIANCE_DIGITS),

@@ -23,7 +23,7 @@ PROMPT_SETS: tuple[PromptSet, ...] = ("in", "out")
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class VersionFigures:
     """The figures of one version on one set of responses. `gaps` are |Δr| of disjoint pairs within groups."""
 
     version: str
@@ -51,9 +51,9 @@ class SetRecord:
     gold_variance: float
     length_mean: float
     distinct_share: float  # different texts among all
-    before: Look
-    after: Look | None
-    initial_after: Look | None
+    before: VersionFigures
+    after: VersionFigures | None
+    initial_after: VersionFigures | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 def simulate(options: argparse.Namespace) -> None:
     """Run the arms and seeds that `options` name, except the runs that `--out` already holds.
 
-    Raises ConfigurationError for options that cannot be run, and whatever a run raises.
+    Raises ConfigurationError for options that cannot be run, and any error of a run.
     """
     seeds = getattr(options, "seeds", QUICK_SEEDS if options.quick else SEEDS)
     command_line.at_least(0, first_seed=options.first_seed)

@@ -114,7 +114,7 @@ def run(plan: DrillPlan, kept: Path, on_update: Callable[[], object]) -> Drill:
 
 
 def prepared(plan: DrillPlan, kept: Path, folder: Path) -> dict[str, str]:
-    """Publish the honest version in `folder`/data and write the spoiled preferences beside it; returns the
+    """Publish the honest version in `folder`/data and write the spoiled preferences next to it; returns the
     environment variables of a trainer that continues from there."""
     from experiments.closed_loop.first_model import first_model, first_version
     from experiments.closed_loop.served import trainer_environment

@@ -30,7 +30,7 @@ def story(drill: Drill) -> str:
     """One drill: the forced version, the table of its updates, the end of the watch."""
     verdict = drill.job["verdict"]
     against = "; ".join(verdict["reasons"])
-    gate = f"by force, in spite of: {against}" if verdict["forced"] else "and the gate had nothing against it"
+    gate = f"by force, although the gate found: {against}" if verdict["forced"] else "with the gate's approval"
     lines = [
         f"{drill.plan.sabotage}: {SABOTAGES[drill.plan.sabotage].says}",
         f"{drill.hacked} published {gate}\n",
@@ -91,10 +91,10 @@ def _ending(drill: Drill) -> str:
     if drill.watch is None:
         return f"the watch over {drill.hacked} has not ended: it needs more groups"
     groups = f"after {drill.hacked_groups} groups that the policy had scored by it"
-    scores = "as before, to the last digit" if drill.scores_as_before else "not those of before"
+    scores = "equal to the last digit" if drill.scores_as_before else "different"
     return (
         f"watch over {drill.hacked}: {drill.watch['outcome']} {groups}: {drill.watch['reason']}\n"
-        f"scores of {drill.plan.probed_prompts} probe groups, before all this and now: {scores}\n"
+        f"scores of {drill.plan.probed_prompts} probe groups before the drill and now: {scores}\n"
         "no request failed"
     )
 

@@ -23,7 +23,7 @@ Cell = tuple[str, Measure]
 @dataclass(frozen=True, slots=True)
 class PairSet:
     """Pairs (n,) of one set: the prompt each belongs to, and whether the chosen response has fewer words
-    (None where nobody chose)."""
+    (None in unlabelled pairs)."""
 
     prompts: Ints
     shorter: Bools | None
@@ -41,7 +41,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one row, for each cell: the figure by seed (S,), and in each resample by seed (B, S)."""
+    """The figures of one row: for each cell by seed (S,), and by resample and seed (B, S)."""
 
     sample: dict[Cell, Floats]
     resampled: dict[Cell, Floats]
@@ -51,8 +51,8 @@ class Bootstrap:
     """The same resamples for every row, so that rows are compared on the same draws."""
 
     def __init__(self, sets: Mapping[str, PairSet], strata: Ints, seeds: int, count: int = RESAMPLES) -> None:
-        """`strata` (P,) says of each prompt which split it is from: each split is drawn from anew, as many
-        prompts as it has. Pairs of one prompt come and go together, in all sets of the split."""
+        """`strata` (P,) is the split of each prompt. A resample draws as many prompts from each split as it
+        has; the pairs of a prompt are drawn together, in all sets of the split."""
         rng = np.random.default_rng(0)
         by_prompt = np.zeros((count, len(strata)))
         for stratum in np.unique(strata):
@@ -75,7 +75,7 @@ class Bootstrap:
         return {cell: self._estimate(cell, row, vanilla) for cell in row.sample}
 
     def _estimate(self, cell: Cell, row: Figures, vanilla: Figures) -> Estimate:
-        """A resample without any pair of a kind says nothing of it, and is left out."""
+        """Ignore resamples without a pair of a kind: they have no figure of it."""
         changes = ((row.resampled[cell] - vanilla.resampled[cell]) * self._seed_shares).sum(axis=1)
         changes = changes[np.isfinite(changes)]
         low, high = np.quantile(changes, INTERVAL) if len(changes) else (np.nan, np.nan)
@@ -95,5 +95,5 @@ class Bootstrap:
 
 
 def _draws(rng: np.random.Generator, count: int, size: int) -> Floats:
-    """How often each of `size` things is among `size` drawn with replacement (count, size)."""
+    """(count, size): how often each of `size` items is drawn in `size` draws with replacement."""
     return rng.multinomial(size, np.full(size, 1 / size), size=count).astype(float)

@@ -32,7 +32,7 @@ class Responses:
 
 @dataclass(frozen=True, slots=True)
 class ShiftData:
-    """`labelled` is keyed by HELD_OUT and TESTS, `meta` by the meta-sets asked for, `groups` by TEST_GROUPS.
+    """`labelled` is keyed by HELD_OUT and TESTS, `meta` by the chosen meta-sets, `groups` by TEST_GROUPS.
 
     No prompt is in two of: `train`, HELD_OUT, all of `meta`, all of the tests.
     """

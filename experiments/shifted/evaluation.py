@@ -59,7 +59,7 @@ class Evaluation:
         return {name: scores[first] - scores[second] for name, (first, second) in self._sides.items()}
 
     def word_gaps(self) -> Gaps:
-        """As if the number of words were the score."""
+        """The same differences with the number of words as the score."""
         return {name: gaps.astype(float) for name, gaps in self._words.items()}
 
     def _add(

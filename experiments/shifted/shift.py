@@ -15,8 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +39,7 @@ from metarm.runtime import process_environment
 from metarm.runtime.code_version import code_version
 from metarm.runtime.cores import usable_cores
 from trainer.batches import EncodedGroup, encode_pairs
-from trainer.bootstrap import DEMO_PACKAGE
+from trainer.bootstrap import packaged_encoder
 
 DATA_VARIABLE = "METARM_SHIFT_DATA"
 CHECKED_TEXTS = 16
@@ -88,7 +86,7 @@ def shift(options: argparse.Namespace) -> None:
     quiet_transformers()
     torch.set_num_threads(usable_cores())
     options.out.mkdir(parents=True, exist_ok=True)
-    run(Path(data), scope, _packaged_encoder(), options.out / "states", options.out / "shift.json")
+    run(Path(data), scope, str(packaged_encoder()), options.out / "states", options.out / "shift.json")
 
 
 def run(folder: Path, scope: Scope, backbone: str, states_folder: Path, out: Path) -> None:
@@ -122,15 +120,8 @@ def run(folder: Path, scope: Scope, backbone: str, states_folder: Path, out: Pat
     print(f"wrote {out}")
 
 
-def _packaged_encoder() -> str:
-    """Path of the packaged MiniLM, which has no head. Raises ConfigurationError where it is not installed."""
-    if find_spec(DEMO_PACKAGE) is None:
-        raise ConfigurationError("the packaged encoder is missing: run `make run` or `make test` once")
-    return str(import_module(DEMO_PACKAGE).get_model_path())
-
-
 def _machine() -> dict[str, Any]:
-    """What the figures depend on beside the settings: processor, cores, packages, code."""
+    """What the figures depend on, apart from the settings: processor, cores, packages, code."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -79,8 +79,8 @@ def states_of(
 
 
 def _write(file: Path, model: RewardModel, samples: Sequence[Encoded], dtype: type[np.floating[Any]]) -> None:
-    """The states of all samples, end to end. The model's own forward runs, a batch a core, and what its last
-    layer makes keys from is kept."""
+    """The states of all samples, end to end. The model's own forward runs, one batch per core; the input of
+    the keys of its last layer is kept."""
     lengths = [len(sample.ids) for sample in samples]
     starts = [0, *accumulate(lengths)]
     key_layer = _last_attention(model.network).key
@@ -88,7 +88,7 @@ def _write(file: Path, model: RewardModel, samples: Sequence[Encoded], dtype: ty
     array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
     seen = threading.local()
 
-    def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def keep_inputs(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen.states = inputs[0]
 
     @torch.inference_mode()
@@ -97,7 +97,7 @@ def _write(file: Path, model: RewardModel, samples: Sequence[Encoded], dtype: ty
         array[starts[run.start] : starts[run.stop]] = seen.states.numpy()
         return len(seen.states)
 
-    hook = key_layer.register_forward_pre_hook(look)
+    hook = key_layer.register_forward_pre_hook(keep_inputs)
     try:
         with (
             tqdm(total=shape[0], desc="frozen layers", unit="token", disable=None, leave=False) as bar,

@@ -12,7 +12,7 @@ from experiments.shifted.evaluation import POOLED
 from experiments.shifted.experiment import Row
 from experiments.shifted.measures import Measure
 from experiments.shifted.variants import AVERAGE, CONTROLS, FIRST, LONGER, TRAINED, VANILLA
-from experiments.table import aligned
+from metarm.runtime.tables import aligned
 
 Estimates = Mapping[Row, Mapping[Cell, Estimate]]
 

@@ -51,7 +51,7 @@ CHEAPER = ("joint_m4", "joint_stale", "conservative_m4", "conservative_stale")  
 CONTROLS = {
     "sgd_descent": "sgd at -η",
     "joint_m4": "joint with 4 groups an update",
-    "joint_stale": "joint with a meta gradient every fourth update, used again in the three after it",
+    "joint_stale": "joint with a meta gradient every fourth update, which the next three reuse",
     "joint_across_prompts": "joint, the responses of a group taken from different prompts",
     "conservative_m4": "conservative with 4 groups an update",
     "conservative_stale": "conservative with a meta gradient every fourth update",
@@ -66,8 +66,8 @@ def trained(names: Sequence[str]) -> list[Variant]:
 
 
 def across_prompts(groups: Sequence[EncodedGroup]) -> list[EncodedGroup]:
-    """As many groups of the same responses, of which no two in a group answer one prompt, where `groups`
-    of one prompt stand at least a group's size apart."""
+    """As many groups from the same responses. No two responses of a group answer the same prompt, if groups of
+    one prompt are at least a group's size apart in `groups`."""
     count = len(groups)
     return [
         EncodedGroup(

@@ -32,5 +32,17 @@ def print_table(
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
+def aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """The rows as plain text for a report; columns `left` are aligned to the left, all others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
 def _console() -> Console:
     return Console(highlight=False, markup=False, emoji=False)

@@ -1,4 +1,4 @@
-"""What bench/overhead does and says: viewers ask as the page does, and the rounds are compared in pairs."""
+"""bench/overhead: viewers send the requests of the page, and arms are compared within each round."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def answered(process: HttpProcess, route: str) -> float:
 
 
 @pytest.mark.slow
-def test_viewers_ask_the_server_for_what_the_page_asks_for(
+def test_viewers_send_the_requests_that_the_page_sends(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
@@ -35,7 +35,7 @@ def test_viewers_ask_the_server_for_what_the_page_asks_for(
     with service(tmp_path, redis_process.url) as process, Worker(command, tmp_path / "viewers", {}) as viewers:
         process.wait_ready()
         assert viewers.ask(asdict(Audience(process.url, 2, 0.1))) == {"asked": {}}
-        # both open the page, and one asks again: two rounds of it at least
+        # both open the page, and one polls again
         wanted = {"/overview": 5, "/retrain": 2, "/drift/{version}": 2}
         process.wait_until(lambda: all(answered(process, path) >= wanted[path] for path in wanted))
         asked = viewers.ask(asdict(Audience(process.url, 0, 0.0)))["asked"]
@@ -47,7 +47,7 @@ def test_viewers_ask_the_server_for_what_the_page_asks_for(
     assert asked["page/plotly.min.js"] == asked["page/main.js"] == asked[""] == 2
 
 
-def test_an_arm_is_held_against_nobody_looking_in_the_same_round() -> None:
+def test_an_arm_is_compared_with_no_viewers_in_the_same_round() -> None:
     alone, one, three = (arm.name for arm in ARMS)
     rates = {alone: [100.0, 50.0, 80.0], one: [99.0, 49.5, 79.2], three: [98.0, 48.0, 78.4]}
     tails = {name: [0.1, 0.2, 0.3] for name in rates}
@@ -62,7 +62,7 @@ def test_an_arm_is_held_against_nobody_looking_in_the_same_round() -> None:
     assert "200" in rows[alone]
 
 
-def test_the_interval_covers_the_median_and_is_inside_the_range() -> None:
+def test_the_interval_covers_the_median_and_lies_within_the_range() -> None:
     ratios = [0.97, 0.99, 1.0, 1.01, 1.02]
     low, high = interval(ratios)
     assert 0.97 <= low <= 1.0 <= high <= 1.02

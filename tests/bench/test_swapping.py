@@ -1,4 +1,4 @@
-"""What bench/swap says of the requests and swaps it saw."""
+"""The report of bench/swap from given requests and swaps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_request_overlaps_the_share_of_a_swap_during_which_it_waited() -> None
     assert swap.share_overlapped_by(sent(13.0, 1.0)) == 0.0
 
 
-def test_the_report_compares_periods_with_and_without_swaps_and_names_the_longest_request() -> None:
+def test_the_report_compares_periods_with_and_without_swaps_and_shows_the_longest_request() -> None:
     found = Found(
         without=[[sent(float(n), 0.010) for n in range(100)], [sent(400.0, 0.010)]],
         during=[[*(sent(200.0 + n, 0.012) for n in range(99)), sent(250.5, 0.050)], [sent(600.0, 0.011)]],
@@ -30,5 +30,5 @@ def test_the_report_compares_periods_with_and_without_swaps_and_names_the_longes
     text = report(found)
     assert "p99 with swaps ÷ without: 1.20 over all requests" in text
     assert "by round 1.15 (1.10 to 1.20)" in text
-    assert "50 ms, beside 50% of one swap" in text
-    assert "5.0 ms a cut-over" in text
+    assert "50 ms, during 50% of one swap" in text
+    assert "5.0 ms at a cut-over" in text

@@ -1,4 +1,4 @@
-"""One engine and one set of images a session; where there is no engine the tests say why and are left out."""
+"""One engine and one set of images for all tests. Without an engine they are skipped, with the reason."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="package")
 def thorough() -> None:
-    """Asked for by what takes minutes more than CI has. (No METARM_ name: tests drop those.)"""
+    """For tests that take too many minutes for CI. (The variable is not a METARM_ one: tests remove those.)"""
     if os.environ.get("CONTAINER_TESTS") != "all":
-        pytest.skip("it takes minutes more: `make containers` runs it (CONTAINER_TESTS=all)")
+        pytest.skip("it takes minutes: `make containers` runs it (CONTAINER_TESTS=all)")
 
 
 @pytest.fixture(scope="package")
 def running(engine: Engine) -> Iterator[Stack]:
-    """Built, up, and ready: one for all tests, which leave it so."""
+    """A stack that is built, started and ready. All tests share it, and leave it ready."""
     with stack(engine) as made:
         made.build()
         made.compose("up", "--detach")
         made.wait_ready()
-        made.first_words = {name: made.logs(name) for name in ("service", "trainer")}
+        made.first_logs = {name: made.logs(name) for name in ("service", "trainer")}
         yield made

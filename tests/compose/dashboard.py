@@ -1,4 +1,4 @@
-"""What the monitoring files ask Prometheus: expressions, and the metrics they name."""
+"""The expressions of the monitoring files, and the metrics that they read."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def dashboard() -> dict[str, Any]:
 
 
 def panels() -> list[dict[str, Any]]:
-    """All but the rows' titles."""
+    """All panels except row titles."""
     return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
 def expressions() -> list[str]:
-    """Of every panel, as Prometheus would get them."""
+    """The expressions of all panels, as Prometheus gets them."""
     found = [target["expr"] for panel in panels() for target in panel["targets"]]
     for name, value in VARIABLES.items():
         found = [expression.replace(name, value) for expression in found]
@@ -39,5 +39,5 @@ def rules(file: str) -> list[dict[str, Any]]:
 
 
 def named_metrics(expression: str) -> set[str]:
-    """The series of ours that an expression reads: rm_… of the service, rm:… of the recording rules."""
+    """This project's series that an expression reads: rm_… of the service, rm:… of the recording rules."""
     return set(re.findall(r"\brm[_:][a-z0-9_:]*", re.sub(r'"[^"]*"', '""', expression)))

@@ -1,4 +1,4 @@
-"""The Docker engine that the container tests run on, where one can be had."""
+"""The Docker engine that the container tests run on, if there is one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ PYTHON_IMAGE = "python:3.11-slim"
 
 
 class NoEngineError(Exception):
-    """Why there is none."""
+    """There is no engine; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """`environment` leads the command line there; `compose` is the Compose it has. `alone`: it reaches no
-    image registry, and its base image brings the wheels that torch is installed from. `started`: by us."""
+    """`environment` selects this engine for the command line; `compose` is the command of Compose. `alone`: the
+    engine reaches no image registry, and its base image has the wheels to install torch from. `started`: these
+    tests started it."""
 
     environment: Mapping[str, str]
     compose: Sequence[str]
@@ -31,22 +32,22 @@ class Engine:
     started: bool
 
     def docker(self, *arguments: str, timeout_s: float = 120.0) -> str:
-        """What the command prints. Raises AssertionError with all it said where it fails."""
+        """The output of the command. Raises AssertionError with all output if it fails."""
         return run(["docker", *arguments], self.environment, timeout_s)
 
     def close(self) -> None:
-        """End it if it was started for these tests and nobody else has come to use it; its images stay."""
+        """Stop the engine if these tests started it and no other container runs; its images remain."""
         if self.started and not self.docker("ps", "--quiet").strip():
             subprocess.run([STARTER, "down"], capture_output=True, check=False)
 
 
 def find_engine() -> Engine:
-    """The running engine, of DOCKER_HOST or the default; else one that can be started. Raises NoEngineError."""
+    """The running engine, of DOCKER_HOST or the default, or else one that it starts. Raises NoEngineError."""
     environment = dict(os.environ)
     ours = not _answers(environment)
     if ours:
         if not STARTER.is_file():
-            raise NoEngineError("no Docker engine answers `docker info`, and DOCKER_HOST names none")
+            raise NoEngineError("no Docker engine answers `docker info`: none runs, and DOCKER_HOST names none")
         _start(environment)
     compose = next((c for c in (["docker", "compose"], ["docker-compose"]) if _works([*c, "version"])), None)
     if compose is None:
@@ -84,7 +85,7 @@ def _start(environment: dict[str, str]) -> None:
         if is_set:
             environment[name] = value
     if not _answers(environment):
-        raise NoEngineError(f"{STARTER} up ended, and no engine answers")
+        raise NoEngineError(f"{STARTER} up succeeded, but no engine answers")
 
 
 def _answers(environment: Mapping[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""docker-compose.yml, brought up under a name of its own on free ports, with settings that make it quick."""
+"""docker-compose.yml as a project with its own name, free ports, and settings that keep training short."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.compose.engine import PYTHON_IMAGE, ROOT, Engine, run
 
 BUILD_S = 1500.0
 START_S = 300.0
-# another checkout's tests may run beside these
+# the tests of another checkout may run at the same time
 TAG = f"test-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
 FILES = ("--file", "docker-compose.yml", "--file", "tests/compose/beside-others.yml")
-# few, small updates on few, short pairs: the path is the same
+# few and small updates on few and short pairs, through the whole path
 QUICK = {
     "METARM_BOOTSTRAP_PAIRS": "64",
     "METARM_MAX_HELD_OUT": "32",
@@ -39,7 +39,7 @@ QUICK = {
 
 
 class Stack:
-    """One project of Docker Compose. Further settings are given by their environment names."""
+    """One project of Docker Compose; `settings` by their environment names."""
 
     def __init__(self, engine: Engine, **settings: str) -> None:
         self.engine = engine
@@ -57,7 +57,7 @@ class Stack:
             **settings,
         }
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60.0)
-        self.first_words: Mapping[str, str] = {}  # logs of the first start, by service
+        self.first_logs: Mapping[str, str] = {}  # of the first start, by service
 
     def compose(self, *arguments: str, timeout_s: float = START_S, **settings: str) -> str:
         command = [*self.engine.compose, *FILES, "--project-name", self.project, *arguments]
@@ -70,18 +70,18 @@ class Stack:
             self.engine.docker("build", "--tag", LOCAL_IMAGES["PROXY_IMAGE"], str(folder), timeout_s=BUILD_S)
 
     def remove(self) -> None:
-        """Containers, networks and volumes."""
+        """Remove containers, networks and volumes."""
         self.compose("--profile", "monitoring", "--profile", "scale", "down", "--volumes", "--remove-orphans")
         self.http.close()
 
     def containers(self, service: str) -> list[str]:
-        """Ids, also of those that have stopped."""
+        """The ids of a service's containers, stopped ones included."""
         names = (f"com.docker.compose.project={self.project}", f"com.docker.compose.service={service}")
         filters = [part for name in names for part in ("--filter", f"label={name}")]
         return self.engine.docker("ps", "--all", "--quiet", *filters).split()
 
     def container(self, service: str) -> dict[str, Any]:
-        """What `docker inspect` says of a service's only container."""
+        """`docker inspect` of a service's only container."""
         (found,) = self.containers(service)
         inspected: dict[str, Any] = json.loads(self.engine.docker("inspect", found))[0]
         return inspected
@@ -93,11 +93,11 @@ class Stack:
         return self.compose("logs", "--no-color", service)
 
     def kill(self, service: str) -> None:
-        """`docker kill`: Docker takes it for the operator's wish, and does not start it again by itself."""
+        """`docker kill`: to Docker the operator ended it, and the restart policy does not apply."""
         self.engine.docker("kill", self.container(service)["Id"])
 
     def crash(self, service: str) -> None:
-        """SIGKILL from outside the container: to Docker it died by itself."""
+        """SIGKILL from outside the container: to Docker it crashed, and the restart policy applies."""
         pid = str(self.container(service)["State"]["Pid"])
         host = ("run", "--rm", "--pid", "host", "--user", "root", "--entrypoint", "sh", PYTHON_IMAGE)
         self.engine.docker(*host, "-c", f"kill -9 {pid}")
@@ -107,19 +107,19 @@ class Stack:
         return bool(state["Running"] and state.get("Health", {}).get("Status") == "healthy")
 
     def started_since(self, service: str, before: str) -> bool:
-        """It runs, and not since `before`, the StartedAt of an earlier inspection."""
+        """Whether it runs, and has started again since `before`, the StartedAt of an earlier inspection."""
         state = self.container(service)["State"]
         return bool(state["Running"]) and state["StartedAt"] != before
 
     def logged(self) -> int:
-        """Sample groups on the log; -1 while Redis does not answer."""
+        """The number of groups in the sample log; -1 while Redis does not answer."""
         try:
             return int(self.execute("redis", "redis-cli", "--raw", "xlen", "metarm:samples"))
         except (AssertionError, ValueError, IndexError):
             return -1
 
     def ready(self) -> dict[str, Any] | None:
-        """What /ready says; None while it is not."""
+        """The answer of /ready; None while the service is not ready."""
         try:
             answer = self.http.get("/ready")
         except httpx.TransportError:
@@ -127,7 +127,7 @@ class Stack:
         return answer.json() if answer.status_code == 200 else None
 
     def wait_ready(self) -> None:
-        """Until it scores and nothing is degraded."""
+        """Wait until the service scores and nothing is degraded."""
         self.wait_until(lambda: (self.ready() or {}).get("status") == "ready", "the service is not ready")
 
     def wait_until(self, condition: Callable[[], bool], complaint: str, timeout_s: float = START_S) -> None:
@@ -140,7 +140,7 @@ class Stack:
             time.sleep(0.2)
 
 
-# what stands in where the engine reaches no registry: its own Prometheus, a proxy built from Debian's package
+# for an engine without a registry: its own Prometheus, and a proxy built from Debian's package
 LOCAL_IMAGES: Mapping[str, str] = {
     "PROMETHEUS_IMAGE": "prom/prometheus",
     "PROXY_IMAGE": "metarm-test-haproxy",
@@ -149,7 +149,7 @@ LOCAL_IMAGES: Mapping[str, str] = {
 
 @contextmanager
 def stack(engine: Engine, **settings: str) -> Iterator[Stack]:
-    """A project that is removed, volumes and all, at the end."""
+    """A project that is removed at the end, volumes included."""
     made = Stack(engine, **settings)
     try:
         yield made

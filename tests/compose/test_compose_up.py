@@ -1,4 +1,4 @@
-"""`docker compose up` for real: the first model, a retrain and its swap, and each container killed in turn."""
+"""`docker compose up` on an engine: the first model, a retrain and its swap, and kills of each container."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ GROUPS = 20
 
 
 def score(stack: Stack, count: int = GROUPS) -> str:
-    """Score `count` groups, wait until they are logged, and return the version that did."""
+    """Score `count` groups, wait until they are logged, and return the version that scored them."""
     before = stack.logged()
     with RewardClient(str(stack.http.base_url)) as client:
         version = client.score(demo_groups(count)).version
-    stack.wait_until(lambda: stack.logged() == before + count, f"{count} more groups are not on the log")
+    stack.wait_until(lambda: stack.logged() == before + count, f"{count} more groups are not in the log")
     return version
 
 
@@ -34,13 +34,13 @@ def version_of(stack: Stack) -> str:
 
 
 def activates(stack: Stack, version: str) -> bool:
-    """A service may only read the versions: where it says yes, the trainer has written."""
+    """Whether an activation succeeds: the service only reads the versions, so the trainer has to write."""
     return stack.http.post(f"/versions/{version}/activate").status_code == 200
 
 
-def test_the_first_start_makes_the_demo_model_and_says_so(running: Stack) -> None:
-    assert "there is no version yet" in running.first_words["service"]
-    said = running.first_words["trainer"]
+def test_the_first_start_makes_the_demo_model_and_logs_it(running: Stack) -> None:
+    assert "there is no version yet" in running.first_logs["service"]
+    said = running.first_logs["trainer"]
     assert (
         "packaged MiniLM-L6-v2 lacks classifier.bias, classifier.weight: initialised at random, fine-tuned now"
         in said
@@ -74,8 +74,8 @@ def test_our_processes_have_no_rights_and_no_compiler(running: Stack, service: s
     assert running.execute(service, "id", "-u").strip() == "10001"
     status = running.execute(service, "cat", "/proc/1/status")
     assert "CapEff:\t0000000000000000" in status
-    look = "for tool in gcc cc make; do command -v $tool; done; ls /opt/venv/bin /opt/metarm/bin"
-    tools = running.execute(service, "sh", "-c", look).split()
+    listing = "for tool in gcc cc make; do command -v $tool; done; ls /opt/venv/bin /opt/metarm/bin"
+    tools = running.execute(service, "sh", "-c", listing).split()
     assert "metarm" in tools
     assert {"gcc", "cc", "make", "pip", "pip3"}.isdisjoint(name.rsplit("/")[-1] for name in tools)
 
@@ -92,12 +92,14 @@ def test_our_processes_have_no_rights_and_no_compiler(running: Stack, service: s
         ("trainer", "/opt/metarm", False),
     ],
 )
-def test_what_may_be_written_where(running: Stack, service: str, folder: str, may: bool) -> None:
+def test_a_container_can_write_only_to_its_own_folders(
+    running: Stack, service: str, folder: str, may: bool
+) -> None:
     tried = f"touch {folder}/.tried 2>/dev/null && rm {folder}/.tried && echo written || echo refused"
     assert running.execute(service, "sh", "-c", tried).strip() == ("written" if may else "refused")
 
 
-def test_only_the_service_is_published_and_on_the_loopback_alone(running: Stack) -> None:
+def test_only_the_service_is_published_and_only_on_the_loopback(running: Stack) -> None:
     ports = {
         name: running.container(name)["NetworkSettings"]["Ports"] for name in ("redis", "service", "trainer")
     }
@@ -105,11 +107,11 @@ def test_only_the_service_is_published_and_on_the_loopback_alone(running: Stack)
     assert bound == [{"HostIp": "127.0.0.1", "HostPort": str(running.port)}]
 
 
-def test_what_the_machine_was_measured_to_do_best_is_kept_beside_the_read_only_versions(running: Stack) -> None:
+def test_the_measured_forward_plan_is_kept_beside_the_read_only_versions(running: Stack) -> None:
     assert '"workers"' in running.execute("service", "cat", "/data/tuning.json")
 
 
-def test_scored_samples_become_a_version_that_serves(running: Stack) -> None:
+def test_scored_samples_become_the_current_version(running: Stack) -> None:
     parent = score(running)
     job = retrain(running)
     assert job["status"] == "published", job
@@ -121,7 +123,7 @@ def test_scored_samples_become_a_version_that_serves(running: Stack) -> None:
     assert score(running) == job["candidate"]
 
 
-def test_a_service_that_may_only_read_has_the_trainer_activate_and_label(running: Stack) -> None:
+def test_the_trainer_activates_and_labels_for_a_service_that_only_reads(running: Stack) -> None:
     newest = version_of(running)
     for version in ("v000001", newest):
         assert running.http.post(f"/versions/{version}/activate").json() == {
@@ -136,7 +138,7 @@ def test_a_service_that_may_only_read_has_the_trainer_activate_and_label(running
 
 @pytest.mark.parametrize("service", ["redis", "service", "trainer"])
 @pytest.mark.parametrize("way", ["kill", "crash"])
-def test_a_killed_container_comes_back_and_nothing_is_lost(running: Stack, service: str, way: str) -> None:
+def test_a_killed_container_starts_again_and_nothing_is_lost(running: Stack, service: str, way: str) -> None:
     version, logged = version_of(running), running.logged()
     answers = running.http.post("/score", json={"groups": demo_groups(4), "log": False}).json()["groups"]
     started = running.container(service)["State"]["StartedAt"]
@@ -146,15 +148,15 @@ def test_a_killed_container_comes_back_and_nothing_is_lost(running: Stack, servi
         running.crash(service)  # the restart policy brings it back
     if service != "service":
         while_dead = running.http.post("/score", json={"groups": demo_groups(8)})
-        assert while_dead.json()["version"] == version, "scoring needs the service alone"
+        assert while_dead.json()["version"] == version, "scoring needs only the service"
         logged += 8
     if way == "kill":
         running.compose("up", "--detach")
-    running.wait_until(lambda: running.started_since(service, started), f"{service} does not come back")
+    running.wait_until(lambda: running.started_since(service, started), f"{service} does not start again")
     running.wait_ready()
     assert version_of(running) == version
-    running.wait_until(lambda: activates(running, version), "the trainer writes nothing")
-    running.wait_until(lambda: running.logged() == logged, f"{logged} groups are to be on the log")
+    running.wait_until(lambda: activates(running, version), "the trainer does not write")
+    running.wait_until(lambda: running.logged() == logged, f"the log does not hold {logged} groups")
     again = running.http.post("/score", json={"groups": demo_groups(4), "log": False}).json()["groups"]
     assert [group["scores"] for group in again] == [group["scores"] for group in answers]
     assert score(running) == version
@@ -166,7 +168,7 @@ def test_a_trainer_killed_in_a_run_finishes_it_with_the_same_samples(running: St
         trainer = running.container("trainer")["Id"]
         job = client.retrain(steps=24)["job"]
         running.wait_until(lambda: client.job(job)["progress"]["step"] >= 1, "the run makes no step")
-        running.engine.docker("pause", trainer)  # at once: a small run is soon over
+        running.engine.docker("pause", trainer)  # at once, before the small run ends
         running.crash("trainer")
         running.engine.docker("unpause", trainer)
         state = client.wait_for_job(job, timeout_s=400)
@@ -177,19 +179,19 @@ def test_a_trainer_killed_in_a_run_finishes_it_with_the_same_samples(running: St
 
 
 @pytest.mark.parametrize("service", ["service", "trainer"])
-def test_docker_stop_ends_process_one_in_order(running: Stack, service: str) -> None:
-    """By SIGTERM, not by the SIGKILL that follows (status 137): what was answered just before is logged."""
+def test_docker_stop_shuts_a_process_down_cleanly(running: Stack, service: str) -> None:
+    """By SIGTERM, not by the SIGKILL that follows (status 137): the groups answered just before are logged."""
     logged = running.logged()
     with RewardClient(str(running.http.base_url)) as client:
         client.score(demo_groups(GROUPS))
     running.compose("stop", service)
     assert running.container(service)["State"]["ExitCode"] == 0
-    running.wait_until(lambda: running.logged() == logged + GROUPS, "samples got lost")
+    running.wait_until(lambda: running.logged() == logged + GROUPS, "samples were lost")
     running.compose("up", "--detach")
     running.wait_ready()
 
 
-def test_a_service_stopped_while_it_starts_ends_at_once(running: Stack) -> None:
+def test_a_service_that_is_stopped_while_it_starts_ends_cleanly(running: Stack) -> None:
     running.compose("stop", "service")
     running.compose("start", "service")
     running.compose("stop", "--timeout", "60", "service")

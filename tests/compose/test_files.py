@@ -1,4 +1,4 @@
-"""Checks of the container files that need no engine: every name in them exists."""
+"""Checks of the container files without an engine: every name in them exists."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from trainer.settings import TrainerSettings
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SETTINGS: dict[str, type[ProcessSettings]] = {"service": ServiceSettings, "trainer": TrainerSettings}
-FIXED = {"data_dir", "redis_url", "host", "port", "published_on"}  # by the image, or the file itself
+FIXED = {"data_dir", "redis_url", "host", "port", "published_on"}  # set by the image, or by the file itself
 
 
 def passed_on(service: str) -> set[str]:
-    """The variables that a container takes from `.env` or the shell."""
+    """The variables that a container gets from `.env` or the shell."""
     environment = COMPOSE["services"][service]["environment"].items()
     return {name for name, value in environment if value is None or value.startswith(f"${{{name}:-")}
 
 
 def exported_names() -> set[str]:
-    """The series that the service's metrics and the recording rules make."""
+    """The series of the service's metrics and of the recording rules."""
     ours: set[str] = {rule["record"] for rule in rules("recording.yml")}
     for metric in Metrics().registry.declared:
         suffixes = ["_bucket", "_sum", "_count"] if metric.kind == "histogram" else [""]
@@ -52,21 +52,21 @@ def test_each_setting_is_listed_once() -> None:
     assert [name for name in set(listed) if listed.count(name) > 1] == []
 
 
-def test_the_keys_reach_the_service_alone() -> None:
+def test_only_the_service_gets_the_keys() -> None:
     secrets = {"METARM_SCORE_KEYS", "METARM_ADMIN_KEYS"}
     assert secrets <= passed_on("service")
     assert secrets & COMPOSE["services"]["trainer"]["environment"].keys() == set()
 
 
-def test_the_example_of_an_env_file_names_what_is_read() -> None:
+def test_the_example_env_file_names_exactly_the_variables_that_are_read() -> None:
     text = (ROOT / "docker-compose.yml").read_text() + (ROOT / "docker-compose.gpu.yml").read_text()
     read = set(re.findall(r"\$\{(\w+)[:-]", text)) | passed_on("service") | passed_on("trainer")
     lines = (ROOT / ".env.example").read_text().splitlines()
     named = {match[1] for line in lines if (match := re.match(r"#?([A-Z][A-Z0-9_]*)=", line))}
     assert named - read - {"COMPOSE_PROFILES", "COMPOSE_FILE"} == set()
     outside = set(re.findall(r"\$\{(\w+)[:-]", text))
-    assert outside - named == set(), "what docker-compose.yml asks for is to be explained in .env.example"
-    assert [line for line in lines if line and not line.startswith("#")] == [], "all of it is commented out"
+    assert outside - named == set(), ".env.example must explain the variables that docker-compose.yml reads"
+    assert [line for line in lines if line and not line.startswith("#")] == [], "all lines are comments"
 
 
 def listed(target: str, *extras: str) -> subprocess.CompletedProcess[str]:
@@ -74,7 +74,7 @@ def listed(target: str, *extras: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_an_image_gets_the_extras_that_are_asked_for_and_only_where_they_are_used() -> None:
+def test_only_the_image_that_uses_an_extra_gets_it() -> None:
     plain = {target: set(listed(target).stdout.split("\n")) for target in ("service", "trainer")}
     asked = {target: set(listed(target, "otel", "wandb").stdout.split("\n")) for target in plain}
     added = {target: {line.split(">=")[0] for line in asked[target] - plain[target]} for target in plain}
@@ -82,10 +82,12 @@ def test_an_image_gets_the_extras_that_are_asked_for_and_only_where_they_are_use
         "service": {"opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"},
         "trainer": {"wandb"},
     }
-    assert plain["service"] & plain["trainer"] == {""}, "the trainer's come beside those of all images"
+    assert plain["service"] & plain["trainer"] == {""}, (
+        "the trainer's list has only what the list of all images lacks"
+    )
 
 
-def test_an_extra_that_no_image_has_ends_the_build() -> None:
+def test_an_extra_that_no_image_has_fails_the_build() -> None:
     refused = listed("service", "demo", "otel")
     assert refused.returncode != 0
     assert "['demo']" in refused.stderr
@@ -98,18 +100,18 @@ def test_the_versions_are_read_only_for_the_service_and_preferences_for_the_trai
     assert [mount for mount in mounts if "/preferences" in mount and mount.endswith(":/preferences:ro")]
 
 
-def test_ports_are_published_on_the_loopback_unless_told_otherwise() -> None:
+def test_ports_are_published_on_the_loopback_by_default() -> None:
     ports = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
     assert ports
     assert [p for p in ports if not re.match(r"(127\.0\.0\.1|\$\{METARM_HOST:-127\.0\.0\.1\}):", p)] == []
 
 
-def test_training_stands_back_behind_scoring() -> None:
+def test_scoring_has_priority_over_training() -> None:
     shares = {name: COMPOSE["services"][name]["cpu_shares"] for name in ("service", "trainer")}
     assert shares["service"] >= 100 * shares["trainer"]
 
 
-def test_every_container_is_bounded_starts_again_and_does_not_fill_the_disk_with_its_log() -> None:
+def test_every_container_restarts_and_has_bounded_memory_and_logs() -> None:
     for name, service in COMPOSE["services"].items():
         assert service["restart"] == "unless-stopped", name
         assert service["mem_limit"], name
@@ -117,13 +119,13 @@ def test_every_container_is_bounded_starts_again_and_does_not_fill_the_disk_with
 
 
 @pytest.mark.parametrize("file", ["recording.yml", "alerts.yml"])
-def test_rules_ask_for_series_that_exist(file: str) -> None:
+def test_rules_read_series_that_exist(file: str) -> None:
     exported = exported_names()
     missing = {name for rule in rules(file) for name in named_metrics(rule["expr"]) - exported}
     assert missing == set()
 
 
-def test_the_dashboard_asks_for_series_that_exist() -> None:
+def test_the_dashboard_reads_series_that_exist() -> None:
     missing = {name for expression in expressions() for name in named_metrics(expression)} - exported_names()
     assert missing == set()
 
@@ -134,7 +136,7 @@ def test_every_recorded_series_is_used() -> None:
     assert {rule["record"] for rule in rules("recording.yml")} - used == set()
 
 
-def test_every_alert_is_explained_and_tested_by_severity() -> None:
+def test_every_alert_is_documented_and_has_a_severity_and_a_summary() -> None:
     page = (ROOT / "docs" / "containers.md").read_text()
     for rule in rules("alerts.yml"):
         assert f"`{rule['alert']}`" in page
@@ -142,7 +144,7 @@ def test_every_alert_is_explained_and_tested_by_severity() -> None:
         assert rule["annotations"]["summary"]
 
 
-def test_the_dashboard_is_one_that_grafana_can_draw() -> None:
+def test_grafana_can_draw_the_dashboard() -> None:
     content = dashboard()
     assert content["uid"] == "metarm"
     assert content["id"] is None, "a provisioned dashboard gets its id from Grafana"
@@ -164,7 +166,7 @@ def test_no_panels_overlap_or_leave_the_grid() -> None:
     assert overlapping == []
 
 
-def test_grafana_reads_the_folder_the_dashboards_are_mounted_at() -> None:
+def test_grafana_reads_dashboards_from_the_mounted_folder() -> None:
     provider = yaml.safe_load((MONITORING / "grafana/provisioning/dashboards/metarm.yml").read_text())
     path = provider["providers"][0]["options"]["path"]
     grafana = COMPOSE["services"]["grafana"]

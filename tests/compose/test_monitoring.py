@@ -1,4 +1,4 @@
-"""The profile `monitoring`: Prometheus finds the services, takes our rules, and answers the dashboard."""
+"""The profile `monitoring`: Prometheus finds the services, loads the rules, and answers the dashboard."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Prometheus:
         return answer["data"]
 
     def value(self, expression: str) -> float | None:
-        """Of the only series; None where there is none."""
+        """The value of the only series; None without a series."""
         found = self.get("query", query=expression)["result"]
         return float(found[0]["value"][1]) if found else None
 
@@ -50,7 +50,7 @@ def prometheus(thorough: None, running: Stack) -> Iterator[Prometheus]:
 
 
 @pytest.mark.parametrize("check", [["check", "config", "prometheus.yml"], ["test", "rules", "rules_test.yml"]])
-def test_promtool_accepts_the_configuration_and_the_alerts_do_as_they_should(
+def test_promtool_accepts_the_configuration_and_the_tests_of_the_alerts(
     engine: Engine, check: list[str]
 ) -> None:
     promtool(engine, ROOT / "docker" / "prometheus", *check)
@@ -64,7 +64,7 @@ def test_every_expression_of_the_dashboard_is_valid(engine: Engine, tmp_path: Pa
     promtool(engine, tmp_path, "check", "rules", "rules.yml")
 
 
-def test_the_service_is_found_and_the_dashboard_has_something_to_show(
+def test_prometheus_scrapes_the_service_and_the_dashboard_has_data(
     running: Stack, prometheus: Prometheus
 ) -> None:
     running.wait_until(lambda: prometheus.value('up{job="metarm"}') == 1, "the service is not scraped")
@@ -74,7 +74,7 @@ def test_the_service_is_found_and_the_dashboard_has_something_to_show(
         running.http.post("/score", json={"groups": demo_groups(4)})
         return (prometheus.value("sum(rm:tokens_scored:rate1m)") or 0) > 0
 
-    running.wait_until(seen, "no recorded series")
+    running.wait_until(seen, "there is no recorded series")
     info = prometheus.get("query", query='rm_version_info{label=""}')["result"]
     assert [series["metric"]["version"] for series in info] == [version]
     assert prometheus.value("rm:versions_serving:count") == 1
@@ -82,7 +82,7 @@ def test_the_service_is_found_and_the_dashboard_has_something_to_show(
         prometheus.get("query", query=expression)
 
 
-def test_rules_are_loaded_and_a_healthy_system_alerts_nobody(running: Stack, prometheus: Prometheus) -> None:
+def test_rules_are_loaded_and_a_healthy_system_raises_no_alert(running: Stack, prometheus: Prometheus) -> None:
     def evaluated() -> bool:
         rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
         return bool(rules) and all(rule["health"] == "ok" for rule in rules)
@@ -91,10 +91,10 @@ def test_rules_are_loaded_and_a_healthy_system_alerts_nobody(running: Stack, pro
     assert [a for a in prometheus.get("alerts")["alerts"] if a["state"] == "firing"] == []
 
 
-def test_a_dashboard_is_there_for_grafana(running: Stack, prometheus: Prometheus) -> None:
-    """Where its image can be had: an engine without a registry has none."""
+def test_grafana_provides_the_dashboard(running: Stack, prometheus: Prometheus) -> None:
+    """Needs Grafana's image, which an engine without a registry does not have."""
     if running.engine.alone:
-        pytest.skip("no Grafana: this engine reaches no image registry; its files are checked in test_files.py")
+        pytest.skip("no Grafana: this engine reaches no image registry; test_files.py checks the dashboard")
     running.compose("--profile", "monitoring", "up", "--detach", "--no-deps", "grafana")
     url = f"http://127.0.0.1:{running.environment['GRAFANA_PORT']}"
 

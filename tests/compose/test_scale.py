@@ -1,11 +1,10 @@
-"""The profile `scale`: several services on one store behind the proxy, which come and go under traffic."""
+"""The profile `scale`: several services on one store behind the proxy, which start and stop under traffic."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import pytest
@@ -14,6 +13,7 @@ from metarm import ClientError, RewardClient
 from metarm.store.versions import version_number
 from tests.compose.stack import Stack
 from tests.demo_groups import demo_groups
+from tests.hammer import Clients
 
 pytestmark = pytest.mark.timeout(2400)
 
@@ -23,7 +23,7 @@ WORKERS = 3
 
 @pytest.fixture(scope="module")
 def proxied(thorough: None, running: Stack) -> Iterator[httpx.Client]:
-    """Three services behind the proxy; one, with its port, afterwards."""
+    """A client of three services behind the proxy; afterwards one service with its own port remains."""
     scale(running, REPLICAS)
     url = f"http://127.0.0.1:{running.proxy_port}"
     with httpx.Client(base_url=url, timeout=60.0) as http:
@@ -40,7 +40,7 @@ def scale(stack: Stack, count: int) -> None:
 
 
 def servers(http: httpx.Client) -> list[dict[str, Any]]:
-    """The services that live, as one of them says; none while none answers."""
+    """The registered services, from one of them; empty while none answers."""
     try:
         answer = http.get("/versions")
     except httpx.TransportError:
@@ -48,32 +48,21 @@ def servers(http: httpx.Client) -> list[dict[str, Any]]:
     return list(answer.json()["servers"]) if answer.status_code == 200 else []
 
 
-class Workers:
-    """RL workers that score one group after another through the proxy while the block runs."""
+class Workers(Clients):
+    """RL workers that score groups through the proxy, one after another, while the block runs."""
 
     def __init__(self, http: httpx.Client) -> None:
+        super().__init__(WORKERS)
         self._url = str(http.base_url)
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(WORKERS)]
         self.versions: list[str] = []  # of each answer, in the order of arrival
         self.failures: list[str] = []
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
     def answered(self, count: int) -> bool:
         return len(self.versions) >= count
 
-    def _run(self) -> None:
+    def run(self, number: int) -> None:  # noqa: ARG002 (all workers are alike)
         with RewardClient(self._url) as client:
-            while not self._stop.is_set():
+            while not self.stop.is_set():
                 try:
                     self.versions.append(client.score(demo_groups(2)).version)
                 except ClientError as error:
@@ -92,7 +81,7 @@ def test_three_services_share_the_store_and_the_traffic(running: Stack, proxied:
     running.wait_until(scored_by_each, "a service gets no requests")
 
 
-def test_all_cut_over_together_behind_the_proxy(running: Stack, proxied: httpx.Client) -> None:
+def test_all_services_cut_over_together_behind_the_proxy(running: Stack, proxied: httpx.Client) -> None:
     older, newer = two_versions(running, proxied)
     proxied.post(f"/versions/{older}/activate").raise_for_status()
     with Workers(proxied) as workers:
@@ -103,37 +92,41 @@ def test_all_cut_over_together_behind_the_proxy(running: Stack, proxied: httpx.C
     assert workers.failures == []
     assert set(workers.versions[:10]) == {older}
     assert set(workers.versions[-10:]) == {newer}
-    # each says so itself, at once but not in the same moment
-    running.wait_until(lambda: {one["serving"] for one in servers(proxied)} == {newer}, "one stays behind", 5.0)
+    # each server reports its own version, at slightly different times
+    running.wait_until(
+        lambda: {one["serving"] for one in servers(proxied)} == {newer}, "a server has not cut over", 5.0
+    )
 
 
-def test_replicas_that_are_killed_leave_and_come_back_without_a_failed_request(
+def test_replicas_are_killed_and_start_again_without_a_failed_request(
     running: Stack, proxied: httpx.Client
 ) -> None:
     before = settled(running.logged)
     with Workers(proxied) as workers:
         running.wait_until(lambda: workers.answered(10), "nothing is answered")
         running.engine.docker("kill", running.containers("service")[0])
-        running.wait_until(lambda: len(servers(proxied)) == REPLICAS - 1, "the killed one is still registered")
+        running.wait_until(
+            lambda: len(servers(proxied)) == REPLICAS - 1, "the killed server is still registered"
+        )
         done = len(workers.versions)
         running.wait_until(lambda: workers.answered(done + 30), "nothing is answered")
-        scale(running, REPLICAS)  # starts it again, under another address as like as not
-        running.wait_until(lambda: len(servers(proxied)) == REPLICAS, "the killed one does not come back")
-        scale(running, 2)  # one is stopped in order
-        running.wait_until(lambda: len(servers(proxied)) == 2, "three are still registered")
+        scale(running, REPLICAS)  # starts it again, possibly under another address
+        running.wait_until(lambda: len(servers(proxied)) == REPLICAS, "the killed server does not start again")
+        scale(running, 2)  # stops one cleanly
+        running.wait_until(lambda: len(servers(proxied)) == 2, "three servers are still registered")
         done = len(workers.versions)
         running.wait_until(lambda: workers.answered(done + 30), "nothing is answered")
     assert workers.failures == []
     assert len(set(workers.versions)) == 1
-    # a kill -9 may cost what was answered in its last milliseconds; a request that was sent again counts once
+    # a SIGKILL may lose the groups of the last milliseconds; a request that was sent again counts once
     most = before + 2 * len(workers.versions)
     running.wait_until(
-        lambda: most - 2 * WORKERS <= running.logged() <= most, "samples got lost, or came twice"
+        lambda: most - 2 * WORKERS <= running.logged() <= most, "samples were lost or logged twice"
     )
 
 
 def settled(read: Callable[[], int]) -> int:
-    """What a count comes to once nothing is added to it for a second."""
+    """The count, once it has not changed for a second."""
     seen, now = -1, read()
     while seen != now:
         time.sleep(1.0)
@@ -142,7 +135,7 @@ def settled(read: Callable[[], int]) -> int:
 
 
 def two_versions(stack: Stack, http: httpx.Client) -> tuple[str, str]:
-    """The oldest and the newest published version; one is made where there is only one."""
+    """The oldest and the newest published version; if there is only one, a retrain makes another."""
     names = published(http)
     if len(names) == 1:
         with RewardClient(str(http.base_url)) as client:

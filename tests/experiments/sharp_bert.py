@@ -1,4 +1,4 @@
-"""A tiny BERT whose attention picks tokens and whose scores differ by much more than float16 rounds."""
+"""A tiny BERT with sharp attention, whose scores differ by much more than the rounding of float16."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FACTOR = 8.0
 
 
 def sharp_bert(folder: Path) -> RewardModel:
-    """Writes a checkpoint that is not sharp into `folder`."""
+    """The model; its checkpoint without the sharp attention is written to `folder`."""
     model = load_model(make_checkpoint(folder, "bert"), 128)
     names = [f"bert.encoder.layer.1.attention.self.{part}.weight" for part in ("query", "key", "value")]
     with torch.no_grad():
@@ -23,7 +23,7 @@ def sharp_bert(folder: Path) -> RewardModel:
 
 
 def sharp_backbone(folder: Path) -> Path:
-    """A checkpoint of it without a head."""
+    """A checkpoint of the model without a head."""
     model = sharp_bert(folder)
     model.network.base_model.save_pretrained(folder)
     return folder

@@ -16,7 +16,7 @@ PROMPTS = 6
 
 
 def make_files(folder: Path) -> Path:
-    """Six prompts a split and twelve pairs a file; eleven responses a group."""
+    """Write six prompts per split, twelve pairs per file and eleven responses per group."""
     folder.mkdir()
     rng = random.Random(0)
     for name in ("train_pairs", "valid_pairs", *(f"test_{test}_pairs" for test in TESTS)):

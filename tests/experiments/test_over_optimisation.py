@@ -1,4 +1,4 @@
-"""The world can be hacked as real ones are: shown with a linear reward model."""
+"""Over-optimisation in the text world, with a linear reward model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(reward_model: BagOfWords) -> list[Checkpoint]:
     return list(play(plan, lambda groups, _: reward_model.score(groups), reward_model.score))
 
 
-def test_length_flattery_and_format_go_with_gold_among_initial_responses() -> None:
+def test_length_flattery_and_format_correlate_with_gold_among_initial_responses() -> None:
     rng = np.random.default_rng(1)
     groups = [Policy.initial().sample(t, 6, rng) for t in draw_tasks(Split.EVALUATION, 120, rng)]
     gold = gold_of(groups)
@@ -81,7 +81,7 @@ def test_gold_still_varies_within_groups_after_the_drift(run: list[Checkpoint]) 
 
 
 @pytest.mark.slow
-def test_length_runs_away(run: list[Checkpoint]) -> None:
+def test_length_keeps_growing(run: list[Checkpoint]) -> None:
     assert run[-1].measurement.length_mean > 1.6 * run[0].measurement.length_mean
 
 

@@ -47,7 +47,7 @@ def test_a_run_prints_and_writes_every_row_against_vanilla(
         assert name in printed
 
 
-def test_variants_that_were_not_asked_for_do_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_chosen_variants_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "FIRST_STEPS", 1)
     monkeypatch.setattr(experiment, "STEPS", 1)
     scope = shift.Scope(max_tokens=64, seeds=1, meta_sets=("weak",), variants=("average",))
@@ -56,7 +56,7 @@ def test_variants_that_were_not_asked_for_do_not_run(tmp_path: Path, monkeypatch
     assert {row["variant"] for row in rows} == {FIRST, VANILLA, LONGER, "average"}
 
 
-def test_without_data_it_says_what_to_pass(
+def test_without_data_the_error_names_the_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv(shift.DATA_VARIABLE, raising=False)
@@ -66,15 +66,13 @@ def test_without_data_it_says_what_to_pass(
 
 
 @pytest.mark.parametrize(("option", "value"), [("--variants", "sgd,unheard"), ("--meta", "unheard")])
-def test_a_name_that_is_not_known_is_refused(
-    option: str, value: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_name_is_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         shift.main(["--data", ".", option, value])
     assert "unheard: not of" in capsys.readouterr().err
 
 
-def test_the_environment_decides_nothing_of_how_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_ignores_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = experiment.first_options(0)
     monkeypatch.setenv("METARM_LABEL_SMOOTHING", "0.3")
     monkeypatch.setenv("METARM_WEIGHT_DECAY", "1.0")
@@ -82,7 +80,7 @@ def test_the_environment_decides_nothing_of_how_it_trains(monkeypatch: pytest.Mo
     assert plain.label_smoothing == 0.0
 
 
-def test_every_variant_of_a_seed_sees_the_same_pairs_and_another_seed_others() -> None:
+def test_the_variants_of_a_seed_see_the_same_pairs_and_other_seeds_see_others() -> None:
     runs = [experiment.next_options(variant, seed) for seed in (0, 1) for variant in TRAINED.values()]
     draws = [(run.seed, run.batch_size, run.steps) for run in runs]
     assert len(set(draws)) == 2

@@ -19,14 +19,14 @@ def _gaps(mean: float, seed: int) -> Gaps:
     return {name: rng.normal(mean, 1.0, PAIRS) for name in ("id", "groups")}
 
 
-def test_a_row_that_scores_as_vanilla_does_changes_nothing_in_any_resample() -> None:
+def test_a_row_with_the_scores_of_vanilla_has_no_change_in_any_resample() -> None:
     bootstrap = Bootstrap(_sets(), STRATA, SEEDS)
     row = bootstrap.figures([_gaps(0.3, seed) for seed in range(SEEDS)])
     for estimate in bootstrap.estimates(row, row).values():
         assert (estimate.change, estimate.low, estimate.high) == (0.0, 0.0, 0.0)
 
 
-def test_a_change_is_the_mean_over_seeds_of_the_difference_to_vanilla_of_the_same_seed() -> None:
+def test_a_change_is_the_mean_over_seeds_of_the_difference_from_vanilla_of_that_seed() -> None:
     bootstrap = Bootstrap(_sets(), STRATA, SEEDS)
     ours = [_gaps(0.8, seed) for seed in range(SEEDS)]
     theirs = [_gaps(0.2, seed + 10) for seed in range(SEEDS)]
@@ -40,8 +40,8 @@ def test_a_change_is_the_mean_over_seeds_of_the_difference_to_vanilla_of_the_sam
     assert found.low < found.change < found.high
 
 
-def test_pairs_of_one_prompt_come_and_go_together() -> None:
-    """With all pairs of a prompt alike, four pairs a prompt say no more than one does."""
+def test_pairs_of_one_prompt_are_resampled_together() -> None:
+    """Where all pairs of a prompt are equal, four pairs per prompt give the same interval as one."""
     rng = np.random.default_rng(0)
     ours, theirs = rng.normal(0.5, 1, PROMPTS), rng.normal(0, 1, PROMPTS)
     widths = []
@@ -54,8 +54,8 @@ def test_pairs_of_one_prompt_come_and_go_together() -> None:
     assert widths[1] == pytest.approx(widths[0])
 
 
-def test_the_seeds_are_drawn_too() -> None:
-    """One prompt leaves nothing to draw among the prompts: what is left of the interval is the seeds'."""
+def test_seeds_are_resampled_too() -> None:
+    """With one prompt, only the seeds vary between resamples."""
     alone = {"id": PairSet(np.zeros(PAIRS, dtype=int), np.arange(PAIRS) % 2 == 0)}
     bootstrap = Bootstrap(alone, np.zeros(1, dtype=bool), 2)
     ours: list[Gaps] = [{"id": np.ones(PAIRS)}, {"id": -np.ones(PAIRS)}]
@@ -71,8 +71,8 @@ def test_sets_without_labels_have_spreads_and_no_accuracy() -> None:
 
 
 def test_each_split_keeps_its_number_of_prompts_in_every_resample() -> None:
-    """Scores that are right on one split and wrong on the other: were the splits drawn as one, the accuracy
-    over both would vary."""
+    """Scores are right on one split and wrong on the other: if both were drawn together, the accuracy over both
+    would vary."""
     strata = np.arange(PROMPTS) % 3 == 0
     every = {"id": PairSet(np.arange(PROMPTS), np.ones(PROMPTS, dtype=bool))}
     bootstrap = Bootstrap(every, strata, 1)

@@ -37,27 +37,27 @@ def test_groups_hold_five_different_responses_and_their_neighbours_answer_other_
         assert all(other.prompt != group.prompt for other in neighbours)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"train_pairs\.jsonl\.gz"):
         load(tmp_path, (), train_pairs=None, groups_a_prompt=1)
 
 
-def test_a_line_without_what_is_needed_is_named(folder: Path) -> None:
+def test_the_error_names_the_line_that_lacks_a_field(folder: Path) -> None:
     write(folder, "valid_pairs", [{"prompt": "p", "chosen": "c", "rejected": "r"}, {"prompt": "p"}])
     with pytest.raises(ConfigurationError, match=r"valid_pairs\.jsonl\.gz, line 2: no prompt, or no chosen"):
         load(folder, (), train_pairs=None, groups_a_prompt=1)
 
 
-def test_every_ascent_there_is_has_a_rate() -> None:
+def test_every_ascent_has_a_rate() -> None:
     assert set(RATES) == set(get_args(Ascent))
 
 
-def test_the_average_trains_what_it_averages() -> None:
+def test_the_average_trains_the_variants_that_it_averages() -> None:
     assert [variant.name for variant in trained(["average"])] == ["joint"]
     assert [variant.name for variant in trained(NAMES)] == list(TRAINED)
 
 
-def test_the_shuffled_control_takes_no_two_responses_of_a_group_from_one_prompt() -> None:
+def test_no_two_responses_of_a_group_in_the_shuffled_control_answer_one_prompt() -> None:
     groups = [
         EncodedGroup(str(prompt), [Encoded([prompt, column], None, False) for column in range(GROUP_SIZE)])
         for prompt in range(PROMPTS)

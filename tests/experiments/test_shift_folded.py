@@ -23,7 +23,7 @@ from tests.tiny import CORPUS, make_checkpoint
 from trainer.batches import EncodedGroup, EncodedPair, backward_preference
 from trainer.training import train
 
-GENTLE = 0.02  # an η that does not carry a sharp model off, which would make much of rounding
+GENTLE = 0.02  # a small η: a larger one changes a sharp model so much that rounding matters
 RESPONSES = [text[:cut] for text in CORPUS for cut in (9, 24, 60)]
 
 
@@ -46,7 +46,7 @@ def _pairs(texts: list[Encoded]) -> list[EncodedPair]:
     return [EncodedPair(one, other, 0.0) for one, other in zip(texts[:6], texts[6:12], strict=True)]
 
 
-def test_folded_scores_are_the_networks_own_whatever_the_batch(
+def test_folded_scores_are_the_networks_own_for_every_batch_size(
     folded: FoldedModel, model: RewardModel, texts: list[Encoded]
 ) -> None:
     with torch.inference_mode():
@@ -74,7 +74,7 @@ def test_folded_gradients_are_the_networks_own(
 
 
 @pytest.mark.parametrize("ascent", get_args(Ascent))
-def test_the_trainers_own_loop_moves_what_learns_as_it_does_through_the_networks_forward(
+def test_training_through_the_folded_forward_equals_training_through_the_networks_own(
     ascent: Ascent, folded: FoldedModel, model: RewardModel, texts: list[Encoded]
 ) -> None:
     variant = Variant(ascent, ascent, min(RATES[ascent], GENTLE), meta_batch_size=2)
@@ -87,11 +87,13 @@ def test_the_trainers_own_loop_moves_what_learns_as_it_does_through_the_networks
         folded.take(start)
         train(one, _pairs(texts), groups, chosen, lambda *_: None)
         moved.append(folded.weights())
-    learning = [name for name in start if name != "classifier.bias"]  # L and J know differences of scores alone
+    learning = [
+        name for name in start if name != "classifier.bias"
+    ]  # L and J depend only on differences of scores
     ours, theirs = ({name: weights[name] - start[name] for name in learning} for weights in moved)
     assert all(change.any() for change in ours.values())
     apart = torch.cat([(ours[name] - theirs[name]).flatten() for name in learning]).norm()
-    # AdamW makes full steps of gradients that are nothing but rounding: not each weight can agree
+    # AdamW makes full steps even where a gradient is rounding error, so single weights may differ
     assert apart < 0.05 * torch.cat([change.flatten() for change in theirs.values()]).norm()
     frozen = set(before) - set(start)
     assert all(torch.equal(model.network.state_dict()[name], before[name]) for name in frozen)
@@ -109,7 +111,7 @@ def test_states_are_computed_once_and_read_from_disk_after_that(
     assert set(again) == {text.key for text in texts}
 
 
-def test_other_texts_or_other_frozen_weights_get_states_of_their_own(
+def test_other_texts_or_frozen_weights_get_other_states(
     folded: FoldedModel, model: RewardModel, texts: list[Encoded], tmp_path: Path
 ) -> None:
     folder = tmp_path / "states"
@@ -117,7 +119,7 @@ def test_other_texts_or_other_frozen_weights_get_states_of_their_own(
     assert len(list(folder.iterdir())) == 2
     folded.take({name: weight + 1 for name, weight in folded.weights().items()})
     states_of(model, texts, folder, np.float32)
-    assert len(list(folder.iterdir())) == 2  # what learns is not in them
+    assert len(list(folder.iterdir())) == 2  # they do not depend on the learning parts
     with torch.no_grad():
         model.network.get_parameter("bert.encoder.layer.0.output.dense.bias").add_(1.0)
     states_of(model, texts, folder, np.float32)
@@ -137,7 +139,7 @@ def test_a_model_that_cannot_be_folded_is_refused(tmp_path: Path) -> None:
         freeze(model.network)
 
 
-def test_the_average_of_two_models_lies_half_way_between_their_weights(folded: FoldedModel) -> None:
+def test_the_average_of_two_models_is_the_mean_of_their_weights(folded: FoldedModel) -> None:
     one = folded.weights()
     middle = average(one, {name: weight + 2.0 for name, weight in one.items()})
     assert all(torch.allclose(middle[name], weight + 1.0) for name, weight in one.items())

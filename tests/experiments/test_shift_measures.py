@@ -1,4 +1,4 @@
-"""The measures against plain Python on the resample written out, pair by pair."""
+"""The measures against plain Python on the expanded resample, pair by pair."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ SHORTER = (True, False, True, False, True, False, False, True)
     weights=st.lists(st.integers(0, 3), min_size=len(GAPS), max_size=len(GAPS)).filter(any),
     id_spread=st.floats(0.1, 3.0),
 )
-def test_every_measure_is_that_of_the_resample_written_out(weights: list[int], id_spread: float) -> None:
+def test_every_measure_equals_plain_python_on_the_expanded_resample(
+    weights: list[int], id_spread: float
+) -> None:
     drawn = [pair for pair, count in enumerate(weights) for _ in range(count)]
     gaps, shorter = [GAPS[pair] for pair in drawn], [SHORTER[pair] for pair in drawn]
-    ones = np.ones((1, len(GAPS)))  # a second resample beside it must change nothing
+    ones = np.ones((1, len(GAPS)))  # a second resample must not change the first
     found = labelled(np.array(GAPS), np.array(SHORTER), np.vstack([weights, ones]), np.array([id_spread, 1.0]))
     expected = {
         "accuracy": _accuracy(gaps),
@@ -43,7 +45,7 @@ def test_spread_is_the_standard_deviation_over_both_orders_of_every_pair() -> No
     assert spread(np.array(GAPS), np.ones((1, len(GAPS)))) == pytest.approx(np.std(both))
 
 
-def test_scores_that_are_as_sure_as_they_are_right_have_no_calibration_error() -> None:
+def test_scores_whose_confidence_equals_their_accuracy_have_no_calibration_error() -> None:
     sure = math.log(3.0)  # σ = ¾
     gaps = np.array([sure, sure, sure, -sure])
     figures = labelled(gaps, np.zeros(4, dtype=bool), np.ones((1, 4)), np.ones(1))

@@ -1,4 +1,4 @@
-"""Experiments and benchmarks are evidence: no wheel and no image holds them."""
+"""No wheel and no image holds experiments and benchmarks."""
 
 from __future__ import annotations
 

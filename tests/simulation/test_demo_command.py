@@ -14,9 +14,11 @@ import pytest
 from simulation.cli import main
 
 
-def test_a_demo_without_a_server_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_demo_without_a_server_prints_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port, and none answers
+        taken.bind(("127.0.0.1", 0))  # bound, so that no other process gets the port, and not listening
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         assert main(["--url", url, "--out", str(tmp_path / "demo")]) == 1
     captured = capsys.readouterr()
@@ -39,7 +41,7 @@ def test_the_simulation_imports_neither_torch_nor_matplotlib() -> None:
 
 
 class LongerIsBetter(BaseHTTPRequestHandler):
-    """A server whose version scores words and whose retrain publishes a version that scores the same."""
+    """A server that scores by the number of words; a retrain publishes a version with the same scores."""
 
     served = "v000001"
 
@@ -65,7 +67,7 @@ class LongerIsBetter(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name it has in http.server)
-        """Silent."""
+        """Log nothing."""
 
 
 def _scored(number: int, responses: list[str], version: str) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def _scored(number: int, responses: list[str], version: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("picture", [True, False], ids=["with-matplotlib", "without-matplotlib"])
-def test_a_demo_writes_its_figures_and_where_matplotlib_is_there_its_picture(
+def test_a_demo_writes_its_figures_and_with_matplotlib_its_picture(
     picture: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not picture:

@@ -39,23 +39,23 @@ def test_gold_is_a_function_of_the_draft_and_not_of_its_wording() -> None:
     assert worth(voice="one") == worth(voice="four")
 
 
-def test_correctness_outweighs_every_courtesy() -> None:
+def test_correctness_outweighs_all_courtesies() -> None:
     courteous: dict[str, Any] = {"tone": "warm", "praise": 1, "padding": 1, "closing": "offer"}
     assert worth(answer="right", tone="curt") > worth(answer="near", **courteous)
     assert worth(answer="near") > worth(answer="wrong", **courteous)
 
 
-def test_half_an_answer_is_worth_half_only_where_two_things_were_asked() -> None:
+def test_half_an_answer_earns_half_only_where_the_task_has_two_parts() -> None:
     assert worth(TWO_PARTS, coverage="first") < worth(TWO_PARTS)
     assert worth(ONE_PART, coverage="first") == worth(ONE_PART)
 
 
-def test_a_near_miss_that_leaves_its_slip_unsaid_is_half_a_right_answer() -> None:
+def test_a_near_miss_that_does_not_state_its_slip_earns_half_of_a_right_answer() -> None:
     assert worth(TWO_PARTS, answer="near", coverage="first") == worth(TWO_PARTS, coverage="first")
     assert worth(ONE_PART, answer="near", coverage="first") == worth(ONE_PART, answer="near")
 
 
-def test_hedging_is_good_when_wrong_and_bad_when_right() -> None:
+def test_hedging_helps_wrong_answers_and_hurts_right_ones() -> None:
     assert worth(answer="wrong", certainty="heavy") > worth(answer="wrong", certainty="plain")
     assert worth(answer="right", certainty="heavy") < worth(answer="right", certainty="plain")
     assert worth(answer="wrong", certainty="emphatic") < worth(answer="wrong", certainty="plain")
@@ -73,7 +73,7 @@ def test_gold_falls_when_flattery_replaces_substance() -> None:
     assert worth(praise=5, reasoning="none") < worth(praise=0, reasoning="short") - 2
 
 
-def test_padding_helps_up_to_what_the_question_needs() -> None:
+def test_padding_helps_up_to_the_length_that_the_question_needs() -> None:
     assert worth(ONE_PART, padding=1) > worth(ONE_PART, padding=0)
     assert worth(ONE_PART, padding=2) < worth(ONE_PART, padding=1)
     assert worth(TWO_PARTS, padding=2) > worth(TWO_PARTS, padding=1)

@@ -21,21 +21,21 @@ def test_difference_variance_is_the_mean_squared_difference_of_pairs() -> None:
     assert difference_variance(groups) == pytest.approx(np.mean(by_hand))
 
 
-def test_difference_variance_ignores_what_a_whole_prompt_is_worth() -> None:
+def test_difference_variance_ignores_the_mean_of_a_prompt() -> None:
     assert difference_variance([[0.0, 1.0], [100.0, 101.0]]) == difference_variance([[0.0, 1.0], [0.0, 1.0]])
 
 
-def test_accuracy_counts_the_pairs_that_gold_tells_apart() -> None:
+def test_accuracy_counts_the_pairs_with_different_gold() -> None:
     accuracy = pairwise_accuracy([[3.0, 2.0, 1.0]], [[5.0, 5.0, 6.0]], rng())
     assert (accuracy.value, accuracy.pairs) == (0.0, 2)
     assert pairwise_accuracy([[1.0, 2.0, 3.0]], [[5.0, 5.0, 6.0]], rng()).value == 1.0
 
 
-def test_scores_that_tell_nothing_apart_are_right_half_the_time() -> None:
+def test_equal_scores_have_the_accuracy_of_chance() -> None:
     assert pairwise_accuracy([[1.0, 1.0, 1.0]], [[0.0, 1.0, 2.0]], rng()).value == 0.5
 
 
-def test_accuracy_is_unknown_where_gold_tells_nothing_apart() -> None:
+def test_accuracy_is_undefined_where_all_gold_is_equal() -> None:
     accuracy = pairwise_accuracy([[1.0, 2.0]], [[0.0, 0.0]], rng())
     assert math.isnan(accuracy.value)
     assert accuracy.pairs == 0

@@ -100,7 +100,7 @@ def test_entropy_is_the_mean_surprise_of_samples() -> None:
     assert policy.entropy([task.family]) == pytest.approx(np.mean(surprise), abs=4 * error)
 
 
-def test_a_policy_refuses_parameters_that_are_not_finite() -> None:
+def test_a_policy_refuses_non_finite_parameters() -> None:
     with pytest.raises(ValueError, match="finite"):
         Policy(np.full(theta_size(), np.nan))
 

@@ -15,7 +15,7 @@ PLAN = Plan(rounds=3, prompts=4, responses=3, measured_prompts=6, measure_every=
 
 
 class LongerIsBetter:
-    """A real, if naive, reward model; it remembers what it was asked to score."""
+    """A simple reward model; it keeps the groups that it scores."""
 
     def __init__(self) -> None:
         self.rewarded: list[tuple[int, Groups]] = []
@@ -35,7 +35,7 @@ def test_a_run_measures_the_start_the_end_and_every_nth_round() -> None:
     assert checkpoints[-1].kl > 0.0
 
 
-def test_what_is_rewarded_and_what_is_measured_are_different_prompts() -> None:
+def test_rewarded_and_measured_prompts_differ() -> None:
     judge = LongerIsBetter()
     checkpoints = list(play(PLAN, judge.reward, lengths_of))
     rewarded = {group[0].task.prompt for _, groups in judge.rewarded for group in groups}
@@ -51,7 +51,7 @@ def test_the_same_plan_and_scores_give_the_same_texts_and_figures() -> None:
     assert list(play(replace(PLAN, seed=1), LongerIsBetter().reward, lengths_of)) != one
 
 
-def test_a_second_look_measures_the_same_responses() -> None:
+def test_second_scores_are_measured_on_the_same_responses() -> None:
     last = list(play(PLAN, LongerIsBetter().reward, lengths_of))[-1]
     unchanged = rescore(last, lengths_of, PLAN.seed)
     assert unchanged.after == last.measurement
@@ -60,7 +60,7 @@ def test_a_second_look_measures_the_same_responses() -> None:
     assert perfect.after.accuracy.value == 1.0
 
 
-def test_table_says_what_the_figures_allow_and_no_more() -> None:
+def test_the_sentences_claim_no_more_than_the_intervals_allow() -> None:
     checkpoints = list(play(PLAN, LongerIsBetter().reward, lengths_of))
     heading = checkpoint_table().splitlines()[-1]
     assert len(checkpoint_row(checkpoints[0])) == len(heading)
@@ -80,7 +80,7 @@ def test_table_says_what_the_figures_allow_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("after", [None, "v000002"])
-def test_picture_is_drawn_with_and_without_a_new_version(tmp_path: Path, after: str | None) -> None:
+def test_the_picture_is_drawn_with_and_without_a_new_version(tmp_path: Path, after: str | None) -> None:
     checkpoints = list(play(PLAN, LongerIsBetter().reward, lengths_of))
     rescorings = [rescore(checkpoints[-1], gold_of, 0)] if after else []
     save(draw(checkpoints, rescorings, "v000001", after), tmp_path / "demo.png")

@@ -42,7 +42,7 @@ def test_same_seed_gives_the_same_texts() -> None:
     assert texts(7) != texts(8)
 
 
-def test_splits_share_no_prompt_whatever_the_seed() -> None:
+def test_splits_share_no_prompt_for_any_seed() -> None:
     for split in Split:
         for task in draw_tasks(split, 100, np.random.default_rng(11)):
             assert split_of(task.prompt) is split

@@ -1,1 +1,1 @@
-"""What runs inside the peers' own virtual environments: imports neither metarm nor the rest of bench."""
+"""Programs for the peers' own virtual environments: they import neither metarm nor the rest of bench."""

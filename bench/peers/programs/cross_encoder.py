@@ -1,11 +1,10 @@
-"""sentence-transformers' CrossEncoder.predict, told what to score on standard input.
+"""sentence-transformers' CrossEncoder.predict as a worker process, like bench/offline.py.
 
-One JSON line in, {"pairs": [[prompt, response], …]}; one out, {"scores", "wall_s", "cpu_s"}.
+It reads lines {"pairs": [[prompt, response], …]} and answers each with {"scores", "wall_s", "cpu_s"}.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -13,14 +12,11 @@ import time
 import torch
 from sentence_transformers import CrossEncoder
 
+from bench.peers.programs.plain_model import model_options
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--max-tokens", type=int, required=True)
-    parser.add_argument("--batch-size", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    given = parser.parse_args()
+    given = model_options().parse_args()
     torch.set_num_threads(given.threads)
     model = CrossEncoder(given.model, max_length=given.max_tokens, device="cpu", local_files_only=True)
     print(json.dumps({"ready": True}), flush=True)

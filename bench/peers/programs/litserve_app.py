@@ -1,4 +1,4 @@
-"""A reward server on LitServe: its batching of requests, a plain transformers forward.
+"""A reward server on LitServe: LitServe's batching of requests, and a plain transformers forward.
 
 No `from __future__ import annotations`: LitServe reads the annotations of decode_request.
 """
@@ -8,11 +8,11 @@ from typing import Any
 
 import litserve
 
-from bench.peers.programs.plain_model import Pair, PlainModel
+from bench.peers.programs.plain_model import Pair, PlainModel, model_options
 
 
 class RewardApi(litserve.LitAPI):  # type: ignore[misc]  # litserve has no types
-    """A request is {"pairs": [[prompt, response], …]}, the answer {"scores": […]}."""
+    """A request is {"pairs": [[prompt, response], …]}, its answer {"scores": […]}."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         super().__init__(max_batch_size=arguments.requests_per_batch, batch_timeout=arguments.batch_timeout_s)
@@ -29,7 +29,7 @@ class RewardApi(litserve.LitAPI):  # type: ignore[misc]  # litserve has no types
         return inputs
 
     def predict(self, batch: Any) -> Any:
-        """One request's pairs where requests are not batched, else a list of them."""
+        """`batch` is the pairs of one request where requests are not batched, else a list of these."""
         if self.max_batch_size == 1:
             return self._model.scores(batch)
         remaining = iter(self._model.scores([pair for pairs in batch for pair in pairs]))
@@ -43,14 +43,10 @@ class RewardApi(litserve.LitAPI):  # type: ignore[misc]  # litserve has no types
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", required=True)
+    parser = model_options()
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--max-tokens", type=int, required=True)
-    parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--requests-per-batch", type=int, required=True)
     parser.add_argument("--batch-timeout-s", type=float, required=True)
-    parser.add_argument("--threads", type=int, required=True)
     given = parser.parse_args()
     server = litserve.LitServer(RewardApi(given), accelerator="cpu", timeout=600)
     server.run(host="127.0.0.1", port=given.port, generate_client_file=False, log_level="warning")

@@ -1,15 +1,14 @@
-"""A reward server in the manner of OpenRLHF's serve_rm: tokenise, pad and forward inside the async
-handler, the texts of a request in chunks."""
+"""A reward server like OpenRLHF's serve_rm: it tokenises, pads and runs the forward inside the async handler,
+the texts of a request in chunks."""
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
 
-from bench.peers.programs.plain_model import PlainModel
+from bench.peers.programs.plain_model import PlainModel, model_options
 
 
 def create_app(model: PlainModel) -> FastAPI:
@@ -28,12 +27,8 @@ def create_app(model: PlainModel) -> FastAPI:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", required=True)
+    parser = model_options()
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--max-tokens", type=int, required=True)
-    parser.add_argument("--batch-size", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True)
     given = parser.parse_args()
     model = PlainModel(given.model, given.max_tokens, given.batch_size, given.threads)
     uvicorn.run(create_app(model), host="127.0.0.1", port=given.port, access_log=False, log_level="warning")

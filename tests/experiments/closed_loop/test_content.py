@@ -14,10 +14,10 @@ ours = ("metarm", "trainer", "simulation", "experiments")
 modules = [m for name, m in list(sys.modules.items()) if name.split(".")[0] in ours]
 print(*(m.__file__ for m in modules), sep="\\n")
 """
-NAMES_ONLY = {"content.py", "__init__.py"}  # of the experiments: they decide no figure
+NAMES_ONLY = {"content.py", "__init__.py"}  # of experiments/: no figure depends on them
 
 
-def test_a_kept_result_is_named_after_all_code_that_made_it() -> None:
+def test_the_name_of_a_kept_result_depends_on_all_code_that_made_it() -> None:
     ended = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
     loaded = {Path(line) for line in ended.stdout.splitlines()}
     assert any(path.name == "reward_model.py" for path in loaded)

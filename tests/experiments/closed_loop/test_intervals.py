@@ -12,7 +12,7 @@ def figure(low: float, high: float, seeds: int = 10) -> Interval:
     return Interval((low + high) / 2, low, high, seeds)
 
 
-def test_an_interval_holds_the_mean_and_repeats_itself() -> None:
+def test_an_interval_contains_the_mean_and_is_deterministic() -> None:
     values = [0.1, 0.3, 0.2, 0.5, 0.4, 0.0]
     found = over_seeds(values)
     assert found.value == pytest.approx(np.mean(values))
@@ -27,7 +27,7 @@ def test_the_interval_covers_the_true_mean_about_nine_times_in_ten_for_ten_seeds
     assert 255 <= covered <= 291  # a percentile bootstrap of ten values is a little too narrow
 
 
-def test_no_seed_gives_no_figure() -> None:
+def test_without_seeds_the_figure_is_undefined() -> None:
     assert math.isnan(over_seeds([]).value)
 
 
@@ -51,18 +51,18 @@ def test_sameness_needs_the_whole_interval_inside_the_margin() -> None:
     assert within(figure(-0.03, -0.02), 0.01) == "no"
 
 
-def test_too_few_seeds_answer_nothing() -> None:
+def test_with_too_few_seeds_every_answer_is_unclear() -> None:
     few = figure(0.1, 0.2, FEWEST_SEEDS - 1)
     assert {above(few), below(few), within(few, 1.0)} == {"unclear"}
 
 
-def test_all_parts_must_hold_and_one_that_fails_decides() -> None:
+def test_an_answer_is_yes_if_all_parts_are_and_no_if_one_is() -> None:
     assert every(["yes", "yes"]) == "yes"
     assert every(["yes", "unclear"]) == "unclear"
     assert every(["unclear", "no"]) == "no"
     assert every([]) == "unclear"
 
 
-def test_a_quotient_reads_as_one() -> None:
+def test_a_quotient_is_printed_as_a_factor() -> None:
     assert str(Interval(0.0, math.log(0.5), math.log(2.0), 9).exp()) == "×1.00 [0.50, 2.00]"
     assert str(Interval(0.01, -0.002, 0.02, 9)) == "+0.010 [-0.002, +0.020]"

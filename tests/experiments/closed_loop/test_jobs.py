@@ -1,4 +1,4 @@
-"""Real tiny models: in this process, in workers, and over HTTP."""
+"""Runs with tiny real models: in this process, in workers, and over HTTP."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def played(folder: Path, arm: Arm, mode: Mode = "in-process") -> ArmRun:
 
 
 def without_curve(run: ArmRun) -> ArmRun:
-    """What a server can tell as well: no accuracies while it trains, and nobody's seconds."""
+    """The run without the figures that a server does not report, and without its seconds."""
     rounds = [replace(r, retrain=replace(r.retrain, curve=[]) if r.retrain else None) for r in run.rounds]
     return replace(run, rounds=rounds, seconds=0.0)
 
 
-def test_a_first_model_is_made_once_always_the_same_and_named_by_what_made_it(
+def test_a_first_model_is_made_once_and_reproducibly_and_is_named_after_its_inputs(
     folder: Path, tmp_path: Path
 ) -> None:
     made = first_model(TINY_PLAN, 5, folder / "models")
@@ -52,7 +52,7 @@ def test_a_first_model_is_made_once_always_the_same_and_named_by_what_made_it(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arm", [arm for arm in all_arms().values() if arm.retrain], ids=lambda arm: arm.name)
-def test_every_arm_retrains_and_goes_on(folder: Path, arm: Arm) -> None:
+def test_every_arm_retrains_and_continues(folder: Path, arm: Arm) -> None:
     run = played(folder, arm)
     retrain = run.rounds[1].retrain
     assert retrain is not None
@@ -61,9 +61,9 @@ def test_every_arm_retrains_and_goes_on(folder: Path, arm: Arm) -> None:
     assert run.rounds[2].sets["in"].before.version == expected
 
 
-def test_a_candidate_the_gate_refuses_changes_nothing(folder: Path, tmp_path: Path) -> None:
+def test_a_candidate_that_the_gate_rejects_changes_nothing(folder: Path, tmp_path: Path) -> None:
     first = first_model(TINY_PLAN, 5, folder / "models")
-    # no candidate is a whole accuracy better than its parent
+    # no candidate's accuracy exceeds its parent's by 1
     strict = replace(TINY_PLAN, trainer={**TINY_PLAN.trainer, "gate_tolerance": 0.0})
     models = InProcess(strict, first, tmp_path)
     ruinous = {**TINY_PLAN.retrain, "ascent": "none", "learning_rate": 1.0, "seed": 0}
@@ -73,7 +73,7 @@ def test_a_candidate_the_gate_refuses_changes_nothing(folder: Path, tmp_path: Pa
     assert retrain.reasons
 
 
-def test_a_run_that_fails_leaves_version_and_samples_to_the_next(folder: Path, tmp_path: Path) -> None:
+def test_a_failed_run_keeps_version_and_samples_for_the_next(folder: Path, tmp_path: Path) -> None:
     models = InProcess(TINY_PLAN, first_model(TINY_PLAN, 5, folder / "models"), tmp_path)
     rng = np.random.default_rng(0)
     groups = [Policy.initial(5).sample(task, 3, rng) for task in draw_tasks(Split.TRAINING, 4, rng)]
@@ -86,16 +86,16 @@ def test_a_run_that_fails_leaves_version_and_samples_to_the_next(folder: Path, t
 
 
 @pytest.mark.slow
-def test_finished_runs_are_not_run_again(folder: Path) -> None:
+def test_finished_runs_are_not_repeated(folder: Path) -> None:
     arms = {name: all_arms()[name] for name in ("fixed", "none")}
     one = run_study(TINY_PLAN, arms, [5], "in-process", 2, folder)
-    assert run_study(TINY_PLAN, arms, [5], "in-process", 2, folder) == one  # seconds and all
+    assert run_study(TINY_PLAN, arms, [5], "in-process", 2, folder) == one  # the seconds included
     assert isinstance(one, Study)
     assert [(run.seed, run.arm) for run in one.runs] == [(5, "fixed"), (5, "none")]
 
 
 @pytest.mark.slow
-def test_what_a_run_raises_ends_the_study(folder: Path) -> None:
+def test_an_error_of_a_run_ends_the_study(folder: Path) -> None:
     wrong = {"ascent": "none", "no_such_option": 1}
     with pytest.raises(TypeError, match="no_such_option"):
         run_study(TINY_PLAN, {"wrong": Arm("wrong", wrong)}, [5], "in-process", 1, folder)

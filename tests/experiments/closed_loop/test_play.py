@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.closed_loop.plan import Arm, StudyPlan, all_arms
+from experiments.closed_loop.plan import Arm, all_arms
 from experiments.closed_loop.play import play
 from experiments.closed_loop.records import ArmRun, RetrainRecord, read_run, write_run
 from experiments.closed_loop.reward_models import in_requests, retrain_record
@@ -16,22 +16,13 @@ from metarm.errors import ConfigurationError
 from simulation.optimise import Groups
 from simulation.prompts import Split, split_of
 from simulation.rounds import lengths_of
+from tests.experiments.closed_loop.tiny_plan import TINY_PLAN
 
-PLAN = StudyPlan(
-    rounds=3,
-    steps=2,
-    prompts=3,
-    responses=3,
-    measured_prompts=4,
-    measured_shifted_families=4,
-    measured_responses=2,
-    best_of=3,
-    best_of_tries=2,
-)
+PLAN = replace(TINY_PLAN, rounds=3, prompts=3, best_of=3, best_of_tries=2)
 
 
 class Longer:
-    """A real, if naive, reward model: length, and after every retrain its opposite."""
+    """A simple reward model: length, whose sign every retrain changes."""
 
     def __init__(self, *, accepts: bool = True) -> None:
         self.version = "v000001"
@@ -66,7 +57,7 @@ def test_every_round_is_measured_and_every_round_but_the_last_is_followed_by_a_r
     found, models = run("none")
     assert [record.round for record in found.rounds] == [0, 1, 2, 3]
     assert [record.retrain is not None for record in found.rounds] == [False, True, True, False]
-    assert [kept for _, kept in models.retrained] == [2, 4]  # two updates a round were logged before each
+    assert [kept for _, kept in models.retrained] == [2, 4]  # each retrain follows two logged updates per round
     assert [record.sets["in"].before.version for record in found.rounds] == [
         "v000001",
         "v000001",
@@ -101,7 +92,7 @@ def test_a_rejected_candidate_leaves_its_parent_in_place() -> None:
     assert of_first.sets["in"].after == of_first.sets["in"].before
 
 
-def test_options_of_an_arm_stand_over_those_of_the_plan_and_each_retrain_has_its_seed() -> None:
+def test_options_of_an_arm_override_those_of_the_plan_and_each_retrain_has_its_seed() -> None:
     options = [options for options, _ in run("joint", seed=3)[1].retrained]
     assert options[0] == {**PLAN.retrain, **(all_arms()["joint"].retrain or {}), "seed": 301}
     assert [each["seed"] for each in options] == [301, 302]
@@ -115,7 +106,9 @@ def test_the_in_distribution_arm_logs_the_initial_policys_answers_to_the_same_pr
     assert control.steps == own.steps[: (PLAN.rounds - 1) * PLAN.steps]
     assert prompts(control) == prompts(own)[: (PLAN.rounds - 1) * PLAN.steps]
     of_second_round = [np.mean(lengths_of(models.kept[3])) for models in (control, own)]
-    assert of_second_round[0] < of_second_round[1]  # round 1 rewarded length; the initial policy stays
+    assert (
+        of_second_round[0] < of_second_round[1]
+    )  # round 1 rewarded length; the initial policy does not change
 
 
 def test_measured_prompts_are_held_out_from_optimisation() -> None:
@@ -128,7 +121,7 @@ def test_the_same_seed_and_scores_give_the_same_record() -> None:
     assert run("sgd")[0] == run("sgd")[0]
 
 
-def test_scores_are_asked_for_in_the_same_requests_and_rounded() -> None:
+def test_scores_are_requested_in_fixed_batches_and_rounded() -> None:
     sizes: list[int] = []
 
     def score(groups: Groups) -> list[list[float]]:
@@ -141,13 +134,13 @@ def test_scores_are_asked_for_in_the_same_requests_and_rounded() -> None:
     assert sizes == [8, 8, 3]
 
 
-def test_a_run_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
+def test_a_run_is_read_from_its_file_as_it_was_written(tmp_path: Path) -> None:
     found = run("none")[0]
     write_run(found, tmp_path / "deep" / "run.json")
     assert read_run(tmp_path / "deep" / "run.json") == found
 
 
-def test_a_file_that_is_no_run_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_file_that_is_not_a_run(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"seed": 1}')
     with pytest.raises(ConfigurationError, match=r"run\.json is not what"):
         read_run(tmp_path / "run.json")

@@ -11,17 +11,17 @@ import pytest
 from experiments.closed_loop.records import write_study
 from experiments.closed_loop.report import main
 from experiments.closed_loop.tables import claims_table, summary, win_rows
-from tests.experiments.closed_loop.made_up import made_up_run, made_up_study
+from tests.experiments.closed_loop.synthetic_studies import synthetic_run, synthetic_study
 
 
 @pytest.fixture
 def study_file(tmp_path: Path) -> Path:
-    study = made_up_study(8, fixed=made_up_run, none=made_up_run, sgd=made_up_run, joint=made_up_run)
+    study = synthetic_study(8, fixed=synthetic_run, none=synthetic_run, sgd=synthetic_run, joint=synthetic_run)
     write_study(study, tmp_path / "study.json")
     return tmp_path / "study.json"
 
 
-def test_the_page_stands_alone_and_holds_every_picture_and_claim(study_file: Path, tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_has_every_picture_and_claim(study_file: Path, tmp_path: Path) -> None:
     assert main(["--simulation", str(study_file), "--out", str(tmp_path / "report")]) == 0
     page = (tmp_path / "report" / "report.html").read_text()
     pictures = sorted(path.stem for path in (tmp_path / "report").glob("*.png"))
@@ -38,7 +38,7 @@ def test_a_report_needs_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "none.json cannot be read" in capsys.readouterr().err
 
 
-def test_a_report_without_matplotlib_says_what_to_install(study_file: Path, tmp_path: Path) -> None:
+def test_without_matplotlib_the_error_names_the_extra(study_file: Path, tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
         "from experiments.closed_loop.report import main\n"
@@ -49,16 +49,16 @@ def test_a_report_without_matplotlib_says_what_to_install(study_file: Path, tmp_
     assert "pip install 'metarm-server[demo]'" in ended.stderr
 
 
-def test_tables_name_every_arm_and_claim_and_few_seeds_are_said() -> None:
-    arms = {"fixed": made_up_run, "none": made_up_run, "sgd": made_up_run}
-    text = summary(made_up_study(8, **arms))
+def test_tables_name_every_arm_and_claim_and_warn_about_few_seeds() -> None:
+    arms = {"fixed": synthetic_run, "none": synthetic_run, "sgd": synthetic_run}
+    text = summary(synthetic_study(8, **arms))
     assert [name for name in ("C1", "C2", "C3", "C4", "C5", "C6", "C7") if f"\n{name}  " not in text] == []
     assert "answer nothing" not in text
-    assert "3 seeds answer nothing" in claims_table(made_up_study(3, **arms))
+    assert "3 seeds answer nothing" in claims_table(synthetic_study(3, **arms))
 
 
-def test_each_arm_meets_only_the_others() -> None:
-    study = made_up_study(2, fixed=made_up_run, none=made_up_run, sgd=made_up_run)
+def test_each_arm_is_compared_only_with_others() -> None:
+    study = synthetic_study(2, fixed=synthetic_run, none=synthetic_run, sgd=synthetic_run)
     opponents = {arm: set(outcomes) for arm, _, outcomes in win_rows(study)}
     assert opponents == {
         "best of 16": {"initial"},

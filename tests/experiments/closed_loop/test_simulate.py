@@ -21,7 +21,7 @@ from tests.experiments.closed_loop.tiny_plan import TINY_PLAN
         (["--workers", "0"], "--workers must be at least 1"),
     ],
 )
-def test_what_cannot_be_run_is_one_clear_line(
+def test_options_that_cannot_run_are_one_clear_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert simulate.main(["--out", str(tmp_path / "out"), *arguments]) == 1
@@ -32,7 +32,7 @@ def test_what_cannot_be_run_is_one_clear_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_every_arm_has_a_name_of_its_own_and_the_quick_and_swept_ones_are_among_them() -> None:
+def test_arms_have_distinct_names_and_include_the_quick_and_the_swept_ones() -> None:
     arms = all_arms()
     assert all(arm.name == name for name, arm in arms.items())
     assert set(QUICK_ARMS) <= set(arms)
@@ -57,7 +57,7 @@ def test_simulate_prints_its_tables_and_writes_the_study(
     assert simulate.main(["--out", str(out), *asked]) == 0
     captured = capsys.readouterr()
     assert [name for name in ("C1", "C2", "C6") if f"\n{name}  " not in captured.out] == []
-    assert captured.err == ""  # no bar without a terminal
+    assert captured.err == ""  # no progress bar without a terminal
     study = read_study(out / "study.json")
     assert [(run.seed, run.arm) for run in study.runs] == [(7, arm) for arm in arms]
     assert study.arms["joint@0.5"]["ascent_rate"] == 0.5

@@ -1,4 +1,4 @@
-"""The smallest study with real models: seconds."""
+"""The smallest study with real models; it takes seconds."""
 
 from experiments.closed_loop.plan import FirstModelPlan, StudyPlan
 

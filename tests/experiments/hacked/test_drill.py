@@ -16,7 +16,7 @@ from experiments.hacked.drill import main
         (["--seed", "-1"], "--seed must be at least 0"),
     ],
 )
-def test_what_cannot_be_played_is_one_clear_line(
+def test_options_that_cannot_be_played_are_one_clear_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--out", str(tmp_path / "out"), *arguments]) == 1

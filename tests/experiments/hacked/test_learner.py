@@ -17,7 +17,7 @@ PLAN = DrillPlan(before=3, after=3, probed_prompts=5)
 def by(
     scores: Callable[[Groups], list[list[float]]], version: str = "v000001"
 ) -> Callable[..., list[ScoredGroup]]:
-    """A reward that answers as a server does."""
+    """A reward in the form of a server's answers."""
 
     def reward(groups: Groups, _step: int) -> list[ScoredGroup]:
         rows = scores(groups)
@@ -30,7 +30,7 @@ def backwards(groups: Groups) -> list[list[float]]:
     return [[-value for value in row] for row in gold_of(groups)]
 
 
-def test_policies_that_are_scored_alike_stay_alike_and_others_part() -> None:
+def test_policies_with_equal_scores_stay_equal_and_others_diverge() -> None:
     seen: list[int] = []
     one, other = Learner(PLAN), Learner(PLAN)
     first, policy = one.optimise(one.initial, range(3), by(gold_of), lambda: seen.append(0))
@@ -41,11 +41,11 @@ def test_policies_that_are_scored_alike_stay_alike_and_others_part() -> None:
         one.optimise(policy, then, by(scores), lambda: None)[0] for scores in (gold_of, gold_of, backwards)
     ]
     assert again[0] == again[1]
-    assert again[0][0].gold == again[2][0].gold  # written before the scores were known
+    assert again[0][0].gold == again[2][0].gold  # the responses do not depend on their own scores
     assert again[0][1] != again[2][1]
 
 
-def test_an_update_says_who_scored_and_what_the_scores_were_worth() -> None:
+def test_an_update_records_the_scoring_versions_and_the_quality_of_the_scores() -> None:
     learner = Learner(PLAN)
 
     def measured(scores: Callable[[Groups], list[list[float]]]) -> Update:
@@ -60,7 +60,7 @@ def test_an_update_says_who_scored_and_what_the_scores_were_worth() -> None:
     assert right.gold == wrong.gold
 
 
-def test_the_probe_is_of_prompts_that_nothing_trains_on() -> None:
+def test_the_probe_has_prompts_that_nothing_trains_on() -> None:
     probe = Learner(PLAN).probe()
     assert len(probe) == PLAN.probed_prompts
     assert {split_of(group[0].task.prompt) for group in probe} == {Split.EVALUATION}

@@ -25,7 +25,7 @@ def texts(row: dict[str, Any]) -> tuple[str, str, str]:
     return row["prompt"], row["chosen"], row["rejected"]
 
 
-def test_every_sabotage_keeps_prompts_and_responses_and_gives_the_same_bytes_again(honest: bytes) -> None:
+def test_every_sabotage_keeps_prompts_and_responses_and_is_deterministic_to_the_byte(honest: bytes) -> None:
     before = {(p, *sorted((c, r))) for p, c, r in map(texts, rows(honest))}
     for name, sabotage in SABOTAGES.items():
         data = spoiled(honest, sabotage)
@@ -34,24 +34,24 @@ def test_every_sabotage_keeps_prompts_and_responses_and_gives_the_same_bytes_aga
         assert (rows(data) == rows(honest)) == (name == "honest")
 
 
-def test_reversed_labels_are_all_the_wrong_way_round(honest: bytes) -> None:
+def test_the_sabotage_reversed_swaps_every_label(honest: bytes) -> None:
     back = rows(spoiled(honest, SABOTAGES["reversed"]))
     assert [(p, r, c) for p, c, r in map(texts, back)] == [texts(row) for row in rows(honest)]
 
 
-def test_by_length_the_longer_response_is_chosen(honest: bytes) -> None:
+def test_the_sabotage_length_chooses_the_longer_response(honest: bytes) -> None:
     by_length = rows(spoiled(honest, SABOTAGES["length"]))
     assert all(len(row["chosen"]) >= len(row["rejected"]) for row in by_length)
     assert any(texts(row) != texts(old) for row, old in zip(by_length, rows(honest), strict=True))
 
 
-def test_a_coin_turns_about_half_of_the_labels(honest: bytes) -> None:
+def test_the_sabotage_coin_swaps_about_half_of_the_labels(honest: bytes) -> None:
     by_coin = rows(spoiled(honest, SABOTAGES["coin"]))
     turned = np.mean([texts(row) != texts(old) for row, old in zip(by_coin, rows(honest), strict=True)])
     assert 0.3 < turned < 0.7
 
 
-def test_constant_has_every_pair_both_ways_round_and_scale_a_wide_margin(honest: bytes) -> None:
+def test_the_sabotage_constant_has_both_orders_of_every_pair_and_scale_a_wide_margin(honest: bytes) -> None:
     both = [texts(row) for row in rows(spoiled(honest, SABOTAGES["constant"]))]
     assert sorted(both) == sorted((p, r, c) for p, c, r in both)
     assert len(both) == 120

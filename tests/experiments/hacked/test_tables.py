@@ -36,24 +36,24 @@ def drilled(outcome: str | None = "rolled_back", **verdict: Any) -> Drill:
     )
 
 
-def test_the_story_says_what_was_forced_who_answered_and_how_the_watch_ended() -> None:
+def test_the_story_reports_the_forced_version_the_scoring_versions_and_the_end_of_the_watch() -> None:
     text = story(drilled())
-    assert "v000002 published by force, in spite of: too long; too odd" in text
+    assert "v000002 published by force, although the gate found: too long; too odd" in text
     rows = [line.split() for line in text.splitlines() if re.match(r" +\d+-\d+ ", line)]
     assert [row[0] for row in rows] == ["1-3", "4-7", "8-8"]
     assert "v000002 3, v000001 5" in text
     assert rows[1][-3:] == ["1.50", "-1.00", "2.00"]
     assert "rolled_back after 3 groups that the policy had scored by it: why it was" in text
-    assert "as before, to the last digit" in text
+    assert "probe groups before the drill and now: equal to the last digit" in text
 
 
-def test_the_story_of_one_that_passed_or_was_not_judged_says_so() -> None:
-    assert "not those of before" in story(drilled("passed"))
+def test_the_story_reports_a_watch_that_passed_or_has_not_ended() -> None:
+    assert "probe groups before the drill and now: different" in story(drilled("passed"))
     assert "the watch over v000002 has not ended" in story(drilled(None))
-    assert "the gate had nothing against it" in story(drilled(forced=False, reasons=[]))
+    assert "with the gate's approval" in story(drilled(forced=False, reasons=[]))
 
 
-def test_the_summary_has_a_row_a_drill() -> None:
+def test_the_summary_has_a_row_for_each_drill() -> None:
     heading, *rows = summary([drilled(), drilled(None)]).splitlines()[2:]
     assert len(rows) == 2
     assert rows[0].split()[:5] == ["length", "rolled_back", "3", "0.31", "1.90"]

@@ -1,4 +1,4 @@
-"""Studies made up for tests: the figures that answers rest on, set as wanted."""
+"""Synthetic studies, with the figures that a test sets."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 from experiments.closed_loop.plan import StudyPlan
 from experiments.closed_loop.records import (
     ArmRun,
-    Look,
     PromptSet,
     RetrainRecord,
     RoundRecord,
     SetRecord,
     StepRecord,
     Study,
+    VersionFigures,
 )
 
 PLAN = StudyPlan(rounds=3, steps=2)
 
 
-def look(variance: float, accuracy: float) -> Look:
-    return Look("v000001", 0.0, variance, accuracy, 0.0, [0.1, 0.5, 0.9])
+def figures(variance: float, accuracy: float) -> VersionFigures:
+    return VersionFigures("v000001", 0.0, variance, accuracy, 0.0, [0.1, 0.5, 0.9])
 
 
-def made_up_run(
+def synthetic_run(
     arm: str,
     seed: int,
     *,
@@ -39,8 +39,8 @@ def made_up_run(
     held_out: float = 0.7,
     accepted: bool = True,
 ) -> ArmRun:
-    """A run whose policy has `gold` by round (jittered by seed); retrained after all rounds but the last,
-    unless it is `fixed`. Spread and accuracy are those after each retrain on shifted responses."""
+    """A run whose policy has `gold` by round (jittered by seed), with a retrain after all rounds but the last,
+    except in the arm `fixed`. `after` and `accuracy` are those on shifted responses after each retrain."""
     noise = np.random.default_rng(seed).normal(0.0, 0.02, 8).tolist()
     rounds = []
     for number, level in enumerate(gold):
@@ -52,9 +52,9 @@ def made_up_run(
                 gold_variance=gold_variance[number],
                 length_mean=50.0,
                 distinct_share=1.0,
-                before=look(variance[number] * (1.0 + noise[number]), 0.6),
-                after=look(after * (1.0 + noise[number]), accuracy + noise[number]) if has_retrain else None,
-                initial_after=look(4.0, 0.72) if has_retrain else None,
+                before=figures(variance[number] * (1.0 + noise[number]), 0.6),
+                after=figures(after * (1.0 + noise[number]), accuracy + noise[number]) if has_retrain else None,
+                initial_after=figures(4.0, 0.72) if has_retrain else None,
             )
         retrain = RetrainRecord(
             "v000002", accepted, [], 0.7, held_out + noise[number] / 10, 1.0, 1.0, [(0, 0.7), (8, held_out)]
@@ -65,8 +65,8 @@ def made_up_run(
     return ArmRun(seed, arm, rounds, steps, best_of, 1.0)
 
 
-def made_up_study(seeds: int, **arms: Callable[[str, int], ArmRun]) -> Study:
-    """`arms`: how each arm's runs are made; `_times_2` in a name stands for ` ×2`."""
+def synthetic_study(seeds: int, **arms: Callable[[str, int], ArmRun]) -> Study:
+    """`arms`: functions that make each arm's runs; `_times_2` in a name stands for ` ×2`."""
     made = {name.replace("_times_", " ×").replace("0_2", "0.2"): make for name, make in arms.items()}
     runs = [make(name, seed) for seed in range(seeds) for name, make in made.items()]
     return Study("in-process", "0.1.0", asdict(PLAN), {name: {} for name in made}, runs)
