@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 import httpx
 
@@ -16,6 +16,14 @@ from metarm.records import FINISHED, PolicyStamp, ScoredGroup, ScoreResult
 
 # the leases whose blocks the caller is in, the innermost last: each thread and each task has its own
 _entered: ContextVar[tuple[Lease, ...]] = ContextVar("entered leases", default=())
+
+
+class Clock(Protocol):
+    """The functions of the module `time` that a client uses."""
+
+    def monotonic(self) -> float: ...
+
+    def sleep(self, seconds: float, /) -> None: ...
 
 
 class RewardClient:
@@ -33,10 +41,13 @@ class RewardClient:
         api_key: str | None = None,
         timeout_s: float = 180.0,
         retries: int = 5,
+        clock: Clock = time,
     ) -> None:
+        """`timeout_s` limits one HTTP request. `clock` measures and makes every pause between requests."""
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.Client(base_url=base_url, timeout=timeout_s, headers=headers)
         self._retries = retries
+        self._clock = clock
 
     def __enter__(self) -> Self:
         return self
@@ -149,16 +160,16 @@ class RewardClient:
 
         Raises TimeoutError after `timeout_s` seconds; the job itself continues.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = self._clock.monotonic() + timeout_s
         while True:
             state = self.job(job_id)
             if on_progress is not None:
                 on_progress(state)
             if state["status"] in FINISHED:
                 return state
-            if time.monotonic() > deadline:
+            if self._clock.monotonic() > deadline:
                 raise TimeoutError(f"job {job_id} is still {state['status']} after {timeout_s:.0f} s")
-            time.sleep(poll_s)
+            self._clock.sleep(poll_s)
 
     def _leased_version(self) -> str | None:
         """The version of the innermost lease of this client whose block the caller is in."""
@@ -173,10 +184,10 @@ class RewardClient:
                 if last_try:
                     message = f"{method} {path}: no answer from {self._http.base_url} ({error})"
                     raise ClientError(message, error_code="unreachable") from error
-                time.sleep(_pause_s(attempt))
+                self._clock.sleep(_pause_s(attempt))
                 continue
             if response.status_code == 503 and not last_try:
-                time.sleep(_requested_pause_s(response) or _pause_s(attempt))
+                self._clock.sleep(_requested_pause_s(response) or _pause_s(attempt))
                 continue
             return _answer(method, path, response)
         raise AssertionError("unreachable: the last try returns or raises")

@@ -30,12 +30,20 @@ class TrainerReplacedError(MetaRMError):
 class Heartbeat:
     """Renews the trainer's place from its own thread."""
 
-    def __init__(self, presence: TrainerPresence, loop: LoopHealth, *, renew_s: float = RENEW_S) -> None:
+    def __init__(
+        self,
+        presence: TrainerPresence,
+        loop: LoopHealth,
+        *,
+        renew_s: float = RENEW_S,
+        retry_s: float = RETRY_S,
+    ) -> None:
         """`loop` receives the outcome of every renewal."""
         self.holder = f"{socket.gethostname()}:{os.getpid()}"
         self._presence = presence
         self._health = loop
         self._renew_s = renew_s
+        self._retry_s = retry_s
         self._status: Mapping[str, Any] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -54,7 +62,7 @@ class Heartbeat:
                 return True
             if self._health.error is None and log_waiting.admit("occupied") is not None:
                 log.info("waiting: another trainer is running")
-            stop.wait(RETRY_S)
+            stop.wait(self._retry_s)
         return False
 
     def announce(self, status: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from metarm.errors import (
 from metarm.model.reward_model import load_model
 from metarm.records import JobStatus
 from metarm.runtime import logs, tracing
+from metarm.runtime.loops import LoopHealth
 from metarm.runtime.progress import Progress
 from metarm.shared.jobs import Job, JobBoard
 from metarm.shared.sample_log import SampleLog
@@ -64,8 +65,10 @@ class Trainer:
         retention: Retention,
         promote: Callable[[str], object],
         trackers: Trackers,
+        loop: LoopHealth,
     ) -> None:
-        """`promote` makes a published version current, or raises CutOverAbortedError."""
+        """`promote` makes a published version current, or raises CutOverAbortedError. `loop` receives the
+        outcome of every turn."""
         self._settings = settings
         self._store = store
         self._jobs = jobs
@@ -75,36 +78,49 @@ class Trainer:
         self._retention = retention
         self._promote = promote
         self._trackers = trackers
+        self._health = loop
 
     def run(self, stop: threading.Event) -> None:
-        """Run jobs until `stop` is set; a job that is under way then stays queued for the next trainer."""
+        """Run jobs until `stop` is set; a job that is under way then stays queued for the next trainer.
+
+        After an error of one turn the next continues with the same job. Raises TrainerReplacedError.
+        """
         while not stop.is_set():
             try:
-                self._heartbeat.check()
-                job = self._jobs.active()
-                if job is not None:
-                    with logs.about_job(job.id):
-                        self._run_job(job, stop)
-            except redis.RedisError as error:
-                log.warning("Redis does not answer, the job waits: %s", error)
-                stop.wait(2.0)
+                self._run_next(stop)
+            except TrainerReplacedError:
+                raise
+            except Exception as error:  # noqa: BLE001 (reported: the trainer survives any error of a turn)
+                self._health.failed(error)
+                stop.wait(self._health.pause_s)
+            else:
+                self._health.succeeded()
             stop.wait(POLL_S)
 
+    def _run_next(self, stop: threading.Event) -> None:
+        """Run the active job, if there is one."""
+        self._heartbeat.check()
+        job = self._jobs.active()
+        if job is not None:
+            with logs.about_job(job.id):
+                self._run_job(job, stop)
+
     def _run_job(self, job: Job, stop: threading.Event) -> None:
-        """Bring one job to its end, whichever it is. Raises redis.RedisError, TrainerReplacedError."""
+        """Bring one job to its end. Raises TrainerReplacedError, redis.RedisError, and OSError if the store
+        cannot be read or a version on disk cannot be promoted: the job then stays active. Training starts at
+        most MAX_ATTEMPTS times."""
         decided = self._decided(job) if job.attempts else None
-        if decided:  # an earlier trainer published or rejected it, and died before it recorded that
-            self._finish(job, decided, resumed=True)
-            return
-        if job.attempts >= MAX_ATTEMPTS:
-            self._fail(job, TrainingError(f"given up: {job.attempts} trainers ended while on it"))
-            return
-        job = self._jobs.save(job.with_changes(status="running", attempts=job.attempts + 1))
         try:
-            with tracing.span("retrain", job=job.id), self._trackers.run(job.id) as tracked:
-                self._retrain(job, stop, tracked)
+            if decided:  # an earlier attempt published or rejected it, and ended before it recorded that
+                self._finish(job, decided, resumed=True)
+            elif job.attempts >= MAX_ATTEMPTS:
+                raise TrainingError(f"given up: {job.attempts} attempts ended without an outcome")
+            else:
+                started = self._jobs.save(job.with_changes(status="running", attempts=job.attempts + 1))
+                with tracing.span("retrain", job=job.id), self._trackers.run(job.id) as tracked:
+                    self._retrain(started, stop, tracked)
         except Stopping:
-            self._jobs.save(job.with_changes(status="queued", attempts=job.attempts - 1))
+            self._jobs.save(job.with_changes(status="queued"))
         except JobCancelledError:
             log.info("%s was cancelled", job.id)
             self._jobs.finish(self._jobs.get(job.id), "cancelled")
@@ -113,6 +129,8 @@ class Trainer:
         except MetaRMError as error:
             self._fail(job, error)
         except Exception as error:
+            if isinstance(error, OSError) and self._decided(job):
+                raise  # the outcome is on disk: the next turn records it
             log.exception("%s failed", job.id)
             self._fail(job, MetaRMError.unexpected(error))
 
@@ -158,14 +176,14 @@ class Trainer:
     def _finish(self, job: Job, name: str, *, resumed: bool = False) -> None:
         """Make the version current if it is published, acknowledge its samples, and record how the job ended.
 
-        The outcome is durable in the store. `resumed`: an earlier trainer wrote it.
+        The outcome is durable in the store. `resumed`: an earlier attempt wrote it.
         """
         manifest = self._store.manifest(name)
         verdict, samples = manifest["verdict"], manifest["samples"]
         publishes = verdict["accepted"] or verdict.get("forced", False)
         status: JobStatus = "published" if publishes else "rejected"
         error = None
-        # a pointer that has left the parent was moved by the earlier trainer, or by a person's choice
+        # a pointer that has left the parent was moved by the earlier attempt, or by a person's choice
         if publishes and (not resumed or self._store.current() == manifest["parent"]):
             try:
                 with tracing.span("promote", version=name):
@@ -195,8 +213,8 @@ class Trainer:
         """Delete versions that need not stay. An error does not affect the job: the next job tries again."""
         try:
             self._retention.prune()
-        except (redis.RedisError, MetaRMError, OSError) as error:
-            log.warning("no version was pruned: %s", error)
+        except Exception as error:  # noqa: BLE001 (logged: the job has ended)
+            log.warning("no version was pruned: %s: %s", type(error).__name__, error)
 
     def _on_step(
         self, job: Job, steps: int, stop: threading.Event, tracked: TrackedRun, progress: Progress

@@ -20,7 +20,6 @@ from metarm.store.versions import Label, VersionStore
 from trainer.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
-PAUSE_S = 1.0
 PROMOTIONS = 2
 
 
@@ -75,7 +74,7 @@ class StoreClerk:
                 self._commands.serve_one(self._do)
             except Exception as error:  # noqa: BLE001 (reported: the thread survives any error)
                 self._health.failed(error)
-                self._stopping.wait(PAUSE_S)
+                self._stopping.wait(self._health.pause_s)
             else:
                 self._health.succeeded()
 

@@ -18,15 +18,16 @@ from metarm.errors import MetaRMError
 log = logging.getLogger(__name__)
 
 FAILING_TURNS = 3
-PAUSE_S = 1.0  # after a failed turn
+PAUSE_S = 1.0
 EXPLAINED = (MetaRMError, redis.RedisError)  # the message says enough: no traceback
 
 
 class LoopHealth:
     """The outcome of one loop's turns. Used by one thread or task; read by any."""
 
-    def __init__(self, name: str, count_failure: Callable[[str], None]) -> None:
+    def __init__(self, name: str, count_failure: Callable[[str], None], pause_s: float) -> None:
         self.name = name
+        self.pause_s = pause_s  # to wait after a failed turn
         self.error: Exception | None = None  # the last turn's
         self.failed_turns = 0  # in a row
         self._count_failure = count_failure
@@ -55,14 +56,18 @@ class LoopHealth:
 class Loops:
     """All loops of a process."""
 
-    def __init__(self, count_failure: Callable[[str], None] = lambda _name: None) -> None:
-        """`count_failure` receives the loop's name for every failed turn, in the loop's thread."""
+    def __init__(
+        self, count_failure: Callable[[str], None] = lambda _name: None, *, pause_s: float = PAUSE_S
+    ) -> None:
+        """`count_failure` receives the loop's name for every failed turn, in the loop's thread. `pause_s` is
+        the pause after a failed turn, in seconds."""
         self._count_failure = count_failure
+        self._pause_s = pause_s
         self._loops: list[LoopHealth] = []
 
     def add(self, name: str) -> LoopHealth:
         """Register a loop that reports its own turns, such as one in a thread."""
-        self._loops.append(LoopHealth(name, self._count_failure))
+        self._loops.append(LoopHealth(name, self._count_failure, self._pause_s))
         return self._loops[-1]
 
     def failing(self) -> list[LoopHealth]:
@@ -92,7 +97,7 @@ async def _run_periodically(
         await asyncio.sleep(every_s)
     while True:
         await _run_turn(loop, turn)
-        await asyncio.sleep(every_s + (PAUSE_S if loop.error is not None else 0.0))
+        await asyncio.sleep(every_s + (loop.pause_s if loop.error is not None else 0.0))
 
 
 async def _run_turn(loop: LoopHealth, turn: Callable[[], Awaitable[None]]) -> None:

@@ -37,8 +37,9 @@ def progress_bar(items: Sequence[Item], what: str, unit: str) -> Iterator[Item]:
 class Progress:
     """Counts `total` steps of the task `what`; without a terminal, in log lines."""
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int, *, line_every_s: float = LINE_EVERY_S) -> None:
         self._what, self._total, self._done = what, total, 0
+        self._line_every_s = line_every_s
         self._started = self._logged = time.monotonic()
         self._bars = _bars("step", TextColumn("{task.fields[figures]}"))
         self._task = self._bars.add_task(what, total=total, figures="")
@@ -61,7 +62,7 @@ class Progress:
             self._bars.update(self._task, advance=1, figures=text, refresh=True)
             return
         now = time.monotonic()
-        if now - self._logged > LINE_EVERY_S or self._done == self._total:
+        if now - self._logged > self._line_every_s or self._done == self._total:
             self._logged = now
             left_s = (now - self._started) / self._done * (self._total - self._done)
             log.info("%s: %d of %d, %.0f s left, %s", self._what, self._done, self._total, left_s, shown)

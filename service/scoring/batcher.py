@@ -47,7 +47,7 @@ class Batcher(Generic[Model, Sample]):
         self._linger_s = linger_s
         self._queue: RequestQueue[Model, Sample] = RequestQueue(queue_tokens)
         self._lock = threading.Lock()  # guards the queue and the fields below
-        self._idle = 0  # workers without a slice, asleep or about to take one
+        self._idle = 0
         self._sleeping: list[int] = []  # a heap
         self._alarms: list[threading.Condition] = []  # one for each worker, on the lock
         self._closing = False
@@ -58,6 +58,11 @@ class Batcher(Generic[Model, Sample]):
     @property
     def queued_tokens(self) -> int:
         return self._queue.tokens
+
+    @property
+    def idle_workers(self) -> int:
+        """Workers without a slice, asleep or about to take one."""
+        return self._idle
 
     @property
     def sliced_tokens(self) -> int:

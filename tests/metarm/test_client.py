@@ -255,7 +255,7 @@ def test_waiting_for_a_job_ends_when_the_job_has(status: str) -> None:
 
 
 class Clock:
-    """The module `time`, as far as waiting goes, for which waiting takes no time."""
+    """A clock that a pause moves on, without waiting."""
 
     def __init__(self) -> None:
         self.slept: list[float] = []
@@ -267,12 +267,11 @@ class Clock:
         self.slept.append(seconds)
 
 
-def test_waiting_for_a_job_ends_at_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_job_ends_at_the_timeout() -> None:
     clock = Clock()
-    monkeypatch.setattr("metarm.client.time", clock)
     with (
         answering(job("running")) as server,
-        RewardClient(server.url) as client,
+        RewardClient(server.url, clock=clock) as client,
         pytest.raises(TimeoutError, match="job-1 is still running"),
     ):
         client.wait_for_job("job-1", timeout_s=60.0, poll_s=25.0)

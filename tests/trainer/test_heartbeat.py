@@ -37,7 +37,7 @@ def presence(redis_client: redis.Redis) -> Faulty:
 
 @pytest.fixture
 def heartbeat(presence: Faulty) -> Iterator[Heartbeat]:
-    heartbeat = Heartbeat(presence, Loops().add("heartbeat"), renew_s=0.01)
+    heartbeat = Heartbeat(presence, Loops().add("heartbeat"), renew_s=0.01, retry_s=0.01)
     yield heartbeat
     heartbeat.close()
 
@@ -70,9 +70,7 @@ def test_the_place_is_taken_once_redis_answers_and_the_other_trainer_is_gone(
     presence: Faulty,
     redis_client: redis.Redis,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trainer.heartbeat.RETRY_S", 0.01)
     caplog.set_level("INFO")
     presence.errors = [redis.ConnectionError("refused")]
     other = TrainerPresence(redis_client)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import math
 import threading
 import time
@@ -25,7 +27,7 @@ from metarm.records import PolicyStamp, Preference, SampleGroup
 from metarm.runtime.code_version import code_version
 from metarm.runtime.loops import Loops
 from metarm.shared.jobs import Job, JobBoard
-from metarm.shared.keys import LEASES, TRAINER
+from metarm.shared.keys import ACTIVE_JOB, LEASES, TRAINER
 from metarm.shared.leases import leased_versions
 from metarm.shared.presence import TrainerPresence
 from metarm.shared.sample_log import LoggedRequest, SampleLog
@@ -33,12 +35,13 @@ from metarm.store.calibration import IDENTITY, Calibration
 from metarm.store.retention import Retention, held_out_accuracy
 from metarm.store.versions import Label, VersionStore, version_number
 from tests.demo_groups import demo_groups
+from tests.processes import wait_until
 from tests.store import publish
 from tests.tiny import Kind
 from trainer import retrain
 from trainer.heartbeat import Heartbeat, TrainerReplacedError
 from trainer.loop import MAX_ATTEMPTS, Trainer
-from trainer.preferences import load_or_refuse
+from trainer.preferences import PreferenceSet, load_or_refuse
 from trainer.settings import TrainerSettings
 from trainer.tracking import Trackers
 from trainer.training import TrainReport, train
@@ -55,6 +58,16 @@ class Bench:
     jobs: JobBoard
     log: SampleLog
     heartbeat: Heartbeat
+    preferences: PreferenceSet | ConfigurationError
+    promote: Callable[
+        [str], object
+    ]  # may be replaced; at first `activate`, as of a coordinator without servers
+
+    def lie(self) -> None:
+        """From now on the training pairs lie, and the held-out pairs do not."""
+        assert not isinstance(self.preferences, ConfigurationError)
+        lies = [Preference(p.prompt, p.rejected, p.chosen) for p in self.preferences.train]
+        self.preferences.train[:] = lies
 
     def work_until_idle(self) -> None:
         """Run the trainer until no job is active."""
@@ -110,13 +123,22 @@ def make_bench(
             settings.keep_versions,
             settings.retention_grace_s,
         )
-        promote = settings.store.activate  # what a coordinator does where no service lives
         trackers = Trackers(settings.report_to, tmp_path, jobs.tracker_failed)
         trainer = Trainer(
-            settings, settings.store, jobs, log, preferences, heartbeat, retention, promote, trackers
+            settings,
+            settings.store,
+            jobs,
+            log,
+            preferences,
+            heartbeat,
+            retention,
+            lambda version: bench.promote(version),
+            trackers,
+            Loops(pause_s=0.01).add("jobs"),
         )
-        made.append(Bench(trainer, settings.store, jobs, log, heartbeat))
-        return made[-1]
+        bench = Bench(trainer, settings.store, jobs, log, heartbeat, preferences, settings.store.activate)
+        made.append(bench)
+        return bench
 
     yield make
     for bench in made:
@@ -237,10 +259,7 @@ def test_a_candidate_that_unlearned_the_preferences_is_rejected_and_its_reasons_
     assert learned.status == "published"
     assert learned.verdict is not None
     assert learned.verdict["figures"]["held_out_accuracy"] == 1.0
-    # from now on the training pairs lie, and the held-out pairs do not
-    preferences = bench.trainer._preferences
-    assert not isinstance(preferences, ConfigurationError)
-    preferences.train[:] = [Preference(p.prompt, p.rejected, p.chosen) for p in preferences.train]
+    bench.lie()
     log_samples(bench.log)
     job = bench.run(steps=40, learning_rate=3e-3)
     assert job.status == "rejected", job
@@ -258,9 +277,7 @@ def unlearning(make_bench: Callable[..., Bench]) -> Bench:
     bench = make_bench(gate_max_scale=1000, steps=40, learning_rate=3e-3)
     log_samples(bench.log)
     assert bench.run().status == "published"
-    preferences = bench.trainer._preferences
-    assert not isinstance(preferences, ConfigurationError)
-    preferences.train[:] = [Preference(p.prompt, p.rejected, p.chosen) for p in preferences.train]
+    bench.lie()
     log_samples(bench.log)
     return bench
 
@@ -374,14 +391,14 @@ def test_unusable_preferences_fail_the_job_and_say_why(
 
 
 def test_a_trainer_that_died_after_publishing_is_finished_by_the_next_without_a_second_version(
-    make_bench: Callable[..., Bench],
+    make_bench: Callable[..., Bench], redis_client: redis.Redis
 ) -> None:
     bench = make_bench(gate_tolerance=1.0)
     log_samples(bench.log)
     job = bench.run()
     # as if the crash had come between the store's rename and the job's record
     bench.jobs.save(job.with_changes(status="running", candidate=None, verdict=None, finished=None))
-    bench.jobs._redis.set("metarm:jobs:active", job.id)
+    redis_client.set(ACTIVE_JOB, job.id)
     bench.work_until_idle()
     again = bench.jobs.get(job.id)
     assert (again.status, again.candidate) == ("published", "v000002")
@@ -419,6 +436,139 @@ def test_a_trainer_told_to_stop_leaves_its_job_queued_with_its_samples(
     assert bench.log.count_unused(100) == GROUPS
 
 
+class Stale:
+    """The store's manifests, of which some cannot be read for a while, as on a network mount."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, version: str, failures: int) -> None:
+        self.failures = failures
+        read = VersionStore.manifest
+
+        def manifest(store: VersionStore, name: str) -> dict[str, Any]:
+            if name == version and self.failures:
+                self.failures -= 1
+                raise OSError(errno.ESTALE, "Stale file handle")
+            return read(store, name)
+
+        monkeypatch.setattr(VersionStore, "manifest", manifest)
+
+
+def reported(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the trainer's loop logged."""
+    return [record.getMessage() for record in caplog.records if record.name == "metarm.runtime.loops"]
+
+
+STALE = ["jobs failed; retrying: OSError: [Errno 116] Stale file handle", "jobs works again"]
+
+
+@pytest.mark.parametrize("attempts", [1, MAX_ATTEMPTS - 1])
+def test_an_error_of_the_store_before_a_run_costs_the_job_no_attempt(
+    make_bench: Callable[..., Bench],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    attempts: int,
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench = make_bench(gate_tolerance=1.0)
+    log_samples(bench.log)
+    job = bench.jobs.create({})
+    bench.jobs.save(job.with_changes(status="running", attempts=attempts))
+    stale = Stale(monkeypatch, "v000001", failures=2 * MAX_ATTEMPTS)
+    bench.work_until_idle()
+    ended = bench.jobs.get(job.id)
+    assert (ended.status, ended.attempts, ended.candidate) == ("published", attempts + 1, "v000002")
+    assert (stale.failures, reported(caplog)) == (0, STALE)
+
+
+def test_an_error_of_the_store_after_a_publication_starts_no_second_run(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench = make_bench(gate_tolerance=1.0)
+    log_samples(bench.log)
+    stale = Stale(monkeypatch, "v000002", failures=2 * MAX_ATTEMPTS)
+    job = bench.run()
+    assert (job.status, job.attempts, job.candidate) == ("published", 1, "v000002")
+    assert job.curve is not None
+    assert job.curve["steps"] == [1, 2, 3]
+    assert (stale.failures, reported(caplog)) == (0, STALE)
+    assert (bench.store.names(), bench.store.current()) == (["v000001", "v000002"], "v000002")
+    assert bench.log.count_unused(100) == 0
+    assert bench.jobs.ended() == {"published": 1}
+
+
+def test_a_promotion_that_the_disk_fails_is_repeated_without_a_second_run(
+    make_bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench = make_bench(gate_tolerance=1.0)
+    log_samples(bench.log)
+    promote, errors = bench.promote, [OSError(errno.ESTALE, "Stale file handle")] * 2 * MAX_ATTEMPTS
+
+    def fail_first(version: str) -> None:
+        if errors:
+            raise errors.pop()
+        promote(version)
+
+    bench.promote = fail_first
+    job = bench.run()
+    assert (job.status, job.attempts) == ("published", 1)
+    assert (errors, reported(caplog)) == ([], STALE)
+    assert (bench.store.names(), bench.store.current()) == (["v000001", "v000002"], "v000002")
+
+
+def test_an_error_of_the_store_within_a_run_fails_the_job(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench = make_bench()
+    log_samples(bench.log)
+    Stale(monkeypatch, "v000001", failures=1)  # the parent's
+    job = bench.run()
+    assert (job.status, job.attempts) == ("failed", 1)
+    assert job.error is not None
+    assert "Stale file handle" in job.error["message"]
+    assert reported(caplog) == []
+    assert bench.log.count_unused(100) == GROUPS
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ESTALE, "Stale file handle"), KeyError("verdict")])
+def test_whatever_keeps_versions_from_being_pruned_the_job_has_ended_once(
+    make_bench: Callable[..., Bench],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    def fails(_retention: Retention) -> None:
+        raise error
+
+    monkeypatch.setattr(Retention, "prune", fails)
+    bench = make_bench(gate_tolerance=1.0)
+    log_samples(bench.log)
+    job = bench.run()
+    assert (job.status, job.error) == ("published", None)
+    assert bench.jobs.ended() == {"published": 1}
+    assert "no version was pruned: " in caplog.text
+    assert reported(caplog) == []
+
+
+def test_an_unexpected_error_of_a_turn_does_not_end_the_trainer(
+    make_bench: Callable[..., Bench], redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = make_bench(gate_tolerance=1.0)
+    log_samples(bench.log)
+    stop = threading.Event()
+    redis_client.set(ACTIVE_JOB, "job-unknown")
+    worker = threading.Thread(target=bench.trainer.run, args=(stop,))
+    worker.start()
+    wait_until(lambda: "jobs failed; retrying: UnknownJobError" in caplog.text)
+    redis_client.delete(ACTIVE_JOB)
+    job = bench.jobs.create({})
+    wait_until(lambda: bench.jobs.get(job.id).status == "published")
+    stop.set()
+    worker.join()
+    assert len(reported(caplog)) == 1
+
+
 def test_a_replaced_trainer_stops_working(make_bench: Callable[..., Bench], redis_client: redis.Redis) -> None:
     bench = make_bench()
     redis_client.set(TRAINER, b'{"holder":"another:1"}', px=60_000)
@@ -435,7 +585,7 @@ def test_a_version_that_the_servers_do_not_take_stays_on_disk_and_its_job_says_w
     def refuse(version: str) -> None:
         raise CutOverAbortedError(f"server b has no memory for {version}", servers={"b": "no memory"})
 
-    bench.trainer._promote = refuse
+    bench.promote = refuse
     job = bench.run()
     assert job.status == "failed"
     assert job.error == {
@@ -457,16 +607,16 @@ def test_a_version_whose_trainer_died_before_it_was_current_is_made_so_by_the_ne
     log_samples(bench.log)
 
     def die(_version: str) -> None:
-        raise redis.ConnectionError("as if killed")
+        raise TrainerReplacedError("as if killed")
 
-    promote, bench.trainer._promote = bench.trainer._promote, die
+    promote, bench.promote = bench.promote, die
     job = bench.jobs.create({})
-    with pytest.raises(redis.ConnectionError):
-        bench.trainer._run_job(job, threading.Event())
+    with pytest.raises(TrainerReplacedError):
+        bench.trainer.run(threading.Event())
     assert (bench.store.names(), bench.store.current()) == (["v000001", "v000002"], "v000001")
     if moved_by_others:
         publish(tmp_path, checkpoint("bert"))
-    bench.trainer._promote = promote
+    bench.promote = promote
     bench.work_until_idle()
     assert bench.jobs.get(job.id).status == "published"
     assert bench.store.current() == ("v000003" if moved_by_others else "v000002")

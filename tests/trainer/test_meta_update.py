@@ -546,10 +546,23 @@ def test_shared_moments_hold_the_descent_of_minus_the_difference_then_the_update
 
 def test_adams_own_moments_go_on_from_step_to_step() -> None:
     variant = Variant("adam", 0.02)
+    parameters = variant.setting.parameters
+    copies = [nn.Parameter(p.detach().clone()) for p in parameters]
+    reference = torch.optim.Adam(copies, lr=0.02)
+    ascended: list[Tensor] = []  # θ' of the last step
+
+    def preference() -> float:
+        ascended[:] = [p.detach().clone() for p in parameters]
+        return backward(variant.setting.preference)()
+
     for _ in range(3):
-        variant.run()
-    assert variant.steps._own is not None
-    assert {int(state["step"]) for state in variant.steps._own.state.values()} == {3}
+        gradients = gradients_of(variant.setting.difference, parameters)
+        for at, parameter, inner in zip(copies, parameters, gradients, strict=True):
+            at.data.copy_(parameter.detach())
+            at.grad = -inner
+        reference.step()
+        variant.steps.step(preference, Known(backward(variant.setting.difference)))
+        assert_close(ascended, [at.detach() for at in copies])
 
 
 @pytest.mark.parametrize("ascent", ["sgd", "joint", "second_order", "conservative"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +15,7 @@ from metarm.runtime.loops import Loops
 from metarm.shared.coordinator import Coordinator
 from metarm.shared.keys import TRAINER
 from metarm.shared.presence import TrainerPresence
-from metarm.shared.store_commands import StoreCommands
+from metarm.shared.store_commands import Kind, StoreCommands
 from metarm.store.versions import Label, VersionStore
 from service.versions.administration import Administration
 from tests.processes import wait_until
@@ -27,8 +27,23 @@ from trainer.store_clerk import StoreClerk
 class ReadOnlyStore(VersionStore):
     """As where the folder is mounted read-only."""
 
-    def _locked(self) -> NoReturn:
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise ReadOnlyStoreError("cannot be written from here")
+
+    check_writable = activate = set_label = remove_label = _refuse
+
+
+class Faulty(StoreCommands):
+    """Raises each of `errors` once, in place of serving a command."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        super().__init__(client, wait_s=0.1)
+        self.errors: list[Exception] = []
+
+    def serve_one(self, do: Callable[[Kind, Mapping[str, Any]], Any]) -> None:
+        if self.errors:
+            raise self.errors.pop()
+        super().serve_one(do)
 
 
 @pytest.fixture
@@ -37,12 +52,20 @@ def store(tmp_path: Path) -> VersionStore:
 
 
 @pytest.fixture
-def clerk(store: VersionStore, redis_client: redis.Redis, quick: redis.Redis) -> Iterator[StoreClerk]:
-    loops = Loops()
-    heartbeat = Heartbeat(TrainerPresence(redis_client), loops.add("heartbeat"))
+def served(redis_client: redis.Redis) -> Faulty:
+    """The trainer's end of the commands."""
+    return Faulty(redis_client)
+
+
+@pytest.fixture
+def clerk(
+    store: VersionStore, redis_client: redis.Redis, quick: redis.Redis, served: Faulty
+) -> Iterator[StoreClerk]:
+    loops = Loops(pause_s=0.01)
+    heartbeat = Heartbeat(TrainerPresence(redis_client), loops.add("heartbeat"), renew_s=0.01)
     assert heartbeat.take_place({"state": "ready"}, threading.Event())
     coordinator = Coordinator(quick, store, name="trainer", prepare_s=10)
-    clerk = StoreClerk(StoreCommands(redis_client), coordinator, store, heartbeat, loops.add("store-clerk"))
+    clerk = StoreClerk(served, coordinator, store, heartbeat, loops.add("store-clerk"))
     clerk.start()
     yield clerk
     clerk.close()
@@ -75,37 +98,24 @@ def test_the_trainers_refusal_is_the_services(writes: Administration) -> None:
         writes.set_label("stable", Label("v000009"))
 
 
+@pytest.mark.usefixtures("clerk")
 def test_a_trainer_that_lost_its_place_takes_no_commands(
-    clerk: StoreClerk,
-    writes: Administration,
     store: VersionStore,
     redis_client: redis.Redis,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     redis_client.set(TRAINER, b'{"holder":"another:1"}', px=60_000)
-    clerk._heartbeat._renew()
     wait_until(lambda: "store-clerk failed; retrying: TrainerReplacedError" in caplog.text)  # its wait is over
     with pytest.raises(Exception, match="did not take"):
-        writes._commands.ask("activate", {"version": "v000002", "together": True}, 1.0)
+        StoreCommands(redis_client).ask("activate", {"version": "v000002", "together": True}, 1.0)
     assert store.current() == "v000001"
 
 
+@pytest.mark.usefixtures("clerk")
 def test_an_unexpected_error_does_not_end_the_clerk(
-    clerk: StoreClerk,
-    writes: Administration,
-    store: VersionStore,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    writes: Administration, store: VersionStore, served: Faulty, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = clerk._commands.serve_one
-    errors: list[Exception] = [ZeroDivisionError("in one turn")]
-
-    def serve_one(do: Any) -> None:
-        if errors:
-            raise errors.pop()
-        real(do)
-
-    monkeypatch.setattr(clerk._commands, "serve_one", serve_one)
+    served.errors = [ZeroDivisionError("in one turn")]
     wait_until(lambda: "store-clerk failed; retrying: ZeroDivisionError: in one turn" in caplog.text)
     assert writes.activate("v000002", together=True) == []
     assert store.current() == "v000002"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metarm.runtime.cores import _cpu_list, numa_nodes, usable_cores, worker_cpus
+from metarm.runtime.cores import numa_nodes, usable_cores, worker_cpus
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_an_affinity_narrower_than_the_cgroup_counts(tmp_path: Path, monkeypatch
 
 
 @given(st.sets(st.integers(0, 200), min_size=1))
-def test_a_cpu_list_names_the_cpus_of_its_ranges(cpus: set[int]) -> None:
+def test_the_list_of_a_nodes_cpus_names_the_cpus_of_its_ranges(cpus: set[int]) -> None:
     ranges: list[list[int]] = []
     for cpu in sorted(cpus):
         if ranges and cpu == ranges[-1][-1] + 1:
@@ -98,7 +99,10 @@ def test_a_cpu_list_names_the_cpus_of_its_ranges(cpus: set[int]) -> None:
         else:
             ranges.append([cpu])
     text = ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in ranges)
-    assert _cpu_list(f"{text}\n") == sorted(cpus)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
+        allow(monkeypatch, *range(201))
+        node(Path(folder), 0, text)
+        assert numa_nodes(Path(folder)) == [sorted(cpus)]
 
 
 @pytest.mark.usefixtures("eight_cpus")

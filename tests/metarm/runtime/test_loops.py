@@ -9,7 +9,6 @@ import pytest
 import redis
 
 from metarm.errors import NotReadyError
-from metarm.runtime import loops as loops_module
 from metarm.runtime.loops import FAILING_TURNS, LoopHealth, Loops
 
 
@@ -37,14 +36,13 @@ def health() -> LoopHealth:
 
 
 def test_a_loop_goes_on_after_any_error_and_counts_each(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(loops_module, "PAUSE_S", 0.0)
     counted: list[str] = []
 
     async def main() -> None:
         turns = Turns(OSError(116, "Stale file handle"), ZeroDivisionError(), NotReadyError("not yet"))
-        async with Loops(counted.append).running("swapper", turns.turn, 0.0):
+        async with Loops(counted.append, pause_s=0.0).running("swapper", turns.turn, 0.0):
             await asyncio.wait_for(turns.done.wait(), 30)
 
     with caplog.at_level(logging.INFO):

@@ -11,7 +11,6 @@ import termios
 
 import pytest
 
-from metarm.runtime import progress
 from metarm.runtime.progress import Progress, progress_bar
 
 STEPS = """
@@ -53,16 +52,15 @@ def test_a_terminal_gets_a_bar_with_figures_and_json_logs_get_lines(format_: str
 
 
 def test_without_a_terminal_the_log_has_a_line_now_and_then_and_one_at_the_end(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO), Progress("training", 3) as steps:
         for _ in range(3):
             steps.step(loss=0.5)
     assert [record.getMessage()[:16] for record in caplog.records] == ["training: 3 of 3"]
     assert "'loss': '0.500'" in caplog.text
-    monkeypatch.setattr(progress, "LINE_EVERY_S", -1.0)
     caplog.clear()
-    with caplog.at_level(logging.INFO), Progress("training", 3) as steps:
+    with caplog.at_level(logging.INFO), Progress("training", 3, line_every_s=-1.0) as steps:
         for _ in range(3):
             steps.step()
     assert len(caplog.records) == 3

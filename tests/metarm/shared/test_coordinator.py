@@ -166,21 +166,21 @@ def made(link: Path) -> tuple[int, int]:
 def test_a_pointer_that_could_only_be_moved_when_servers_let_go_stays_where_it_is(
     make_coordinator: Make, quick: redis.Redis, store: VersionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    withdraw_for, tried = VersionStore._withdraw_for, []
+    withdrawn, slow = VersionStore.withdrawn, [RENAME_WITHIN_S]
 
-    def on_a_slow_disk(self: VersionStore, name: str) -> list[str] | None:
-        tried.append(name)
-        if len(tried) == 1:
-            time.sleep(RENAME_WITHIN_S)
-        return withdraw_for(self, name)
+    def on_a_slow_disk(self: VersionStore) -> list[str]:
+        if slow:
+            time.sleep(slow.pop())
+        return withdrawn(self)
 
-    monkeypatch.setattr(VersionStore, "_withdraw_for", on_a_slow_disk)
+    monkeypatch.setattr(VersionStore, "withdrawn", on_a_slow_disk)  # `activate` reads it before the move
     pointer = made(store.root / "current")
     with Server("a", quick, store) as a, Server("b", quick, store):
         with pytest.raises(CutOverAbortedError, match=r"a: would have ended its hold .*; b: would have ended"):
             make_coordinator(attempts=1).promote("v000002")
         a.wait_until_seen("abort")
         assert made(store.root / "current") == pointer  # it never moved, so nobody followed it
+        assert not slow
         assert make_coordinator().promote("v000002") == ["a", "b"]
     assert store.current() == "v000002"
 

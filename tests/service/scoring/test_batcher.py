@@ -122,7 +122,7 @@ async def running(
     batcher: Batcher[Model, Sample] = Batcher(forward, queue_tokens=queue_tokens, linger_s=linger_s)
     begun: list[int] = []
     batcher.start(workers, slice_tokens, begun.append)
-    await until(lambda: batcher._idle == workers)
+    await until(lambda: batcher.idle_workers == workers)
     assert sorted(begun) == list(range(workers))
     try:
         yield batcher

@@ -1,4 +1,4 @@
-"""What only a process of its own can show of the trainer's start."""
+"""The priority of threads, in a process of its own: it cannot be raised again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import sys
 
 
 def test_a_run_takes_only_the_time_nobody_else_wants() -> None:
-    program = "import os, trainer.__main__ as m; m.lower_thread_priority(); print(os.sched_getscheduler(0))"
+    program = "import os, metarm.runtime.priority as m; m.run_on_idle_cores(); print(os.sched_getscheduler(0))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) == os.SCHED_IDLE
