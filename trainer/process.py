@@ -84,7 +84,7 @@ def _trainer(
         Retention(store, leased, settings.keep_versions, settings.retention_grace_s),
         clerk.promote,
         Trackers(settings.report_to, settings.data_dir, jobs.tracker_failed),
-        loops.add("jobs"),
+        loops.add("job-loop"),
     )
 
 

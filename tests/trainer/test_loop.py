@@ -134,7 +134,7 @@ def make_bench(
             retention,
             lambda version: bench.promote(version),
             trackers,
-            Loops(pause_s=0.01).add("jobs"),
+            Loops(pause_s=0.01).add("job-loop"),
         )
         bench = Bench(trainer, settings.store, jobs, log, heartbeat, preferences, settings.store.activate)
         made.append(bench)
@@ -457,7 +457,7 @@ def reported(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "metarm.runtime.loops"]
 
 
-STALE = ["jobs failed; retrying: OSError: [Errno 116] Stale file handle", "jobs works again"]
+STALE = ["job-loop failed; retrying: OSError: [Errno 116] Stale file handle", "job-loop works again"]
 
 
 @pytest.mark.parametrize("attempts", [1, MAX_ATTEMPTS - 1])
@@ -531,6 +531,19 @@ def test_an_error_of_the_store_within_a_run_fails_the_job(
     assert bench.log.count_unused(100) == GROUPS
 
 
+def test_a_run_that_an_unreadable_store_ends_starts_once_more_when_it_is_readable(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench = make_bench(gate_tolerance=1.0)
+    log_samples(bench.log)
+    stale = Stale(monkeypatch, "v000001", failures=2 * MAX_ATTEMPTS)  # the parent's
+    job = bench.run()
+    assert (job.status, job.attempts, job.candidate) == ("published", 2, "v000002")
+    assert (stale.failures, reported(caplog)) == (0, STALE)
+    assert bench.jobs.ended() == {"published": 1}
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ESTALE, "Stale file handle"), KeyError("verdict")])
 def test_whatever_keeps_versions_from_being_pruned_the_job_has_ended_once(
     make_bench: Callable[..., Bench],
@@ -560,7 +573,7 @@ def test_an_unexpected_error_of_a_turn_does_not_end_the_trainer(
     redis_client.set(ACTIVE_JOB, "job-unknown")
     worker = threading.Thread(target=bench.trainer.run, args=(stop,))
     worker.start()
-    wait_until(lambda: "jobs failed; retrying: UnknownJobError" in caplog.text)
+    wait_until(lambda: "job-loop failed; retrying: UnknownJobError" in caplog.text)
     redis_client.delete(ACTIVE_JOB)
     job = bench.jobs.create({})
     wait_until(lambda: bench.jobs.get(job.id).status == "published")
