@@ -12,7 +12,7 @@ from typing import Any
 import redis
 
 from metarm.errors import MetaRMError
-from metarm.runtime.loops import LoopHealth
+from metarm.runtime.loops import Loops
 from metarm.runtime.rate_limit import RateLimit
 from metarm.shared.presence import TrainerPresence
 
@@ -33,15 +33,16 @@ class Heartbeat:
     def __init__(
         self,
         presence: TrainerPresence,
-        loop: LoopHealth,
+        loops: Loops,
         *,
         renew_s: float = RENEW_S,
         retry_s: float = RETRY_S,
     ) -> None:
-        """`loop` receives the outcome of every renewal."""
+        """`loops` are all of this trainer's: the place shows those that are failing."""
         self.holder = f"{socket.gethostname()}:{os.getpid()}"
         self._presence = presence
-        self._health = loop
+        self._loops = loops
+        self._health = loops.add("heartbeat")
         self._renew_s = renew_s
         self._retry_s = retry_s
         self._status: Mapping[str, Any] = {}
@@ -93,7 +94,9 @@ class Heartbeat:
         """Take or renew the place. After an error it counts as held or not, as before."""
         with self._renewing:
             try:
-                self._held = self._presence.hold(self.holder, self._status, LIFETIME_MS)
+                failing = [loop.fault for loop in self._loops.failing()]
+                status = {**self._status, **({"failing": failing} if failing else {})}
+                self._held = self._presence.hold(self.holder, status, LIFETIME_MS)
             except Exception as error:  # noqa: BLE001 (reported: the thread survives any error)
                 self._health.failed(error)
             else:

@@ -35,7 +35,7 @@ from trainer.tracking import Trackers
 def run(settings: TrainerSettings, stop: threading.Event) -> None:
     """Take the trainer's place, publish a first version if there is none, then run jobs until `stop` is set."""
     client, store, loops = connect(settings.required_redis_url), settings.store, Loops()
-    heartbeat = Heartbeat(TrainerPresence(client), loops.add("heartbeat"))
+    heartbeat = Heartbeat(TrainerPresence(client), loops)
     if not heartbeat.take_place({"state": "starting"}, stop):
         return
     clerk = _clerk(settings, client, store, heartbeat, loops)

@@ -37,6 +37,11 @@ class LoopHealth:
     def failing(self) -> bool:
         return self.failed_turns >= FAILING_TURNS
 
+    @property
+    def fault(self) -> str:
+        """Of a loop that is failing, for people."""
+        return f"{self.name} has failed {self.failed_turns} times in a row: {self.error}"
+
     def succeeded(self) -> None:
         if self.error is not None:
             log.info("%s works again", self.name)

@@ -54,6 +54,8 @@ class HealthMonitor:
         found = list(self._own_faults())
         if trainer is None:
             found.insert(0, ("trainer", "no trainer is running: scoring works, retraining does not"))
+        else:
+            found += [("loop", f"the trainer's {fault}") for fault in trainer.get("failing", [])]
         return HealthReport(True, trainer, job, tuple(found))
 
     def _own_faults(self) -> Iterator[Part]:
@@ -62,7 +64,7 @@ class HealthMonitor:
             yield "version", f"{refused.name} was refused: {refused.reason}"
         for loop in self._loops.failing():
             if not isinstance(loop.error, redis.RedisError):  # reported as the part `redis`
-                yield "loop", f"{loop.name} has failed {loop.failed_turns} times in a row: {loop.error}"
+                yield "loop", loop.fault
 
     def _active(self) -> Job | None:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from metarm.runtime.loops import Loops
+from metarm.runtime.loops import FAILING_TURNS, Loops
 from metarm.shared.presence import TrainerPresence
 from tests.processes import wait_until
 from trainer.heartbeat import Heartbeat, TrainerReplacedError
@@ -37,7 +37,7 @@ def presence(redis_client: redis.Redis) -> Faulty:
 
 @pytest.fixture
 def heartbeat(presence: Faulty) -> Iterator[Heartbeat]:
-    heartbeat = Heartbeat(presence, Loops().add("heartbeat"), renew_s=0.01, retry_s=0.01)
+    heartbeat = Heartbeat(presence, Loops(), renew_s=0.01, retry_s=0.01)
     yield heartbeat
     heartbeat.close()
 
@@ -63,6 +63,26 @@ def test_an_unexpected_error_does_not_end_the_heartbeat_which_still_notices_a_lo
     while not TrainerPresence(redis_client).hold(ANOTHER, {"state": "ready"}, LIFETIME_MS):
         presence.release(heartbeat.holder)
     wait_until(lambda: replaced(heartbeat))
+
+
+def test_the_place_shows_the_trainers_loops_that_are_failing(
+    presence: Faulty, redis_client: redis.Redis
+) -> None:
+    loops = Loops()
+    heartbeat = Heartbeat(presence, loops, renew_s=0.01, retry_s=0.01)
+    job_loop = loops.add("job-loop")
+    assert heartbeat.take_place({"state": "ready"}, threading.Event())
+    try:
+        for _ in range(FAILING_TURNS):
+            job_loop.failed(OSError("stale file handle"))
+        wait_until(lambda: "failing" in (presence.status() or {}))
+        status = presence.status()
+        assert status is not None
+        assert status["failing"] == ["job-loop has failed 3 times in a row: stale file handle"]
+        job_loop.succeeded()
+        wait_until(lambda: "failing" not in (presence.status() or {"failing": []}))
+    finally:
+        heartbeat.close()
 
 
 def test_the_place_is_taken_once_redis_answers_and_the_other_trainer_is_gone(

@@ -114,7 +114,7 @@ def make_bench(
         } | changes
         settings = TrainerSettings(data_dir=tmp_path, **given)
         jobs, log = JobBoard(redis_client), SampleLog(redis_client)
-        heartbeat = Heartbeat(TrainerPresence(redis_client), Loops().add("heartbeat"))
+        heartbeat = Heartbeat(TrainerPresence(redis_client), Loops())
         assert heartbeat.take_place({}, threading.Event())
         preferences = load_or_refuse(settings)
         retention = Retention(

@@ -62,7 +62,7 @@ def clerk(
     store: VersionStore, redis_client: redis.Redis, quick: redis.Redis, served: Faulty
 ) -> Iterator[StoreClerk]:
     loops = Loops(pause_s=0.01)
-    heartbeat = Heartbeat(TrainerPresence(redis_client), loops.add("heartbeat"), renew_s=0.01)
+    heartbeat = Heartbeat(TrainerPresence(redis_client), loops, renew_s=0.01)
     assert heartbeat.take_place({"state": "ready"}, threading.Event())
     coordinator = Coordinator(quick, store, name="trainer", prepare_s=10)
     clerk = StoreClerk(served, coordinator, store, heartbeat, loops.add("store-clerk"))

@@ -75,6 +75,10 @@ def test_the_overview_follows_redis_the_trainer_and_its_job(
         assert seen.job
         assert (seen.job.job, seen.job.status, seen.job.step, seen.job.steps) == (job.id, "running", 3, 40)
         assert seen.degraded == []
+        TrainerPresence(client).hold("a", {"state": "ready", "failing": ["job-loop has failed"]}, 60_000)
+        process.wait_until(lambda: overview(process).degraded != [])
+        (ill,) = overview(process).degraded
+        assert (ill.part, ill.reason) == ("loop", "the trainer's job-loop has failed")
         redis_process.__exit__()
         process.wait_until(lambda: overview(process).redis == "down")
         assert [ill.part for ill in overview(process).degraded] == ["redis"]
