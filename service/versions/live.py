@@ -13,7 +13,6 @@ from typing import Any
 from metarm.errors import (
     InvalidRequestError,
     InvalidVersionError,
-    MetaRMError,
     NotReadyError,
     UnknownVersionError,
     VersionUnavailableError,
@@ -194,9 +193,9 @@ class LiveVersions:
     async def _load_in_background(self, source: str, name: str) -> None:
         try:
             await self.load(name)
-        except MetaRMError as error:
+        except Exception as error:  # noqa: BLE001 (logged; the source asks again in its next turn)
             if (source, name) not in self._unloadable:
-                log.warning("%s name %s, which cannot be loaded: %s", source, name, error.message)
+                log.warning("%s name %s, which cannot be loaded: %s", source, name, error)
                 self._unloadable.add((source, name))
         finally:
             del self._background_loads[source, name]
