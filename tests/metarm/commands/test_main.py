@@ -1,4 +1,4 @@
-"""`metarm` itself: what it lists, what it refuses, what it starts."""
+"""The `metarm` command: its help, its version, the programs it starts and the arguments it rejects."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_the_help_lists_every_command(arguments: list[str]) -> None:
     assert all(f"\n    {command} " in done.stdout for command in commands)
 
 
-def test_the_version_is_that_of_the_package() -> None:
+def test_the_command_prints_the_version_of_the_package() -> None:
     done = run("--version")
     assert (done.returncode, done.stdout) == (0, f"{metarm.__version__}\n")
 
 
 @pytest.mark.parametrize("command", ["serve", "trainer", "train", "tune"])
-def test_a_program_receives_the_rest_of_the_line(command: str) -> None:
+def test_a_program_receives_the_remaining_arguments(command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0
     assert done.stdout.startswith(f"usage: metarm {command} ")
@@ -48,7 +48,7 @@ def test_a_program_receives_the_rest_of_the_line(command: str) -> None:
         (["--up"], "--up"),
     ],
 )
-def test_wrong_arguments_are_status_two(arguments: list[str], named: str) -> None:
+def test_wrong_arguments_exit_with_status_2(arguments: list[str], named: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert named in done.stderr

@@ -1,4 +1,4 @@
-"""`metarm up` on a store that holds a tiny version: what it starts, restarts, refuses and stops."""
+"""`metarm up` on a store that holds a tiny version: it starts, restarts and stops its child processes."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def running(data_dir: Path) -> Iterator[HttpProcess]:
 
 
 def children(process: HttpProcess) -> dict[str, psutil.Process]:
-    """The live children by the module or program that they run."""
+    """The live child processes, keyed by the module or program that they run."""
     found = psutil.Process(process.pid).children()
     return {line[2] if line[1] == "-m" else "redis": child for child in found if (line := child.cmdline())}
 
 
-def test_it_says_what_runs_where(running: HttpProcess, data_dir: Path) -> None:
+def test_the_launcher_prints_the_address_of_each_program(running: HttpProcess, data_dir: Path) -> None:
     assert f"service   {running.url}" in running.output
     assert f"unix://{data_dir}/redis/redis.sock (embedded Valkey" in running.output
     assert f"curl -s {running.url}/score" in running.output
 
 
-def test_children_have_groups_of_their_own_in_one_session(running: HttpProcess) -> None:
+def test_each_child_has_its_own_process_group_in_the_launchers_session(running: HttpProcess) -> None:
     running.wait_until(lambda: children(running).keys() == {"service", "trainer", "redis"})
     pids = [child.pid for child in children(running).values()]
     assert [os.getpgid(pid) for pid in pids] == pids
     assert {os.getsid(pid) for pid in pids} == {os.getsid(running.pid)}
 
 
-def test_a_second_launcher_on_the_data_or_the_port_ends_with_status_78(
+def test_a_second_launcher_on_the_same_data_directory_or_port_exits_with_status_78(
     running: HttpProcess, data_dir: Path, tmp_path: Path
 ) -> None:
     with system(data_dir) as second:
@@ -61,7 +61,7 @@ def test_a_second_launcher_on_the_data_or_the_port_ends_with_status_78(
         assert f"cannot listen on 127.0.0.1:{running.port}" in other.output
 
 
-def test_a_child_that_dies_is_restarted(running: HttpProcess) -> None:
+def test_a_child_process_that_dies_is_restarted(running: HttpProcess) -> None:
     killed = children(running)["service"]
     killed.kill()
     running.wait_until(lambda: "service ended (signal 9); restart in 0.5 s" in running.output)
@@ -70,16 +70,16 @@ def test_a_child_that_dies_is_restarted(running: HttpProcess) -> None:
     )
 
 
-def test_a_signal_stops_everything_in_order(running: HttpProcess) -> None:
+def test_a_signal_stops_all_processes_in_order(running: HttpProcess) -> None:
     started = list(children(running).values())
-    os.killpg(running.pid, signal.SIGINT)  # as a Ctrl-C in a terminal
+    os.killpg(running.pid, signal.SIGINT)  # like Ctrl-C in a terminal
     assert running.wait(120) == 0
     assert running.output.rstrip().endswith("metarm: stopped")
     assert "metarm: stopping: service, trainer, Redis" in running.output
     assert not [child for child in started if child.is_running()]
 
 
-def test_a_child_that_a_wrong_setting_ends_ends_everything_with_status_78(
+def test_an_invalid_setting_in_a_child_stops_the_launcher_with_status_78(
     data_dir: Path, running: HttpProcess
 ) -> None:
     assert not running.running

@@ -40,7 +40,7 @@ def publish(store: VersionStore, weights: bytes = b"weights", **manifest: Any) -
 
 @pytest.fixture
 def filled(store: VersionStore) -> VersionStore:
-    """Three published versions, one forced, and one rejected; the second is current."""
+    """Three published versions, one of them forced, and one rejected version; the second is current."""
     publish(store, settings={"steps": 3, "ascent": "none"}, metrics={"held_out_accuracy": 0.5})
     verdict = {"accepted": True, "reasons": [], "figures": {"held_out_accuracy": 0.625}}
     publish(store, b"other", settings={"steps": 5, "ascent": "none"}, verdict=verdict)
@@ -81,7 +81,9 @@ def test_list_shows_every_version_and_fits_eighty_columns(filled: VersionStore, 
 
 
 @pytest.mark.parametrize("broken", [b"{", b'{"verdict": "x"}'])
-def test_list_names_what_cannot_be_read(filled: VersionStore, run: Any, broken: bytes) -> None:
+def test_list_shows_a_version_with_an_unreadable_manifest(
+    filled: VersionStore, run: Any, broken: bytes
+) -> None:
     (filled.path("v000003") / "manifest.json").write_bytes(broken)
     rows = json.loads(run("list", "--json"))
     assert rows[2]["status"] == "unreadable"
@@ -89,7 +91,7 @@ def test_list_names_what_cannot_be_read(filled: VersionStore, run: Any, broken: 
 
 
 @pytest.mark.parametrize("word", ["v000002", "current"])
-def test_show_gives_the_manifest(filled: VersionStore, run: Any, word: str) -> None:
+def test_show_prints_the_manifest(filled: VersionStore, run: Any, word: str) -> None:
     shown = run("show", word)
     assert "settings.steps: 5" in shown
     assert "verdict.figures.held_out_accuracy: 0.625" in shown
@@ -97,7 +99,7 @@ def test_show_gives_the_manifest(filled: VersionStore, run: Any, word: str) -> N
     assert json.loads(run("show", word, "--json")) == filled.manifest("v000002")
 
 
-def test_show_knows_labels_and_rejected_and_pruned_versions(filled: VersionStore, run: Any) -> None:
+def test_show_accepts_labels_and_rejected_and_pruned_versions(filled: VersionStore, run: Any) -> None:
     assert "name: v000001" in run("show", "stable")
     assert "far worse" in run("show", "v000004")
     filled.prune("v000003")
@@ -105,7 +107,9 @@ def test_show_knows_labels_and_rejected_and_pruned_versions(filled: VersionStore
     assert "there is no version 'v000009'" in run("show", "v000009", status=1)
 
 
-def test_activate_moves_the_pointer_to_a_version_that_verifies(filled: VersionStore, run: Any) -> None:
+def test_activate_moves_the_pointer_only_to_a_version_that_passes_verification(
+    filled: VersionStore, run: Any
+) -> None:
     run("activate", "stable")
     assert filled.current() == "v000001"
     (filled.path("v000002") / "model.safetensors").write_bytes(b"tampered")
@@ -114,7 +118,7 @@ def test_activate_moves_the_pointer_to_a_version_that_verifies(filled: VersionSt
     assert json.loads(run("activate", "v000003", "--json")) == {"before": "v000001", "current": "v000003"}
 
 
-def test_diff_compares_manifests_field_by_field_and_says_which_files_differ(
+def test_diff_compares_manifests_field_by_field_and_lists_the_files_that_differ(
     filled: VersionStore, run: Any
 ) -> None:
     found = json.loads(run("diff", "v000001", "current", "--json"))
@@ -139,7 +143,7 @@ def test_diff_compares_manifests_field_by_field_and_says_which_files_differ(
     assert "nothing differs" in run("diff", "v000001", "v000001")
 
 
-def test_verify_computes_every_digest_and_the_seal_again(filled: VersionStore, run: Any) -> None:
+def test_verify_recomputes_every_digest_and_the_seal(filled: VersionStore, run: Any) -> None:
     assert run("verify").split() == ["v000001", "ok", "v000002", "ok", "v000003", "ok"]
     (filled.path("v000001") / "model.safetensors").write_bytes(b"weighty")
     manifest = filled.path("v000003") / "manifest.json"
@@ -153,7 +157,7 @@ def test_verify_computes_every_digest_and_the_seal_again(filled: VersionStore, r
     assert [wrong is None for wrong in results.values()] == [True, False, False]
 
 
-def test_prune_says_what_it_would_delete_and_then_deletes_it(
+def test_prune_deletes_the_versions_that_its_dry_run_lists(
     store: VersionStore, run: Any, redis_process: RedisProcess, redis_client: redis.Redis
 ) -> None:
     old = "2020-01-01T00:00:00Z"
@@ -171,10 +175,10 @@ def test_prune_says_what_it_would_delete_and_then_deletes_it(
 
 
 @pytest.mark.parametrize("length", [5, 150])
-def test_prune_finds_the_embedded_redis_of_the_data_directory(
+def test_prune_respects_the_leases_in_the_embedded_redis_of_the_data_directory(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], length: int
 ) -> None:
-    data_dir = tmp_path / ("d" * length)  # a long path has its socket elsewhere
+    data_dir = tmp_path / ("d" * length)  # for a long path, the socket is in another directory
     store = VersionStore(data_dir / "versions")
     store.prepare()
     names = [publish(store, created="2020-01-01T00:00:00Z") for _ in range(4)]
@@ -186,7 +190,7 @@ def test_prune_finds_the_embedded_redis_of_the_data_directory(
     assert store.names() == [names[0], *names[2:]]
 
 
-def test_prune_deletes_nothing_while_it_cannot_know_the_leases(
+def test_prune_deletes_nothing_when_the_leases_are_unknown(
     store: VersionStore, run: Any, tmp_path: Path
 ) -> None:
     names = [publish(store, created="2020-01-01T00:00:00Z") for _ in range(4)]
@@ -198,10 +202,10 @@ def test_prune_deletes_nothing_while_it_cannot_know_the_leases(
     assert store.names() == names[2:]
 
 
-def test_prune_asks_the_embedded_redis_for_leases_wherever_its_socket_is(
+def test_prune_respects_the_leases_when_the_embedded_redis_has_its_socket_elsewhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = tmp_path / ("d" * 100)  # too long for a socket
+    data = tmp_path / ("d" * 100)  # too long for the path of a socket
     store = VersionStore(data / "versions")
     store.prepare()
     names = [publish(store, created="2020-01-01T00:00:00Z") for _ in range(4)]
@@ -216,7 +220,7 @@ def test_prune_asks_the_embedded_redis_for_leases_wherever_its_socket_is(
     "arguments",
     [[], ["lists"], ["show"], ["diff", "current"], ["prune", "--keep-versions", "0"], ["list", "--jason"]],
 )
-def test_wrong_arguments_are_status_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_exit_with_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     try:
         status: Any = main(arguments)
     except SystemExit as ended:
@@ -225,7 +229,7 @@ def test_wrong_arguments_are_status_two(arguments: list[str], capsys: pytest.Cap
     assert "metarm versions" in capsys.readouterr().err
 
 
-def test_the_environment_sets_settings_and_no_arguments(
+def test_the_environment_sets_settings_but_not_arguments(
     store: VersionStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [publish(store, created="2020-01-01T00:00:00Z") for _ in range(3)]
@@ -245,7 +249,7 @@ def test_the_environment_sets_settings_and_no_arguments(
 LONG = "a reason that no terminal has room for, " * 10
 
 
-def test_away_from_a_terminal_a_row_is_a_line(filled: VersionStore, run: Any) -> None:
+def test_without_a_terminal_each_row_is_one_line(filled: VersionStore, run: Any) -> None:
     name, _ = filled.stage()
     filled.reject(name, {"parent": LONG, "verdict": {"reasons": [LONG]}})
     filled.set_label("stable-" + "x" * 50, Label("v000001"))
@@ -258,7 +262,7 @@ def test_away_from_a_terminal_a_row_is_a_line(filled: VersionStore, run: Any) ->
     assert "\x1b" not in run("list")
 
 
-def test_on_a_terminal_a_table_fits_and_loses_nothing(filled: VersionStore) -> None:
+def test_on_a_terminal_a_table_fits_the_width_and_keeps_all_text(filled: VersionStore) -> None:
     name, _ = filled.stage()
     filled.reject(name, {"parent": LONG, "verdict": {"reasons": [LONG]}})
     for command in (["list"], ["show", name], ["diff", "v000001", name], ["verify"]):
@@ -278,7 +282,7 @@ def on_terminal(arguments: list[str], columns: int) -> str:
     with subprocess.Popen(program, env=environment, stdout=theirs) as process:
         os.close(theirs)
         written = b""
-        with contextlib.suppress(OSError):  # the other side has gone
+        with contextlib.suppress(OSError):  # the other end is closed
             while chunk := os.read(ours, 4096):
                 written += chunk
     os.close(ours)
@@ -286,12 +290,12 @@ def on_terminal(arguments: list[str], columns: int) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", written.decode())
 
 
-def test_a_folder_without_versions_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_reports_a_directory_without_versions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--data-dir", str(tmp_path / "nowhere")]) == 1
     assert "--data-dir" in capsys.readouterr().err
 
 
-def test_it_is_a_command_of_metarm(filled: VersionStore) -> None:
+def test_metarm_has_a_versions_command(filled: VersionStore) -> None:
     command = [
         sys.executable,
         "-m",
