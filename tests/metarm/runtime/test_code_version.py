@@ -24,7 +24,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_it_names_the_commit_that_is_checked_out(checkout: Path) -> None:
+def test_the_code_version_names_the_commit_that_is_checked_out(checkout: Path) -> None:
     def expected(folder: Path) -> str:
         return f"{metarm.__version__}+g{git(folder, 'rev-parse', 'HEAD')[:12]}"
 
@@ -41,16 +41,16 @@ def test_it_names_the_commit_that_is_checked_out(checkout: Path) -> None:
     assert code_version(checkout) == expected(checkout)
 
 
-def test_without_a_checkout_it_is_the_version_of_the_package(tmp_path: Path) -> None:
+def test_without_a_checkout_the_code_version_is_the_package_version(tmp_path: Path) -> None:
     assert code_version(tmp_path) == metarm.__version__
 
 
 @pytest.mark.parametrize("head", ["", "ref: refs/heads/none", "nonsense", "\xff"])
-def test_a_checkout_that_cannot_be_read_is_none(tmp_path: Path, head: str) -> None:
+def test_an_unreadable_checkout_counts_as_no_checkout(tmp_path: Path, head: str) -> None:
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "HEAD").write_bytes(head.encode("latin-1"))
     assert code_version(tmp_path) == metarm.__version__
 
 
-def test_this_code_names_a_version() -> None:
+def test_the_code_version_of_this_checkout_begins_with_the_package_version() -> None:
     assert code_version().startswith(metarm.__version__)

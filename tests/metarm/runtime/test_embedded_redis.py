@@ -11,7 +11,7 @@ from metarm.runtime.embedded_redis import LONGEST_SOCKET_PATH, EmbeddedRedis
 from tests.processes import RedisProcess
 
 
-def test_the_server_listens_on_a_socket_only_its_user_may_open(redis_process: RedisProcess) -> None:
+def test_the_server_listens_on_a_socket_that_only_its_user_can_open(redis_process: RedisProcess) -> None:
     socket = Path(redis_process.url.removeprefix("unix://"))
     assert stat.S_ISSOCK(socket.stat().st_mode)
     assert stat.S_IMODE(socket.stat().st_mode) == 0o700
@@ -19,7 +19,7 @@ def test_the_server_listens_on_a_socket_only_its_user_may_open(redis_process: Re
         assert client.config_get("port") == {"port": "0"}
 
 
-def test_the_server_keeps_what_it_is_given_and_evicts_nothing(redis_client: redis.Redis) -> None:
+def test_the_server_persists_its_data_and_evicts_no_keys(redis_client: redis.Redis) -> None:
     kept = redis_client.config_get("append*", "maxmemory-policy")
     assert isinstance(kept, dict)
     assert kept["appendonly"] == "yes"
@@ -27,30 +27,30 @@ def test_the_server_keeps_what_it_is_given_and_evicts_nothing(redis_client: redi
     assert kept["maxmemory-policy"] == "noeviction"
 
 
-def test_the_folder_is_created(tmp_path: Path) -> None:
+def test_the_data_directory_is_created(tmp_path: Path) -> None:
     EmbeddedRedis(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
 
 
 @pytest.mark.parametrize("length", [30, 150])
-def test_a_deep_data_directory_does_not_stop_the_server(tmp_path: Path, length: int) -> None:
+def test_the_server_starts_in_a_data_directory_with_a_long_path(tmp_path: Path, length: int) -> None:
     folder = tmp_path / ("d" * length)
     with RedisProcess(folder) as server, server.client() as client:
         assert len(server.url.removeprefix("unix://")) <= LONGEST_SOCKET_PATH
-        assert EmbeddedRedis(folder).url == server.url  # at every start: none is left behind
+        assert EmbeddedRedis(folder).url == server.url  # on every start: no socket is left behind
         client.set("metarm:test", "1")
         assert (folder / "appendonlydir").is_dir()
 
 
 @pytest.mark.parametrize("planted", ["a link", "a file", "open to others"])
-def test_a_place_for_the_socket_that_others_could_enter_is_refused(
+def test_a_socket_directory_that_other_users_could_enter_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str
 ) -> None:
     temporary, theirs = tmp_path / "t", tmp_path / "theirs"
     temporary.mkdir()
     theirs.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    deep = tmp_path / ("d" * 120)  # too deep for a socket
+    deep = tmp_path / ("d" * 120)  # too long for the path of a socket
     place = Path(EmbeddedRedis(deep).url.removeprefix("unix://")).parent
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
     if planted == "open to others":

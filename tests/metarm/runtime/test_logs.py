@@ -1,4 +1,4 @@
-"""Log lines of one process: for people or as JSON, with secrets masked wherever they stand."""
+"""Log lines of one process, as text for people or as JSON, with secrets masked in every field."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def speak(**environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("format_", ["console", "json"])
-def test_no_secret_is_in_any_line(format_: str) -> None:
+def test_no_log_line_contains_a_secret(format_: str) -> None:
     done = speak(METARM_LOG_FORMAT=format_, WANDB_API_KEY="request-1")
     said = done.stdout + done.stderr
     assert "***" in said
@@ -63,7 +63,7 @@ def test_no_secret_is_in_any_line(format_: str) -> None:
         assert secret not in said
 
 
-def test_json_is_one_object_a_line_with_what_was_bound() -> None:
+def test_a_json_line_is_one_object_with_the_bound_fields() -> None:
     done = speak(METARM_LOG_FORMAT="json")
     assert done.stdout == ""
     warning, error, ready, refused, last = (json.loads(line) for line in done.stderr.splitlines())
@@ -77,7 +77,7 @@ def test_json_is_one_object_a_line_with_what_was_bound() -> None:
     assert "RuntimeError" in last["exception"]
 
 
-def test_on_the_console_a_line_is_for_people() -> None:
+def test_a_console_line_is_readable_text() -> None:
     done = speak()
     assert done.stdout == "metarm: ready\nTry this\n"
     first = done.stderr.splitlines()[0]
@@ -87,14 +87,14 @@ def test_on_the_console_a_line_is_for_people() -> None:
     assert "metarm: it cannot be" in done.stderr.splitlines()
 
 
-def test_the_secrets_of_settings_are_their_keys_and_the_password_of_redis() -> None:
+def test_api_keys_and_the_redis_password_count_as_secrets() -> None:
     settings = ServiceSettings(redis_url=URL, score_keys=["one"], admin_keys=["two"])
     assert {"one", "two", PASSWORD, "p%40ss%20%22word%22"} == set(settings.secrets)
     assert ServiceSettings().secrets == []
 
 
 @pytest.mark.parametrize(("format_", "terminal"), [("console", True), ("json", True), ("console", False)])
-def test_bars_are_for_a_terminal_whose_lines_are_for_people(format_: str, terminal: bool) -> None:
+def test_progress_bars_appear_only_on_a_terminal_with_text_logs(format_: str, terminal: bool) -> None:
     count = """
 from metarm.runtime import logs
 from metarm.runtime.progress import progress_bar
@@ -121,7 +121,7 @@ def _read(terminal: int) -> bytes:
     try:
         while chunk := os.read(terminal, 4096):
             said += chunk
-    except OSError:  # the other side has gone
+    except OSError:  # the other end is closed
         pass
     os.close(terminal)
     return said

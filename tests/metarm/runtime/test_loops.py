@@ -1,4 +1,4 @@
-"""Periodic work survives its errors, and they are visible."""
+"""Periodic work continues after an error, and its errors are counted, logged and reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metarm.runtime.loops import FAILING_TURNS, LoopHealth, Loops
 
 
 class Turns:
-    """Raises the given errors, one a turn, then succeeds."""
+    """Raises the given errors, one per turn, and then succeeds."""
 
     def __init__(self, *errors: Exception | None) -> None:
         self._errors = list(errors)
@@ -35,7 +35,7 @@ def health() -> LoopHealth:
     return Loops().add("swapper")
 
 
-def test_a_loop_goes_on_after_any_error_and_counts_each(
+def test_a_loop_continues_after_any_error_and_counts_each_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     counted: list[str] = []
@@ -54,7 +54,7 @@ def test_a_loop_goes_on_after_any_error_and_counts_each(
     assert [bool(record.exc_info) for record in caplog.records] == [True, True, False, False]
 
 
-def test_an_error_that_stays_the_same_is_logged_once_and_again_after_a_success(
+def test_a_repeated_error_is_logged_once_and_again_after_a_success(
     health: LoopHealth, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -67,7 +67,7 @@ def test_an_error_that_stays_the_same_is_logged_once_and_again_after_a_success(
     assert [warning.rpartition(": ")[2] for warning in warnings] == ["refused", "too late", "refused"]
 
 
-def test_a_loop_counts_as_failing_after_a_few_turns_in_a_row() -> None:
+def test_a_loop_counts_as_failing_after_several_consecutive_failures() -> None:
     loops = Loops()
     one, other = loops.add("labels"), loops.add("leases")
     for turn in range(1, FAILING_TURNS + 1):
@@ -81,7 +81,7 @@ def test_a_loop_counts_as_failing_after_a_few_turns_in_a_row() -> None:
     assert loops.failing() == []
 
 
-def test_a_block_begins_after_the_first_turn_where_it_asks_for_that_and_ends_the_loop() -> None:
+def test_a_block_with_first_turn_begins_after_that_turn_and_ends_the_loop() -> None:
     async def main() -> None:
         turns = Turns()
         async with Loops().running("labels", turns.turn, 3600.0, first_turn=True):
@@ -93,7 +93,7 @@ def test_a_block_begins_after_the_first_turn_where_it_asks_for_that_and_ends_the
     asyncio.run(main())
 
 
-def test_a_first_turn_that_fails_does_not_keep_the_block_from_beginning() -> None:
+def test_a_block_begins_even_if_the_first_turn_fails() -> None:
     async def main() -> None:
         turns, loops = Turns(OSError("gone")), Loops()
         async with loops.running("labels", turns.turn, 3600.0, first_turn=True):

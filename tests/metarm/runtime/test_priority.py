@@ -1,4 +1,4 @@
-"""The priority of threads, in a process of its own: it cannot be raised again."""
+"""The priority of threads, in a separate process, because a lowered priority cannot be raised again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 
-def test_a_run_takes_only_the_time_nobody_else_wants() -> None:
+def test_a_training_thread_runs_at_the_lowest_priority() -> None:
     program = "import os, metarm.runtime.priority as m; m.run_on_idle_cores(); print(os.sched_getscheduler(0))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) == os.SCHED_IDLE

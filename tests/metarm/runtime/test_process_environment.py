@@ -24,7 +24,7 @@ print(json.dumps([values, sys.argv, sys.flags.utf8_mode, os.getpid()]), flush=Tr
 
 
 def run(command: list[str], environment: dict[str, str]) -> tuple[int, list[str]]:
-    """The process id and the lines of a command run with nothing but `environment`."""
+    """The process id and the output lines of a command that runs with `environment` alone."""
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
@@ -32,7 +32,7 @@ def run(command: list[str], environment: dict[str, str]) -> tuple[int, list[str]
 
 
 @pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "passive"}])
-def test_a_process_started_without_the_variables_starts_itself_again_with_them(
+def test_a_process_without_the_variables_restarts_itself_with_them(
     tmp_path: Path, given: dict[str, str]
 ) -> None:
     script = tmp_path / "program.py"
@@ -42,17 +42,17 @@ def test_a_process_started_without_the_variables_starts_itself_again_with_them(
     assert json.loads(lines[-1]) == [process_environment.REQUIRED, [str(script), "--port", "8 0"], 1, pid]
 
 
-def test_a_program_given_as_text_starts_itself_again_as_well() -> None:
+def test_a_program_given_as_text_restarts_itself_too() -> None:
     pid, lines = run([sys.executable, "-c", PROGRAM, "x"], {})
     assert json.loads(lines[-1]) == [process_environment.REQUIRED, ["-c", "x"], sys.flags.utf8_mode, pid]
 
 
-def test_a_process_that_has_the_variables_is_left_alone(tmp_path: Path) -> None:
+def test_a_process_with_the_variables_does_not_restart(tmp_path: Path) -> None:
     _, lines = run([sys.executable, "-c", PROGRAM], dict(process_environment.REQUIRED))
     assert lines[:-1] == ["started"]
 
 
-def test_the_check_passes_where_the_variables_are_set() -> None:
+def test_the_check_passes_when_the_variables_are_set() -> None:
     assert process_environment.REQUIRED.items() <= os.environ.items()
     process_environment.check()
 

@@ -1,4 +1,4 @@
-"""What a process of ours leaves behind: nothing; and what it says where it fails: the end of its output."""
+"""A child process leaves nothing behind, and the error of a failed start quotes the end of its output."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ def shell(script: str, tmp_path: Path, *, piped: bool = False, grace_s: float = 
     )
 
 
-def gone(pid: int) -> bool:
-    """It has ended: a zombie that nobody has waited for counts."""
+def has_ended(pid: int) -> bool:
+    """Whether the process has ended; a zombie counts as ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
 
 
-def test_a_process_that_ends_too_early_is_an_error_with_its_output(tmp_path: Path) -> None:
+def test_a_process_that_ends_too_early_raises_an_error_with_its_output(tmp_path: Path) -> None:
     with shell("echo no such setting; exit 3", tmp_path) as process:
         with pytest.raises(ProcessError, match=r"ended:\nno such setting"):
             process.wait_until(lambda: False)
         assert process.wait() == 3
 
 
-def test_what_does_not_end_on_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
+def test_a_process_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
     script = "trap '' TERM; sh -c 'trap \"\" TERM; sleep 600' & echo $!; sleep 600"
     process = shell(script, tmp_path, grace_s=0.2)
     process.start()
     process.wait_until(lambda: "\n" in process.output)
     assert not process.stop()
     assert not process.running
-    wait_until(lambda: gone(int(process.output)))
+    wait_until(lambda: has_ended(int(process.output)))
 
 
 def test_a_child_that_outlives_its_parent_is_killed(tmp_path: Path) -> None:
     with shell("sleep 600 & echo $!", tmp_path) as process:
         assert process.wait() == 0
         child = int(process.output)
-        assert not gone(child)
-    wait_until(lambda: gone(child))
+        assert not has_ended(child)
+    wait_until(lambda: has_ended(child))
 
 
-def test_a_start_that_is_not_awaited_to_its_end_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_start_leaves_no_process(tmp_path: Path) -> None:
     class NeverReady(Process):
         def wait_started(self) -> None:
             self.wait_until(lambda: False, timeout_s=0.1)
@@ -64,7 +64,7 @@ def test_a_start_that_is_not_awaited_to_its_end_leaves_nothing(tmp_path: Path) -
     assert not process.running
 
 
-def test_a_piped_process_is_spoken_with_and_its_errors_go_to_the_file(tmp_path: Path) -> None:
+def test_a_piped_process_exchanges_lines_and_writes_its_errors_to_the_file(tmp_path: Path) -> None:
     with shell('read line; echo "$line again"; echo broken >&2', tmp_path, piped=True) as process:
         process.stdin.write(b"hello\n")
         process.stdin.flush()
@@ -73,7 +73,7 @@ def test_a_piped_process_is_spoken_with_and_its_errors_go_to_the_file(tmp_path: 
         assert process.output == "broken\n"
 
 
-def test_ports_that_several_processes_find_free_at_one_time_differ() -> None:
+def test_processes_that_look_for_a_free_port_at_the_same_time_get_different_ports() -> None:
     code = "from metarm.runtime.processes import free_port; print(*(free_port() for _ in range(50)))"
     command = [sys.executable, "-c", code]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -81,11 +81,11 @@ def test_ports_that_several_processes_find_free_at_one_time_differ() -> None:
     assert len(set(found)) == len(found) == 100
 
 
-def test_a_port_that_is_listened_on_is_not_free() -> None:
+def test_a_port_in_use_is_not_free() -> None:
     with socket.create_server(("127.0.0.1", free_port())) as listener:
         assert free_port() != listener.getsockname()[1]
 
 
-def test_a_clean_environment_has_no_settings_of_ours() -> None:
+def test_a_clean_environment_contains_no_metarm_settings() -> None:
     given = {"METARM_PORT": "1", "REDIS_URL": "r", "PREFERENCES": "p", "PATH": "/bin"}
     assert without_settings(given) == {"PATH": "/bin"}

@@ -27,7 +27,7 @@ print("on stdout")
 
 
 @pytest.mark.parametrize("format_", ["console", "json"])
-def test_a_terminal_gets_a_bar_with_figures_and_json_logs_get_lines(format_: str) -> None:
+def test_a_terminal_shows_a_bar_with_figures_and_json_logs_get_lines(format_: str) -> None:
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 120))
     done = subprocess.run(
@@ -51,7 +51,7 @@ def test_a_terminal_gets_a_bar_with_figures_and_json_logs_get_lines(format_: str
         assert [line.startswith("{") for line in shown.splitlines()] == [True]
 
 
-def test_without_a_terminal_the_log_has_a_line_now_and_then_and_one_at_the_end(
+def test_without_a_terminal_progress_is_logged_periodically_and_at_the_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO), Progress("training", 3) as steps:
@@ -66,6 +66,6 @@ def test_without_a_terminal_the_log_has_a_line_now_and_then_and_one_at_the_end(
     assert len(caplog.records) == 3
 
 
-def test_a_bar_yields_the_items_as_they_are() -> None:
+def test_a_progress_bar_yields_the_items_unchanged() -> None:
     assert list(progress_bar(["a", "b"], "reading", "files")) == ["a", "b"]
     assert list(progress_bar([], "reading", "files")) == []

@@ -39,7 +39,7 @@ WITHOUT_TORCH = [
 ]
 
 
-def test_the_command_line_beats_the_environment_and_that_beats_dotenv(
+def test_the_command_line_overrides_the_environment_which_overrides_dotenv(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def port(*arguments: str) -> int:
@@ -54,40 +54,40 @@ def test_the_command_line_beats_the_environment_and_that_beats_dotenv(
 
 
 @pytest.mark.parametrize("name", ["REDIS_URL", "METARM_REDIS_URL"])
-def test_redis_is_found_under_either_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_the_redis_url_is_read_from_either_variable(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "redis://there:1")
     for settings in (ServiceSettings(), TrainerSettings(), LaunchSettings()):
         assert settings.redis_url == settings.required_redis_url == "redis://there:1"
 
 
-def test_our_own_name_for_redis_beats_the_common_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metarm_redis_url_takes_precedence_over_redis_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://common")
     monkeypatch.setenv("METARM_REDIS_URL", "redis://ours")
     assert TrainerSettings().redis_url == "redis://ours"
     assert TrainerSettings.from_command_line("x", ["--redis-url", "redis://line"]).redis_url == "redis://line"
 
 
-def test_without_redis_the_way_to_set_it_is_named() -> None:
+def test_a_missing_redis_url_names_the_variable_to_set() -> None:
     with pytest.raises(ConfigurationError, match="REDIS_URL"):
         _ = ServiceSettings().required_redis_url
 
 
 @pytest.mark.parametrize("name", ["PREFERENCES", "METARM_PREFERENCES"])
-def test_preferences_are_found_under_either_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_the_preferences_are_read_from_either_variable(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "pairs.jsonl")
     assert TrainerSettings().preferences == LaunchSettings().preferences == Path("pairs.jsonl")
     line = TrainerSettings.from_command_line("x", ["--preferences", "other.jsonl"])
     assert line.preferences == Path("other.jsonl")
 
 
-def test_flags_and_underscores_are_spelt_as_on_a_command_line() -> None:
+def test_options_use_dashes_and_flags_take_no_value() -> None:
     settings = TrainerSettings.from_command_line(
         "x", ["--init-head", "--max-grad-norm", "2.5", "--ascent", "none"]
     )
     assert (settings.init_head, settings.max_grad_norm, settings.ascent) == (True, 2.5, "none")
 
 
-def test_api_keys_come_as_a_json_list_and_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_keys_are_a_json_list_and_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METARM_SCORE_KEYS", '["hush", "quiet"]')
     settings = ServiceSettings()
     assert [key.get_secret_value() for key in settings.score_keys] == ["hush", "quiet"]
@@ -103,13 +103,13 @@ def test_api_keys_come_as_a_json_list_and_are_not_shown(monkeypatch: pytest.Monk
         (["--host", "0.0.0.0"], "METARM_SCORE_KEYS"),
     ],
 )
-def test_a_setting_that_makes_no_sense_ends_the_command_with_its_name(arguments: list[str], named: str) -> None:
+def test_an_invalid_setting_ends_the_command_and_names_the_setting(arguments: list[str], named: str) -> None:
     with pytest.raises(SystemExit, match=named) as ended:
         ServiceSettings.from_command_line("metarm serve", arguments)
     assert str(ended.value.code).startswith("metarm serve: ")
 
 
-def test_an_option_nobody_knows_ends_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_option_ends_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         TrainerSettings.from_command_line("metarm trainer", ["--stepz", "3"])
     assert ended.value.code != 0
@@ -134,7 +134,7 @@ def test_every_setting_has_a_description_and_the_help_shows_it(
         assert f"--{name.replace('_', '-')}" in shown, name
 
 
-def test_the_launcher_hands_its_settings_to_its_children(tmp_path: Path) -> None:
+def test_the_launcher_passes_its_settings_to_its_children(tmp_path: Path) -> None:
     line = ["--data-dir", "kept", "--port", "1234", "--model", "m", "--init-head", "--preferences", "p.jsonl"]
     environment = LaunchSettings.from_command_line("metarm up", line).environment("redis://there")
     handed = {name: value for name, value in environment.items() if name.startswith("METARM_")}
@@ -153,7 +153,7 @@ def test_the_launcher_hands_its_settings_to_its_children(tmp_path: Path) -> None
     assert environment["OMP_WAIT_POLICY"] == "active"
 
 
-def test_what_every_process_shares_is_imported_without_torch() -> None:
+def test_modules_shared_by_every_process_are_imported_without_torch() -> None:
     program = (
         f"import sys, json, {', '.join(WITHOUT_TORCH)}\n"
         "print(json.dumps([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules]))"
@@ -175,7 +175,7 @@ def test_what_every_process_shares_is_imported_without_torch() -> None:
         ("127.0.0.1", "0.0.0.0", True),
     ],
 )
-def test_keys_are_asked_for_by_the_address_that_others_reach(
+def test_api_keys_are_required_on_an_address_that_other_machines_can_reach(
     host: str, published_on: str | None, refused: bool
 ) -> None:
     where: dict[str, Any] = {"host": host, "published_on": published_on}
