@@ -1,4 +1,4 @@
-"""What stays in a store and what goes, with a real store and real leases."""
+"""Which versions retention keeps and which it prunes, with a real store and real leases."""
 
 from __future__ import annotations
 
@@ -39,61 +39,65 @@ def publish(store: VersionStore, accuracy: float | None = None, **manifest: Any)
     return name
 
 
-def gone(store: VersionStore, keep: int, leased: dict[str, int] | None = None, grace_s: float = 0) -> list[str]:
+def pruned_names(
+    store: VersionStore, keep: int, leased: dict[str, int] | None = None, grace_s: float = 0
+) -> list[str]:
     reasons = reasons_to_keep(store, leased or {}, keep, grace_s)
     return [name for name, reason in reasons.items() if reason is None]
 
 
 def lease(client: redis.Redis, lease_id: str, version: str, lasts_s: float = 60) -> None:
-    """As the service writes one."""
+    """Write a lease as the service does."""
     client.hset(LEASES, lease_id, f"{int(1000 * (time.time() + lasts_s))} {version}")
 
 
-def test_the_newest_versions_stay_and_older_ones_go(store: VersionStore) -> None:
+def test_the_newest_versions_are_kept_and_older_ones_are_pruned(store: VersionStore) -> None:
     names = [publish(store) for _ in range(6)]
-    assert gone(store, 10) == []
-    assert gone(store, 3) == names[:3]
-    assert gone(store, 1) == names[:4]  # the current one's parent stays
+    assert pruned_names(store, 10) == []
+    assert pruned_names(store, 3) == names[:3]
+    assert pruned_names(store, 1) == names[:4]  # the parent of the current version is kept
     assert reasons_to_keep(store, {}, 1, 0)[names[4]] == "the parent of the current version"
 
 
-def test_the_current_version_stays_however_old_and_so_does_its_parent(store: VersionStore) -> None:
+def test_the_current_version_and_its_parent_are_kept_at_any_age(store: VersionStore) -> None:
     names = [publish(store) for _ in range(6)]
     store.activate(names[1])
-    assert gone(store, 1) == [names[2], names[3], names[4]]
+    assert pruned_names(store, 1) == [names[2], names[3], names[4]]
     assert reasons_to_keep(store, {}, 1, 0)[names[1]] == "current"
 
 
-def test_labelled_and_leased_versions_stay(store: VersionStore) -> None:
+def test_labelled_and_leased_versions_are_kept(store: VersionStore) -> None:
     names = [publish(store) for _ in range(6)]
     store.set_label("stable", Label(names[0]))
-    assert gone(store, 2, {names[2]: 1}) == [names[1], names[3]]
+    assert pruned_names(store, 2, {names[2]: 1}) == [names[1], names[3]]
 
 
-def test_the_best_on_held_out_pairs_stays_and_of_equals_the_newest(store: VersionStore) -> None:
+def test_the_version_with_the_best_held_out_accuracy_is_kept_and_ties_go_to_the_newest(
+    store: VersionStore,
+) -> None:
     names = [publish(store, accuracy) for accuracy in (0.6, 0.8, 0.8, 0.7, None, 0.5)]
-    assert gone(store, 1) == [names[0], names[1], names[3]]
+    assert pruned_names(store, 1) == [names[0], names[1], names[3]]
 
 
-def test_the_accuracy_of_a_first_version_counts_too(store: VersionStore) -> None:
+def test_the_accuracy_of_a_first_version_is_compared_too(store: VersionStore) -> None:
     first = publish(store, metrics={"held_out_accuracy": 0.9}, verdict=None)
     for _ in range(3):
         publish(store, 0.7)
     assert reasons_to_keep(store, {}, 1, 0)[first] == "the best on its held-out pairs"
 
 
-def test_a_young_version_stays_whatever_its_number(store: VersionStore) -> None:
+def test_a_recent_version_is_kept_regardless_of_its_number(store: VersionStore) -> None:
     old = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 7200))
     names = [publish(store, created=old), publish(store), publish(store), publish(store)]
-    assert gone(store, 1, grace_s=3600) == [names[0]]
+    assert pruned_names(store, 1, grace_s=3600) == [names[0]]
 
 
-def test_what_cannot_be_read_stays(store: VersionStore) -> None:
+def test_a_version_with_an_unreadable_manifest_is_kept(store: VersionStore) -> None:
     names = [publish(store) for _ in range(5)]
     (store.path(names[0]) / MANIFEST).write_bytes(b"{")
     (store.path(names[1]) / MANIFEST).write_bytes(b'{"created": 5}')
     (store.path(names[2]) / MANIFEST).write_bytes(b'{"created": "2020-01-01T00:00:00Z", "verdict": "x"}')
-    assert gone(store, 1) == []
+    assert pruned_names(store, 1) == []
 
 
 def test_a_pruned_version_keeps_its_manifest_and_its_lineage(store: VersionStore) -> None:
@@ -117,7 +121,7 @@ def test_a_pruned_version_keeps_its_manifest_and_its_lineage(store: VersionStore
     assert store.stage()[0] == "v000004"
 
 
-def test_the_name_of_a_pruned_version_is_never_used_again_though_the_counter_is_lost(
+def test_the_name_of_a_pruned_version_is_never_reused_even_if_the_counter_is_lost(
     store: VersionStore,
 ) -> None:
     first, last = publish(store), publish(store)
@@ -127,7 +131,7 @@ def test_the_name_of_a_pruned_version_is_never_used_again_though_the_counter_is_
     assert store.stage()[0] == "v000003"
 
 
-def test_a_version_that_became_current_or_labelled_meanwhile_is_not_pruned(store: VersionStore) -> None:
+def test_a_version_that_becomes_current_or_labelled_during_pruning_is_kept(store: VersionStore) -> None:
     first, second, third = (publish(store) for _ in range(3))
     store.activate(first)
     store.set_label("stable", Label(second))
@@ -136,7 +140,7 @@ def test_a_version_that_became_current_or_labelled_meanwhile_is_not_pruned(store
     store.verify(second)
 
 
-def test_readers_see_a_manifest_at_every_moment_while_versions_are_pruned(store: VersionStore) -> None:
+def test_readers_always_find_a_manifest_while_versions_are_pruned(store: VersionStore) -> None:
     names = [publish(store) for _ in range(40)]
     stop = threading.Event()
     read = 0
@@ -159,9 +163,7 @@ def test_readers_see_a_manifest_at_every_moment_while_versions_are_pruned(store:
     assert list(store.statuses()) == names
 
 
-def test_retention_asks_for_the_leases_that_are_there_now(
-    store: VersionStore, redis_client: redis.Redis
-) -> None:
+def test_retention_reads_the_current_leases(store: VersionStore, redis_client: redis.Redis) -> None:
     names = [publish(store) for _ in range(5)]
     lease(redis_client, "a", names[0])
     lease(redis_client, "b", names[1])
@@ -170,12 +172,12 @@ def test_retention_asks_for_the_leases_that_are_there_now(
     assert leased_versions(redis_client) == {names[0]: 1, names[1]: 2}
     retention = Retention(store, partial(leased_versions, redis_client), 1, 0)
     assert retention.prune() == [names[2]]
-    lease(redis_client, "a", names[0], -1.0)  # over
+    lease(redis_client, "a", names[0], -1.0)  # expired
     assert retention.prune() == [names[0]]
     assert store.pruned() == [names[0], names[2]]
 
 
-def test_nothing_goes_where_a_lease_cannot_be_read_or_redis_does_not_answer(
+def test_nothing_is_pruned_when_a_lease_is_unreadable_or_redis_does_not_answer(
     store: VersionStore, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
     names = [publish(store) for _ in range(5)]

@@ -46,7 +46,7 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_a_store_that_was_never_written_is_empty(tmp_path: Path) -> None:
+def test_a_store_without_writes_is_empty(tmp_path: Path) -> None:
     store = VersionStore(tmp_path / "nowhere")
     assert store.names() == store.rejected() == []
     assert store.current() is None
@@ -54,7 +54,7 @@ def test_a_store_that_was_never_written_is_empty(tmp_path: Path) -> None:
         store.path("v000001")
 
 
-def test_a_published_version_is_current_and_its_digests_verify(store: VersionStore) -> None:
+def test_a_published_version_becomes_current_and_passes_verification(store: VersionStore) -> None:
     name = publish(store)
     assert name == "v000001"
     assert store.current() == name
@@ -78,7 +78,7 @@ def test_a_staged_candidate_is_not_yet_a_version(store: VersionStore) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("place", ["first", "last"])
-def test_a_flipped_bit_in_any_file_is_found_and_the_file_is_named(
+def test_a_flipped_bit_in_any_file_is_detected_and_the_file_is_named(
     store: VersionStore, file: str, place: str
 ) -> None:
     name = publish(store)
@@ -90,7 +90,7 @@ def test_a_flipped_bit_in_any_file_is_found_and_the_file_is_named(
         store.verify(name)
 
 
-def test_no_flipped_bit_in_the_manifest_lets_other_files_pass(store: VersionStore) -> None:
+def test_a_flipped_bit_in_the_manifest_never_lets_altered_files_pass(store: VersionStore) -> None:
     name = publish(store)
     path = store.path(name) / MANIFEST
     sealed = path.read_bytes()
@@ -104,7 +104,7 @@ def test_no_flipped_bit_in_the_manifest_lets_other_files_pass(store: VersionStor
 
 
 @pytest.mark.parametrize("file", [*FILES, MANIFEST])
-def test_a_missing_file_is_found(store: VersionStore, file: str) -> None:
+def test_a_missing_file_is_detected(store: VersionStore, file: str) -> None:
     name = publish(store)
     (store.path(name) / file).unlink()
     with pytest.raises(InvalidVersionError, match=file):
@@ -112,7 +112,7 @@ def test_a_missing_file_is_found(store: VersionStore, file: str) -> None:
 
 
 @pytest.mark.parametrize("file", [*FILES, MANIFEST])
-def test_a_truncated_file_is_found(store: VersionStore, file: str) -> None:
+def test_a_truncated_file_is_detected(store: VersionStore, file: str) -> None:
     name = publish(store)
     path = store.path(name) / file
     path.write_bytes(path.read_bytes()[:-1])
@@ -121,7 +121,7 @@ def test_a_truncated_file_is_found(store: VersionStore, file: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["extra.bin", "nested/extra.py", ".hidden"])
-def test_an_additional_file_is_found(store: VersionStore, file: str) -> None:
+def test_an_additional_file_is_detected(store: VersionStore, file: str) -> None:
     name = publish(store)
     (store.path(name) / file).write_bytes(b"")
     with pytest.raises(InvalidVersionError, match=file):
@@ -129,9 +129,7 @@ def test_an_additional_file_is_found(store: VersionStore, file: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_file_replaced_by_a_link_to_its_own_content_is_refused(
-    store: VersionStore, file: str, tmp_path: Path
-) -> None:
+def test_a_file_replaced_by_a_symbolic_link_is_rejected(store: VersionStore, file: str, tmp_path: Path) -> None:
     name = publish(store)
     path = store.path(name) / file
     moved = tmp_path / "elsewhere"
@@ -141,7 +139,7 @@ def test_a_file_replaced_by_a_link_to_its_own_content_is_refused(
         store.verify(name)
 
 
-def test_a_folder_replaced_by_a_link_to_its_own_content_is_refused(store: VersionStore, tmp_path: Path) -> None:
+def test_a_directory_replaced_by_a_symbolic_link_is_rejected(store: VersionStore, tmp_path: Path) -> None:
     name = publish(store)
     nested = store.path(name) / "nested"
     nested.rename(tmp_path / "elsewhere")
@@ -150,9 +148,7 @@ def test_a_folder_replaced_by_a_link_to_its_own_content_is_refused(store: Versio
         store.verify(name)
 
 
-def test_a_manifest_replaced_by_a_link_to_its_own_content_is_refused(
-    store: VersionStore, tmp_path: Path
-) -> None:
+def test_a_manifest_replaced_by_a_symbolic_link_is_rejected(store: VersionStore, tmp_path: Path) -> None:
     path = store.path(publish(store)) / MANIFEST
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
@@ -160,7 +156,7 @@ def test_a_manifest_replaced_by_a_link_to_its_own_content_is_refused(
         store.verify("v000001")
 
 
-def test_a_version_replaced_by_a_link_to_its_own_content_is_none(store: VersionStore, tmp_path: Path) -> None:
+def test_a_version_replaced_by_a_symbolic_link_is_not_listed(store: VersionStore, tmp_path: Path) -> None:
     first, second = publish(store), publish(store)
     store.path(first).rename(tmp_path / "elsewhere")
     (store.root / first).symlink_to(tmp_path / "elsewhere")
@@ -169,14 +165,14 @@ def test_a_version_replaced_by_a_link_to_its_own_content_is_none(store: VersionS
     assert store.names() == [second]
 
 
-def test_the_manifest_of_another_version_is_refused(store: VersionStore) -> None:
+def test_the_manifest_of_another_version_is_rejected(store: VersionStore) -> None:
     first, second = publish(store), publish(store)
     shutil.copy(store.path(first) / MANIFEST, store.path(second) / MANIFEST)
     with pytest.raises(InvalidVersionError, match="another"):
         store.verify(second)
 
 
-def test_the_manifest_of_another_format_is_refused(store: VersionStore) -> None:
+def test_a_manifest_in_another_format_is_rejected(store: VersionStore) -> None:
     name = publish(store)
     path = store.path(name) / MANIFEST
     path.write_bytes(orjson.dumps(orjson.loads(path.read_bytes()) | {"format": 1}))
@@ -184,7 +180,7 @@ def test_the_manifest_of_another_format_is_refused(store: VersionStore) -> None:
         store.verify(name)
 
 
-def test_names_are_never_used_again(store: VersionStore) -> None:
+def test_version_names_are_never_reused(store: VersionStore) -> None:
     first = publish(store)
     rejected, _ = store.stage()
     store.reject(rejected, {"verdict": "worse"})
@@ -198,7 +194,7 @@ def test_names_are_never_used_again(store: VersionStore) -> None:
     assert store.rejected() == [rejected]
 
 
-def test_names_are_not_used_again_when_the_counter_is_lost(store: VersionStore) -> None:
+def test_version_names_are_not_reused_when_the_counter_is_lost(store: VersionStore) -> None:
     publish(store)
     rejected, _ = store.stage()
     store.reject(rejected, {})
@@ -206,19 +202,19 @@ def test_names_are_not_used_again_when_the_counter_is_lost(store: VersionStore) 
     assert store.stage()[0] == "v000003"
 
 
-def test_numbers_beyond_six_digits_stay_in_order(store: VersionStore) -> None:
+def test_version_numbers_beyond_six_digits_are_ordered(store: VersionStore) -> None:
     (store.root / ".last").write_text("999998")
     assert [publish(store) for _ in range(3)] == store.names() == ["v999999", "v1000000", "v1000001"]
     assert [version_number(name) for name in store.names()] == [999_999, 1_000_000, 1_000_001]
 
 
-def test_writers_at_the_same_time_get_different_names(store: VersionStore) -> None:
+def test_concurrent_writers_get_different_names(store: VersionStore) -> None:
     with ThreadPoolExecutor(8) as threads:
         names = list(threads.map(lambda _: store.stage()[0], range(40)))
     assert sorted(names) == [f"v{i:06d}" for i in range(1, 41)]
 
 
-def test_what_a_crashed_writer_left_is_dropped_and_nothing_else(store: VersionStore) -> None:
+def test_only_the_staged_files_of_a_crashed_writer_are_deleted(store: VersionStore) -> None:
     kept = publish(store)
     name, folder = store.stage()
     write(folder)
@@ -253,14 +249,14 @@ def test_activation_rolls_back_and_forward(store: VersionStore) -> None:
     assert store.names() == [first, second]
 
 
-def test_what_the_pointer_left_for_an_older_version_is_withdrawn_until_it_comes_back(
+def test_a_version_left_for_an_older_one_is_withdrawn_until_it_is_activated_again(
     store: VersionStore,
 ) -> None:
     first, second, third = (publish(store) for _ in range(3))
     assert store.withdrawn() == []
     store.activate(first)
     assert store.withdrawn() == [third]
-    store.activate(second)  # forward, and not to what was withdrawn
+    store.activate(second)  # a move forward, but not to the withdrawn version
     assert store.withdrawn() == [third]
     store.activate(second)
     store.activate(first)
@@ -273,9 +269,7 @@ def test_what_the_pointer_left_for_an_older_version_is_withdrawn_until_it_comes_
 
 
 @pytest.mark.parametrize("back", [True, False])
-def test_a_pointer_that_is_not_to_move_after_all_leaves_everything_as_it_was(
-    store: VersionStore, back: bool
-) -> None:
+def test_an_activation_whose_condition_fails_changes_nothing(store: VersionStore, back: bool) -> None:
     names = [publish(store) for _ in range(3)]
     store.activate(names[1])
     asked: list[str | None] = []
@@ -292,14 +286,14 @@ def test_a_pointer_that_is_not_to_move_after_all_leaves_everything_as_it_was(
     assert (store.current(), store.withdrawn()) == (names[2], [])
 
 
-def test_a_list_of_withdrawn_versions_that_cannot_be_read_is_an_error_and_not_empty(
+def test_an_unreadable_list_of_withdrawn_versions_raises_an_error(
     store: VersionStore,
 ) -> None:
     first, second = publish(store), publish(store)
     (store.root / ".withdrawn").write_bytes(b'{"versions": ["../x"]}')
     with pytest.raises(InvalidVersionError, match="withdrawn"):
         store.withdrawn()
-    store.activate(first)  # the pointer moves all the same
+    store.activate(first)  # the pointer moves nevertheless
     assert store.current() == first != second
 
 
@@ -311,7 +305,7 @@ def test_only_a_published_version_can_be_activated(store: VersionStore, name: st
     assert store.current() == first
 
 
-def test_a_reader_never_sees_anything_but_a_whole_version_while_the_pointer_moves(store: VersionStore) -> None:
+def test_a_reader_always_sees_a_complete_version_while_the_pointer_moves(store: VersionStore) -> None:
     names = [publish(store), publish(store)]
     seen: set[str | None] = set()
     stop = threading.Event()
@@ -334,7 +328,7 @@ def test_a_reader_never_sees_anything_but_a_whole_version_while_the_pointer_move
     assert seen == set(names)
 
 
-def test_activations_at_the_same_time_do_not_disturb_one_another(store: VersionStore) -> None:
+def test_concurrent_activations_do_not_disturb_one_another(store: VersionStore) -> None:
     names = [publish(store), publish(store)]
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda i: store.activate(names[i % 2]), range(40)))
@@ -343,7 +337,7 @@ def test_activations_at_the_same_time_do_not_disturb_one_another(store: VersionS
 
 
 @pytest.mark.parametrize("target", ["v1", "../outside", "rejected", "current", "v000001/nested", "/"])
-def test_a_pointer_to_an_odd_name_is_refused(store: VersionStore, target: str) -> None:
+def test_a_pointer_to_an_invalid_name_is_rejected(store: VersionStore, target: str) -> None:
     publish(store)
     (store.root / "current").unlink()
     (store.root / "current").symlink_to(target)
@@ -351,10 +345,10 @@ def test_a_pointer_to_an_odd_name_is_refused(store: VersionStore, target: str) -
         store.current()
 
 
-def test_a_store_that_cannot_be_written_says_so(store: VersionStore, tmp_path: Path) -> None:
+def test_a_write_to_a_read_only_store_raises_an_error(store: VersionStore, tmp_path: Path) -> None:
     name = publish(store)
     (store.root / ".lock").unlink()
-    (store.root / ".lock").mkdir()  # what not even root may open for writing
+    (store.root / ".lock").mkdir()  # not even root can open a directory for writing
     with pytest.raises(ReadOnlyStoreError, match="cannot be written"):
         store.activate(name)
     with pytest.raises(ReadOnlyStoreError):
@@ -366,7 +360,7 @@ def test_a_store_that_cannot_be_written_says_so(store: VersionStore, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama-chat", "llama-without-pad"])
-def test_transformers_loads_the_current_version_by_its_path_alone(
+def test_transformers_loads_the_current_version_from_its_path(
     store: VersionStore, checkpoint: Callable[[Kind], Path], kind: Kind
 ) -> None:
     model = load_model(checkpoint(kind), 128)
@@ -384,7 +378,7 @@ def test_transformers_loads_the_current_version_by_its_path_alone(
     assert AutoTokenizer.from_pretrained(current)(text).input_ids == model.encoder.tokenizer(text).input_ids
 
 
-def test_a_flipped_bit_anywhere_in_the_manifest_is_found(store: VersionStore) -> None:
+def test_a_flipped_bit_anywhere_in_the_manifest_is_detected(store: VersionStore) -> None:
     name = publish(store)
     file = store.path(name) / MANIFEST
     whole = file.read_bytes()
@@ -405,7 +399,7 @@ def test_a_version_can_be_published_without_becoming_current(store: VersionStore
     assert store.current() == first
 
 
-def test_labels_name_versions_and_move(store: VersionStore) -> None:
+def test_a_label_names_a_version_and_can_be_moved(store: VersionStore) -> None:
     first, second = publish(store), publish(store)
     assert store.labels() == {}
     store.set_label("stable", Label(first))
@@ -416,7 +410,7 @@ def test_labels_name_versions_and_move(store: VersionStore) -> None:
     assert VersionStore(store.root).labels() == {"stable": Label(second)}
 
 
-def test_a_label_of_no_version_and_a_label_that_is_not_there_are_refused(store: VersionStore) -> None:
+def test_a_label_for_an_unknown_version_and_a_missing_label_are_rejected(store: VersionStore) -> None:
     publish(store)
     with pytest.raises(UnknownVersionError, match="v000009"):
         store.set_label("stable", Label("v000009"))
@@ -436,7 +430,7 @@ def test_a_label_of_no_version_and_a_label_that_is_not_there_are_refused(store: 
         b'{"stable": null}',
     ],
 )
-def test_labels_that_cannot_be_read_are_an_error_and_not_none(store: VersionStore, labels: bytes) -> None:
+def test_unreadable_labels_raise_an_error(store: VersionStore, labels: bytes) -> None:
     publish(store)
     (store.root / "labels.json").write_bytes(labels)
     with pytest.raises(InvalidVersionError, match=r"labels\.json"):
