@@ -1,4 +1,4 @@
-"""The coordinator against servers that do what a test wants, on a real Redis and a real store."""
+"""The coordinator against scripted servers, on a real Redis and a real store."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def make_coordinator(quick: redis.Redis, store: VersionStore) -> Callable[..., C
 Make = Callable[..., Coordinator]
 
 
-def test_without_any_server_the_pointer_just_moves(make_coordinator: Make, store: VersionStore) -> None:
+def test_without_servers_the_pointer_moves_directly(make_coordinator: Make, store: VersionStore) -> None:
     assert make_coordinator().promote("v000002") == []
     assert store.current() == "v000002"
 
 
-def test_the_pointer_moves_while_all_servers_hold_and_not_before(
+def test_the_pointer_moves_only_while_all_servers_hold(
     make_coordinator: Make, quick: redis.Redis, store: VersionStore
 ) -> None:
     with Server("a", quick, store) as a, Server("b", quick, store) as b:
@@ -54,7 +54,7 @@ def test_the_pointer_moves_while_all_servers_hold_and_not_before(
     assert store.current() == "v000002"
 
 
-def test_a_lone_server_holds_no_request(
+def test_a_single_server_holds_no_requests(
     make_coordinator: Make, quick: redis.Redis, store: VersionStore
 ) -> None:
     with Server("a", quick, store) as a:
@@ -64,7 +64,7 @@ def test_a_lone_server_holds_no_request(
     assert a.seen["go"] == "v000002"
 
 
-def test_a_refusal_leaves_all_on_the_old_version_and_names_who_refused_and_why(
+def test_a_rejection_keeps_all_servers_on_the_old_version_and_names_the_server_and_the_reason(
     make_coordinator: Make, quick: redis.Redis, store: VersionStore
 ) -> None:
     with Server("a", quick, store) as a, Server("b", quick, store, says="refused: its weights are NaN"):
@@ -77,7 +77,7 @@ def test_a_refusal_leaves_all_on_the_old_version_and_names_who_refused_and_why(
     assert not a.seen.keys() & {"hold", "go"}
 
 
-def test_a_server_that_loads_too_slowly_is_named(
+def test_a_server_that_loads_too_slowly_is_named_in_the_error(
     make_coordinator: Make, quick: redis.Redis, store: VersionStore
 ) -> None:
     with (
@@ -90,7 +90,7 @@ def test_a_server_that_loads_too_slowly_is_named(
     assert store.current() == "v000001"
 
 
-def test_a_server_that_does_not_hold_is_named_and_the_hold_ends_within_its_limit(
+def test_a_server_that_does_not_hold_is_named_and_the_hold_ends_within_its_time_limit(
     make_coordinator: Make, quick: redis.Redis, store: VersionStore
 ) -> None:
     with Server("a", quick, store), Server("b", quick, store, holds=False):
@@ -103,16 +103,16 @@ def test_a_server_that_does_not_hold_is_named_and_the_hold_ends_within_its_limit
     assert (state.phase, store.current()) == ("abort", "v000001")
 
 
-def test_a_server_that_died_in_the_hold_is_left_out_of_the_next_attempt(
+def test_a_server_that_dies_during_the_hold_is_excluded_from_the_next_attempt(
     make_coordinator: Make, quick: redis.Redis, store: VersionStore
 ) -> None:
     with Server("a", quick, store), Server("b", quick, store, holds=False) as b:
-        b.register(lifetime_ms=1000)  # its last word
+        b.register(lifetime_ms=1000)  # its last registration
         assert make_coordinator(pause_s=0.6).promote("v000002") == ["a"]
     assert store.current() == "v000002"
 
 
-def test_a_server_that_dies_while_others_load_is_left_out(
+def test_a_server_that_dies_while_others_load_is_excluded(
     make_coordinator: Make, quick: redis.Redis, store: VersionStore
 ) -> None:
     with Server("a", quick, store), Server("b", quick, store, says="") as b:
@@ -121,7 +121,9 @@ def test_a_server_that_dies_while_others_load_is_left_out(
     assert store.current() == "v000002"
 
 
-def test_one_cut_over_at_a_time(make_coordinator: Make, quick: redis.Redis, store: VersionStore) -> None:
+def test_only_one_cut_over_runs_at_a_time(
+    make_coordinator: Make, quick: redis.Redis, store: VersionStore
+) -> None:
     with Server("a", quick, store, says=""):
         CutOverBoard(quick).begin("theirs", "v000009", "somebody", 60_000)
         with pytest.raises(CutOverAbortedError, match="v000009 is running"):
@@ -129,7 +131,7 @@ def test_one_cut_over_at_a_time(make_coordinator: Make, quick: redis.Redis, stor
     assert store.current() == "v000001"
 
 
-def test_a_dead_coordinator_blocks_no_other(
+def test_a_dead_coordinator_does_not_block_another(
     make_coordinator: Make, quick: redis.Redis, store: VersionStore
 ) -> None:
     with Server("a", quick, store):
@@ -138,7 +140,7 @@ def test_a_dead_coordinator_blocks_no_other(
         assert make_coordinator().promote("v000002") == ["a"]
 
 
-def test_servers_that_let_go_before_the_pointer_moved_keep_the_old_version(
+def test_servers_that_end_the_hold_before_the_pointer_moves_keep_the_old_version(
     make_coordinator: Make, quick: redis.Redis, store: VersionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patient = make_coordinator(attempts=1, move_within_s=30.0, rename_within_s=30.0)
@@ -157,13 +159,13 @@ def test_servers_that_let_go_before_the_pointer_moved_keep_the_old_version(
     assert store.current() == "v000001"
 
 
-def made(link: Path) -> tuple[int, int]:
-    """Which link it is, and when it was made: another one for each move of the pointer. Reading leaves both."""
+def link_identity(link: Path) -> tuple[int, int]:
+    """The inode and modification time of a link. Each move of the pointer replaces the link."""
     found = link.lstat()
     return found.st_ino, found.st_mtime_ns
 
 
-def test_a_pointer_that_could_only_be_moved_when_servers_let_go_stays_where_it_is(
+def test_the_pointer_does_not_move_when_the_hold_would_end_first(
     make_coordinator: Make, quick: redis.Redis, store: VersionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     withdrawn, slow = VersionStore.withdrawn, [RENAME_WITHIN_S]
@@ -173,13 +175,13 @@ def test_a_pointer_that_could_only_be_moved_when_servers_let_go_stays_where_it_i
             time.sleep(slow.pop())
         return withdrawn(self)
 
-    monkeypatch.setattr(VersionStore, "withdrawn", on_a_slow_disk)  # `activate` reads it before the move
-    pointer = made(store.root / "current")
+    monkeypatch.setattr(VersionStore, "withdrawn", on_a_slow_disk)  # `activate` reads the list before the move
+    pointer = link_identity(store.root / "current")
     with Server("a", quick, store) as a, Server("b", quick, store):
         with pytest.raises(CutOverAbortedError, match=r"a: would have ended its hold .*; b: would have ended"):
             make_coordinator(attempts=1).promote("v000002")
         a.wait_until_seen("abort")
-        assert made(store.root / "current") == pointer  # it never moved, so nobody followed it
+        assert link_identity(store.root / "current") == pointer  # it never moved, so no server followed it
         assert not slow
         assert make_coordinator().promote("v000002") == ["a", "b"]
     assert store.current() == "v000002"
@@ -198,7 +200,7 @@ def test_a_pointer_that_cannot_be_moved_aborts(
         a.wait_until_seen("abort")
 
 
-def test_without_redis_the_pointer_moves_and_each_server_follows_it_alone(
+def test_without_redis_the_pointer_moves_without_a_cut_over(
     make_coordinator: Make, redis_process: RedisProcess, store: VersionStore
 ) -> None:
     redis_process.__exit__()
@@ -206,7 +208,7 @@ def test_without_redis_the_pointer_moves_and_each_server_follows_it_alone(
     assert store.current() == "v000002"
 
 
-def test_without_together_no_server_is_asked(
+def test_a_promotion_that_is_not_together_contacts_no_server(
     make_coordinator: Make, quick: redis.Redis, store: VersionStore
 ) -> None:
     with Server("a", quick, store, says="refused: no") as a:
@@ -215,14 +217,14 @@ def test_without_together_no_server_is_asked(
     assert a.seen == {}
 
 
-def test_what_cannot_be_written_or_is_not_there_is_said_before_anybody_is_asked(
+def test_an_unknown_version_or_a_read_only_store_raises_an_error_before_a_server_is_contacted(
     make_coordinator: Make, quick: redis.Redis, store: VersionStore
 ) -> None:
     with Server("a", quick, store) as a:
         with pytest.raises(UnknownVersionError):
             make_coordinator().promote("v000009")
         (store.root / ".lock").unlink()
-        (store.root / ".lock").mkdir()  # cannot be opened: as in a folder mounted read-only
+        (store.root / ".lock").mkdir()  # cannot be opened, like a lock file in a directory mounted read-only
         with pytest.raises(ReadOnlyStoreError):
             make_coordinator().promote("v000002")
     assert a.seen == {}

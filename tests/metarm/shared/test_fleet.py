@@ -1,4 +1,4 @@
-"""Which services live, on a real Redis."""
+"""The list of live services, on a real Redis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def record(name: str, started: float = 0.0) -> ServiceRecord:
     return ServiceRecord(name, f"http://{name}:8080", 1, "v000001", ["v000001"], started)
 
 
-def test_live_services_are_listed_as_they_describe_themselves_in_the_order_of_their_start(
+def test_live_services_are_listed_with_their_records_in_the_order_of_their_start(
     redis_client: redis.Redis,
 ) -> None:
     fleet = Fleet(redis_client)
@@ -24,7 +24,7 @@ def test_live_services_are_listed_as_they_describe_themselves_in_the_order_of_th
     assert fleet.live() == [record("a", 1.0), record("b", 2.0)]
 
 
-def test_a_service_that_stops_renewing_is_gone_after_its_lifetime_and_one_that_leaves_at_once(
+def test_a_service_disappears_when_it_leaves_or_when_its_lifetime_ends(
     redis_client: redis.Redis,
 ) -> None:
     fleet = Fleet(redis_client)
@@ -37,7 +37,7 @@ def test_a_service_that_stops_renewing_is_gone_after_its_lifetime_and_one_that_l
     assert fleet.live() == []
 
 
-def test_a_newcomer_waits_for_a_cut_over_to_end_and_those_in_it_do_not(redis_client: redis.Redis) -> None:
+def test_a_new_service_waits_for_a_cut_over_to_end_and_participants_do_not(redis_client: redis.Redis) -> None:
     fleet, board = Fleet(redis_client), CutOverBoard(redis_client)
     fleet.renew(record("old"))
     board.begin("c1", "v000002", "test", 60_000)
@@ -47,7 +47,7 @@ def test_a_newcomer_waits_for_a_cut_over_to_end_and_those_in_it_do_not(redis_cli
     assert fleet.renew(record("new"))
 
 
-def test_a_newcomer_does_not_wait_for_a_dead_coordinator(redis_client: redis.Redis) -> None:
+def test_a_new_service_does_not_wait_for_a_dead_coordinator(redis_client: redis.Redis) -> None:
     fleet, board = Fleet(redis_client), CutOverBoard(redis_client)
     fleet.renew(record("old"))
     board.begin("c1", "v000002", "test", 50)
@@ -55,5 +55,5 @@ def test_a_newcomer_does_not_wait_for_a_dead_coordinator(redis_client: redis.Red
     assert fleet.renew(record("new"))
 
 
-def test_a_service_id_is_never_given_twice() -> None:
+def test_service_ids_are_unique() -> None:
     assert new_service_id() != new_service_id()

@@ -19,7 +19,7 @@ def board(redis_client: redis.Redis) -> JobBoard:
     return JobBoard(redis_client)
 
 
-def test_a_job_is_queued_and_read_back_as_it_was_asked_for(board: JobBoard) -> None:
+def test_a_new_job_is_queued_and_read_back_with_its_options(board: JobBoard) -> None:
     before = time.time()
     job = board.create({"steps": 3, "ascent": "none"})
     assert job.status == "queued"
@@ -28,7 +28,7 @@ def test_a_job_is_queued_and_read_back_as_it_was_asked_for(board: JobBoard) -> N
     assert job.options == {"steps": 3, "ascent": "none"}
 
 
-def test_a_second_job_is_refused_and_the_refusal_names_the_first(board: JobBoard) -> None:
+def test_a_second_job_is_rejected_and_the_error_names_the_first(board: JobBoard) -> None:
     first = board.create({})
     with pytest.raises(JobConflictError, match=first.id) as refused:
         board.create({})
@@ -36,7 +36,7 @@ def test_a_second_job_is_refused_and_the_refusal_names_the_first(board: JobBoard
     assert board.recent(10) == [first]
 
 
-def test_a_refused_job_is_nowhere(board: JobBoard, redis_client: redis.Redis) -> None:
+def test_a_rejected_job_leaves_no_keys(board: JobBoard, redis_client: redis.Redis) -> None:
     first = board.create({})
     keys = set(redis_client.keys("metarm:*"))
     with pytest.raises(JobConflictError):
@@ -46,7 +46,7 @@ def test_a_refused_job_is_nowhere(board: JobBoard, redis_client: redis.Redis) ->
 
 
 @pytest.mark.parametrize("status", sorted(FINISHED))
-def test_however_a_job_ends_the_slot_is_free_again(board: JobBoard, status: JobStatus) -> None:
+def test_a_finished_job_frees_its_slot(board: JobBoard, status: JobStatus) -> None:
     first = board.create({})
     last = board.finish(first, status, candidate="v000002")
     assert board.active() is None
@@ -58,16 +58,14 @@ def test_however_a_job_ends_the_slot_is_free_again(board: JobBoard, status: JobS
     assert board.active() == second
 
 
-def test_a_job_that_ended_is_kept_for_a_while_and_then_expires(
-    board: JobBoard, redis_client: redis.Redis
-) -> None:
+def test_a_finished_job_expires_after_its_retention_time(board: JobBoard, redis_client: redis.Redis) -> None:
     job = board.create({})
-    assert redis_client.ttl(job_key(job.id)) == -1  # a job that has not ended never expires
+    assert redis_client.ttl(job_key(job.id)) == -1  # an unfinished job never expires
     board.finish(job, "failed")
     assert 86400 < redis_client.ttl(job_key(job.id)) <= 30 * 86400
 
 
-def test_finishing_a_job_twice_does_not_free_the_slot_of_the_next(board: JobBoard) -> None:
+def test_finishing_a_job_twice_does_not_free_the_slot_of_the_next_job(board: JobBoard) -> None:
     first = board.create({})
     board.finish(first, "failed")
     second = board.create({})
@@ -75,7 +73,7 @@ def test_finishing_a_job_twice_does_not_free_the_slot_of_the_next(board: JobBoar
     assert board.active() == second
 
 
-def test_the_saved_state_of_a_running_job_is_what_others_read(
+def test_other_clients_read_the_saved_state_of_a_running_job(
     board: JobBoard, redis_client: redis.Redis
 ) -> None:
     job = board.create({})
@@ -91,7 +89,7 @@ def test_a_job_without_a_record_is_unknown(board: JobBoard) -> None:
         board.request_cancel("job-nowhere")
 
 
-def test_a_job_is_cancelled_on_request_and_no_other_is(board: JobBoard) -> None:
+def test_a_cancel_request_affects_only_its_own_job(board: JobBoard) -> None:
     job = board.create({})
     assert not board.cancel_requested(job.id)
     assert board.request_cancel(job.id) == job
@@ -100,7 +98,7 @@ def test_a_job_is_cancelled_on_request_and_no_other_is(board: JobBoard) -> None:
     assert not board.cancel_requested(board.create({}).id)
 
 
-def test_cancelling_a_job_that_ended_changes_nothing(board: JobBoard) -> None:
+def test_cancelling_a_finished_job_changes_nothing(board: JobBoard) -> None:
     job = board.create({})
     last = board.finish(job, "published")
     assert board.request_cancel(job.id) == last
@@ -108,7 +106,7 @@ def test_cancelling_a_job_that_ended_changes_nothing(board: JobBoard) -> None:
     assert board.get(job.id) == last
 
 
-def test_recent_jobs_come_newest_first_and_as_many_as_asked_for(board: JobBoard) -> None:
+def test_recent_jobs_are_listed_newest_first_up_to_the_limit(board: JobBoard) -> None:
     made = []
     for _ in range(4):
         made.append(board.create({}).id)
@@ -118,7 +116,7 @@ def test_recent_jobs_come_newest_first_and_as_many_as_asked_for(board: JobBoard)
     assert [job.id for job in board.recent(2)] == made[:1:-1]
 
 
-def test_recent_jobs_leave_out_those_that_have_expired(board: JobBoard, redis_client: redis.Redis) -> None:
+def test_recent_jobs_omit_expired_jobs(board: JobBoard, redis_client: redis.Redis) -> None:
     first = board.create({})
     board.finish(first, "failed")
     second = board.create({})
@@ -127,7 +125,7 @@ def test_recent_jobs_leave_out_those_that_have_expired(board: JobBoard, redis_cl
     assert board.recent(10) == [second]
 
 
-def test_the_public_view_calls_the_id_job(board: JobBoard) -> None:
+def test_the_public_view_names_the_id_job(board: JobBoard) -> None:
     job = board.create({"seed": 1})
     view = public_view(job)
     assert view["job"] == job.id
@@ -135,7 +133,7 @@ def test_the_public_view_calls_the_id_job(board: JobBoard) -> None:
     assert view["options"] == {"seed": 1}
 
 
-def test_jobs_outlive_the_server(redis_process: RedisProcess) -> None:
+def test_jobs_survive_a_restart_of_redis(redis_process: RedisProcess) -> None:
     with redis_process.client() as client:
         job = JobBoard(client).create({"steps": 2})
     redis_process.kill(signal.SIGKILL)
@@ -145,7 +143,7 @@ def test_jobs_outlive_the_server(redis_process: RedisProcess) -> None:
         assert JobBoard(client).active() == job
 
 
-def test_one_server_of_several_starts_a_cooldown_and_may_cancel_it(redis_client: redis.Redis) -> None:
+def test_only_one_server_starts_a_cooldown_and_it_can_cancel_it(redis_client: redis.Redis) -> None:
     one, other = RetrainCooldown(redis_client, 60), RetrainCooldown(redis_client, 60)
     assert one.left_s() == 0
     assert one.begin("v000001")

@@ -1,4 +1,4 @@
-"""Leases in a real Redis: limits, expiry by Redis's clock, and released leases apart from lost ones."""
+"""Leases in a real Redis: limits, expiry by the clock of Redis, and released as opposed to lost leases."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from metarm.shared.keys import LEASES
 from metarm.shared.leases import LeaseBoard
 from tests.processes import BUSY_S
 
-ROUNDED_S = 0.001  # Redis' clock is read in milliseconds
+ROUNDED_S = 0.001  # the clock of Redis is read in milliseconds
 
 
 def board(client: redis.Redis, leases: int = 10, versions: int = 4) -> LeaseBoard:
     return LeaseBoard(client, most_leases=leases, most_versions=versions)
 
 
-def test_a_lease_is_listed_with_the_time_it_lasts(redis_client: redis.Redis) -> None:
+def test_a_lease_is_listed_with_its_remaining_time(redis_client: redis.Redis) -> None:
     leases = board(redis_client)
     began = time.monotonic()
     leases.create("a", "v000001", 60.0)
@@ -32,7 +32,7 @@ def test_a_lease_is_listed_with_the_time_it_lasts(redis_client: redis.Redis) -> 
     assert 5.5 - ROUNDED_S - took_s < listed["b"].left_s <= 5.5
 
 
-def test_a_lease_ends_by_itself_and_the_key_goes_with_the_last(redis_client: redis.Redis) -> None:
+def test_a_lease_expires_and_the_key_expires_with_the_last_lease(redis_client: redis.Redis) -> None:
     leases = board(redis_client)
     leases.create("a", "v000001", 0.1)
     leases.create("b", "v000001", 60.0)
@@ -42,7 +42,7 @@ def test_a_lease_ends_by_itself_and_the_key_goes_with_the_last(redis_client: red
     assert leases.release("a") is False
     assert (
         0 < redis_client.pttl(LEASES) <= 61_000
-    )  # a little longer than the last one, so that it goes without a reader
+    )  # slightly longer than the last lease, so that the key expires without a reader
     redis_client.delete(LEASES)
     leases.create("c", "v000001", 0.1)
     time.sleep(0.15)
@@ -50,7 +50,7 @@ def test_a_lease_ends_by_itself_and_the_key_goes_with_the_last(redis_client: red
     assert not redis_client.exists(LEASES)
 
 
-def test_renewing_lengthens_and_never_shortens(redis_client: redis.Redis) -> None:
+def test_a_renewal_extends_a_lease_and_never_shortens_it(redis_client: redis.Redis) -> None:
     leases = board(redis_client)
     leases.create("a", "v000001", 5.0)
     renewed = leases.renew("a", 60.0)
@@ -63,7 +63,7 @@ def test_renewing_lengthens_and_never_shortens(redis_client: redis.Redis) -> Non
     assert leases.renew("b", 60.0) is None
 
 
-def test_a_released_lease_is_known_from_one_that_redis_has_lost(redis_client: redis.Redis) -> None:
+def test_a_released_lease_is_distinguished_from_one_that_redis_has_lost(redis_client: redis.Redis) -> None:
     leases = board(redis_client)
     leases.create("a", "v000001", 60.0)
     assert leases.release("a")
@@ -71,12 +71,12 @@ def test_a_released_lease_is_known_from_one_that_redis_has_lost(redis_client: re
     assert leases.renew("a", 60.0) is None
     (gone,) = leases.all().values()
     assert gone.version is None
-    leases.restore("a", "v000001", 60.0)  # released: it stays so
-    leases.restore("b", "v000002", 60.0)  # lost: it is there again
+    leases.restore("a", "v000001", 60.0)  # released: not restored
+    leases.restore("b", "v000002", 60.0)  # lost: restored
     assert {name: entry.version for name, entry in leases.all().items()} == {"a": None, "b": "v000002"}
 
 
-def test_no_more_leases_and_no_more_versions_than_allowed(redis_client: redis.Redis) -> None:
+def test_the_number_of_leases_and_of_leased_versions_is_limited(redis_client: redis.Redis) -> None:
     leases = board(redis_client, leases=3, versions=2)
     leases.create("a", "v000001", 60.0)
     leases.create("b", "v000002", 60.0)
@@ -90,7 +90,7 @@ def test_no_more_leases_and_no_more_versions_than_allowed(redis_client: redis.Re
     assert len([entry for entry in leases.all().values() if entry.version]) == 3
 
 
-def test_clients_at_the_same_time_do_not_get_more_leases_than_allowed(redis_client: redis.Redis) -> None:
+def test_concurrent_clients_do_not_exceed_the_limit_on_leases(redis_client: redis.Redis) -> None:
     leases = board(redis_client, leases=5)
 
     def create(number: int) -> bool:

@@ -1,4 +1,4 @@
-"""The trainer's place, on a real Redis."""
+"""The trainer's place, which one trainer holds at a time, on a real Redis."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_trainers_place_expires_unless_it_is_renewed(presence: TrainerPresen
     assert not presence.hold("a", {}, 10_000)
 
 
-def test_the_trainers_place_is_given_up_by_its_holder_alone(presence: TrainerPresence) -> None:
+def test_only_its_holder_can_release_the_trainers_place(presence: TrainerPresence) -> None:
     presence.hold("a", {}, 10_000)
     presence.release("b")
     assert presence.status() == {"holder": "a"}

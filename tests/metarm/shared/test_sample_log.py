@@ -46,11 +46,11 @@ def ids(entries: Sequence[Entry]) -> list[str | None]:
 
 
 def unused(client: redis.Redis) -> list[Entry]:
-    """What a trainer that has just started would be given."""
+    """The entries that a newly started trainer would read."""
     return list(SampleLog(client).read_unused())
 
 
-def test_groups_are_read_in_the_order_they_were_logged_and_as_they_were(
+def test_groups_are_read_in_logging_order_and_unchanged(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     assert sample_log.append([request("a", [group("1"), group("2", 1)]), request("b", [group("3", 4)])]) == 3
@@ -59,7 +59,9 @@ def test_groups_are_read_in_the_order_they_were_logged_and_as_they_were(
     assert redis_client.xlen(SAMPLES) == 4
 
 
-def test_more_than_a_page_is_read_in_order_and_once(sample_log: SampleLog, redis_client: redis.Redis) -> None:
+def test_entries_on_several_pages_are_read_in_order_and_only_once(
+    sample_log: SampleLog, redis_client: redis.Redis
+) -> None:
     names = [str(i) for i in range(1203)]
     assert log_each(sample_log, names) == len(names)
     reader = SampleLog(redis_client)
@@ -78,18 +80,18 @@ def test_a_repeated_request_id_is_logged_once(sample_log: SampleLog, redis_clien
     assert ids(unused(redis_client)) == ["1", "2", "4"]
 
 
-def test_a_write_repeated_after_a_lost_answer_adds_only_what_is_missing(
+def test_a_write_repeated_after_a_lost_response_adds_only_the_missing_entries(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     first, second = request("first", [group("1")]), request("second", [group("2"), group("3")])
-    sample_log.append([first])  # as if the answer to [first, second] was lost half way
+    sample_log.append([first])  # as if the response to [first, second] was lost after the first
     assert sample_log.append([first, second]) == 2
     assert sample_log.append([first, second]) == 0
     assert sample_log.append([first, first]) == 0
     assert ids(unused(redis_client)) == ["1", "2", "3"]
 
 
-def test_a_request_id_is_forgotten_after_its_time(sample_log: SampleLog) -> None:
+def test_a_request_id_expires(sample_log: SampleLog) -> None:
     assert sample_log.append([request("short", [group("1")], remember_s=3)]) == 1
     assert sample_log.append([request("short", [group("1")], remember_s=3)]) == 0
     time.sleep(3.1)
@@ -116,10 +118,10 @@ def test_acknowledged_entries_are_never_delivered_again(
     sample_log.acknowledge_through(unused(redis_client)[-1].id)
     log_each(sample_log, ["3"])
     assert ids(unused(redis_client)) == ["3"]
-    assert redis_client.xlen(SAMPLES) == 3  # used entries stay for other readers, until they are trimmed
+    assert redis_client.xlen(SAMPLES) == 3  # acknowledged entries stay for other readers until they are trimmed
 
 
-def test_only_what_was_read_up_to_the_given_entry_is_acknowledged(
+def test_only_entries_read_up_to_the_given_one_are_acknowledged(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     log_each(sample_log, ["1", "2", "3"])
@@ -140,7 +142,7 @@ def test_an_entry_that_was_not_read_is_not_acknowledged(
     assert ids(unused(redis_client)) == ["2"]
 
 
-def test_a_log_without_entries_is_empty_and_countable(sample_log: SampleLog, redis_client: redis.Redis) -> None:
+def test_an_empty_log_can_be_counted_read_and_trimmed(sample_log: SampleLog, redis_client: redis.Redis) -> None:
     assert redis_client.xlen(SAMPLES) == 0
     assert sample_log.count_unused(10) == 0
     assert list(sample_log.read_unused()) == []
@@ -148,14 +150,14 @@ def test_a_log_without_entries_is_empty_and_countable(sample_log: SampleLog, red
     assert redis_client.hgetall(SAMPLES_TRIMMED) == {}
 
 
-def test_only_groups_with_something_to_compare_count_as_unused(sample_log: SampleLog) -> None:
+def test_only_groups_with_several_responses_count_as_unused(sample_log: SampleLog) -> None:
     log_each(sample_log, ["single"], responses=1)
     log_each(sample_log, ["pair"])
     log_each(sample_log, ["many"], responses=8)
     assert sample_log.count_unused(100) == 2
 
 
-def test_groups_an_unfinished_run_has_taken_still_count_as_unused(
+def test_groups_read_by_an_unfinished_run_still_count_as_unused(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     log_each(sample_log, ["1", "2"])
@@ -169,7 +171,7 @@ def test_groups_an_unfinished_run_has_taken_still_count_as_unused(
     assert sample_log.count_unused(100) == 1
 
 
-def test_counting_stops_at_what_was_asked_for(sample_log: SampleLog, redis_client: redis.Redis) -> None:
+def test_counting_stops_at_the_given_limit(sample_log: SampleLog, redis_client: redis.Redis) -> None:
     log_each(sample_log, ["1", "2", "3"])
     assert sample_log.count_unused(2) == 2
     unused(redis_client)
@@ -178,7 +180,7 @@ def test_counting_stops_at_what_was_asked_for(sample_log: SampleLog, redis_clien
     assert [sample_log.count_unused(n) for n in (3, 4, 5, 6)] == [3, 4, 5, 5]
 
 
-def test_counting_does_not_take_anything(sample_log: SampleLog, redis_client: redis.Redis) -> None:
+def test_counting_does_not_claim_entries(sample_log: SampleLog, redis_client: redis.Redis) -> None:
     log_each(sample_log, ["1", "2"])
     sample_log.count_unused(1)
     sample_log.count_unused(10)
@@ -199,18 +201,20 @@ def test_trimming_by_count_keeps_exactly_the_newest(sample_log: SampleLog, redis
     assert ids(unused(redis_client)) == [str(i) for i in range(493, 500)]
 
 
-def test_trimming_by_age_drops_exactly_what_is_older(sample_log: SampleLog, redis_client: redis.Redis) -> None:
+def test_trimming_by_age_drops_exactly_the_older_entries(
+    sample_log: SampleLog, redis_client: redis.Redis
+) -> None:
     now_ms = int(time.time() * 1000)
     for age_s in range(200, 0, -1):
         fields = {"k": 2, "data": encode_sample(group(str(age_s)))}
         redis_client.xadd(SAMPLES, fields, id=f"{now_ms - age_s * 1000}-0")  # type: ignore[arg-type]
     passed_s = time.time() - now_ms / 1000
-    trimmed = sample_log.trim(max_entries=1000, max_age_s=30.5 + passed_s)  # half a second to spare
+    trimmed = sample_log.trim(max_entries=1000, max_age_s=30.5 + passed_s)  # with a margin of half a second
     assert trimmed == {"age": 170, "count": 0}
     assert ids(unused(redis_client)) == [str(age_s) for age_s in range(30, 0, -1)]
 
 
-def test_trimmed_entries_are_summed_up_by_reason_over_all_servers(
+def test_trimmed_entries_are_counted_by_reason_across_servers(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     log_each(sample_log, ["1", "2", "3", "4", "5"])
@@ -223,7 +227,7 @@ def test_trimmed_entries_are_summed_up_by_reason_over_all_servers(
     assert redis_client.xlen(SAMPLES) == 0
 
 
-def test_a_taken_entry_that_was_trimmed_comes_back_as_unreadable(
+def test_a_trimmed_entry_that_was_claimed_is_delivered_as_unreadable(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     log_each(sample_log, ["1", "2", "3"])
@@ -237,7 +241,7 @@ def test_a_taken_entry_that_was_trimmed_comes_back_as_unreadable(
     assert unused(redis_client) == []
 
 
-def test_an_untaken_entry_that_was_trimmed_is_simply_gone(
+def test_a_trimmed_entry_that_was_not_claimed_is_not_delivered(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     log_each(sample_log, ["1", "2", "3"])
@@ -247,7 +251,7 @@ def test_an_untaken_entry_that_was_trimmed_is_simply_gone(
 
 
 @pytest.mark.parametrize("data", [b"", b"not json", b'{"v":99}', b"\xff"])
-def test_an_entry_that_cannot_be_decoded_comes_back_as_unreadable(
+def test_an_entry_that_cannot_be_decoded_is_delivered_as_unreadable(
     sample_log: SampleLog, redis_client: redis.Redis, data: bytes
 ) -> None:
     log_each(sample_log, ["1"])
@@ -258,7 +262,7 @@ def test_an_entry_that_cannot_be_decoded_comes_back_as_unreadable(
     assert sample_log.acknowledge_through(entries[-1].id) == 3
 
 
-def test_every_acknowledged_append_survives_a_killed_server(redis_process: RedisProcess) -> None:
+def test_every_acknowledged_append_survives_a_killed_redis_server(redis_process: RedisProcess) -> None:
     with redis_process.client() as client:
         sample_log = SampleLog(client)
         log_each(sample_log, [str(i) for i in range(40)])
@@ -266,7 +270,7 @@ def test_every_acknowledged_append_survives_a_killed_server(redis_process: Redis
         for i in range(40, 60):
             log_each(sample_log, [str(i)])
         while cast("dict[str, int]", client.info("persistence"))["aof_buffer_length"]:
-            time.sleep(0.01)  # a slow disk that is syncing keeps a write waiting for up to two seconds
+            time.sleep(0.01)  # a slow disk that is syncing can delay a write by up to two seconds
     redis_process.kill(signal.SIGKILL)
     redis_process.wait()
     redis_process.start()
@@ -274,7 +278,7 @@ def test_every_acknowledged_append_survives_a_killed_server(redis_process: Redis
         sample_log = SampleLog(client)
         assert client.xlen(SAMPLES) == 60
         assert ids(unused(client)) == [str(i) for i in range(10, 60)]
-        assert sample_log.append([request("request-59", [group("59")])]) == 0  # its id is remembered too
+        assert sample_log.append([request("request-59", [group("59")])]) == 0  # its request id survives too
 
 
 def test_every_method_raises_a_redis_error_when_the_server_is_down(redis_process: RedisProcess) -> None:
@@ -298,7 +302,7 @@ def test_every_method_raises_a_redis_error_when_the_server_is_down(redis_process
         assert ids(unused(client)) == ["1", "3"]
 
 
-def test_a_server_that_hangs_is_given_up_within_the_timeout(redis_process: RedisProcess) -> None:
+def test_a_call_to_a_hanging_server_fails_within_the_timeout(redis_process: RedisProcess) -> None:
     with connect(redis_process.url, timeout_s=0.2) as client:
         sample_log = SampleLog(client)
         redis_process.kill(signal.SIGSTOP)
@@ -316,12 +320,12 @@ def test_pending_single_responses_do_not_hide_the_groups_behind_them(
 ) -> None:
     log_each(sample_log, [f"single-{i}" for i in range(600)], responses=1)
     log_each(sample_log, [f"pair-{i}" for i in range(200)])
-    assert len(unused(redis_client)) == 800  # a run took them all, and did not finish
+    assert len(unused(redis_client)) == 800  # claimed by a run that does not finish
     assert sample_log.count_unused(128) == 128
     assert sample_log.count_unused(1000) == 200
 
 
-def test_pending_groups_are_counted_though_older_ones_were_trimmed(
+def test_pending_groups_are_counted_after_older_ones_are_trimmed(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     log_each(sample_log, [str(i) for i in range(1500)])
@@ -331,7 +335,7 @@ def test_pending_groups_are_counted_though_older_ones_were_trimmed(
     assert sample_log.count_unused(5000) == 700
 
 
-def test_an_entry_that_is_not_ours_is_unreadable_and_not_counted(
+def test_a_foreign_entry_is_delivered_as_unreadable_and_not_counted(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     redis_client.xadd(SAMPLES, {"something": "else"})

@@ -1,4 +1,4 @@
-"""Scripts are found by a Redis that does not know them: after SCRIPT FLUSH, and after a failover."""
+"""Lua scripts are loaded again when Redis no longer has them: after SCRIPT FLUSH, and after a failover."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def client(redis_process: RedisProcess) -> Iterator[redis.Redis]:
 
 
 def use_every_script(client: redis.Redis, number: int) -> None:
-    """One call of every script, with the outcome it has on a Redis that knows nothing of `number`."""
+    """Call every script once, and check its outcome on a Redis without keys for `number`."""
     assert SampleLog(client).append([LoggedRequest(f"request-{number}", (GROUP,), 60)]) == 1
     jobs = JobBoard(client)
     assert jobs.finish(jobs.create({}), "failed").status == "failed"
@@ -57,7 +57,7 @@ def test_scripts_that_redis_has_forgotten_are_loaded_again(client: redis.Redis) 
     use_every_script(client, 2)
 
 
-def test_a_pipeline_loads_scripts_that_redis_has_forgotten_between_two_writes(client: redis.Redis) -> None:
+def test_a_pipeline_reloads_scripts_that_redis_has_forgotten_between_two_writes(client: redis.Redis) -> None:
     sample_log = SampleLog(client)
     for number in range(3):
         requests = [LoggedRequest(f"{number}-{part}", (GROUP, GROUP), 60) for part in range(5)]
@@ -66,12 +66,12 @@ def test_a_pipeline_loads_scripts_that_redis_has_forgotten_between_two_writes(cl
     assert client.xlen(SAMPLES) == 30
 
 
-def test_a_script_that_is_lost_while_its_pipeline_is_sent_raises_and_the_write_can_be_repeated(
+def test_a_script_lost_during_a_pipeline_raises_an_error_and_the_write_can_be_repeated(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample_log, requests = SampleLog(client), [LoggedRequest("a", (GROUP,), 60)]
     with monkeypatch.context() as patched:
-        # as where another Redis takes over between the check and the commands
+        # as if another Redis took over between the check and the commands
         patched.setattr("redis.client.Pipeline.load_scripts", lambda _: None)
         client.script_flush()
         with pytest.raises(redis.RedisError):
@@ -80,7 +80,7 @@ def test_a_script_that_is_lost_while_its_pipeline_is_sent_raises_and_the_write_c
     assert sample_log.append(requests) == 0
 
 
-def test_after_a_failover_to_an_empty_redis_everything_works(tmp_path: Path) -> None:
+def test_all_scripts_work_after_a_failover_to_an_empty_redis(tmp_path: Path) -> None:
     with RedisProcess(tmp_path / "first") as first, RedisProcess(tmp_path / "second") as second:
         socket = tmp_path / "redis.sock"
         socket.symlink_to(first.url.removeprefix("unix://"))
@@ -101,7 +101,7 @@ def test_after_a_failover_to_an_empty_redis_everything_works(tmp_path: Path) -> 
             use()  # the same objects, on a Redis that has seen no script
 
 
-def test_a_call_sends_the_digest_and_not_the_text(client: redis.Redis) -> None:
+def test_a_call_sends_the_digest_of_the_script_and_not_its_text(client: redis.Redis) -> None:
     use_every_script(client, 1)
     client.config_resetstat()
     use_every_script(client, 2)

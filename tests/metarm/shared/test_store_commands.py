@@ -1,4 +1,4 @@
-"""Commands about the store, sent by one process and run by another, through a real Redis."""
+"""Store commands, sent by one process and executed by another, through a real Redis."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def commands(redis_client: redis.Redis) -> StoreCommands:
 
 @pytest.fixture
 def serve(commands: StoreCommands) -> Iterator[Callable[[Do], None]]:
-    """Starts a thread that runs commands."""
+    """Starts a thread that executes commands."""
     stop = threading.Event()
     threads: list[threading.Thread] = []
 
@@ -44,7 +44,7 @@ def serve(commands: StoreCommands) -> Iterator[Callable[[Do], None]]:
         thread.join()
 
 
-def test_a_command_is_run_by_another_process_and_its_answer_comes_back(
+def test_a_command_is_executed_by_another_process_and_its_result_is_returned(
     commands: StoreCommands, serve: Callable[[Do], None]
 ) -> None:
     serve(lambda kind, arguments: [kind, arguments])
@@ -59,7 +59,7 @@ def test_a_command_is_run_by_another_process_and_its_answer_comes_back(
         CutOverAbortedError("b refused it", servers={"b": "NaN"}),
     ],
 )
-def test_an_error_of_the_trainer_is_raised_by_the_service(
+def test_an_error_in_the_trainer_is_raised_in_the_service(
     commands: StoreCommands, serve: Callable[[Do], None], error: MetaRMError
 ) -> None:
     def fail(_kind: Kind, _arguments: Mapping[str, Any]) -> None:
@@ -89,15 +89,17 @@ def test_without_a_trainer_nothing_is_sent(redis_client: redis.Redis) -> None:
     assert redis_client.llen("metarm:commands") == 0
 
 
-def test_a_command_that_was_not_taken_in_time_is_never_run(
+def test_a_command_that_is_not_taken_in_time_is_never_executed(
     commands: StoreCommands, serve: Callable[[Do], None], redis_client: redis.Redis
 ) -> None:
     done: list[str] = []
-    patient = StoreCommands(redis_client, wait_s=10.0)  # how much longer than asked a command lives
+    patient = StoreCommands(redis_client, wait_s=10.0)  # the command outlives the requested wait by this time
     began = time.monotonic()
     with pytest.raises(TrainerUnavailableError, match="did not take"):
         patient.ask("activate", {}, 0.1)
-    assert time.monotonic() - began < 0.1 + BUSY_S  # as long as asked, not as one blocking command may take
+    assert (
+        time.monotonic() - began < 0.1 + BUSY_S
+    )  # the requested wait, not the time limit of one blocking command
     serve(lambda kind, _arguments: done.append(kind))
     time.sleep(0.2)
     assert done == []
