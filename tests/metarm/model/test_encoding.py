@@ -50,7 +50,9 @@ def alone(encoder: Encoder, prompt: Prompt, responses: Sequence[str]) -> list[En
 
 
 @pytest.mark.parametrize(("prompt", "response"), TEXTS)
-def test_pair_is_the_tokenizers_own_pair(checkpoint: Kinds, prompt: str, response: str) -> None:
+def test_the_pair_format_is_the_tokenizers_own_pair_encoding(
+    checkpoint: Kinds, prompt: str, response: str
+) -> None:
     encoder = load_encoder(checkpoint("bert"), 10_000)
     encoder.max_tokens = 10_000
     theirs = tokenizer_of(checkpoint("bert"))([prompt], [response])
@@ -61,7 +63,7 @@ def test_pair_is_the_tokenizers_own_pair(checkpoint: Kinds, prompt: str, respons
 
 @pytest.mark.parametrize(("prompt", "response"), TEXTS)
 @pytest.mark.parametrize("kind", ["llama", "qwen", "llama-without-pad"])
-def test_concat_is_the_tokenizer_on_the_joined_text_and_one_eos(
+def test_the_concat_format_tokenizes_the_joined_text_and_appends_one_eos(
     checkpoint: Kinds, kind: Kind, prompt: str, response: str
 ) -> None:
     encoder = load_encoder(checkpoint(kind), 10_000)
@@ -72,7 +74,7 @@ def test_concat_is_the_tokenizer_on_the_joined_text_and_one_eos(
     assert encode_one(encoder, prompt, response) == Encoded(expected, None, truncated=False)
 
 
-def test_an_eos_that_is_there_already_is_not_doubled(checkpoint: Kinds) -> None:
+def test_an_existing_eos_is_not_duplicated(checkpoint: Kinds) -> None:
     encoder = load_encoder(checkpoint("llama"), 128)
     expected = tokenizer_of(checkpoint("llama"))(PROMPT + RESPONSE + "</s>").input_ids
     assert (
@@ -83,7 +85,7 @@ def test_an_eos_that_is_there_already_is_not_doubled(checkpoint: Kinds) -> None:
 
 
 @pytest.mark.parametrize(("prompt", "response"), TEXTS)
-def test_chat_is_the_models_own_template(checkpoint: Kinds, prompt: str, response: str) -> None:
+def test_the_chat_format_uses_the_models_own_template(checkpoint: Kinds, prompt: str, response: str) -> None:
     encoder = load_encoder(checkpoint("llama-chat"), 10_000)
     encoder.max_tokens = 10_000
     tokenizer = tokenizer_of(checkpoint("llama-chat"))
@@ -93,7 +95,7 @@ def test_chat_is_the_models_own_template(checkpoint: Kinds, prompt: str, respons
     assert encode_one(encoder, prompt, response) == Encoded(list(theirs), None, truncated=False)
 
 
-def test_a_conversation_goes_through_the_template_turn_by_turn(checkpoint: Kinds) -> None:
+def test_the_chat_template_is_applied_to_every_turn_of_a_conversation(checkpoint: Kinds) -> None:
     turns = conversation(("system", "Be short."), ("user", PROMPT), ("assistant", "Why?"), ("user", "Tell me."))
     tokenizer = tokenizer_of(checkpoint("llama-chat"))
     messages: Any = [*turns, {"role": "assistant", "content": RESPONSE}]
@@ -102,7 +104,7 @@ def test_a_conversation_goes_through_the_template_turn_by_turn(checkpoint: Kinds
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
-def test_a_lone_user_message_is_the_same_as_plain_text(checkpoint: Kinds, kind: Kind) -> None:
+def test_a_single_user_message_is_encoded_like_plain_text(checkpoint: Kinds, kind: Kind) -> None:
     encoder = load_encoder(checkpoint(kind), 128)
     assert encode_one(encoder, conversation(("user", PROMPT)), RESPONSE) == encode_one(
         encoder, PROMPT, RESPONSE
@@ -110,7 +112,7 @@ def test_a_lone_user_message_is_the_same_as_plain_text(checkpoint: Kinds, kind: 
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_without_a_template_every_turn_of_a_conversation_is_named(checkpoint: Kinds, kind: Kind) -> None:
+def test_without_a_template_every_turn_is_labelled_with_its_role(checkpoint: Kinds, kind: Kind) -> None:
     encoder = load_encoder(checkpoint(kind), 128)
     turns = conversation(("user", "One?"), ("assistant", "Two."), ("user", "Three?"))
     text = "User: One?\n\nAssistant: Two.\n\nUser: Three?\n\nAssistant: "
@@ -118,14 +120,14 @@ def test_without_a_template_every_turn_of_a_conversation_is_named(checkpoint: Ki
     assert encode_one(encoder, turns, RESPONSE) != encode_one(encoder, turns[:1], RESPONSE)
 
 
-def test_messages_the_template_refuses_are_an_invalid_request(checkpoint: Kinds) -> None:
+def test_messages_that_the_template_rejects_are_an_invalid_request(checkpoint: Kinds) -> None:
     encoder = load_encoder(checkpoint("llama-chat"), 128)
     with pytest.raises(InvalidRequestError, match="unknown role tool"):
         encode_one(encoder, conversation(("tool", "42")), RESPONSE)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "qwen", "llama-chat"])
-def test_exactly_the_limit_is_not_truncated_and_one_more_is(checkpoint: Kinds, kind: Kind) -> None:
+def test_a_sequence_at_the_limit_is_not_truncated_and_a_longer_one_is(checkpoint: Kinds, kind: Kind) -> None:
     whole = encode_one(load_encoder(checkpoint(kind), 128), PROMPT, RESPONSE)
     length = len(whole.ids)
     assert not whole.truncated
@@ -135,7 +137,7 @@ def test_exactly_the_limit_is_not_truncated_and_one_more_is(checkpoint: Kinds, k
     assert len(shorter.ids) == length - 1
 
 
-def test_a_pair_loses_the_start_of_its_prompt_first(checkpoint: Kinds) -> None:
+def test_a_pair_is_truncated_at_the_start_of_its_prompt_first(checkpoint: Kinds) -> None:
     tokenizer = tokenizer_of(checkpoint("bert"))
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     first = tokenizer(PROMPT, add_special_tokens=False).input_ids
@@ -153,21 +155,21 @@ def test_a_pair_loses_the_start_of_its_prompt_first(checkpoint: Kinds) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen", "llama-without-pad"])
-def test_a_joined_text_keeps_bos_and_loses_tokens_from_the_left(checkpoint: Kinds, kind: Kind) -> None:
+def test_a_joined_text_is_truncated_from_the_left_and_keeps_its_bos(checkpoint: Kinds, kind: Kind) -> None:
     whole = encode_one(load_encoder(checkpoint(kind), 128), PROMPT, RESPONSE).ids
     for limit in (8, 9, len(whole) // 2, len(whole) - 1):
         encoded = encode_one(load_encoder(checkpoint(kind), limit), PROMPT, RESPONSE)
         assert encoded == Encoded([whole[0], *whole[len(whole) - limit + 1 :]], None, truncated=True)
 
 
-def test_a_chat_without_bos_loses_tokens_from_the_left_alone(checkpoint: Kinds) -> None:
+def test_a_chat_without_bos_is_truncated_from_the_left(checkpoint: Kinds) -> None:
     whole = encode_one(load_encoder(checkpoint("llama-chat"), 128), PROMPT, RESPONSE).ids
     encoded = encode_one(load_encoder(checkpoint("llama-chat"), 10), PROMPT, RESPONSE)
     assert encoded == Encoded(whole[-10:], None, truncated=True)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
-def test_no_sequence_is_longer_than_the_model_allows(checkpoint: Kinds, kind: Kind) -> None:
+def test_no_sequence_exceeds_the_limit_of_the_model(checkpoint: Kinds, kind: Kind) -> None:
     encoder = load_encoder(checkpoint(kind), 10_000)
     encoded = encode_one(encoder, "words " * 500, "more words " * 500)
     assert encoder.max_tokens == len(encoded.ids) == 128
@@ -175,7 +177,7 @@ def test_no_sequence_is_longer_than_the_model_allows(checkpoint: Kinds, kind: Ki
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
-def test_a_group_is_encoded_as_each_of_its_responses_alone(checkpoint: Kinds, kind: Kind) -> None:
+def test_a_group_is_encoded_like_each_of_its_responses_alone(checkpoint: Kinds, kind: Kind) -> None:
     encoder = load_encoder(checkpoint(kind), 30)
     prompt = PROMPT
     responses = ["Yes.", RESPONSE * 9, "", RESPONSE, "No.", RESPONSE * 2, "Yes."]
@@ -184,14 +186,14 @@ def test_a_group_is_encoded_as_each_of_its_responses_alone(checkpoint: Kinds, ki
     assert {e.truncated for e in encoded[0]} == {True, False}
 
 
-def test_a_truncated_response_does_not_shorten_the_prompt_of_the_next(checkpoint: Kinds) -> None:
+def test_a_truncated_response_does_not_shorten_the_prompt_of_the_next_response(checkpoint: Kinds) -> None:
     encoder = load_encoder(checkpoint("bert"), 24)
     (group,) = encoder.encode([(PROMPT, [RESPONSE * 9, "Yes.", RESPONSE * 2, "No."])])
     assert [e.truncated for e in group] == [True, False, True, False]
     assert group == alone(encoder, PROMPT, [RESPONSE * 9, "Yes.", RESPONSE * 2, "No."])
 
 
-def test_a_truncation_and_padding_baked_into_the_tokenizer_do_not_bite(checkpoint: Kinds) -> None:
+def test_truncation_and_padding_stored_in_the_tokenizer_are_ignored(checkpoint: Kinds) -> None:
     baked = json.loads((checkpoint("bert") / "tokenizer.json").read_text())
     assert baked["truncation"]["max_length"] == 16
     assert baked["padding"]["strategy"] == {"Fixed": 16}
@@ -201,7 +203,9 @@ def test_a_truncation_and_padding_baked_into_the_tokenizer_do_not_bite(checkpoin
     assert pad not in encode_one(encoder, "One?", "Two.").ids
 
 
-def test_a_baked_in_truncation_is_not_saved_on(checkpoint: Kinds, tmp_path: Path) -> None:
+def test_truncation_stored_in_the_tokenizer_is_not_saved_with_the_model(
+    checkpoint: Kinds, tmp_path: Path
+) -> None:
     load_model(checkpoint("bert"), 128).save(tmp_path / "saved")
     saved = json.loads((tmp_path / "saved" / "tokenizer.json").read_text())
     assert saved["truncation"] is None
@@ -216,12 +220,12 @@ def test_a_baked_in_truncation_is_not_saved_on(checkpoint: Kinds, tmp_path: Path
     )
 
 
-def test_an_empty_prompt_and_response_are_still_scored_where_special_tokens_remain(checkpoint: Kinds) -> None:
+def test_an_empty_prompt_and_response_are_valid_if_special_tokens_remain(checkpoint: Kinds) -> None:
     assert len(encode_one(load_encoder(checkpoint("bert"), 128), "", "").ids) == 3
     assert len(encode_one(load_encoder(checkpoint("llama"), 128), "", "").ids) == 2
 
 
-def test_nothing_left_to_score_is_an_invalid_request(checkpoint: Kinds) -> None:
+def test_an_empty_sequence_is_an_invalid_request(checkpoint: Kinds) -> None:
     encoder = load_encoder(checkpoint("llama-chat"), 128)
     encoder.tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     with pytest.raises(InvalidRequestError, match="are both empty"):
@@ -229,7 +233,7 @@ def test_nothing_left_to_score_is_an_invalid_request(checkpoint: Kinds) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
-def test_threads_at_the_same_time_get_what_each_would_get_alone(checkpoint: Kinds, kind: Kind) -> None:
+def test_concurrent_threads_get_the_same_encoding_as_a_single_thread(checkpoint: Kinds, kind: Kind) -> None:
     encoder = load_encoder(checkpoint(kind), 40)
     prompts = [f"{PROMPT} {'and the first train ' * (i % 7)}" for i in range(60)]
     expected = [encoder.encode([(prompt, [RESPONSE, "Yes."])]) for prompt in prompts]
@@ -238,17 +242,17 @@ def test_threads_at_the_same_time_get_what_each_would_get_alone(checkpoint: Kind
     assert together == expected
 
 
-def test_a_very_long_prompt_and_response_are_cut_without_delay(checkpoint: Kinds) -> None:
+def test_a_very_long_prompt_and_response_are_truncated_quickly(checkpoint: Kinds) -> None:
     encoder = load_encoder(checkpoint("bert"), 128)
     text = "the answer is forty two " * 8000
     started = time.monotonic()
     encoded = encode_one(encoder, text, text)
-    assert time.monotonic() - started < 10  # tokenizers' own way takes half a minute
+    assert time.monotonic() - started < 10  # the truncation of the tokenizers library takes half a minute
     assert len(encoded.ids) == 128
     assert encoded.truncated
 
 
-def test_a_checkpoint_without_tokenizer_files_is_refused(checkpoint: Kinds, tmp_path: Path) -> None:
+def test_a_checkpoint_without_tokenizer_files_is_rejected(checkpoint: Kinds, tmp_path: Path) -> None:
     shutil.copytree(checkpoint("bert"), tmp_path / "bare")
     for file in (tmp_path / "bare").glob("tokenizer*"):
         file.unlink()
@@ -267,15 +271,17 @@ turns = st.lists(
 
 
 @functools.cache
-def roomy_encoder(path: Path) -> Encoder:
+def encoder_without_limit(path: Path) -> Encoder:
     encoder = load_encoder(path, 10_000)
     encoder.max_tokens = 10_000
     return encoder
 
 
 def tokens_before_the_response(encoder: Encoder, prompt: Prompt, response: str) -> int:
-    """By the tokenizer's public offsets: tokens that end before the response's first character, in the
-    text that is encoded; all, where there is no response."""
+    """Count the tokens that end before the first character of the response, by the tokenizer's public offsets.
+
+    Without a response, all tokens count.
+    """
     if encoder.format == "concat":
         assert isinstance(prompt, str)
         before, text = prompt, prompt + response
@@ -287,33 +293,33 @@ def tokens_before_the_response(encoder: Encoder, prompt: Prompt, response: str) 
     encoded: Any = encoder.tokenizer(
         text, add_special_tokens=encoder.format == "concat", return_offsets_mapping=True
     )
-    # of a character that takes several tokens, each has the offsets of all of it
+    # if a character takes several tokens, each of them has the offsets of the whole character
     return sum(end <= len(before) for _, end in encoded.offset_mapping)
 
 
 @given(texts, st.lists(texts, min_size=1, max_size=4))
 @example("The answer", [" is", "", "s are", "é"])
 @settings(deadline=None)
-def test_what_counts_as_the_prompts_of_a_joined_text_ends_where_the_response_begins(
+def test_the_prompt_tokens_of_a_joined_text_end_before_the_response(
     checkpoint: Kinds, prompt: str, responses: list[str]
 ) -> None:
-    encoder = roomy_encoder(checkpoint("llama"))
+    encoder = encoder_without_limit(checkpoint("llama"))
     (group,) = encoder.encode([(prompt, responses)])
     for encoded, response in zip(group, responses, strict=True):
         before = tokens_before_the_response(encoder, prompt, response)
-        # a prompt's last character may take several tokens: the first of them counts
+        # the last character of a prompt may take several tokens, of which the first ones count
         assert before - 3 <= encoded.prompt_tokens <= before
         if prompt.isascii() and prompt:
             assert encoded.prompt_tokens == before
 
 
 @given(texts | turns, st.lists(texts, min_size=1, max_size=4))
-@example("What is it?", ["<b>bold</b>", "</s> and more", "<", ""])  # as the end of a turn begins
+@example("What is it?", ["<b>bold</b>", "</s> and more", "<", ""])  # these begin like an end-of-turn marker
 @settings(deadline=None)
-def test_what_counts_as_the_prompts_of_a_chat_ends_where_the_response_begins(
+def test_the_prompt_tokens_of_a_chat_end_before_the_response(
     checkpoint: Kinds, prompt: Prompt, responses: list[str]
 ) -> None:
-    encoder = roomy_encoder(checkpoint("llama-chat"))
+    encoder = encoder_without_limit(checkpoint("llama-chat"))
     (group,) = encoder.encode([(prompt, responses)])
     for encoded, response in zip(group, responses, strict=True):
         assert encoded.prompt_tokens == tokens_before_the_response(encoder, prompt, response)
@@ -321,21 +327,21 @@ def test_what_counts_as_the_prompts_of_a_chat_ends_where_the_response_begins(
 
 @given(texts | turns, st.lists(texts, min_size=2, max_size=5))
 @settings(deadline=None)
-def test_responses_to_one_prompt_begin_with_the_same_tokens(
+def test_responses_to_the_same_chat_prompt_begin_with_the_same_tokens(
     checkpoint: Kinds, prompt: Prompt, responses: list[str]
 ) -> None:
-    """Where the prompt's end is a token's end whatever follows, as in a chat."""
-    encoder = roomy_encoder(checkpoint("llama-chat"))
+    """In a chat, a token ends at the end of the prompt for every response."""
+    encoder = encoder_without_limit(checkpoint("llama-chat"))
     (group,) = encoder.encode([(prompt, responses)])
     assert len({tuple(encoded.ids[: encoded.prompt_tokens]) for encoded in group}) == 1
 
 
 @given(st.sampled_from(CORPUS), st.lists(texts, min_size=2, max_size=5))
 @settings(deadline=None)
-def test_responses_that_begin_with_a_space_share_all_of_a_joined_prompt(
+def test_responses_that_begin_with_a_space_share_the_whole_joined_prompt(
     checkpoint: Kinds, prompt: str, responses: list[str]
 ) -> None:
-    encoder = roomy_encoder(checkpoint("llama"))
+    encoder = encoder_without_limit(checkpoint("llama"))
     (group,) = encoder.encode(
         [(prompt, [f" {response.strip()}" for response in responses if response.strip()])]
     )
@@ -344,9 +350,7 @@ def test_responses_that_begin_with_a_space_share_all_of_a_joined_prompt(
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen", "llama-without-pad", "llama-chat"])
-def test_what_counts_as_the_prompts_after_a_truncation_is_what_is_left_of_it(
-    checkpoint: Kinds, kind: Kind
-) -> None:
+def test_the_prompt_tokens_of_a_truncated_sequence_are_those_that_remain(checkpoint: Kinds, kind: Kind) -> None:
     encoder = load_encoder(checkpoint(kind), 128)
     whole = encode_one(encoder, PROMPT, RESPONSE)
     answer = len(whole.ids) - whole.prompt_tokens
@@ -355,8 +359,8 @@ def test_what_counts_as_the_prompts_after_a_truncation_is_what_is_left_of_it(
         assert encoded.prompt_tokens == max(0, limit - answer)
 
 
-def test_leading_spaces_of_a_response_are_not_taken_for_the_prompt(checkpoint: Kinds, tmp_path: Path) -> None:
-    """A tokenizer that trims offsets, as Llama 3's, gives a token of spaces no characters."""
+def test_leading_spaces_of_a_response_do_not_count_as_prompt_tokens(checkpoint: Kinds, tmp_path: Path) -> None:
+    """A tokenizer that trims offsets, such as Llama 3's, gives a token of spaces an empty span."""
     folder = shutil.copytree(checkpoint("llama-chat"), tmp_path / "trims")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
@@ -366,8 +370,8 @@ def test_leading_spaces_of_a_response_are_not_taken_for_the_prompt(checkpoint: K
 
 
 @pytest.mark.parametrize(("prompt", "response"), TEXTS)
-def test_a_pair_has_no_tokens_of_the_prompt_alone(checkpoint: Kinds, prompt: str, response: str) -> None:
-    """Every token of an encoder sees the response: nothing could be shared."""
+def test_a_pair_has_no_prompt_tokens(checkpoint: Kinds, prompt: str, response: str) -> None:
+    """In an encoder, every token attends to the response, so nothing can be shared."""
     assert encode_one(load_encoder(checkpoint("bert"), 128), prompt, response).prompt_tokens == 0
 
 
@@ -380,7 +384,7 @@ ids_and_segments = st.integers(1, 12).flatmap(
 
 
 @given(ids_and_segments, ids_and_segments, st.integers(0, 5), st.booleans())
-def test_sequences_have_one_key_exactly_where_the_model_reads_the_same(
+def test_sequences_have_equal_keys_exactly_if_the_model_input_is_equal(
     one: tuple[list[int], list[int] | None],
     other: tuple[list[int], list[int] | None],
     prompt_tokens: int,
@@ -391,7 +395,7 @@ def test_sequences_have_one_key_exactly_where_the_model_reads_the_same(
     assert first.key == Encoded(*one, truncated, prompt_tokens).key
 
 
-def test_keys_tell_order_length_and_segments_apart() -> None:
+def test_keys_differ_by_order_length_and_segments() -> None:
     sequences = [
         Encoded([1, 2], None, truncated=False),
         Encoded([2, 1], None, truncated=False),
@@ -407,13 +411,13 @@ def test_keys_tell_order_length_and_segments_apart() -> None:
     assert len({sequence.key for sequence in sequences}) == len(sequences)
 
 
-def test_folders_with_the_same_tokenizer_share_an_encoder_while_it_is_in_use(
+def test_directories_with_the_same_tokenizer_share_an_encoder_while_it_is_in_use(
     checkpoint: Kinds, tmp_path: Path
 ) -> None:
     same, other = tmp_path / "same", tmp_path / "other"
     shutil.copytree(checkpoint("bert"), same)
     shutil.copytree(checkpoint("bert"), other)
-    (same / "manifest.json").write_text("{}")  # says nothing of how text becomes tokens
+    (same / "manifest.json").write_text("{}")  # no effect on tokenization
     config = json.loads((other / "tokenizer_config.json").read_text())
     (other / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 64}))
     encoder = load_encoder(checkpoint("bert"), 512)

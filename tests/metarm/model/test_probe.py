@@ -22,7 +22,7 @@ def _manifest(model: RewardModel) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in get_args(Kind) if kind != "bert-backbone"])
-def test_every_kind_of_model_answers_as_it_did(kind: Kind, tmp_path: Path) -> None:
+def test_every_kind_of_model_passes_its_own_probe(kind: Kind, tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / kind, kind)
     manifest = _manifest(load_model(folder, 128))
     again = load_model(folder, 128)
@@ -30,7 +30,7 @@ def test_every_kind_of_model_answers_as_it_did(kind: Kind, tmp_path: Path) -> No
     probe.check(again, {"name": "v000003"})
 
 
-def test_other_weights_are_refused(model: RewardModel) -> None:
+def test_changed_weights_are_rejected(model: RewardModel) -> None:
     manifest = _manifest(model)
     with torch.no_grad():
         model.network.get_parameter("classifier.weight").mul_(1.5)
@@ -38,7 +38,7 @@ def test_other_weights_are_refused(model: RewardModel) -> None:
         probe.check(model, manifest)
 
 
-def test_another_tokenizer_is_refused(model: RewardModel, tmp_path: Path) -> None:
+def test_a_changed_tokenizer_is_rejected(model: RewardModel, tmp_path: Path) -> None:
     manifest = _manifest(model)
     model.encoder.tokenizer.backend_tokenizer.add_tokens(["sky"])
     other = load_model(_resaved(model, tmp_path / "other"), 128)
@@ -46,14 +46,14 @@ def test_another_tokenizer_is_refused(model: RewardModel, tmp_path: Path) -> Non
         probe.check(other, manifest)
 
 
-def test_tokens_that_the_network_does_not_know_are_refused(model: RewardModel, tmp_path: Path) -> None:
+def test_token_ids_outside_the_vocabulary_are_rejected(model: RewardModel, tmp_path: Path) -> None:
     model.encoder.tokenizer.backend_tokenizer.add_tokens(["sky"])
     other = load_model(_resaved(model, tmp_path / "other"), 128)
     with pytest.raises(InvalidVersionError, match="token ids outside the network's vocabulary"):
         probe.check(other, {"name": "v000003"})
 
 
-def test_a_weight_that_is_no_number_is_refused_even_where_no_text_reads_it(model: RewardModel) -> None:
+def test_a_non_finite_weight_is_rejected_even_if_no_probe_text_uses_it(model: RewardModel) -> None:
     manifest = _manifest(model)
     with torch.no_grad():
         model.network.get_parameter("bert.embeddings.position_embeddings.weight")[127, 3] = torch.nan
@@ -61,14 +61,14 @@ def test_a_weight_that_is_no_number_is_refused_even_where_no_text_reads_it(model
         probe.check(model, manifest)
 
 
-def test_a_model_that_answered_no_numbers_when_it_was_made_is_refused(model: RewardModel) -> None:
+def test_a_probe_that_records_non_finite_scores_is_rejected(model: RewardModel) -> None:
     manifest = _manifest(model)
     manifest["probe"] = [{"tokens": None, "score": None}] * len(probe.take(model))
     with pytest.raises(InvalidVersionError, match="records non-finite scores"):
         probe.check(model, manifest)
 
 
-def test_texts_that_a_shorter_limit_cuts_are_not_compared(tmp_path: Path) -> None:
+def test_texts_truncated_by_a_shorter_limit_are_not_compared(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "bert", "bert")
     manifest = _manifest(load_model(folder, 128))
     short = load_model(folder, 20)

@@ -38,7 +38,7 @@ def random_samples(model: RewardModel, count: int, seed: int) -> list[Encoded]:
     for i in range(count):
         length = rng.randint(1, 100)
         ids = [rng.randrange(len(tokenizer)) for _ in range(length)]
-        if i % 4 == 0 and tokenizer.eos_token_id is not None:  # ends in what is the padding token as well
+        if i % 4 == 0 and tokenizer.eos_token_id is not None:  # the last token is also the padding token
             ids[-min(length, 1 + i % 3) :] = [tokenizer.eos_token_id] * min(length, 1 + i % 3)
         segments = "token_type_ids" in tokenizer.model_input_names
         cut = rng.randint(0, length)
@@ -47,14 +47,14 @@ def random_samples(model: RewardModel, count: int, seed: int) -> list[Encoded]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_score_in_a_batch_is_what_transformers_answers_for_the_sequence_alone(
+def test_a_score_in_a_batch_equals_the_transformers_score_of_the_sequence_alone(
     checkpoint: Kinds, kind: Kind
 ) -> None:
     model, network = load_model(checkpoint(kind), 128), plain_network(checkpoint(kind))
     samples = random_samples(model, 40, seed=1)
     with torch.inference_mode():
         alone = torch.stack([plain_score(network, sample) for sample in samples])
-        assert alone.std() > 0.05  # scores that differ: equality means something
+        assert alone.std() > 0.05  # the scores differ, so their equality is meaningful
         for batch_tokens in (1, 97, 500, 10**6):
             scores = model.scores(samples, batch_tokens)
             assert scores.dtype == torch.float32
@@ -62,7 +62,7 @@ def test_a_score_in_a_batch_is_what_transformers_answers_for_the_sequence_alone(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_real_texts_score_as_in_transformers(checkpoint: Kinds, kind: Kind) -> None:
+def test_real_texts_score_like_in_transformers(checkpoint: Kinds, kind: Kind) -> None:
     model, network = load_model(checkpoint(kind), 24), plain_network(checkpoint(kind))
     texts = [
         "",
@@ -78,7 +78,7 @@ def test_real_texts_score_as_in_transformers(checkpoint: Kinds, kind: Kind) -> N
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen"])
-def test_a_sequence_of_nothing_but_padding_scores_as_in_transformers(checkpoint: Kinds, kind: Kind) -> None:
+def test_a_sequence_of_padding_tokens_scores_like_in_transformers(checkpoint: Kinds, kind: Kind) -> None:
     model, network = load_model(checkpoint(kind), 128), plain_network(checkpoint(kind))
     pad = network.config.pad_token_id
     assert pad == network.config.eos_token_id
@@ -90,7 +90,7 @@ def test_a_sequence_of_nothing_but_padding_scores_as_in_transformers(checkpoint:
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.inference_mode()
-def test_neither_order_nor_company_changes_a_score(checkpoint: Kinds, kind: Kind) -> None:
+def test_order_and_batch_composition_do_not_change_a_score(checkpoint: Kinds, kind: Kind) -> None:
     model = load_model(checkpoint(kind), 128)
     samples = random_samples(model, 30, seed=2)
     scores = model.scores(samples)
@@ -103,7 +103,7 @@ def test_neither_order_nor_company_changes_a_score(checkpoint: Kinds, kind: Kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_through_scores_are_those_of_the_plain_forward(checkpoint: Kinds, kind: Kind) -> None:
+def test_gradients_of_scores_equal_those_of_the_plain_forward(checkpoint: Kinds, kind: Kind) -> None:
     model, network = load_model(checkpoint(kind), 128), plain_network(checkpoint(kind))
     samples = random_samples(model, 12, seed=3)
     weights = torch.linspace(-1.0, 1.0, len(samples))
@@ -123,7 +123,7 @@ def test_gradients_through_scores_are_those_of_the_plain_forward(checkpoint: Kin
     assert compared > 5
 
 
-def test_scores_carry_no_gradient_when_none_is_asked_for(checkpoint: Kinds) -> None:
+def test_scores_carry_no_gradient_under_no_grad(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
     samples = random_samples(model, 3, seed=4)
     assert model.scores(samples).requires_grad
@@ -138,7 +138,7 @@ def test_dropout_is_off(checkpoint: Kinds) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_saved_model_scores_as_before(checkpoint: Kinds, kind: Kind, tmp_path: Path) -> None:
+def test_a_saved_model_gives_the_same_scores(checkpoint: Kinds, kind: Kind, tmp_path: Path) -> None:
     model = load_model(checkpoint(kind), 128)
     model.save(tmp_path / "saved")
     saved = load_model(tmp_path / "saved", 128)
@@ -168,14 +168,14 @@ def without(folder: Path, source: Path, lost: str) -> Path:
     return folder
 
 
-def test_a_checkpoint_of_two_labels_is_refused(two_labels: Path) -> None:
+def test_a_checkpoint_with_two_labels_is_rejected(two_labels: Path) -> None:
     with pytest.raises(InvalidVersionError, match="2 labels"):
         load_model(two_labels, 128)
     with pytest.raises(ConfigurationError, match="2 labels"):
         import_model(str(two_labels), 128, init_head=True, seed=0)
 
 
-def test_a_bare_backbone_is_no_version(checkpoint: Kinds) -> None:
+def test_a_backbone_without_a_head_is_rejected(checkpoint: Kinds) -> None:
     with pytest.raises(InvalidVersionError, match="classifier"):
         load_model(checkpoint("bert-backbone"), 128)
 
@@ -183,7 +183,7 @@ def test_a_bare_backbone_is_no_version(checkpoint: Kinds) -> None:
 @pytest.mark.parametrize(
     ("kind", "lost"), [("bert", "classifier.bias"), ("llama", "score.weight"), ("qwen", "model.layers.1.mlp")]
 )
-def test_a_checkpoint_that_lacks_weights_is_no_version(
+def test_a_checkpoint_that_lacks_weights_is_rejected(
     checkpoint: Kinds, tmp_path: Path, kind: Kind, lost: str
 ) -> None:
     with pytest.raises(InvalidVersionError, match=lost):
@@ -191,7 +191,7 @@ def test_a_checkpoint_that_lacks_weights_is_no_version(
 
 
 @pytest.mark.parametrize("damaged", ["config.json", "model.safetensors"])
-def test_a_damaged_checkpoint_is_no_version(checkpoint: Kinds, tmp_path: Path, damaged: str) -> None:
+def test_a_damaged_checkpoint_is_rejected(checkpoint: Kinds, tmp_path: Path, damaged: str) -> None:
     folder = tmp_path / "damaged"
     shutil.copytree(checkpoint("bert"), folder)
     data = (folder / damaged).read_bytes()
@@ -200,12 +200,12 @@ def test_a_damaged_checkpoint_is_no_version(checkpoint: Kinds, tmp_path: Path, d
         load_model(folder, 128)
 
 
-def test_a_folder_that_is_not_there_is_no_version(tmp_path: Path) -> None:
+def test_a_missing_directory_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(MetaRMError, match="nowhere"):
         load_model(tmp_path / "nowhere", 128)
 
 
-def test_a_bare_backbone_is_imported_only_with_a_new_head(checkpoint: Kinds) -> None:
+def test_a_backbone_without_a_head_is_imported_only_with_a_new_head(checkpoint: Kinds) -> None:
     with pytest.raises(ConfigurationError, match="--init-head"):
         import_model(str(checkpoint("bert-backbone")), 128, init_head=False, seed=0)
     model, missing_weights = import_model(str(checkpoint("bert-backbone")), 128, init_head=True, seed=0)
@@ -213,7 +213,7 @@ def test_a_bare_backbone_is_imported_only_with_a_new_head(checkpoint: Kinds) -> 
     assert model.network.config.num_labels == 1
 
 
-def test_a_new_head_depends_on_the_seed_alone(checkpoint: Kinds) -> None:
+def test_a_new_head_depends_only_on_the_seed(checkpoint: Kinds) -> None:
     def weights(seed: int) -> dict[str, Tensor]:
         model, _ = import_model(str(checkpoint("bert-backbone")), 128, init_head=True, seed=seed)
         state: dict[str, Tensor] = model.network.state_dict()
@@ -228,7 +228,7 @@ def test_a_new_head_depends_on_the_seed_alone(checkpoint: Kinds) -> None:
 
 
 @pytest.mark.parametrize("init_head", [True, False])
-def test_a_trained_head_is_imported_as_it_is(checkpoint: Kinds, init_head: bool) -> None:
+def test_a_trained_head_is_imported_unchanged(checkpoint: Kinds, init_head: bool) -> None:
     model, missing_weights = import_model(str(checkpoint("llama")), 128, init_head=init_head, seed=0)
     assert missing_weights == []
     trained = load_model(checkpoint("llama"), 128).network.state_dict()
@@ -236,7 +236,7 @@ def test_a_trained_head_is_imported_as_it_is(checkpoint: Kinds, init_head: bool)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sequences_fit_the_models_positions(kind: Kind, tmp_path: Path) -> None:
+def test_sequences_fit_the_position_limit_of_the_model(kind: Kind, tmp_path: Path) -> None:
     model = load_model(make_checkpoint(tmp_path / kind, kind, max_tokens=40), 512)
     sample = encode_one(model.encoder, "words " * 100, "words " * 100)
     assert len(sample.ids) == 40
@@ -245,7 +245,7 @@ def test_sequences_fit_the_models_positions(kind: Kind, tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(1, 600), max_size=60), st.integers(1, 2000))
-def test_length_batches_hold_every_sequence_once_and_keep_to_the_budget(
+def test_length_batches_contain_every_sequence_once_and_respect_the_token_budget(
     lengths: list[int], batch_tokens: int
 ) -> None:
     batches = list(length_batches(lengths, batch_tokens))
@@ -257,7 +257,7 @@ def test_length_batches_hold_every_sequence_once_and_keep_to_the_budget(
     assert in_order == sorted(lengths, reverse=True)
 
 
-def test_scores_are_finite_or_not() -> None:
+def test_all_finite_rejects_nan_and_infinity() -> None:
     assert all_finite([0.0, -1e30])
     assert not all_finite([0.0, float("nan")])
     assert not all_finite([float("inf")])

@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Networks this small only lose by waiting for a second thread."""
+    """Run on one thread: networks this small are slower on two."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

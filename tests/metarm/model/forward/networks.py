@@ -1,4 +1,4 @@
-"""Tiny random networks of every family, without a checkpoint; and what transformers answers by itself."""
+"""Tiny random networks of every family, without a checkpoint, and their plain scores by transformers."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "electra": ElectraConfig(**SIZES, embedding_size=16),
     "bert-few-positions": BertConfig(**SIZES | {"max_position_embeddings": 24}),
     "mistral-24-window": MistralConfig(**CAUSAL, sliding_window=24),
-    # reads its score from the last place, be it padding
+    # reads its score at the last position, even if it is padding
     "xlnet": XLNetConfig(**NARROW, d_model=32, n_layer=2, n_head=4, d_inner=64),
 }
 
 
 def make_network(kind: str, seed: int = 0) -> PreTrainedModel:
-    """Random weights, large enough for scores that differ."""
+    """A network with random weights, large enough for scores that differ."""
     torch.manual_seed(seed)
     network = AutoModelForSequenceClassification.from_config(CONFIGS[kind])
     assert isinstance(network, PreTrainedModel)
@@ -108,7 +108,7 @@ def make_network(kind: str, seed: int = 0) -> PreTrainedModel:
         for name, parameter in network.named_parameters():
             if parameter.dim() > 1:
                 parameter.mul_(8.0)
-            elif name.endswith("bias"):  # 0 at first: one left out would go unseen
+            elif name.endswith("bias"):  # initially 0, so that an omitted bias would go unnoticed
                 parameter.normal_(std=0.2)
     network.eval()
     return network
@@ -119,7 +119,7 @@ def random_ids(rng: random.Random, length: int) -> list[int]:
 
 
 def plain_score(network: PreTrainedModel, sample: Encoded) -> Tensor:
-    """What transformers itself answers for one sequence alone, without padding."""
+    """The score that transformers itself gives one sequence alone, without padding."""
     inputs = {
         "input_ids": torch.tensor([sample.ids]),
         "attention_mask": torch.ones(1, len(sample.ids), dtype=torch.long),
@@ -135,7 +135,7 @@ def plain_scores(network: PreTrainedModel, samples: Sequence[Encoded]) -> Tensor
 
 
 def gradients(network: PreTrainedModel, scores: Tensor) -> dict[str, Tensor]:
-    """Of the sum of differently weighted scores, by parameter; the network's own are left empty."""
+    """The gradients of a weighted sum of the scores, by parameter; those of the network are cleared."""
     network.zero_grad()
     (scores * torch.linspace(-1.0, 2.0, len(scores))).sum().backward()  # type: ignore[no-untyped-call]
     found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
@@ -144,7 +144,7 @@ def gradients(network: PreTrainedModel, scores: Tensor) -> dict[str, Tensor]:
 
 
 def assert_same_gradients(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Both reach the same parameters, with the same values up to what float32 sums lose."""
+    """Both cover the same parameters, with the same values up to float32 rounding."""
     assert ours.keys() == expected.keys()
     assert sum(bool(gradient.abs().max() > 1e-3) for gradient in expected.values()) > 5
     for name, gradient in expected.items():

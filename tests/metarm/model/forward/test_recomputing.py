@@ -1,4 +1,4 @@
-"""Gradient checkpointing: the same gradients from less memory, on every route."""
+"""Gradient checkpointing gives the same gradients on every route."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ROUTES = ["bert", "roberta", "llama", "qwen3", "distilbert", "gpt2", "modernbert
 
 
 def sharing(samples: list[Encoded]) -> list[Encoded]:
-    """Three of one long prompt, more than a batch: its keys and values are kept from one to the next."""
+    """Append three samples that share a long prompt and exceed one batch, so that the prompt is cached."""
     prompt = (samples[1].ids * 2)[:40]
     more = [Encoded(prompt + s.ids[:20], None, truncated=False, prompt_tokens=40) for s in samples[:3]]
     return samples + more
 
 
 def count_calls(network: PreTrainedModel, run: Callable[[], object]) -> int:
-    """Calls of the first linear layer of the trunk."""
+    """Count the calls of the first linear layer of the trunk."""
     calls: list[None] = []
     linear = next(m for n, m in network.base_model.named_modules() if n.endswith(("query", "q_proj", "q_lin")))
     hook = linear.register_forward_hook(lambda *_: calls.append(None))
@@ -38,7 +38,7 @@ def count_calls(network: PreTrainedModel, run: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("kind", ROUTES)
-def test_gradients_are_those_of_the_plain_backward(kind: str) -> None:
+def test_gradients_equal_those_of_the_plain_backward_pass(kind: str) -> None:
     network = make_network(kind)
     route = choose_route(network, LONGEST)
     samples = sharing(random_samples(network, 8, segments=False, seed=3))
@@ -53,7 +53,7 @@ def test_gradients_are_those_of_the_plain_backward(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ROUTES)
-def test_second_derivatives_are_those_of_the_plain_backward(kind: str) -> None:
+def test_second_derivatives_equal_those_of_the_plain_backward_pass(kind: str) -> None:
     network = make_network(kind).double()
     route = choose_route(network, LONGEST)
     samples = random_samples(network, 4, segments=False, seed=3)
@@ -68,14 +68,14 @@ def test_second_derivatives_are_those_of_the_plain_backward(kind: str) -> None:
 
 
 def _hessian_product(parameters: list[Parameter], scores: Tensor) -> list[Tensor]:
-    """Of the sum of squares, along the parameters themselves."""
+    """The Hessian-vector product of the sum of squared scores, along the parameters themselves."""
     inner = torch.autograd.grad(scores.square().sum(), parameters, create_graph=True, materialize_grads=True)
     along = torch.stack([(g * p.detach()).sum() for g, p in zip(inner, parameters, strict=True)]).sum()
     return list(torch.autograd.grad(along, parameters, materialize_grads=True))
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "distilbert"])
-def test_each_layer_runs_again_in_the_backward_pass_and_only_inside_the_block(kind: str) -> None:
+def test_layers_are_recomputed_in_the_backward_pass_only_inside_the_block(kind: str) -> None:
     network = make_network(kind)
     route = choose_route(network, LONGEST)
     samples = random_samples(network, 4, segments=False, seed=3)
@@ -91,14 +91,14 @@ def test_each_layer_runs_again_in_the_backward_pass_and_only_inside_the_block(ki
     assert count_calls(network, backward) == once
 
 
-def test_a_network_whose_layers_are_not_marked_is_refused() -> None:
+def test_a_network_without_support_for_checkpointing_is_rejected() -> None:
     network = make_network("xlnet")
     route = choose_route(network, LONGEST)
     with pytest.raises(ConfigurationError, match="gradient checkpointing"), route.recomputing():
         pass
 
 
-def test_the_networks_config_comes_back_as_it_was() -> None:
+def test_the_config_of_the_network_is_restored() -> None:
     network = make_network("gpt2")
     before = network.config.to_dict()
     with choose_route(network, LONGEST).recomputing():

@@ -1,4 +1,4 @@
-"""Every route of every family against transformers' own forward of single sequences."""
+"""Every route of every family, compared with the forward of transformers on single sequences."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ BATCH_TOKENS = (1, 64, 1000, 10**6)
 
 
 def random_samples(network: PreTrainedModel, count: int, *, segments: bool, seed: int) -> list[Encoded]:
-    """Random lengths, both ends among them; the padding token inside, at the end, and alone."""
+    """Samples of random lengths, including both extremes. Some contain the padding token or end in it."""
     rng = random.Random(seed)
     pad: int | None = network.config.pad_token_id
     pad = PAD if pad is None else pad
@@ -91,7 +91,7 @@ def no_warning(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("kind", "name"), ROUTES)
-def test_every_family_takes_the_route_meant_for_it_without_a_warning(
+def test_every_family_takes_its_intended_route_without_a_warning(
     kind: str, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with no_warning(caplog):
@@ -102,12 +102,12 @@ def test_every_family_takes_the_route_meant_for_it_without_a_warning(
 
 @pytest.mark.parametrize("kind", [kind for kind, _ in ROUTES])
 @torch.inference_mode()
-def test_scores_are_those_of_the_networks_own_forward(kind: str) -> None:
+def test_scores_equal_those_of_the_networks_own_forward(kind: str) -> None:
     network = make_network(kind)
     route = choose_route(network, LONGEST)
     samples = random_samples(network, 24, segments=False, seed=1)
     alone = plain_scores(network, samples)
-    assert alone.std() > 0.05  # scores that differ: equality means something
+    assert alone.std() > 0.05  # the scores differ, so their equality is meaningful
     for batch_tokens in BATCH_TOKENS:
         scores = route.scores(samples, batch_tokens, None)
         assert scores.dtype == torch.float32
@@ -121,7 +121,7 @@ def test_scores_are_those_of_the_networks_own_forward(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", WITH_SEGMENTS)
 @torch.inference_mode()
-def test_segments_are_read_as_by_the_networks_own_forward(kind: str) -> None:
+def test_segments_have_the_same_effect_as_in_the_networks_own_forward(kind: str) -> None:
     network = make_network(kind)
     route = choose_route(network, LONGEST)
     samples = random_samples(network, 16, segments=True, seed=3)
@@ -133,7 +133,7 @@ def test_segments_are_read_as_by_the_networks_own_forward(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind, _ in ROUTES])
-def test_gradients_are_those_of_the_networks_own_forward(kind: str) -> None:
+def test_gradients_equal_those_of_the_networks_own_forward(kind: str) -> None:
     network = make_network(kind)
     route = choose_route(network, LONGEST)
     samples = random_samples(network, 9, segments=False, seed=4)
@@ -144,7 +144,7 @@ def test_gradients_are_those_of_the_networks_own_forward(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "name"), [("bert-few-positions", "encoder"), ("mistral-24-window", "decoder")]
 )
-def test_a_model_of_short_sequences_is_tried_out_on_shorter_ones(
+def test_a_route_is_tested_on_sequences_within_the_models_limit(
     kind: str, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with no_warning(caplog):
@@ -152,7 +152,7 @@ def test_a_model_of_short_sequences_is_tried_out_on_shorter_ones(
 
 
 @torch.inference_mode()
-def test_a_network_that_padding_changes_runs_its_sequences_one_by_one(
+def test_a_network_whose_scores_change_with_padding_runs_sequences_one_by_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     network = make_network("xlnet")
@@ -165,14 +165,14 @@ def test_a_network_that_padding_changes_runs_its_sequences_one_by_one(
     torch.testing.assert_close(route.scores(samples, 10**6, None), alone, atol=1e-4, rtol=0)
 
 
-def test_a_window_shorter_than_the_longest_sequence_is_for_the_padded_route() -> None:
+def test_a_network_with_a_window_shorter_than_the_longest_sequence_takes_the_padded_route() -> None:
     network = make_network("mistral-wide-window")
     assert choose_route(network, LONGEST).name == "decoder"
     assert choose_route(network, LONGEST + 1).name == "padded"
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "llama", "qwen3"])
-def test_a_layer_that_does_more_than_its_parts_sends_the_network_the_padded_way(
+def test_a_network_with_a_forward_hook_on_a_layer_takes_the_padded_route(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     network = make_network(kind)
@@ -195,7 +195,7 @@ def scaled(output: Any) -> Any:
     return (output[0] * 1.5, *output[1:]) if isinstance(output, tuple) else output * 1.5
 
 
-def test_a_part_of_a_known_network_that_was_replaced_sends_it_the_padded_way(
+def test_a_network_with_a_replaced_layer_takes_the_padded_route(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     network = make_network("llama")
@@ -212,7 +212,7 @@ def test_a_part_of_a_known_network_that_was_replaced_sends_it_the_padded_way(
     assert len(caplog.records) == 1
 
 
-def test_a_subclass_of_a_known_network_is_not_taken_for_it() -> None:
+def test_a_subclass_of_a_known_network_takes_the_padded_route() -> None:
     network = make_network("llama")
 
     class Own(type(network)):  # type: ignore[misc]
@@ -222,8 +222,8 @@ def test_a_subclass_of_a_known_network_is_not_taken_for_it() -> None:
     assert choose_route(network, LONGEST).name == "padded"
 
 
-def test_parts_put_into_a_known_network_are_run() -> None:
-    """Adapters replace linear layers; the packed forward calls whatever stands there."""
+def test_modules_inserted_into_a_known_network_are_run() -> None:
+    """Adapters replace linear layers, and the packed forward calls the replacements."""
     network = make_network("llama")
     base: Any = network.base_model
     for layer in base.layers:
@@ -239,7 +239,7 @@ def test_parts_put_into_a_known_network_are_run() -> None:
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "llama", "qwen3", "distilbert"])
 @torch.inference_mode()
-def test_changed_weights_change_the_scores_at_once(kind: str) -> None:
+def test_changed_weights_take_effect_immediately(kind: str) -> None:
     network = make_network(kind)
     route = choose_route(network, LONGEST)
     samples = random_samples(network, 8, segments=False, seed=7)
@@ -259,7 +259,7 @@ def test_changed_weights_change_the_scores_at_once(kind: str) -> None:
     assert (loaded - in_place).abs().max() > 1e-2
 
 
-def test_a_route_answers_with_gradients_only_where_they_are_asked_for() -> None:
+def test_scores_require_gradients_only_outside_no_grad() -> None:
     for kind in ("bert", "llama", "distilbert"):
         network = make_network(kind)
         route = choose_route(network, LONGEST)
@@ -271,7 +271,7 @@ def test_a_route_answers_with_gradients_only_where_they_are_asked_for() -> None:
 
 @pytest.mark.parametrize(("kind", "packed"), [("bert", PackedEncoder), ("llama", PackedDecoder)])
 def test_tokens_beyond_the_batch_go_to_the_next_forward(kind: str, packed: type[Any]) -> None:
-    """No forward holds more than `batch_tokens` tokens, or one sequence."""
+    """No forward has more than `batch_tokens` tokens, unless it has a single sequence."""
     network = make_network(kind)
     route: Route = packed(network)
     seen: list[int] = []

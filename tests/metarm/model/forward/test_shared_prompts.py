@@ -1,4 +1,4 @@
-"""Responses to one prompt: scored as each alone, the prompt's tokens run once."""
+"""Responses to a shared prompt: each scores as if alone, and the tokens of the prompt run once."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ KINDS = [
     "qwen3",
 ]
 BATCH_TOKENS = (1, 64, 200, 10**6)
-ROOMY = 10**9  # bytes of a cache that drops nothing
-SMALL = 50_000  # of one that holds about half the prompts of `mixed_groups`
+ROOMY = 10**9  # bytes; such a cache drops nothing
+SMALL = 50_000  # bytes; such a cache holds about half the prompts of `mixed_groups`
 Kinds = Callable[[Kind], Path]
 
 
@@ -64,19 +64,24 @@ def random_group(rng: random.Random, prompt_tokens: int, count: int) -> list[Enc
 
 
 def mixed_groups(seed: int) -> list[Encoded]:
-    """Groups of many shapes, shuffled: prompts that begin with one another, short and long ones, one
-    response and many, of one token and of none, some twice, some that end in padding."""
+    """Shuffled groups of many shapes.
+
+    Prompts are short or long, begin with one another, or end in padding. Groups have one response or many.
+    Some responses have one token, are empty, or occur twice.
+    """
     rng = random.Random(seed)
     long = random_ids(rng, 40)
     samples = group(long, [random_ids(rng, n) for n in (1, 1, 5, 20)])
     samples += group(long[:25], [random_ids(rng, n) for n in (3, 9)])
-    samples += group(long[:25], [long[25:40], long[25:33]])  # goes on as the longer prompt does
+    samples += group(long[:25], [long[25:40], long[25:33]])  # continues like the longer prompt
     samples += group(long, [[], random_ids(rng, 4), []])
     for length in range(MIN_PREFIX_TOKENS - 2, MIN_PREFIX_TOKENS + 3):
         samples += random_group(rng, length, rng.randint(1, 4))
     samples += random_group(rng, 0, 2) + random_group(rng, 33, 1) + random_group(rng, 60, 7)
-    samples += group(random_ids(rng, 20), [[2], [2, 2], [5, 2, 3], [3, 3]])  # 2 and 3 pad, in some networks
-    samples += group([7] * 20 + [2, 2], [[2, 2], [9], []])  # padding ends the prompt
+    samples += group(
+        random_ids(rng, 20), [[2], [2, 2], [5, 2, 3], [3, 3]]
+    )  # 2 and 3 are the padding tokens of some networks
+    samples += group([7] * 20 + [2, 2], [[2, 2], [9], []])  # the prompt ends in padding
     samples += samples[2:5]
     rng.shuffle(samples)
     return samples
@@ -88,7 +93,7 @@ def separate(samples: Sequence[Encoded]) -> list[Encoded]:
 
 @contextmanager
 def counted_tokens(network: PreTrainedModel) -> Iterator[Callable[[], int]]:
-    """How many tokens went through the first layer since it was last asked."""
+    """A function that returns how many tokens passed the first layer since its last call."""
     counted = 0
 
     def count(_module: object, inputs: tuple[Tensor], _output: Tensor) -> None:
@@ -116,7 +121,7 @@ def check(route: PackedDecoder, samples: list[Encoded], alone: Tensor, store: Pr
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.inference_mode()
-def test_responses_to_one_prompt_score_as_each_alone(kind: str) -> None:
+def test_responses_to_a_shared_prompt_score_as_if_alone(kind: str) -> None:
     network = make_network(kind)
     samples = mixed_groups(len(kind))
     alone = plain_scores(network, samples)
@@ -127,8 +132,8 @@ def test_responses_to_one_prompt_score_as_each_alone(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["llama", "llama-pad-is-eos", "qwen3"])
 @pytest.mark.parametrize("max_bytes", [1, SMALL, ROOMY])
 @torch.inference_mode()
-def test_prompts_kept_from_call_to_call_change_no_score(kind: str, max_bytes: int) -> None:
-    """A cache of one byte keeps nothing, a small one drops prompts all the time, a roomy one none."""
+def test_prompts_cached_between_calls_change_no_score(kind: str, max_bytes: int) -> None:
+    """A cache of one byte keeps nothing, a small one drops prompts all the time, a large one drops none."""
     network = make_network(kind)
     looked_up: list[bool] = []
     cache = PrefixCache(max_bytes, looked_up.append)
@@ -142,12 +147,12 @@ def test_prompts_kept_from_call_to_call_change_no_score(kind: str, max_bytes: in
     elif max_bytes == SMALL:
         assert 0 < found < missed
     else:
-        assert found > 5 * missed  # each prompt was missed once
+        assert found > 5 * missed  # each prompt is missed once
     assert cache.bytes <= max_bytes
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_through_shared_prompts_are_the_plain_ones(kind: str) -> None:
+def test_gradients_through_shared_prompts_equal_the_plain_ones(kind: str) -> None:
     network = make_network(kind)
     samples = mixed_groups(1)
     expected = gradients(network, plain_scores(network, samples))
@@ -159,7 +164,7 @@ def test_gradients_through_shared_prompts_are_the_plain_ones(kind: str) -> None:
 tokens = st.integers(0, VOCABULARY - 1)
 groups = st.lists(
     st.tuples(
-        st.integers(0, 2),  # which of three long texts the prompt is the beginning of
+        st.integers(0, 2),  # which of three long texts the prompt is a prefix of
         st.integers(0, 50),
         st.lists(st.lists(tokens, max_size=8), min_size=1, max_size=4),
     ),
@@ -171,7 +176,7 @@ groups = st.lists(
 @given(groups, st.integers(1, 200), st.sampled_from([None, 1, 6000, ROOMY]), st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=40)
 @torch.inference_mode()
-def test_any_groups_in_any_order_score_as_each_alone(
+def test_any_groups_in_any_order_score_as_if_alone(
     network: PreTrainedModel,
     groups: list[tuple[int, int, list[list[int]]]],
     batch_tokens: int,
@@ -185,13 +190,13 @@ def test_any_groups_in_any_order_score_as_each_alone(
     rng.shuffle(samples)
     alone = plain_scores(network, samples)
     store = PrefixCache(max_bytes).of("v000001") if max_bytes else None
-    for _ in range(2 if store else 1):  # cold, then warm
+    for _ in range(2 if store else 1):  # with a cold cache, then with a warm one
         scores = PackedDecoder(network).scores(samples, batch_tokens, store)
         torch.testing.assert_close(scores, alone, atol=1e-4, rtol=0)
 
 
 @torch.inference_mode()
-def test_a_prompts_tokens_run_once_for_all_its_responses(network: PreTrainedModel) -> None:
+def test_the_tokens_of_a_prompt_run_once_for_all_its_responses(network: PreTrainedModel) -> None:
     rng = random.Random(0)
     samples = group(random_ids(rng, 40), [random_ids(rng, length) for length in (3, 9, 1, 14)])
     answers = 3 + 9 + 1 + 14
@@ -199,7 +204,7 @@ def test_a_prompts_tokens_run_once_for_all_its_responses(network: PreTrainedMode
     with counted_tokens(network) as ran:
         route.scores(samples, 10**6, None)
         assert ran() == 40 + answers
-        for batch_tokens in (1, 44, 50):  # the group goes over several batches
+        for batch_tokens in (1, 44, 50):  # the group spans several batches
             route.scores(samples, batch_tokens, None)
             assert ran() == 40 + answers
         route.scores(separate(samples), 10**6, None)
@@ -207,25 +212,25 @@ def test_a_prompts_tokens_run_once_for_all_its_responses(network: PreTrainedMode
 
 
 @torch.inference_mode()
-def test_a_prompt_that_is_kept_runs_in_no_later_call(network: PreTrainedModel) -> None:
+def test_a_cached_prompt_does_not_run_again_in_later_calls(network: PreTrainedModel) -> None:
     rng = random.Random(0)
     prompt = random_ids(rng, 40)
     store = PrefixCache(ROOMY).of("v000001")
     route = PackedDecoder(network)
     with counted_tokens(network) as ran:
         route.scores(group(prompt, [random_ids(rng, 3)]), 10**6, store)
-        assert ran() == 43  # a lone response too: others may follow
+        assert ran() == 43  # the prompt of a single response is cached too, because others may follow
         route.scores(group(prompt, [random_ids(rng, length) for length in (5, 2)]), 10**6, store)
         assert ran() == 7
         route.scores(group(prompt, [random_ids(rng, 6)]), 1, store)
         assert ran() == 6
-        # what the prompt begins with is another prompt
+        # a prefix of the prompt is a different prompt
         route.scores(group(prompt[:30], [random_ids(rng, 4)]), 10**6, store)
         assert ran() == 34
 
 
 @torch.inference_mode()
-def test_a_prompt_shorter_than_is_worth_sharing_runs_with_each_response(network: PreTrainedModel) -> None:
+def test_a_prompt_too_short_to_share_runs_with_each_response(network: PreTrainedModel) -> None:
     rng = random.Random(0)
     cache = PrefixCache(ROOMY)
     for length in (MIN_PREFIX_TOKENS - 1, MIN_PREFIX_TOKENS):
@@ -238,8 +243,8 @@ def test_a_prompt_shorter_than_is_worth_sharing_runs_with_each_response(network:
 
 
 @torch.inference_mode()
-def test_groups_run_together_as_far_as_the_batch_has_room(network: PreTrainedModel) -> None:
-    """However the responses were mixed, those of one prompt meet in one batch."""
+def test_groups_share_a_batch_as_far_as_its_budget_allows(network: PreTrainedModel) -> None:
+    """Responses to the same prompt meet in one batch, in whatever order they arrive."""
     rng = random.Random(0)
     samples = [s for _ in range(5) for s in random_group(rng, 30, 4)]
     rng.shuffle(samples)
@@ -254,7 +259,7 @@ def test_groups_run_together_as_far_as_the_batch_has_room(network: PreTrainedMod
     assert max(forwards) <= 150
 
 
-def test_without_sharing_a_model_gives_the_same_scores(checkpoint: Kinds) -> None:
+def test_a_model_without_prompt_sharing_gives_the_same_scores(checkpoint: Kinds) -> None:
     shared = load_model(checkpoint("llama"), 128)
     apart = load_model(checkpoint("llama"), 128, share_prompts=False)
     assert shared.shares_prompts
@@ -267,18 +272,20 @@ def test_without_sharing_a_model_gives_the_same_scores(checkpoint: Kinds) -> Non
         expected = plain_scores(apart.network, samples)
         ran()
         scores = apart.scores(samples, prefixes=cache.of("v000001"))
-        assert ran() == sum(len(s.ids) - 1 for s in samples)  # the end token pads as well: it is not read
+        assert ran() == sum(
+            len(s.ids) - 1 for s in samples
+        )  # the end token is also the padding token and is not read
         assert cache.bytes == 0
         torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
         torch.testing.assert_close(shared.scores(samples), expected, atol=1e-4, rtol=0)
 
 
-def test_a_model_that_cannot_share_says_so(checkpoint: Kinds) -> None:
+def test_an_encoder_model_does_not_share_prompts(checkpoint: Kinds) -> None:
     assert not load_model(checkpoint("bert"), 128).shares_prompts
 
 
 @torch.inference_mode()
-def test_no_version_gets_the_prompts_of_another(network: PreTrainedModel) -> None:
+def test_versions_do_not_share_cached_prompts(network: PreTrainedModel) -> None:
     other = make_network("llama", seed=1)
     cache = PrefixCache(ROOMY)
     samples = mixed_groups(0)
@@ -290,7 +297,7 @@ def test_no_version_gets_the_prompts_of_another(network: PreTrainedModel) -> Non
 
 
 def kept(tokens: int, fill: float = 0.0) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of two layers: 2 · 2 · (2, tokens, 8) numbers of 4 bytes."""
+    """Keys and values of two layers: four float32 tensors of shape (2, tokens, 8)."""
     return [(torch.full((2, tokens, 8), fill), torch.full((2, tokens, 8), fill)) for _ in range(2)]
 
 
@@ -298,7 +305,7 @@ def size(tokens: int) -> int:
     return 2 * 2 * 2 * tokens * 8 * 4
 
 
-def test_a_cache_counts_its_bytes_and_drops_what_was_used_longest_ago() -> None:
+def test_a_cache_counts_its_bytes_and_drops_the_least_recently_used_entries() -> None:
     looked_up: list[bool] = []
     cache = PrefixCache(size(30), looked_up.append)
     store = cache.of("v000001")
@@ -306,16 +313,16 @@ def test_a_cache_counts_its_bytes_and_drops_what_was_used_longest_ago() -> None:
         store.put((number,), kept(10))
     assert cache.bytes == size(30)
     assert store.get((0,)) is not None
-    store.put((3,), kept(5))  # one has to go, and (1,) was used longest ago
+    store.put((3,), kept(5))  # one entry is dropped: (1,) is the least recently used
     assert [store.get((number,)) is not None for number in range(4)] == [True, False, True, True]
     assert cache.bytes == size(25)
-    store.put((4,), kept(30))  # all of them have to go
+    store.put((4,), kept(30))  # all entries are dropped
     assert [store.get((number,)) is not None for number in range(5)] == [False] * 4 + [True]
     assert cache.bytes == size(30)
     assert looked_up.count(True) == 1 + 3 + 1
 
 
-def test_a_prompt_larger_than_the_whole_cache_drops_nothing_and_is_not_kept() -> None:
+def test_a_prompt_larger_than_the_whole_cache_is_not_kept_and_drops_nothing() -> None:
     cache = PrefixCache(size(10))
     store = cache.of("v000001")
     store.put((1,), kept(10))
@@ -325,7 +332,7 @@ def test_a_prompt_larger_than_the_whole_cache_drops_nothing_and_is_not_kept() ->
     assert cache.bytes == size(10)
 
 
-def test_a_prompt_kept_twice_is_counted_once() -> None:
+def test_a_prompt_cached_twice_is_counted_once() -> None:
     cache = PrefixCache(size(100))
     for _ in range(3):
         cache.of("v000001").put((1,), kept(10))
@@ -337,7 +344,7 @@ def test_a_prompt_kept_twice_is_counted_once() -> None:
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.sampled_from(["v000001", "v000002"])), max_size=60)
 )
-def test_bytes_are_those_of_what_can_be_found(steps: list[tuple[bool, int, str]]) -> None:
+def test_the_byte_count_equals_the_size_of_the_cached_entries(steps: list[tuple[bool, int, str]]) -> None:
     cache = PrefixCache(size(24))
     for put, number, version in steps:
         if put:
@@ -350,8 +357,8 @@ def test_bytes_are_those_of_what_can_be_found(steps: list[tuple[bool, int, str]]
 
 
 @torch.inference_mode()
-def test_what_is_kept_is_as_large_as_counted(network: PreTrainedModel) -> None:
-    """A view into the batch it came from would hold all of that batch's memory."""
+def test_cached_tensors_own_exactly_the_counted_memory(network: PreTrainedModel) -> None:
+    """A view into a batch would keep the memory of the whole batch."""
     cache = PrefixCache(ROOMY)
     samples = random_group(random.Random(0), 40, 6)
     PackedDecoder(network).scores(samples, 10**6, cache.of("v000001"))
@@ -361,8 +368,8 @@ def test_what_is_kept_is_as_large_as_counted(network: PreTrainedModel) -> None:
     assert held == cache.bytes == 2 * 2 * 2 * 40 * 8 * 4
 
 
-def test_threads_that_share_a_cache_score_as_one_alone(network: PreTrainedModel) -> None:
-    """The cache is small: each thread's prompts drop the other's while both run."""
+def test_threads_that_share_a_cache_give_the_scores_of_a_single_thread(network: PreTrainedModel) -> None:
+    """The cache is small, so that each thread drops the prompts of the other."""
     cache = PrefixCache(40_000)
     batches = [mixed_groups(seed) for seed in range(4)]
     with torch.inference_mode():
