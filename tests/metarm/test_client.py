@@ -36,8 +36,8 @@ class Received:
     at: float
 
 
-class Scripted(ThreadingHTTPServer):
-    """A server that gives its answers in order, the last one for ever, and remembers what it was asked."""
+class ScriptedHttpServer(ThreadingHTTPServer):
+    """A server that sends its answers in order, repeats the last one, and records the requests."""
 
     daemon_threads = True
 
@@ -52,7 +52,7 @@ class Scripted(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Scripted
+    server: ScriptedHttpServer
 
     def _answer(self) -> None:
         length = int(self.headers.get("content-length") or 0)
@@ -74,8 +74,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def answering(*answers: Answer, port: int = 0) -> Iterator[Scripted]:
-    with Scripted(list(answers), port) as server:
+def answering(*answers: Answer, port: int = 0) -> Iterator[ScriptedHttpServer]:
+    with ScriptedHttpServer(list(answers), port) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -94,7 +94,7 @@ def job(status: str) -> Answer:
     return Answer(200, {"job": "job-1", "status": status, "progress": {"step": 1, "steps": 2}})
 
 
-def test_scores_come_back_as_records_with_the_version_that_made_them() -> None:
+def test_scores_are_returned_as_records_with_the_version_that_produced_them() -> None:
     with answering(Answer(200, SCORED)) as server, RewardClient(server.url) as client:
         result = client.score(GROUPS)
     assert result == ScoreResult("v000003", (ScoredGroup("0", (0.5, -1.0), (4, 5), (False, True), "v000003"),))
@@ -102,10 +102,10 @@ def test_scores_come_back_as_records_with_the_version_that_made_them() -> None:
     assert (received.method, received.path) == ("POST", "/score")
     assert received.body["groups"] == GROUPS
     assert received.body["log"] is True
-    assert set(received.body) == {"groups", "log", "request_id"}  # what was not asked for is not sent
+    assert set(received.body) == {"groups", "log", "request_id"}  # options that are not given are not sent
 
 
-def test_what_was_asked_for_is_sent() -> None:
+def test_every_given_option_is_sent() -> None:
     policy = {"name": "actor", "step": 7}
     with answering(Answer(200, SCORED)) as server, RewardClient(server.url, api_key="secret") as client:
         client.score(
@@ -123,7 +123,7 @@ def test_what_was_asked_for_is_sent() -> None:
     }
 
 
-def test_a_policy_is_given_as_a_stamp_or_as_a_mapping() -> None:
+def test_a_policy_can_be_a_stamp_or_a_mapping() -> None:
     with answering(Answer(200, SCORED)) as server, RewardClient(server.url) as client:
         client.score(GROUPS, policy=PolicyStamp("actor", 7))
         client.score(GROUPS, policy={"name": "actor", "step": 7})
@@ -131,7 +131,7 @@ def test_a_policy_is_given_as_a_stamp_or_as_a_mapping() -> None:
     assert stamped == mapped == {"name": "actor", "step": 7}
 
 
-def test_every_request_has_an_id_of_its_own() -> None:
+def test_every_request_has_a_unique_id() -> None:
     with answering(Answer(200, SCORED)) as server, RewardClient(server.url) as client:
         client.score(GROUPS)
         client.score(GROUPS)
@@ -139,7 +139,7 @@ def test_every_request_has_an_id_of_its_own() -> None:
     assert first != second
 
 
-def test_an_overloaded_server_is_asked_again_with_the_same_request_id() -> None:
+def test_a_request_to_an_overloaded_server_is_retried_with_the_same_id() -> None:
     busy = error(503, "overloaded", "full", retry_after="0")
     with answering(busy, busy, Answer(200, SCORED)) as server, RewardClient(server.url) as client:
         assert client.score(GROUPS).version == "v000003"
@@ -147,7 +147,7 @@ def test_an_overloaded_server_is_asked_again_with_the_same_request_id() -> None:
     assert len({json.dumps(received.body) for received in server.received}) == 1
 
 
-def test_an_overloaded_server_is_given_the_time_it_asks_for() -> None:
+def test_a_retry_waits_as_long_as_the_server_asks() -> None:
     busy = error(503, "overloaded", "full", retry_after="1")
     with answering(busy, Answer(200, SCORED)) as server, RewardClient(server.url) as client:
         client.score(GROUPS)
@@ -155,7 +155,7 @@ def test_an_overloaded_server_is_given_the_time_it_asks_for() -> None:
     assert 1.0 <= second.at - first.at < 3.0
 
 
-def test_a_server_that_stays_overloaded_is_given_up_after_the_retries() -> None:
+def test_a_server_that_stays_overloaded_raises_an_error_after_the_retries() -> None:
     busy = error(503, "overloaded", "full", {"retry_after_s": 0}, retry_after="0")
     with (
         answering(busy) as server,
@@ -172,7 +172,7 @@ def test_a_server_that_stays_overloaded_is_given_up_after_the_retries() -> None:
     ("status", "code"),
     [(401, "unauthorized"), (404, "unknown_version"), (409, "job_running"), (422, "invalid_request")],
 )
-def test_a_refusal_is_raised_at_once_with_the_servers_code_and_message(status: int, code: str) -> None:
+def test_a_rejection_raises_the_servers_code_and_message_without_a_retry(status: int, code: str) -> None:
     with (
         answering(error(status, code, "because of this", {"a": 1})) as server,
         RewardClient(server.url) as client,
@@ -187,7 +187,7 @@ def test_a_refusal_is_raised_at_once_with_the_servers_code_and_message(status: i
 @pytest.mark.parametrize(
     "body", [b"<html>bad gateway</html>", b"", b"[]", b'{"error": "text"}', b'{"error": {}}']
 )
-def test_an_error_in_another_shape_is_a_client_error_all_the_same(body: bytes) -> None:
+def test_an_error_response_in_another_format_raises_a_client_error(body: bytes) -> None:
     with (
         answering(Answer(502, body)) as server,
         RewardClient(server.url) as client,
@@ -197,7 +197,7 @@ def test_an_error_in_another_shape_is_a_client_error_all_the_same(body: bytes) -
     assert (raised.value.http_status, raised.value.error_code) == (502, "unreadable_answer")
 
 
-def test_a_server_that_is_not_there_is_tried_again_and_then_unreachable() -> None:
+def test_an_absent_server_is_retried_and_then_reported_as_unreachable() -> None:
     started = time.monotonic()
     with (
         RewardClient(f"http://127.0.0.1:{free_port()}", retries=1) as client,
@@ -208,7 +208,7 @@ def test_a_server_that_is_not_there_is_tried_again_and_then_unreachable() -> Non
     assert time.monotonic() - started >= 0.25
 
 
-def test_a_server_that_comes_back_is_found() -> None:
+def test_a_server_that_returns_during_the_retries_is_reached() -> None:
     port = free_port()
     result: list[str] = []
 
@@ -224,7 +224,7 @@ def test_a_server_that_comes_back_is_found() -> None:
     assert result == ["v000003"]
 
 
-def test_a_server_that_never_answers_is_unreachable() -> None:
+def test_a_server_that_never_answers_is_reported_as_unreachable() -> None:
     release = threading.Event()
 
     class Hanging(Handler):
@@ -245,7 +245,7 @@ def test_a_server_that_never_answers_is_unreachable() -> None:
 
 
 @pytest.mark.parametrize("status", ["published", "rejected", "failed", "cancelled"])
-def test_waiting_for_a_job_ends_when_the_job_has(status: str) -> None:
+def test_waiting_for_a_job_ends_when_the_job_ends(status: str) -> None:
     seen: list[str] = []
     with answering(job("queued"), job("running"), job(status)) as server, RewardClient(server.url) as client:
         state = client.wait_for_job("job-1", poll_s=0.01, on_progress=lambda s: seen.append(s["status"]))
@@ -255,7 +255,7 @@ def test_waiting_for_a_job_ends_when_the_job_has(status: str) -> None:
 
 
 class Clock:
-    """A clock that a pause moves on, without waiting."""
+    """A clock whose `sleep` advances the time without waiting."""
 
     def __init__(self) -> None:
         self.slept: list[float] = []
@@ -279,7 +279,7 @@ def test_waiting_for_a_job_ends_at_the_timeout() -> None:
     assert len(server.received) == 4
 
 
-def test_every_other_call_goes_where_the_api_has_it() -> None:
+def test_every_other_call_uses_the_method_and_path_of_the_api() -> None:
     with answering(Answer(200, {"fine": True})) as server, RewardClient(server.url) as client:
         for answer in (
             client.ready(),
@@ -303,7 +303,7 @@ def test_every_other_call_goes_where_the_api_has_it() -> None:
 LEASED = Answer(201, {"lease": "lease-1", "version": "v000002", "expires": 100.0})
 
 
-def test_raw_rewards_are_asked_for_and_come_back_beside_the_scores_of_each_groups_version() -> None:
+def test_raw_rewards_are_returned_on_request_with_each_groups_version() -> None:
     group = {**GROUP, "version": "v000004", "raw": [1.5, -3.0]}
     with answering(Answer(200, {**SCORED, "groups": [group]})) as server, RewardClient(server.url) as client:
         result = client.score(GROUPS, raw=True)
@@ -312,7 +312,7 @@ def test_raw_rewards_are_asked_for_and_come_back_beside_the_scores_of_each_group
     assert (result.groups[0].version, result.groups[0].raw) == ("v000004", (1.5, -3.0))
 
 
-def test_inside_a_lease_requests_are_pinned_to_it_unless_they_say_otherwise() -> None:
+def test_inside_a_lease_requests_are_pinned_unless_they_name_a_version() -> None:
     answers = [LEASED, *[Answer(200, SCORED)] * 3, Answer(200, {"lease": "lease-1"}), Answer(200, SCORED)]
     with answering(*answers) as server, RewardClient(server.url) as client:
         with client.lease(label="stable", ttl_s=60) as lease:
@@ -328,7 +328,7 @@ def test_inside_a_lease_requests_are_pinned_to_it_unless_they_say_otherwise() ->
     assert "version" not in last.body
 
 
-def test_of_leases_inside_one_another_the_inner_one_pins() -> None:
+def test_the_inner_of_two_nested_leases_pins() -> None:
     inner = Answer(201, {"lease": "lease-2", "version": "v000001", "expires": 100.0})
     fine = Answer(200, SCORED)
     answers = (LEASED, inner, fine, fine, fine, LEASED, fine)
@@ -340,9 +340,9 @@ def test_of_leases_inside_one_another_the_inner_one_pins() -> None:
     assert [r.body["version"] for r in server.received if r.path == "/score"] == ["v000001", "v000002"]
 
 
-def test_two_threads_in_two_leases_each_score_by_their_own_version() -> None:
+def test_a_lease_pins_the_requests_of_its_own_thread_only() -> None:
     class Leasing(Handler):
-        """Leases the version that is asked for, and scores by the one that is pinned."""
+        """Leases the requested version, and scores with the pinned one."""
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -393,7 +393,7 @@ def test_a_lease_pins_only_the_requests_of_its_own_client() -> None:
     assert "version" not in server.received[1].body
 
 
-def test_leases_whose_blocks_end_in_another_order_each_pin_until_their_own_end() -> None:
+def test_leases_that_end_in_another_order_each_pin_until_their_own_end() -> None:
     inner = Answer(201, {"lease": "lease-2", "version": "v000001", "expires": 100.0})
     fine = Answer(200, SCORED)
     with answering(LEASED, inner, fine, fine, fine) as server, RewardClient(server.url) as client:
@@ -406,7 +406,7 @@ def test_leases_whose_blocks_end_in_another_order_each_pin_until_their_own_end()
     assert server.received[3].body["version"] == "v000001"
 
 
-def test_a_lease_is_released_when_its_block_fails_and_the_blocks_own_error_is_raised() -> None:
+def test_a_lease_is_released_when_its_block_fails_and_the_error_of_the_block_is_raised() -> None:
     forbidden = error(403, "forbidden", "no")
     with (
         answering(LEASED, forbidden) as server,
@@ -418,7 +418,7 @@ def test_a_lease_is_released_when_its_block_fails_and_the_blocks_own_error_is_ra
     assert server.received[-1].method == "DELETE"
 
 
-def test_a_lease_that_cannot_be_released_for_another_reason_raises() -> None:
+def test_a_release_that_the_server_rejects_raises_an_error() -> None:
     forbidden = error(403, "forbidden", "no")
     with answering(LEASED, forbidden) as server, RewardClient(server.url) as client:
         lease = client.lease(version="v000002")
@@ -427,7 +427,7 @@ def test_a_lease_that_cannot_be_released_for_another_reason_raises() -> None:
     assert refused.value.error_code == "forbidden"
 
 
-def test_a_renewed_lease_knows_its_new_end() -> None:
+def test_a_renewed_lease_has_its_new_expiry() -> None:
     renewed = Answer(200, {"lease": "lease-1", "version": "v000002", "expires": 200.0})
     with answering(LEASED, renewed) as server, RewardClient(server.url) as client:
         lease = client.lease(version="v000002")
@@ -436,7 +436,7 @@ def test_a_renewed_lease_knows_its_new_end() -> None:
     assert (server.received[-1].path, server.received[-1].body) == ("/leases/lease-1/renew", {"ttl_s": 30})
 
 
-def test_labels_go_where_the_api_has_them() -> None:
+def test_label_calls_use_the_methods_and_paths_of_the_api() -> None:
     with answering(Answer(200, {"label": "canary"})) as server, RewardClient(server.url) as client:
         client.set_label("canary", "v000003", share=0.1)
         client.set_label("stable", "v000003")

@@ -1,4 +1,4 @@
-"""The codec of errors: what one process raises, another can raise again."""
+"""The error codec: an error raised in one process can be raised again in another."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_error_survives_the_wire_with_its_class(kind: type[MetaRMError], g
     assert (back.status, back.retry_after_s) == (error.status, error.retry_after_s)
 
 
-def test_a_record_has_only_what_the_error_has() -> None:
+def test_a_record_omits_the_fields_that_the_error_lacks() -> None:
     assert JobConflictError("busy").to_wire() == {"code": "job_running", "message": "busy"}
     assert NotReadyError("wait").to_wire() == {"code": "not_ready", "message": "wait", "retry_after_s": 2}
     assert CutOverAbortedError("no", servers={"b": "NaN"}).to_wire() == {
@@ -56,12 +56,12 @@ def test_a_record_has_only_what_the_error_has() -> None:
     }
 
 
-def test_details_may_have_the_names_of_arguments() -> None:
+def test_details_may_be_named_like_constructor_arguments() -> None:
     record = {"code": "job_running", "message": "busy", "details": {"message": "a", "self": 1, "code": "b"}}
     assert MetaRMError.from_wire(record).details == record["details"]
 
 
-def test_a_code_that_no_class_has_is_kept() -> None:
+def test_an_unknown_code_is_kept() -> None:
     error = MetaRMError.from_wire({"code": "from_a_newer_server", "message": "new"})
     assert type(error) is MetaRMError
     assert (error.code, error.message, error.status) == ("from_a_newer_server", "new", 500)
@@ -72,7 +72,7 @@ def test_a_code_that_no_class_has_is_kept() -> None:
     "record",
     [None, [], "text", 7, {}, {"code": "a"}, {"message": "a"}, {"code": "a", "message": "b", "details": 7}],
 )
-def test_anything_else_is_no_error_record(record: Any) -> None:
+def test_an_invalid_error_record_is_rejected(record: Any) -> None:
     with pytest.raises(ValueError, match="not an error record"):
         MetaRMError.from_wire(record)
 

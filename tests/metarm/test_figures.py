@@ -1,4 +1,4 @@
-"""Every figure against its definition, spelt out by brute force."""
+"""Every figure against a brute-force computation of its definition."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def like(other: list[list[float]], seed: int) -> list[list[float]]:
     return [[float(rng.randint(0, 4)) for _ in row] for row in other]
 
 
-def test_a_tie_counts_half() -> None:
+def test_a_tie_counts_as_half_correct() -> None:
     assert PairScores([1], [0]).accuracy == 1.0
     assert PairScores([1, 2, 3], [1, 2, 3]).accuracy == 0.5
     assert PairScores([1, 0, 2, 2], [0, 1, 2, 2]).accuracy == 0.5
@@ -39,7 +39,7 @@ def test_a_tie_counts_half() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_spread_is_over_all_pairs_of_a_group_and_then_over_groups(seed: int) -> None:
+def test_the_spread_averages_over_the_pairs_of_a_group_and_then_over_groups(seed: int) -> None:
     groups = rows(seed)
     per_group = []
     for row in groups:
@@ -50,7 +50,7 @@ def test_the_spread_is_over_all_pairs_of_a_group_and_then_over_groups(seed: int)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_agreement_counts_the_parents_pairs_that_the_candidate_orders_alike(seed: int) -> None:
+def test_agreement_is_the_share_of_the_parents_ordered_pairs_that_the_candidate_orders_alike(seed: int) -> None:
     one = rows(seed)
     other = like(one, seed)
     points, said = 0.0, 0
@@ -66,7 +66,7 @@ def test_agreement_counts_the_parents_pairs_that_the_candidate_orders_alike(seed
     assert agreement(one, [[-r for r in row] for row in one]) == 0.0
 
 
-def test_agreement_says_nothing_where_the_parent_orders_nothing() -> None:
+def test_agreement_is_undefined_when_the_parent_orders_no_pair() -> None:
     assert agreement([], []) is None
     assert agreement([[1.0, 1.0]], [[2.0, 2.0]]) is None
     assert agreement([[1.0, 1.0]], [[2.0, 3.0]]) is None
@@ -74,18 +74,18 @@ def test_agreement_says_nothing_where_the_parent_orders_nothing() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_length_correlation_is_pearsons_of_what_is_left_within_groups(seed: int) -> None:
+def test_the_length_correlation_is_pearsons_after_subtracting_group_means(seed: int) -> None:
     rewards = rows(seed)
     lengths = like(rewards, seed)
     left, right = ([v - np.mean(row) for row in some for v in row] for some in (rewards, lengths))
     expected = np.corrcoef(np.array(left), np.array(right))[0, 1]
     assert length_correlation(rewards, lengths) == pytest.approx(expected)
-    # what differs between prompts does not count
+    # differences between prompts have no effect
     moved = [[v + 100 * place for v in row] for place, row in enumerate(rewards)]
     assert length_correlation(moved, lengths) == pytest.approx(expected)
 
 
-def test_the_length_correlation_is_not_defined_where_one_of_them_does_not_vary() -> None:
+def test_the_length_correlation_is_undefined_for_constant_rewards_or_lengths() -> None:
     assert length_correlation([[1.0, 2.0]], [[5, 5]]) is None
     assert length_correlation([[1.0, 1.0]], [[5, 6]]) is None
     assert length_correlation([], []) is None
@@ -101,7 +101,7 @@ def brute_disagreement(own: list[float], other: list[float]) -> float | None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_disagreement_equals_counting_the_pairs(seed: int) -> None:
+def test_disagreement_equals_a_count_over_all_pairs(seed: int) -> None:
     rng = random.Random(seed)
     size = rng.randint(2, 30)
     own, other = ([float(rng.randint(0, 6)) for _ in range(size)] for _ in range(2))
@@ -109,7 +109,7 @@ def test_disagreement_equals_counting_the_pairs(seed: int) -> None:
     assert pair_orders(own, other).disagreement == (None if expected is None else pytest.approx(expected))
 
 
-def test_disagreement_is_0_for_the_same_order_1_for_the_reverse_and_a_half_for_a_constant() -> None:
+def test_disagreement_is_0_for_the_same_order_1_for_the_reverse_and_half_for_a_constant() -> None:
     scores = [0.3, -1.0, 2.0, 0.7]
     assert pair_orders(scores, [10 * score + 3 for score in scores]).disagreement == 0
     assert pair_orders(scores, [-score for score in scores]).disagreement == 1
@@ -117,14 +117,14 @@ def test_disagreement_is_0_for_the_same_order_1_for_the_reverse_and_a_half_for_a
     assert pair_orders([2.0] * 4, [1.0] * 4).disagreement is None
 
 
-def test_equal_scores_vary_by_nothing_whatever_their_binary_fractions() -> None:
+def test_equal_scores_have_zero_spread_despite_rounding() -> None:
     for value in (0.1, 0.7, 1 / 3, 1e30):
         for size in range(2, 50):
             assert centred([value] * size) == [0.0] * size
             assert spread([[value] * size]) == 0.0
 
 
-def test_figures_have_their_old_and_new_names_whichever_the_record_has() -> None:
+def test_figures_are_readable_under_both_their_old_and_new_names() -> None:
     both = {"spread": 2.0, "spread_ratio": 0.5, "spread_to_reference": 0.5}
     for name in ("spread_ratio", "spread_to_reference"):
         assert with_deprecated_names({"spread": 2.0, name: 0.5}, DEPRECATED_DRIFT_NAMES) == both
