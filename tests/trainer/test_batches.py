@@ -55,14 +55,14 @@ GROUPS = [
 
 
 def exact_model(path: Path) -> RewardModel:
-    """In float64, so that a difference in gradients is a difference in what is summed."""
+    """A model in float64, so that gradients differ only if their terms differ."""
     model = load_model(path, 128)
     model.network.double()
     return model
 
 
 def gradients(model: RewardModel) -> Tensor:
-    """All of them, in one vector; taken away from the model."""
+    """All gradients in one vector; the gradients of the model are cleared."""
     found = torch.cat([p.grad.flatten() for p in model.network.parameters() if p.grad is not None])
     model.network.zero_grad(set_to_none=True)
     return found
@@ -74,7 +74,7 @@ def assert_same(left: Tensor, right: Tensor) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_micro_batches_give_the_gradient_and_loss_of_the_whole_preference_batch(
+def test_micro_batches_give_the_loss_and_gradient_of_the_whole_preference_batch(
     checkpoint: Kinds, kind: Kind
 ) -> None:
     model = exact_model(checkpoint(kind))
@@ -87,7 +87,7 @@ def test_micro_batches_give_the_gradient_and_loss_of_the_whole_preference_batch(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_micro_batches_give_the_gradient_and_value_of_the_whole_difference_batch(
+def test_micro_batches_give_the_value_and_gradient_of_the_whole_difference_batch(
     checkpoint: Kinds, kind: Kind
 ) -> None:
     model = exact_model(checkpoint(kind))
@@ -103,7 +103,7 @@ def test_micro_batches_give_the_gradient_and_value_of_the_whole_difference_batch
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("micro_tokens", [1, 200, ALL_AT_ONCE])
-def test_the_hessian_product_is_that_of_the_plain_network(
+def test_the_hessian_product_equals_that_of_the_plain_network(
     checkpoint: Kinds, kind: Kind, micro_tokens: int
 ) -> None:
     model = exact_model(checkpoint(kind))
@@ -125,7 +125,7 @@ def test_the_hessian_product_is_that_of_the_plain_network(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_preference_gradient_is_that_of_the_mean_over_pairs_scored_one_by_one(
+def test_the_preference_gradient_equals_that_of_the_mean_over_pairs_scored_one_by_one(
     checkpoint: Kinds, kind: Kind
 ) -> None:
     model = exact_model(checkpoint(kind))
@@ -143,9 +143,7 @@ def test_the_preference_gradient_is_that_of_the_mean_over_pairs_scored_one_by_on
 
 
 @pytest.mark.parametrize("micro_tokens", [1, 300])
-def test_smoothing_and_centring_enter_the_preference_gradient_as_means_over_all_pairs(
-    checkpoint: Kinds, micro_tokens: int
-) -> None:
+def test_label_smoothing_and_centring_are_averaged_over_all_pairs(checkpoint: Kinds, micro_tokens: int) -> None:
     model = exact_model(checkpoint("bert"))
     pairs = encode_pairs(model.encoder, PREFERENCES)
     chosen = torch.stack([plain_scores(model.network, [p.chosen])[0] for p in pairs])
@@ -161,7 +159,7 @@ def test_smoothing_and_centring_enter_the_preference_gradient_as_means_over_all_
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_difference_gradient_is_that_of_the_mean_over_prompts_of_their_own_size(
+def test_the_difference_gradient_averages_over_prompts_of_different_sizes(
     checkpoint: Kinds, kind: Kind
 ) -> None:
     model = exact_model(checkpoint(kind))
@@ -175,7 +173,7 @@ def test_the_difference_gradient_is_that_of_the_mean_over_prompts_of_their_own_s
     assert_same(gradients(model), expected)
 
 
-def test_a_backward_adds_to_the_gradients_that_are_there(checkpoint: Kinds) -> None:
+def test_a_backward_pass_adds_to_existing_gradients(checkpoint: Kinds) -> None:
     model = exact_model(checkpoint("bert"))
     pairs = encode_pairs(model.encoder, PREFERENCES)
     backward_preference(model, pairs, ALL_AT_ONCE)
@@ -186,7 +184,7 @@ def test_a_backward_adds_to_the_gradients_that_are_there(checkpoint: Kinds) -> N
 
 
 @pytest.mark.parametrize("k", [2, 3])
-def test_groups_of_more_than_k_responses_use_their_first_k(checkpoint: Kinds, k: int) -> None:
+def test_only_the_first_k_responses_of_a_group_are_used(checkpoint: Kinds, k: int) -> None:
     model = exact_model(checkpoint("bert"))
     groups = encode_groups(model.encoder, GROUPS)
     cut = [EncodedGroup(group.id, group.responses[:k]) for group in groups]
@@ -199,7 +197,7 @@ def test_groups_of_more_than_k_responses_use_their_first_k(checkpoint: Kinds, k:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("micro_tokens", [1, 200, ALL_AT_ONCE])
-def test_the_contrast_is_the_mean_over_samples_each_against_the_next_reference(
+def test_the_contrast_averages_over_samples_each_compared_with_the_next_reference(
     checkpoint: Kinds, kind: Kind, micro_tokens: int
 ) -> None:
     model = exact_model(checkpoint(kind))
@@ -217,7 +215,7 @@ def test_the_contrast_is_the_mean_over_samples_each_against_the_next_reference(
     assert_same(gradients(model), expected)
 
 
-def test_pairs_and_groups_are_encoded_in_order_each_with_its_own(checkpoint: Kinds) -> None:
+def test_pairs_and_groups_are_encoded_in_order(checkpoint: Kinds) -> None:
     encoder = load_model(checkpoint("bert"), 128).encoder
     assert encode_pairs(encoder, PREFERENCES) == [
         EncodedPair(
@@ -234,7 +232,7 @@ def test_pairs_and_groups_are_encoded_in_order_each_with_its_own(checkpoint: Kin
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_is_a_training_error_that_says_which(checkpoint: Kinds, bad: float) -> None:
+def test_a_non_finite_loss_raises_a_training_error_that_names_it(checkpoint: Kinds, bad: float) -> None:
     model = load_model(checkpoint("bert"), 128)
     head = model.network.get_parameter("classifier.weight")
     with torch.no_grad():
@@ -249,7 +247,7 @@ def test_a_loss_that_is_not_finite_is_a_training_error_that_says_which(checkpoin
     assert all(p.grad is None for p in model.network.parameters())
 
 
-def test_a_margin_that_is_not_finite_is_a_training_error_and_no_gradient(checkpoint: Kinds) -> None:
+def test_a_non_finite_margin_raises_a_training_error_and_leaves_no_gradient(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
     references = cycle(pair.chosen for pair in encode_pairs(model.encoder, PREFERENCES))
     groups = encode_groups(model.encoder, GROUPS)
@@ -259,7 +257,7 @@ def test_a_margin_that_is_not_finite_is_a_training_error_and_no_gradient(checkpo
 
 
 @given(st.integers(1, 20), st.integers(1, 25), st.integers(0, 5))
-def test_every_item_is_drawn_once_before_any_comes_again(items: int, size: int, seed: int) -> None:
+def test_every_item_is_drawn_once_before_any_is_repeated(items: int, size: int, seed: int) -> None:
     batches = list(islice(draw(range(items), size, random.Random(seed)), 30))
     assert {len(batch) for batch in batches} == {size}
     flat = [item for batch in batches for item in batch]
@@ -269,7 +267,7 @@ def test_every_item_is_drawn_once_before_any_comes_again(items: int, size: int, 
     assert max(counts.values()) - min(counts[i] for i in range(items)) <= 1
 
 
-def test_batches_depend_on_the_seed_alone() -> None:
+def test_batches_depend_only_on_the_seed() -> None:
     def drawn(seed: int) -> Sequence[list[int]]:
         return list(islice(draw(range(50), 8, random.Random(seed)), 20))
 

@@ -1,4 +1,4 @@
-"""The first version, made by a real trainer process from a user's own checkpoint."""
+"""A real trainer process makes the first version from a user's own checkpoint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def preferences(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama-chat", "qwen"])
-def test_a_checkpoint_with_a_head_becomes_version_one_with_its_weights_unchanged(
+def test_a_checkpoint_with_a_head_becomes_the_first_version_with_unchanged_weights(
     kind: Kind, checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     store = VersionStore(tmp_path / "versions")
@@ -46,7 +46,7 @@ def test_a_checkpoint_with_a_head_becomes_version_one_with_its_weights_unchanged
     assert all(torch.equal(given[name], kept[name]) for name in given)
 
 
-def test_a_bare_backbone_is_refused_and_told_how(
+def test_a_backbone_without_a_head_is_rejected_and_the_error_names_the_option(
     checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     with trainer(tmp_path, redis_process.url, METARM_MODEL=str(checkpoint("bert-backbone"))) as process:
@@ -55,7 +55,7 @@ def test_a_bare_backbone_is_refused_and_told_how(
     assert VersionStore(tmp_path / "versions").names() == []
 
 
-def test_a_bare_backbone_gets_a_head_when_asked_said_aloud_and_fine_tuned(
+def test_a_backbone_gets_a_new_head_on_request_which_is_logged_and_fine_tuned(
     checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess, preferences: Path
 ) -> None:
     settings = {
@@ -78,7 +78,7 @@ def test_a_bare_backbone_gets_a_head_when_asked_said_aloud_and_fine_tuned(
     assert load_model(store.path("v000001"), 512).encoder.max_tokens <= 128
 
 
-def test_unreadable_preferences_do_not_keep_a_checkpoint_with_a_head_from_serving(
+def test_a_checkpoint_with_a_head_is_served_despite_unreadable_preferences(
     checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     store = VersionStore(tmp_path / "versions")
@@ -89,13 +89,13 @@ def test_unreadable_preferences_do_not_keep_a_checkpoint_with_a_head_from_servin
     assert "none.jsonl" in process.output
 
 
-def test_a_model_that_is_not_there_is_said_by_name(tmp_path: Path, redis_process: RedisProcess) -> None:
+def test_a_missing_model_is_named_in_the_error(tmp_path: Path, redis_process: RedisProcess) -> None:
     with trainer(tmp_path, redis_process.url, METARM_MODEL=str(tmp_path / "nowhere")) as process:
         assert process.wait() == 78
     assert "nowhere" in process.output
 
 
-def test_the_second_trainer_waits_for_the_place_and_takes_it_when_it_is_free(
+def test_a_second_trainer_waits_for_the_place_until_it_is_free(
     checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     model = {"METARM_MODEL": str(checkpoint("bert"))}

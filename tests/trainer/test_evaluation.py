@@ -1,4 +1,4 @@
-"""Real tiny models: what is said of a model, and sabotaged ones before the gate."""
+"""The evaluation of real tiny models, and the gate's verdict on sabotaged ones."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def parent(checkpoint: Callable[[Kind], Path]) -> RewardModel:
 def judged(
     parent: RewardModel, checkpoint: Callable[[Kind], Path], tmp_path: Path
 ) -> Callable[[Change], Verdict]:
-    """The verdict on the parent with a change, saved and loaded as a candidate is."""
+    """A function that changes the parent, saves and loads it as a candidate, and returns the verdict."""
 
     def judged(change: Change) -> Verdict:
         evaluation = EvaluationSet.of(parent.encoder, labelled_by(parent), groups())
@@ -79,7 +79,7 @@ def judged(
 
 
 def labelled_by(model: RewardModel) -> list[Preference]:
-    """Preferences turned so that `model` ranks them right."""
+    """Preferences whose chosen response is the one that `model` ranks higher."""
     given = preferences()
     scores = score_pairs(model, EvaluationSet.of(model.encoder, given, []).held_out)
     return [
@@ -96,14 +96,14 @@ def scale_head(factor: float) -> Change:
     return change
 
 
-def test_an_unchanged_model_passes(judged: Callable[[Change], Verdict]) -> None:
+def test_an_unchanged_model_is_accepted(judged: Callable[[Change], Verdict]) -> None:
     verdict = judged(lambda _: None)
     assert verdict.accepted, verdict.reasons
     assert verdict.figures["agreement"] == 1.0
     assert verdict.figures["recent_groups"] == 40
 
 
-def test_a_model_whose_head_is_turned_round_is_rejected_for_accuracy_and_order(
+def test_a_model_with_a_negated_head_is_rejected_for_its_accuracy_and_agreement(
     judged: Callable[[Change], Verdict],
 ) -> None:
     text = " | ".join(judged(scale_head(-1.0)).reasons)
@@ -112,20 +112,20 @@ def test_a_model_whose_head_is_turned_round_is_rejected_for_accuracy_and_order(
     assert "orders 0.000" in text
 
 
-def test_a_model_whose_head_is_ten_times_as_large_is_rejected_for_its_scale_alone(
+def test_a_model_with_a_tenfold_head_is_rejected_only_for_its_scale(
     judged: Callable[[Change], Verdict],
 ) -> None:
     (reason,) = judged(scale_head(10.0)).reasons
     assert "spread 10 times as wide" in reason
 
 
-def test_a_model_that_says_one_thing_of_everything_is_rejected_for_it(
+def test_a_model_with_a_constant_score_is_rejected(
     judged: Callable[[Change], Verdict],
 ) -> None:
     assert "the candidate gives every response the same score" in judged(scale_head(0.0)).reasons
 
 
-def test_a_model_with_one_weight_that_is_no_number_is_rejected_for_it(
+def test_a_model_with_one_non_finite_weight_is_rejected(
     judged: Callable[[Change], Verdict],
 ) -> None:
     def change(model: RewardModel) -> None:
@@ -136,7 +136,7 @@ def test_a_model_with_one_weight_that_is_no_number_is_rejected_for_it(
     assert not verdict.despite(force=True).publishes
 
 
-def test_a_model_that_counts_tokens_is_rejected_for_its_length(
+def test_a_model_that_counts_tokens_is_rejected_for_its_length_correlation(
     parent: RewardModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluation = EvaluationSet.of(parent.encoder, labelled_by(parent), groups())
@@ -153,7 +153,7 @@ def test_a_model_that_counts_tokens_is_rejected_for_its_length(
 # --- the evaluation set -----------------------------------------------------------------------------------
 
 
-def test_recent_groups_are_the_newest_with_something_to_compare(parent: RewardModel) -> None:
+def test_the_evaluation_set_contains_the_newest_groups(parent: RewardModel) -> None:
     many = groups(RECENT_GROUPS + 30)
     evaluation = EvaluationSet.of(parent.encoder, [], many)
     assert len(evaluation.recent) == RECENT_GROUPS
@@ -162,7 +162,7 @@ def test_recent_groups_are_the_newest_with_something_to_compare(parent: RewardMo
     assert evaluation.lengths[-1] == [len(response.ids) for response in newest]
 
 
-def test_the_same_response_twice_is_one_and_a_group_of_one_is_none(parent: RewardModel) -> None:
+def test_repeated_responses_count_once_and_groups_with_one_response_are_left_out(parent: RewardModel) -> None:
     repeated = SampleGroup(
         "a", "a", "What?", ("The first.", "The second.", "The first."), (0, 0, 0), "v000001", 0
     )
@@ -172,17 +172,17 @@ def test_the_same_response_twice_is_one_and_a_group_of_one_is_none(parent: Rewar
     assert [len(group) for group in evaluation.recent] == [2, RECENT_RESPONSES]
 
 
-def test_without_recent_groups_the_held_out_pairs_are_answered(parent: RewardModel) -> None:
+def test_without_recent_groups_the_held_out_pairs_are_scored(parent: RewardModel) -> None:
     evaluation = EvaluationSet.of(parent.encoder, preferences(3), [])
     rewards = evaluation.rewards(parent)
     assert rewards.recent == evaluation.lengths == []
     assert len(rewards.held_out.all) == 6
 
 
-# --- what a manifest says ----------------------------------------------------------------------------
+# --- the fields of a manifest ------------------------------------------------------------------------
 
 
-def test_a_candidates_calibrated_scores_are_where_its_parents_were(parent: RewardModel) -> None:
+def test_a_candidates_calibrated_scores_have_the_median_and_spread_of_its_parents(parent: RewardModel) -> None:
     given = preferences()
     pairs = EvaluationSet.of(parent.encoder, given, []).held_out
     before = score_pairs(parent, pairs)
@@ -206,7 +206,7 @@ def test_a_candidates_calibrated_scores_are_where_its_parents_were(parent: Rewar
     probe.check(parent, {"name": "v000002", **fields})
 
 
-def test_a_parent_without_numbers_gives_no_calibration(parent: RewardModel) -> None:
+def test_a_parent_with_non_finite_scores_gives_no_calibration(parent: RewardModel) -> None:
     raw = score_pairs(parent, EvaluationSet.of(parent.encoder, preferences(4), []).held_out)
     nothing = PairScores([math.nan] * 4, [math.nan] * 4)
     with pytest.raises(InvalidVersionError, match="needs a positive, finite scale"):
@@ -219,7 +219,7 @@ def test_a_first_version_serves_its_raw_rewards(parent: RewardModel) -> None:
     assert fields["reference"]["median"] == pytest.approx(statistics.median(raw.all))
 
 
-def test_the_reference_names_its_texts(parent: RewardModel) -> None:
+def test_the_reference_has_a_digest_of_its_texts(parent: RewardModel) -> None:
     digests = {
         described_first(parent, given)[0]["reference"]["digest"] for given in (preferences(5), preferences(6))
     }
@@ -237,7 +237,7 @@ def test_without_preferences_there_is_no_reference(parent: RewardModel) -> None:
 
 
 @pytest.mark.parametrize("given", [preferences(4), []])
-def test_nothing_is_said_of_a_model_whose_scores_are_no_numbers(
+def test_a_first_model_with_non_finite_scores_raises_a_training_error(
     parent: RewardModel, given: list[Preference]
 ) -> None:
     with torch.no_grad():

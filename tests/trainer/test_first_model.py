@@ -1,4 +1,4 @@
-"""`metarm train`: preferences in, the first version of an empty store out."""
+"""`metarm train` makes the first version of an empty store from preferences."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Checkpoint = Callable[[Kind], Path]
 
 @pytest.fixture(scope="module")
 def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """140 short pairs; the chosen response has a word that the rejected one lacks."""
+    """140 short pairs, in which the chosen response has a word that the rejected one lacks."""
     rows = [
         {"prompt": g["prompt"][:60], "chosen": f"forty two {i}", "rejected": f"pencils {i}"}
         for i, g in enumerate(demo_groups(140))
@@ -57,7 +57,7 @@ def metarm_train(tmp_path: Path, *arguments: object) -> Process:
 
 
 @pytest.mark.slow
-def test_the_command_trains_and_publishes_a_version_that_a_server_then_answers_with(
+def test_the_command_trains_and_publishes_a_version_that_a_server_then_serves(
     checkpoint: Checkpoint, preferences: Path, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     picture = tmp_path / "curve.png"
@@ -79,11 +79,11 @@ def test_the_command_trains_and_publishes_a_version_that_a_server_then_answers_w
     measured = [point["step"] for point in curve["held_out_accuracy"]]
     assert measured == [*range(0, steps, 4), steps]
     last = curve["held_out_accuracy"][-1]["accuracy"]
-    assert last == manifest["metrics"]["held_out_accuracy"] > 0.9  # the word is learnt
+    assert last == manifest["metrics"]["held_out_accuracy"] > 0.9  # the model learns the word
     table = process.output.split("held-out accuracy\n")[1].splitlines()
     assert [int(row.split()[0]) for row in table[: len(measured)]] == measured
     assert f"{last:.3f}" in table[len(measured) - 1]
-    assert "\r" not in process.output  # no bar where no terminal is
+    assert "\r" not in process.output  # no progress bar without a terminal
     assert picture.read_bytes().startswith(b"\x89PNG")
     with service(tmp_path / "data", redis_process.url) as server:
         server.wait_ready()
@@ -92,7 +92,7 @@ def test_the_command_trains_and_publishes_a_version_that_a_server_then_answers_w
 
 
 @pytest.mark.slow
-def test_ctrl_c_publishes_nothing_and_exits_as_interrupted(
+def test_ctrl_c_publishes_nothing_and_exits_with_status_130(
     checkpoint: Checkpoint, preferences: Path, tmp_path: Path
 ) -> None:
     arguments = ("--preferences", preferences, "--model", checkpoint("bert"), "--data-dir", tmp_path / "data")
@@ -106,7 +106,7 @@ def test_ctrl_c_publishes_nothing_and_exits_as_interrupted(
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
-def test_a_checkpoint_that_has_a_head_is_trained_further(
+def test_a_checkpoint_with_a_head_is_trained_further(
     checkpoint: Checkpoint, preferences: Path, tmp_path: Path, kind: Kind
 ) -> None:
     run(settings(preferences, checkpoint(kind), tmp_path, steps=3), threading.Event())
@@ -117,7 +117,7 @@ def test_a_checkpoint_that_has_a_head_is_trained_further(
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_server_then_starts_from_that_version_and_makes_no_other(
+def test_a_trainer_that_finds_a_first_version_makes_no_other(
     checkpoint: Checkpoint, preferences: Path, tmp_path: Path
 ) -> None:
     run(settings(preferences, checkpoint("bert"), tmp_path, steps=1), threading.Event())
@@ -127,7 +127,7 @@ def test_the_server_then_starts_from_that_version_and_makes_no_other(
     assert store.names() == ["v000001"]
 
 
-def test_the_manifest_says_how_it_scores_the_pairs_it_did_not_train_on(
+def test_the_manifest_describes_the_scores_on_held_out_pairs(
     checkpoint: Checkpoint, preferences: Path, tmp_path: Path
 ) -> None:
     run(settings(preferences, checkpoint("bert"), tmp_path, steps=3), threading.Event())
@@ -143,7 +143,7 @@ def test_the_manifest_says_how_it_scores_the_pairs_it_did_not_train_on(
 
 
 @pytest.mark.parametrize("measured", [True, False])
-def test_an_imported_checkpoint_is_measured_where_there_are_preferences_and_serves_without(
+def test_an_imported_checkpoint_is_evaluated_if_there_are_preferences_and_published_either_way(
     checkpoint: Checkpoint, preferences: Path, tmp_path: Path, measured: bool
 ) -> None:
     found = load_preferences(preferences, 0.3, 10) if measured else ConfigurationError("there are none")
@@ -155,10 +155,10 @@ def test_an_imported_checkpoint_is_measured_where_there_are_preferences_and_serv
     assert (manifest["reference"] is not None) == ("held_out_accuracy" in manifest["metrics"]) == measured
 
 
-def test_preferences_that_the_model_cannot_read_do_not_keep_it_from_serving(
+def test_a_model_is_published_despite_preferences_that_it_cannot_encode(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    odd: Prompt = [{"role": "oracle", "content": "What?"}]  # the chat template refuses it
+    odd: Prompt = [{"role": "oracle", "content": "What?"}]  # the chat template rejects the role
     pair = Preference(odd, "This.", "That.")
     serving = TrainerSettings(data_dir=tmp_path, model=str(checkpoint("llama-chat")), max_tokens=64)
     serving.store.prepare()
@@ -167,7 +167,7 @@ def test_preferences_that_the_model_cannot_read_do_not_keep_it_from_serving(
     assert serving.store.verify("v000001")["reference"] is None
 
 
-def test_a_checkpoint_whose_scores_are_no_numbers_is_refused_and_nothing_is_published(
+def test_a_checkpoint_with_non_finite_scores_is_rejected_and_nothing_is_published(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     broken = load_model(checkpoint("bert"), 64)
@@ -182,7 +182,7 @@ def test_a_checkpoint_whose_scores_are_no_numbers_is_refused_and_nothing_is_publ
     assert list((serving.store.root / ".staging").iterdir()) == []
 
 
-def test_adapters_train_a_first_model_and_the_manifest_says_so(
+def test_adapters_train_a_first_model_and_are_recorded_in_the_manifest(
     checkpoint: Checkpoint, preferences: Path, tmp_path: Path
 ) -> None:
     chosen = settings(preferences, checkpoint("llama"), tmp_path, steps=2, trainable="lora", lora_rank=4)
@@ -191,7 +191,7 @@ def test_adapters_train_a_first_model_and_the_manifest_says_so(
     assert (recorded["trainable"], recorded["lora_rank"], recorded["steps"]) == ("lora", 4, 2)
 
 
-def test_a_store_that_holds_versions_is_refused_and_left_as_it_is(
+def test_a_store_with_versions_is_rejected_and_left_unchanged(
     checkpoint: Checkpoint, preferences: Path, tmp_path: Path
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
@@ -200,7 +200,7 @@ def test_a_store_that_holds_versions_is_refused_and_left_as_it_is(
     assert VersionStore(tmp_path / "versions").names() == ["v000001"]
 
 
-def test_a_bare_backbone_is_refused_unless_asked_for_a_head(
+def test_a_backbone_without_a_head_is_rejected_unless_a_new_head_is_requested(
     checkpoint: Checkpoint, preferences: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigurationError, match="--init-head"):
@@ -208,7 +208,7 @@ def test_a_bare_backbone_is_refused_unless_asked_for_a_head(
 
 
 @pytest.mark.parametrize("trainable", ["head", "lora"])
-def test_weights_of_the_trunk_that_would_stay_at_random_are_refused(
+def test_missing_trunk_weights_that_would_stay_random_are_rejected(
     checkpoint: Checkpoint, preferences: Path, tmp_path: Path, trainable: str
 ) -> None:
     without_pooler = tmp_path / "model"
@@ -221,7 +221,7 @@ def test_weights_of_the_trunk_that_would_stay_at_random_are_refused(
         run(chosen, threading.Event())
 
 
-def test_too_few_preferences_are_refused_with_their_number(
+def test_too_few_preferences_are_rejected_with_the_number_needed(
     checkpoint: Checkpoint, preferences: Path, tmp_path: Path
 ) -> None:
     few = tmp_path / "few.jsonl"
@@ -230,7 +230,7 @@ def test_too_few_preferences_are_refused_with_their_number(
         run(settings(few, checkpoint("bert"), tmp_path, held_out_share=0.01), threading.Event())
 
 
-def test_nothing_is_published_once_it_is_told_to_stop(
+def test_nothing_is_published_after_a_stop_request(
     checkpoint: Checkpoint, preferences: Path, tmp_path: Path
 ) -> None:
     stop = threading.Event()
@@ -240,12 +240,12 @@ def test_nothing_is_published_once_it_is_told_to_stop(
     assert VersionStore(tmp_path / "versions").names() == []
 
 
-def test_epochs_and_steps_together_are_refused() -> None:
+def test_epochs_and_steps_together_are_rejected() -> None:
     with pytest.raises(SystemExit, match="METARM_STEPS"):
         FirstModelSettings.from_command_line("metarm train", ["--epochs", "2", "--steps", "3"])
 
 
-def test_a_picture_that_could_not_be_written_is_refused_before_training(
+def test_a_curve_path_that_cannot_be_written_is_rejected_before_training(
     checkpoint: Checkpoint, preferences: Path, tmp_path: Path
 ) -> None:
     chosen = settings(preferences, checkpoint("bert"), tmp_path, curve=tmp_path / "none" / "curve.png")

@@ -16,21 +16,24 @@ LOOSE = replace(DEFAULTS, gate_significance=0.0)
 
 
 def scores(right: int, wrong: int, tied: int = 0, scale: float = 1.0) -> PairScores:
-    """So many pairs told right, wrong and not at all."""
+    """Scores that rank `right` pairs right and `wrong` pairs wrong, and tie on `tied` pairs."""
     chosen = [1.0] * right + [-0.5] * wrong + [0.25] * tied
     rejected = [-1.0] * right + [0.5] * wrong + [0.25] * tied
     return PairScores([scale * s for s in chosen], [scale * s for s in rejected])
 
 
-def on_pairs(parent: PairScores, candidate: PairScores, tolerance: float = 0.02) -> Verdict:
-    """The verdict where no samples are known, and losses within the tolerance are let pass."""
+def verdict_on_pairs(parent: PairScores, candidate: PairScores, tolerance: float = 0.02) -> Verdict:
+    """The verdict without recent samples, where losses within the tolerance are accepted."""
     limits = replace(LOOSE, gate_tolerance=tolerance)
     return judge(Rewards(parent, []), Rewards(candidate, []), [], limits)
 
 
-class World:
-    """A parent that ranks held-out pairs right three times of four, and recent groups it tells apart by what
-    it likes and, a little, by length; candidates are made from it."""
+class Scenario:
+    """A synthetic parent, from which candidates are derived.
+
+    The parent ranks about three of four held-out pairs right. Its rewards of recent groups are random, and
+    correlate slightly with length.
+    """
 
     def __init__(self, seed: int, pairs: int = 300, groups: int = 40) -> None:
         self.rng = random.Random(seed)
@@ -44,7 +47,7 @@ class World:
     def changed(
         self, pair: Callable[[float], float], recent: Callable[[float, int], float] | None = None
     ) -> Rewards:
-        """The parent with every reward changed; of recent ones `recent` sees the length too."""
+        """The parent's rewards, changed by `pair`; `recent` changes those of recent groups, by length too."""
         of_recent = recent or (lambda reward, _: pair(reward))
         old = self.parent
         rows = [
@@ -64,32 +67,32 @@ def only_reason(verdict: Verdict) -> str:
     return reason
 
 
-# --- a candidate that is as good -------------------------------------------------------------------
+# --- candidates as good as the parent ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 5, 20, 300])
-def test_an_equal_candidate_passes_whatever_the_seed_and_however_few_the_pairs(pairs: int) -> None:
+def test_an_equivalent_candidate_is_accepted_for_every_seed_and_number_of_pairs(pairs: int) -> None:
     for seed in range(60):
-        world = World(seed, pairs)
+        scenario = Scenario(seed, pairs)
         noise = random.Random(f"noise {seed}")
-        # what another machine, or a line through all scores, would change
-        candidate = world.changed(lambda r, noise=noise: 1.3 * r - 2 + noise.gauss(0, 1e-6))  # type: ignore[misc]
-        verdict = world.judged(candidate)
+        # the effect of another machine and of a linear calibration
+        candidate = scenario.changed(lambda r, noise=noise: 1.3 * r - 2 + noise.gauss(0, 1e-6))  # type: ignore[misc]
+        verdict = scenario.judged(candidate)
         assert verdict.accepted, (seed, verdict.reasons)
         assert verdict.figures["agreement"] == 1.0
         assert verdict.figures["accuracy_change"] == 0.0
 
 
-def test_a_candidate_that_differs_by_a_little_honest_noise_passes() -> None:
+def test_a_candidate_with_small_unbiased_noise_is_accepted() -> None:
     for seed in range(60):
-        world = World(seed)
+        scenario = Scenario(seed)
         noise = random.Random(f"noise {seed}")
-        verdict = world.judged(world.changed(lambda r, noise=noise: r + noise.gauss(0, 0.02)))  # type: ignore[misc]
+        verdict = scenario.judged(scenario.changed(lambda r, noise=noise: r + noise.gauss(0, 0.02)))  # type: ignore[misc]
         assert verdict.accepted, (seed, verdict.reasons)
 
 
 def test_a_candidate_as_good_as_its_parent_is_accepted() -> None:
-    verdict = on_pairs(scores(70, 30), scores(70, 30))
+    verdict = verdict_on_pairs(scores(70, 30), scores(70, 30))
     assert verdict.accepted
     assert verdict.publishes
     assert verdict.reasons == []
@@ -100,15 +103,15 @@ def test_a_candidate_as_good_as_its_parent_is_accepted() -> None:
 
 @pytest.mark.parametrize("right", [69, 80, 100])
 def test_a_candidate_within_the_tolerance_or_better_is_accepted(right: int) -> None:
-    assert on_pairs(scores(70, 30), scores(right, 100 - right)).accepted
+    assert verdict_on_pairs(scores(70, 30), scores(right, 100 - right)).accepted
 
 
-# --- sabotaged candidates, each for its own reason ---------------------------------------------------
+# --- sabotaged candidates, each rejected for its own reason ------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_flipped_labels_are_rejected_for_the_accuracy_and_for_the_order(seed: int) -> None:
-    verdict = World(seed).judged(World(seed).changed(lambda r: -r))
+def test_flipped_labels_are_rejected_for_the_accuracy_and_the_agreement(seed: int) -> None:
+    verdict = Scenario(seed).judged(Scenario(seed).changed(lambda r: -r))
     assert not verdict.accepted
     text = " | ".join(verdict.reasons)
     assert "more than the tolerance" in text
@@ -118,95 +121,95 @@ def test_flipped_labels_are_rejected_for_the_accuracy_and_for_the_order(seed: in
 
 @pytest.mark.parametrize("factor", [10.0, 0.1])
 @pytest.mark.parametrize("seed", range(5))
-def test_rewards_ten_times_as_large_or_small_are_rejected_for_their_scale_alone(
+def test_rewards_ten_times_as_large_or_small_are_rejected_only_for_their_scale(
     seed: int, factor: float
 ) -> None:
-    reason = only_reason(World(seed).judged(World(seed).changed(lambda r: factor * r)))
+    reason = only_reason(Scenario(seed).judged(Scenario(seed).changed(lambda r: factor * r)))
     assert f"spread {factor:.3g} times" in reason
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_a_candidate_that_went_by_length_on_samples_is_rejected_for_its_length(sign: float) -> None:
-    world = World(0)
-    verdict = world.judged(world.changed(lambda r: r, lambda _, tokens: sign * 0.02 * tokens))
+def test_a_candidate_that_scores_samples_by_length_is_rejected_for_its_length_correlation(sign: float) -> None:
+    scenario = Scenario(0)
+    verdict = scenario.judged(scenario.changed(lambda r: r, lambda _, tokens: sign * 0.02 * tokens))
     text = " | ".join(verdict.reasons)
     assert f"correlate {sign:+.3f} with length" in text
     assert "rose from" in text
     assert "accuracy" not in text
 
 
-def test_a_rise_of_the_length_correlation_is_a_reason_of_its_own() -> None:
-    world = World(0)
-    reason = only_reason(world.judged(world.changed(lambda r: r, lambda r, tokens: r + 0.012 * tokens)))
+def test_a_rise_of_the_length_correlation_is_a_separate_reason() -> None:
+    scenario = Scenario(0)
+    reason = only_reason(scenario.judged(scenario.changed(lambda r: r, lambda r, tokens: r + 0.012 * tokens)))
     assert "rose from" in reason
 
 
-def test_a_candidate_no_more_bound_to_length_than_its_parent_passes_however_bound_that_is() -> None:
-    world = World(0)
-    bound = world.changed(lambda r: r, lambda r, tokens: 0.01 * r + 0.02 * tokens)
-    verdict = judge(bound, bound, world.lengths, DEFAULTS)
+def test_a_candidate_with_the_length_correlation_of_its_parent_is_accepted_even_above_the_limit() -> None:
+    scenario = Scenario(0)
+    bound = scenario.changed(lambda r: r, lambda r, tokens: 0.01 * r + 0.02 * tokens)
+    verdict = judge(bound, bound, scenario.lengths, DEFAULTS)
     assert verdict.accepted
     correlation = verdict.figures["length_correlation"]
     assert correlation is not None
     assert correlation > DEFAULTS.gate_max_length_correlation
 
 
-def test_a_candidate_that_tells_samples_apart_no_more_is_rejected_for_its_spread_alone() -> None:
-    world = World(0)
-    reason = only_reason(world.judged(world.changed(lambda r: r, lambda r, _: 0.3 * r)))
+def test_a_candidate_that_separates_samples_less_is_rejected_only_for_its_spread() -> None:
+    scenario = Scenario(0)
+    reason = only_reason(scenario.judged(scenario.changed(lambda r: r, lambda r, _: 0.3 * r)))
     assert reason.startswith("its spread on recent samples")
     assert "0.300" in reason
 
 
-def test_a_larger_scale_does_not_hide_a_spread_that_shrank() -> None:
-    world = World(0)
-    reason = only_reason(world.judged(world.changed(lambda r: 3 * r, lambda r, _: 0.9 * r)))
+def test_a_larger_scale_does_not_hide_a_smaller_spread() -> None:
+    scenario = Scenario(0)
+    reason = only_reason(scenario.judged(scenario.changed(lambda r: 3 * r, lambda r, _: 0.9 * r)))
     assert reason.startswith("its spread on recent samples")
 
 
-def test_a_candidate_that_orders_samples_the_other_way_round_is_rejected_for_its_order_alone() -> None:
-    world = World(0)
-    reason = only_reason(world.judged(world.changed(lambda r: r, lambda r, _n: -r)))
+def test_a_candidate_that_reverses_the_order_of_samples_is_rejected_only_for_its_agreement() -> None:
+    scenario = Scenario(0)
+    reason = only_reason(scenario.judged(scenario.changed(lambda r: r, lambda r, _n: -r)))
     assert "recent pairs as the current version does" in reason
 
 
-def test_an_order_of_samples_by_chance_rejects_only_where_that_is_asked_for() -> None:
-    world = World(0)
+def test_a_random_order_of_samples_is_rejected_only_by_a_stricter_threshold() -> None:
+    scenario = Scenario(0)
     rng = random.Random("order")
-    by_chance = world.changed(lambda r: r, lambda _r, _n: rng.gauss(0, 0.6))
-    assert world.judged(by_chance).accepted
+    by_chance = scenario.changed(lambda r: r, lambda _r, _n: rng.gauss(0, 0.6))
+    assert scenario.judged(by_chance).accepted
     strict = replace(DEFAULTS, gate_min_agreement=0.6)
-    assert "recent pairs as the current version does" in only_reason(world.judged(by_chance, strict))
+    assert "recent pairs as the current version does" in only_reason(scenario.judged(by_chance, strict))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("place", ["chosen", "rejected", "recent"])
-def test_one_score_that_is_not_finite_rejects_a_candidate(bad: float, place: str) -> None:
-    world = World(0)
-    old = world.parent
+def test_a_candidate_with_one_non_finite_score_is_rejected(bad: float, place: str) -> None:
+    scenario = Scenario(0)
+    old = scenario.parent
     chosen, rejected = [*old.held_out.chosen], [*old.held_out.rejected]
     recent = [[*row] for row in old.recent]
     row: list[float] = {"chosen": chosen, "rejected": rejected, "recent": recent[-1]}[place]
     row[-1] = bad
-    verdict = world.judged(Rewards(PairScores(chosen, rejected), recent))
+    verdict = scenario.judged(Rewards(PairScores(chosen, rejected), recent))
     assert "finite" in only_reason(verdict)
     assert not verdict.finite
 
 
-def test_a_candidate_that_gives_every_response_one_score_is_rejected_whatever_the_tolerance() -> None:
-    verdict = on_pairs(scores(70, 30), scores(0, 0, tied=100), 1.0)
+def test_a_candidate_with_a_constant_score_is_rejected_under_any_tolerance() -> None:
+    verdict = verdict_on_pairs(scores(70, 30), scores(0, 0, tied=100), 1.0)
     assert "same score" in only_reason(verdict)
 
 
-def test_every_reason_against_a_candidate_is_given() -> None:
-    assert len(on_pairs(scores(90, 10), scores(0, 0, tied=100)).reasons) == 2
+def test_a_verdict_lists_every_reason() -> None:
+    assert len(verdict_on_pairs(scores(90, 10), scores(0, 0, tied=100)).reasons) == 2
 
 
 # --- held-out accuracy -------------------------------------------------------------------------------
 
 
-def test_a_candidate_worse_by_more_than_the_tolerance_is_rejected_with_both_figures() -> None:
-    verdict = on_pairs(scores(70, 30), scores(67, 33))
+def test_a_loss_above_the_tolerance_is_rejected_with_both_accuracies() -> None:
+    verdict = verdict_on_pairs(scores(70, 30), scores(67, 33))
     reason = only_reason(verdict)
     assert "0.700" in reason
     assert "0.670" in reason
@@ -214,9 +217,9 @@ def test_a_candidate_worse_by_more_than_the_tolerance_is_rejected_with_both_figu
     assert verdict.figures["held_out_accuracy"] == 0.67
 
 
-def test_without_tolerance_one_pair_less_is_too_much() -> None:
-    assert on_pairs(scores(70, 30), scores(70, 30), 0.0).accepted
-    assert not on_pairs(scores(70, 30), scores(69, 31), 0.0).accepted
+def test_without_a_tolerance_the_loss_of_one_pair_is_rejected() -> None:
+    assert verdict_on_pairs(scores(70, 30), scores(70, 30), 0.0).accepted
+    assert not verdict_on_pairs(scores(70, 30), scores(69, 31), 0.0).accepted
 
 
 @pytest.mark.parametrize("pairs", [50, 100, 200, 350])
@@ -225,11 +228,11 @@ def test_a_loss_of_exactly_the_tolerance_is_allowed_for_every_number_of_pairs(pa
     for right in range(allowed, pairs + 1):
         before = PairScores([1.0] * right + [0.0] * (pairs - right), [0.5] * pairs)
         after = PairScores([1.0] * (right - allowed) + [0.0] * (pairs - right + allowed), [0.5] * pairs)
-        assert "accuracy" not in " ".join(on_pairs(before, after).reasons)
+        assert "accuracy" not in " ".join(verdict_on_pairs(before, after).reasons)
 
 
-def test_a_loss_within_the_tolerance_is_rejected_where_chance_does_not_explain_it() -> None:
-    """Of 1000 pairs 7 are lost and none won (p = 1/128), or 14 lost and 7 won (p = .095)."""
+def test_a_significant_loss_within_the_tolerance_is_rejected() -> None:
+    """Of 1000 pairs, 7 are lost and none won (p = 1/128), or 14 are lost and 7 won (p = .095)."""
     parent = scores(700, 300)
 
     def lost_and_won(lost: int, won: int) -> Verdict:
@@ -247,8 +250,8 @@ def test_a_loss_within_the_tolerance_is_rejected_where_chance_does_not_explain_i
     assert lost_and_won(14, 7).figures["loss_by_chance"] == pytest.approx(0.0946, abs=1e-4)
 
 
-def test_the_figures_show_margins_and_spread_of_both() -> None:
-    figures = on_pairs(scores(3, 1), scores(3, 1, scale=2.0)).figures
+def test_the_figures_contain_margins_and_spread_of_parent_and_candidate() -> None:
+    figures = verdict_on_pairs(scores(3, 1), scores(3, 1, scale=2.0)).figures
     assert figures["parent_mean_margin"] == pytest.approx((3 * 2.0 - 1.0) / 4)
     assert figures["mean_margin"] == pytest.approx((3 * 4.0 - 2.0) / 4)
     parent, candidate = figures["parent_score_std"], figures["score_std"]
@@ -257,30 +260,30 @@ def test_the_figures_show_margins_and_spread_of_both() -> None:
     assert figures["scale"] == pytest.approx(2.0)
 
 
-# --- what does not decide ----------------------------------------------------------------------------
+# --- figures that do not decide ----------------------------------------------------------------------
 
 
-def test_few_recent_groups_are_reported_and_do_not_reject() -> None:
-    world = World(0, groups=DEFAULTS.gate_min_groups - 1)
-    verdict = world.judged(world.changed(lambda r: r, lambda r, _: -0.01 * r))
+def test_too_few_recent_groups_are_reported_without_a_rejection() -> None:
+    scenario = Scenario(0, groups=DEFAULTS.gate_min_groups - 1)
+    verdict = scenario.judged(scenario.changed(lambda r: r, lambda r, _: -0.01 * r))
     assert verdict.accepted
     assert verdict.figures["agreement"] == 0.0
     assert verdict.figures["recent_groups"] == DEFAULTS.gate_min_groups - 1
 
 
-def test_a_parent_that_tells_nothing_apart_stands_in_no_candidates_way() -> None:
-    world = World(0)
-    constant: Sequence[Sequence[float]] = [[0.0] * len(row) for row in world.lengths]
+def test_a_parent_with_a_constant_score_blocks_no_candidate() -> None:
+    scenario = Scenario(0)
+    constant: Sequence[Sequence[float]] = [[0.0] * len(row) for row in scenario.lengths]
     parent = Rewards(PairScores([0.0] * 300, [0.0] * 300), constant)
-    verdict = judge(parent, world.parent, world.lengths, DEFAULTS)
+    verdict = judge(parent, scenario.parent, scenario.lengths, DEFAULTS)
     assert verdict.figures["scale"] is verdict.figures["spread_to_parent"] is None
     assert verdict.accepted, verdict.reasons
 
 
-def test_every_threshold_is_a_setting_and_is_in_the_verdict() -> None:
+def test_every_threshold_is_a_setting_and_is_recorded_in_the_verdict() -> None:
     settings = TrainerSettings(gate_min_agreement=0.7)
-    world = World(0)
-    verdict = world.judged(world.parent, Thresholds.of(settings))
+    scenario = Scenario(0)
+    verdict = scenario.judged(scenario.parent, Thresholds.of(settings))
     assert verdict.thresholds["gate_min_agreement"] == 0.7
     named = {name for name in TrainerSettings.model_fields if name.startswith("gate_")}
     assert set(verdict.thresholds) == named
@@ -290,16 +293,16 @@ def test_every_threshold_is_a_setting_and_is_in_the_verdict() -> None:
 
 
 def test_force_publishes_a_rejected_candidate_and_keeps_the_reasons() -> None:
-    verdict = on_pairs(scores(70, 30), scores(30, 70)).despite(force=True)
+    verdict = verdict_on_pairs(scores(70, 30), scores(30, 70)).despite(force=True)
     assert (verdict.accepted, verdict.forced, verdict.publishes) == (False, True, True)
     assert verdict.reasons
 
 
-def test_force_says_nothing_of_a_candidate_that_is_accepted_anyway() -> None:
-    verdict = on_pairs(scores(70, 30), scores(70, 30)).despite(force=True)
+def test_force_does_not_mark_an_accepted_candidate() -> None:
+    verdict = verdict_on_pairs(scores(70, 30), scores(70, 30)).despite(force=True)
     assert (verdict.accepted, verdict.forced) == (True, False)
 
 
-def test_scores_that_are_not_finite_are_never_forced() -> None:
+def test_a_candidate_with_non_finite_scores_is_never_forced() -> None:
     broken = PairScores([math.nan] * 100, [0.0] * 100)
-    assert not on_pairs(scores(70, 30), broken).despite(force=True).publishes
+    assert not verdict_on_pairs(scores(70, 30), broken).despite(force=True).publishes

@@ -15,7 +15,7 @@ def health(url: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env={**os.environ, "REDIS_URL": url}, capture_output=True, text=True)
 
 
-def test_a_trainer_is_healthy_while_one_holds_the_place(
+def test_the_health_check_succeeds_while_a_trainer_holds_the_place(
     redis_process: RedisProcess, redis_client: redis.Redis
 ) -> None:
     none = health(redis_process.url)
@@ -25,7 +25,7 @@ def test_a_trainer_is_healthy_while_one_holds_the_place(
     assert health(redis_process.url).returncode == 0
 
 
-def test_without_redis_it_cannot_be_known() -> None:
+def test_without_redis_the_health_check_fails_with_an_unknown_state() -> None:
     gone = health("redis://127.0.0.1:1")
     assert gone.returncode == 1
     assert "the trainer's state is unknown" in gone.stderr

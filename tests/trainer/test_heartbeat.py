@@ -1,4 +1,4 @@
-"""The trainer's place: held through errors, and given up once another trainer has taken it."""
+"""A trainer keeps its place despite errors, and stops when another trainer has taken it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANOTHER, LIFETIME_MS = "another:1", 60_000
 
 
 class Faulty(TrainerPresence):
-    """Raises each of `errors` once, in place of a renewal."""
+    """Raises each of `errors` once instead of a renewal."""
 
     def __init__(self, client: redis.Redis) -> None:
         super().__init__(client)
@@ -50,7 +50,7 @@ def replaced(heartbeat: Heartbeat) -> bool:
     return False
 
 
-def test_an_unexpected_error_does_not_end_the_heartbeat_which_still_notices_a_lost_place(
+def test_the_heartbeat_survives_an_unexpected_error_and_then_detects_a_lost_place(
     heartbeat: Heartbeat, presence: Faulty, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert heartbeat.take_place({"state": "ready"}, threading.Event())
@@ -65,9 +65,7 @@ def test_an_unexpected_error_does_not_end_the_heartbeat_which_still_notices_a_lo
     wait_until(lambda: replaced(heartbeat))
 
 
-def test_the_place_shows_the_trainers_loops_that_are_failing(
-    presence: Faulty, redis_client: redis.Redis
-) -> None:
+def test_the_place_lists_the_failing_loops_of_the_trainer(presence: Faulty, redis_client: redis.Redis) -> None:
     loops = Loops()
     heartbeat = Heartbeat(presence, loops, renew_s=0.01, retry_s=0.01)
     job_loop = loops.add("job-loop")
@@ -85,7 +83,7 @@ def test_the_place_shows_the_trainers_loops_that_are_failing(
         heartbeat.close()
 
 
-def test_the_place_is_taken_once_redis_answers_and_the_other_trainer_is_gone(
+def test_the_place_is_taken_when_redis_answers_and_the_other_trainer_leaves(
     heartbeat: Heartbeat,
     presence: Faulty,
     redis_client: redis.Redis,

@@ -11,7 +11,7 @@ from trainer.learning_curve import LearningCurve, refuse_to_draw
 CURVE = LearningCurve([0.8, 0.6, 0.4, 0.2], [(0, 0.5), (2, 0.625), (4, 0.75)])
 
 
-def test_the_record_holds_every_loss_and_every_accuracy_by_its_step() -> None:
+def test_the_record_contains_every_loss_and_every_accuracy_with_its_step() -> None:
     assert CURVE.record() == {
         "loss": [0.8, 0.6, 0.4, 0.2],
         "held_out_accuracy": [
@@ -22,7 +22,7 @@ def test_the_record_holds_every_loss_and_every_accuracy_by_its_step() -> None:
     }
 
 
-def test_the_table_averages_the_losses_since_the_row_before() -> None:
+def test_the_table_averages_the_losses_since_the_previous_row() -> None:
     rows = [line.split() for line in CURVE.table().splitlines()[1:]]
     assert rows == [["0", "-", "0.500"], ["2", "0.7000", "0.625"], ["4", "0.3000", "0.750"]]
 
@@ -35,7 +35,7 @@ def test_a_long_table_is_thinned_and_keeps_both_ends() -> None:
     assert steps == sorted(set(steps))
 
 
-def test_without_held_out_pairs_there_is_a_table_of_no_rows() -> None:
+def test_without_held_out_pairs_the_table_has_no_rows() -> None:
     assert len(LearningCurve([1.0], []).table().splitlines()) == 1
 
 
@@ -44,7 +44,7 @@ def test_both_curves_are_drawn_as_a_png(tmp_path: Path) -> None:
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_matplotlib_a_picture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_drawing_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_to_draw(tmp_path / "curve.png")
     monkeypatch.setattr(learning_curve, "find_spec", lambda _: None)
     with pytest.raises(ConfigurationError, match="matplotlib"):

@@ -1,4 +1,4 @@
-"""One job from its samples to its end, with a real Redis, a real store and a tiny real model."""
+"""A retrain job from its samples to its end, with a real Redis, a real store and a tiny real model."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ GROUPS = 6
 
 @dataclass
 class Bench:
-    """A trainer in this process, and what it works on."""
+    """A trainer in this process, with its store, jobs, samples and preferences."""
 
     trainer: Trainer
     store: VersionStore
@@ -61,10 +61,10 @@ class Bench:
     preferences: PreferenceSet | ConfigurationError
     promote: Callable[
         [str], object
-    ]  # may be replaced; at first `activate`, as of a coordinator without servers
+    ]  # initially `activate`, like a coordinator without servers; a test may replace it
 
-    def lie(self) -> None:
-        """From now on the training pairs lie, and the held-out pairs do not."""
+    def swap_training_pairs(self) -> None:
+        """Swap chosen and rejected in the training pairs, but not in the held-out pairs."""
         assert not isinstance(self.preferences, ConfigurationError)
         lies = [Preference(p.prompt, p.rejected, p.chosen) for p in self.preferences.train]
         self.preferences.train[:] = lies
@@ -88,7 +88,7 @@ class Bench:
 
 @pytest.fixture
 def preference_file(tmp_path: Path) -> Path:
-    # the same answer always wins: a tiny model learns it in a few updates, on unseen prompts too
+    # the same response is always chosen, so a tiny model learns it in a few updates, for unseen prompts too
     rows = [
         {"prompt": g["prompt"][:60], "chosen": "It is forty two.", "rejected": "Compare the two trains."}
         for g in demo_groups(120)
@@ -160,32 +160,32 @@ def log_samples(log: SampleLog, count: int = GROUPS) -> None:
         log.append([LoggedRequest(sample.request_id, (sample,), 60)])
 
 
-def test_a_run_is_reported_under_its_jobs_id_with_every_step_and_what_the_gate_found(
+def test_a_tracked_run_has_the_job_id_every_step_and_the_figures_of_the_gate(
     make_bench: Callable[..., Bench], tmp_path: Path
 ) -> None:
     bench = make_bench(gate_tolerance=1.0, report_to="tensorboard")
     log_samples(bench.log)
     job = bench.run(ascent="sgd", steps=4, learning_rate=1e-4)
     assert job.status == "published", job
-    told = EventAccumulator(str(tmp_path / "tensorboard" / job.id)).Reload()
+    events = EventAccumulator(str(tmp_path / "tensorboard" / job.id)).Reload()
     for name in ("loss", "difference", "grad_norm", "learning_rate"):
-        assert [event.step for event in told.Scalars(f"train/{name}")] == [1, 2, 3, 4]
-    rates = [event.value for event in told.Scalars("train/learning_rate")]
+        assert [event.step for event in events.Scalars(f"train/{name}")] == [1, 2, 3, 4]
+    rates = [event.value for event in events.Scalars("train/learning_rate")]
     assert max(rates) == pytest.approx(1e-4)
     assert rates[-1] < rates[0]
     assert job.verdict is not None
     for name, figure in job.verdict["figures"].items():
         if figure is not None:
-            (event,) = told.Scalars(f"gate/{name}")
+            (event,) = events.Scalars(f"gate/{name}")
             assert (event.step, event.value) == (4, pytest.approx(figure))
-    assert told.Scalars("gate/accepted")[0].value == 1.0
+    assert events.Scalars("gate/accepted")[0].value == 1.0
     (parameters,) = (tmp_path / "tensorboard" / job.id).glob("*/hparams.yml")
     kept = yaml.safe_load(parameters.read_text())
     assert (kept["learning_rate"], kept["ascent"], kept["parent"]) == (1e-4, "sgd", "v000001")
     assert bench.jobs.tracker_failures() == {}
 
 
-def test_a_tracker_that_fails_does_not_fail_the_run_and_is_said_once_and_counted(
+def test_a_failing_tracker_does_not_fail_the_run_and_is_logged_once_and_counted(
     make_bench: Callable[..., Bench], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "tensorboard").write_text("a file, where a folder is to be")
@@ -202,7 +202,7 @@ def test_a_tracker_that_fails_does_not_fail_the_run_and_is_said_once_and_counted
 @pytest.mark.parametrize(
     ("ascent", "method"), [("sgd", "metarm"), ("shared_adam", "metarm"), ("none", "vanilla")]
 )
-def test_a_run_publishes_what_the_gate_accepts_and_lets_go_of_its_samples(
+def test_a_run_publishes_an_accepted_candidate_and_acknowledges_its_samples(
     make_bench: Callable[..., Bench], ascent: str, method: str
 ) -> None:
     bench = make_bench(gate_tolerance=1.0)
@@ -227,7 +227,7 @@ def test_a_run_publishes_what_the_gate_accepts_and_lets_go_of_its_samples(
 
 
 @pytest.mark.parametrize("trainable", ["lora", "head"])
-def test_a_run_of_fewer_parameters_publishes_a_whole_version_that_says_how_it_was_trained(
+def test_a_run_on_part_of_the_parameters_publishes_a_complete_version_with_its_settings(
     make_bench: Callable[..., Bench], trainable: str
 ) -> None:
     bench = make_bench(gate_tolerance=1.0, lora_rank=4, gradient_checkpointing=True)
@@ -250,16 +250,16 @@ def test_a_run_of_fewer_parameters_publishes_a_whole_version_that_says_how_it_wa
 
 
 @pytest.mark.slow
-def test_a_candidate_that_unlearned_the_preferences_is_rejected_and_its_reasons_kept(
+def test_a_candidate_that_unlearned_the_preferences_is_rejected_and_its_reasons_are_kept(
     make_bench: Callable[..., Bench],
 ) -> None:
-    bench = make_bench(gate_max_scale=1000)  # at first it tells next to nothing apart
+    bench = make_bench(gate_max_scale=1000)  # the first model has almost constant scores
     log_samples(bench.log)
     learned = bench.run(steps=40, learning_rate=3e-3)
     assert learned.status == "published"
     assert learned.verdict is not None
     assert learned.verdict["figures"]["held_out_accuracy"] == 1.0
-    bench.lie()
+    bench.swap_training_pairs()
     log_samples(bench.log)
     job = bench.run(steps=40, learning_rate=3e-3)
     assert job.status == "rejected", job
@@ -268,21 +268,21 @@ def test_a_candidate_that_unlearned_the_preferences_is_rejected_and_its_reasons_
     assert bench.store.current() == "v000002"
     assert bench.store.manifest("v000003")["verdict"]["accepted"] is False
     assert bench.store.names() == ["v000001", "v000002"]
-    assert bench.log.count_unused(100) == 0  # a rejection is an outcome too
+    assert bench.log.count_unused(100) == 0  # a rejected run acknowledges its samples too
 
 
 @pytest.fixture
 def unlearning(make_bench: Callable[..., Bench]) -> Bench:
-    """A trainer whose version has learned the preferences; from now on its training pairs lie."""
+    """A trainer whose version has learned the preferences, and whose training pairs are then swapped."""
     bench = make_bench(gate_max_scale=1000, steps=40, learning_rate=3e-3)
     log_samples(bench.log)
     assert bench.run().status == "published"
-    bench.lie()
+    bench.swap_training_pairs()
     log_samples(bench.log)
     return bench
 
 
-def test_a_forced_candidate_is_published_and_says_why_it_would_have_been_refused(unlearning: Bench) -> None:
+def test_a_forced_candidate_is_published_with_the_reasons_of_its_rejection(unlearning: Bench) -> None:
     job = unlearning.run(force=True)
     assert (job.status, job.candidate) == ("published", "v000003")
     assert job.verdict is not None
@@ -295,7 +295,7 @@ def test_a_forced_candidate_is_published_and_says_why_it_would_have_been_refused
 
 
 @pytest.mark.slow
-def test_a_candidate_of_scores_that_are_not_finite_is_not_published_by_force(
+def test_a_candidate_with_non_finite_scores_is_not_published_by_force(
     unlearning: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(model: RewardModel, *rest: Any) -> TrainReport:
@@ -313,7 +313,7 @@ def test_a_candidate_of_scores_that_are_not_finite_is_not_published_by_force(
     assert unlearning.store.current() == "v000002"
 
 
-def test_a_published_version_continues_its_parents_scores_and_says_what_it_was_made_from(
+def test_a_published_version_keeps_its_parents_score_scale_and_records_its_sources(
     make_bench: Callable[..., Bench],
 ) -> None:
     bench = make_bench(gate_tolerance=1.0, gate_significance=0.0, gate_max_scale=1000)
@@ -338,7 +338,7 @@ def test_a_published_version_continues_its_parents_scores_and_says_what_it_was_m
     assert third["reference"]["digest"] == second["reference"]["digest"]
 
 
-def test_versions_that_need_not_stay_are_let_go_of_after_a_publish(
+def test_versions_without_a_reason_to_stay_are_pruned_after_a_publication(
     make_bench: Callable[..., Bench], redis_client: redis.Redis
 ) -> None:
     bench = make_bench(gate_tolerance=1.0, gate_significance=0.0, keep_versions=1, retention_grace_s=0, steps=1)
@@ -356,7 +356,7 @@ def test_versions_that_need_not_stay_are_let_go_of_after_a_publish(
     assert [manifest["parent"] for manifest in manifests.values()][1:] == list(manifests)[:-1]
 
 
-def test_a_job_ends_well_though_nothing_could_be_let_go_of(
+def test_a_job_is_published_even_if_no_version_can_be_pruned(
     make_bench: Callable[..., Bench], redis_client: redis.Redis
 ) -> None:
     bench = make_bench(gate_tolerance=1.0, gate_significance=0.0, keep_versions=1, retention_grace_s=0, steps=1)
@@ -379,7 +379,7 @@ def test_too_few_samples_fail_the_job_with_both_figures(make_bench: Callable[...
     assert bench.log.count_unused(100) == GROUPS - 1
 
 
-def test_unusable_preferences_fail_the_job_and_say_why(
+def test_unusable_preferences_fail_the_job_with_the_reason(
     make_bench: Callable[..., Bench], tmp_path: Path
 ) -> None:
     bench = make_bench(preferences=tmp_path / "missing.jsonl")
@@ -390,13 +390,13 @@ def test_unusable_preferences_fail_the_job_and_say_why(
     assert "missing.jsonl" in job.error["message"]
 
 
-def test_a_trainer_that_died_after_publishing_is_finished_by_the_next_without_a_second_version(
+def test_the_next_trainer_finishes_a_job_that_was_published_before_a_crash(
     make_bench: Callable[..., Bench], redis_client: redis.Redis
 ) -> None:
     bench = make_bench(gate_tolerance=1.0)
     log_samples(bench.log)
     job = bench.run()
-    # as if the crash had come between the store's rename and the job's record
+    # as if the trainer had crashed between the rename in the store and the update of the job
     bench.jobs.save(job.with_changes(status="running", candidate=None, verdict=None, finished=None))
     redis_client.set(ACTIVE_JOB, job.id)
     bench.work_until_idle()
@@ -405,7 +405,7 @@ def test_a_trainer_that_died_after_publishing_is_finished_by_the_next_without_a_
     assert bench.store.names() == ["v000001", "v000002"]
 
 
-def test_a_job_that_kills_its_trainers_is_given_up(make_bench: Callable[..., Bench]) -> None:
+def test_a_job_that_repeatedly_crashes_its_trainer_fails(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench()
     log_samples(bench.log)
     job = bench.jobs.create({})
@@ -417,7 +417,7 @@ def test_a_job_that_kills_its_trainers_is_given_up(make_bench: Callable[..., Ben
     assert "given up" in ended.error["message"]
 
 
-def test_a_trainer_told_to_stop_leaves_its_job_queued_with_its_samples(
+def test_a_stopped_trainer_leaves_its_job_queued_with_its_samples(
     make_bench: Callable[..., Bench],
 ) -> None:
     bench = make_bench()
@@ -436,8 +436,8 @@ def test_a_trainer_told_to_stop_leaves_its_job_queued_with_its_samples(
     assert bench.log.count_unused(100) == GROUPS
 
 
-class Stale:
-    """The store's manifests, of which some cannot be read for a while, as on a network mount."""
+class StaleManifests:
+    """Makes reads of one version's manifest fail `failures` times, like on a network mount."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, version: str, failures: int) -> None:
         self.failures = failures
@@ -453,7 +453,7 @@ class Stale:
 
 
 def reported(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the trainer's loop logged."""
+    """The messages that the trainer's loop logged."""
     return [record.getMessage() for record in caplog.records if record.name == "metarm.runtime.loops"]
 
 
@@ -461,7 +461,7 @@ STALE = ["job-loop failed; retrying: OSError: [Errno 116] Stale file handle", "j
 
 
 @pytest.mark.parametrize("attempts", [1, MAX_ATTEMPTS - 1])
-def test_an_error_of_the_store_before_a_run_costs_the_job_no_attempt(
+def test_a_store_error_before_a_run_does_not_count_as_an_attempt(
     make_bench: Callable[..., Bench],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -472,20 +472,20 @@ def test_an_error_of_the_store_before_a_run_costs_the_job_no_attempt(
     log_samples(bench.log)
     job = bench.jobs.create({})
     bench.jobs.save(job.with_changes(status="running", attempts=attempts))
-    stale = Stale(monkeypatch, "v000001", failures=2 * MAX_ATTEMPTS)
+    stale = StaleManifests(monkeypatch, "v000001", failures=2 * MAX_ATTEMPTS)
     bench.work_until_idle()
     ended = bench.jobs.get(job.id)
     assert (ended.status, ended.attempts, ended.candidate) == ("published", attempts + 1, "v000002")
     assert (stale.failures, reported(caplog)) == (0, STALE)
 
 
-def test_an_error_of_the_store_after_a_publication_starts_no_second_run(
+def test_a_store_error_after_a_publication_starts_no_second_run(
     make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     bench = make_bench(gate_tolerance=1.0)
     log_samples(bench.log)
-    stale = Stale(monkeypatch, "v000002", failures=2 * MAX_ATTEMPTS)
+    stale = StaleManifests(monkeypatch, "v000002", failures=2 * MAX_ATTEMPTS)
     job = bench.run()
     assert (job.status, job.attempts, job.candidate) == ("published", 1, "v000002")
     assert job.curve is not None
@@ -496,7 +496,7 @@ def test_an_error_of_the_store_after_a_publication_starts_no_second_run(
     assert bench.jobs.ended() == {"published": 1}
 
 
-def test_a_promotion_that_the_disk_fails_is_repeated_without_a_second_run(
+def test_a_promotion_that_fails_on_a_disk_error_is_repeated_without_a_second_run(
     make_bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -516,13 +516,13 @@ def test_a_promotion_that_the_disk_fails_is_repeated_without_a_second_run(
     assert (bench.store.names(), bench.store.current()) == (["v000001", "v000002"], "v000002")
 
 
-def test_an_error_of_the_store_within_a_run_fails_the_job(
+def test_a_store_error_during_a_run_fails_the_job(
     make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     bench = make_bench()
     log_samples(bench.log)
-    Stale(monkeypatch, "v000001", failures=1)  # the parent's
+    StaleManifests(monkeypatch, "v000001", failures=1)  # the parent's
     job = bench.run()
     assert (job.status, job.attempts) == ("failed", 1)
     assert job.error is not None
@@ -531,13 +531,13 @@ def test_an_error_of_the_store_within_a_run_fails_the_job(
     assert bench.log.count_unused(100) == GROUPS
 
 
-def test_a_run_that_an_unreadable_store_ends_starts_once_more_when_it_is_readable(
+def test_a_run_ended_by_an_unreadable_store_starts_again_when_the_store_is_readable(
     make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     bench = make_bench(gate_tolerance=1.0)
     log_samples(bench.log)
-    stale = Stale(monkeypatch, "v000001", failures=2 * MAX_ATTEMPTS)  # the parent's
+    stale = StaleManifests(monkeypatch, "v000001", failures=2 * MAX_ATTEMPTS)  # the parent's
     job = bench.run()
     assert (job.status, job.attempts, job.candidate) == ("published", 2, "v000002")
     assert (stale.failures, reported(caplog)) == (0, STALE)
@@ -545,7 +545,7 @@ def test_a_run_that_an_unreadable_store_ends_starts_once_more_when_it_is_readabl
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ESTALE, "Stale file handle"), KeyError("verdict")])
-def test_whatever_keeps_versions_from_being_pruned_the_job_has_ended_once(
+def test_a_pruning_error_does_not_change_the_outcome_of_the_job(
     make_bench: Callable[..., Bench],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -564,7 +564,7 @@ def test_whatever_keeps_versions_from_being_pruned_the_job_has_ended_once(
     assert reported(caplog) == []
 
 
-def test_an_unexpected_error_of_a_turn_does_not_end_the_trainer(
+def test_an_unexpected_error_in_a_turn_does_not_end_the_trainer(
     make_bench: Callable[..., Bench], redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = make_bench(gate_tolerance=1.0)
@@ -589,7 +589,7 @@ def test_a_replaced_trainer_stops_working(make_bench: Callable[..., Bench], redi
         bench.trainer.run(threading.Event())
 
 
-def test_a_version_that_the_servers_do_not_take_stays_on_disk_and_its_job_says_why(
+def test_a_version_that_the_servers_reject_stays_on_disk_and_its_job_has_the_reason(
     make_bench: Callable[..., Bench],
 ) -> None:
     bench = make_bench(gate_tolerance=1.0)
@@ -609,11 +609,11 @@ def test_a_version_that_the_servers_do_not_take_stays_on_disk_and_its_job_says_w
     assert job.candidate == "v000002"
     assert bench.store.names() == ["v000001", "v000002"]
     assert bench.store.current() == "v000001"
-    assert bench.log.count_unused(100) == 0  # the version that used them is there
+    assert bench.log.count_unused(100) == 0  # the version trained on them exists
 
 
 @pytest.mark.parametrize("moved_by_others", [False, True])
-def test_a_version_whose_trainer_died_before_it_was_current_is_made_so_by_the_next_unless_the_pointer_has_moved(
+def test_the_next_trainer_promotes_a_version_published_before_a_crash_unless_the_pointer_has_moved(
     make_bench: Callable[..., Bench], moved_by_others: bool, tmp_path: Path, checkpoint: Callable[[Kind], Path]
 ) -> None:
     bench = make_bench(gate_tolerance=1.0)

@@ -33,11 +33,11 @@ def log_groups(sample_log: SampleLog, *groups: SampleGroup) -> None:
     sample_log.append([LoggedRequest(g.id, (g,), 60) for g in groups])
 
 
-def test_the_newest_groups_are_used_and_what_became_of_every_entry_adds_up(
+def test_the_newest_groups_are_used_and_the_counts_cover_every_entry(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     log_groups(sample_log, *[group(f"old{i}") for i in range(3)])
-    list(SampleLog(redis_client).read_unused())  # taken by a run that never ended
+    list(SampleLog(redis_client).read_unused())  # claimed by a run that never ends
     sample_log.trim(max_entries=1, max_age_s=3600)
     log_groups(sample_log, group("single", responses=1))
     redis_client.xadd(SAMPLES, {"k": 2, "data": b"garbage"})
@@ -48,14 +48,14 @@ def test_the_newest_groups_are_used_and_what_became_of_every_entry_adds_up(
     assert sum(meta_set.counts.values()) == 9
 
 
-def test_all_groups_are_used_where_there_are_no_more_than_the_most(sample_log: SampleLog) -> None:
+def test_all_groups_are_used_up_to_the_maximum(sample_log: SampleLog) -> None:
     log_groups(sample_log, *[group(str(i)) for i in range(3)])
     meta_set = read_meta_set(sample_log, TrainerSettings(min_groups=3, max_groups=3))
     assert [g.id for g in meta_set.groups] == ["0", "1", "2"]
     assert meta_set.counts == {"used": 3, "superseded": 0, "single_response": 0, "unreadable": 0}
 
 
-def test_too_few_groups_to_compare_are_not_enough_data_and_stay_for_a_later_run(sample_log: SampleLog) -> None:
+def test_too_few_groups_raise_not_enough_data_and_stay_for_a_later_run(sample_log: SampleLog) -> None:
     settings = TrainerSettings(min_groups=2, max_groups=10)
     with pytest.raises(NotEnoughDataError, match="0 unused"):
         read_meta_set(sample_log, settings)
@@ -67,17 +67,17 @@ def test_too_few_groups_to_compare_are_not_enough_data_and_stay_for_a_later_run(
     assert [g.id for g in meta_set.groups] == ["1", "2"]
 
 
-def test_what_was_read_counts_as_unused_until_it_is_acknowledged(sample_log: SampleLog) -> None:
+def test_read_groups_count_as_unused_until_they_are_acknowledged(sample_log: SampleLog) -> None:
     settings = TrainerSettings(min_groups=1, max_groups=2)
     log_groups(sample_log, *[group(str(i)) for i in range(5)])
     first = read_meta_set(sample_log, settings)
     assert read_meta_set(sample_log, settings) == first
-    assert sample_log.acknowledge_through(first.last_entry) == 5  # the superseded ones are let go as well
+    assert sample_log.acknowledge_through(first.last_entry) == 5  # including the superseded groups
     with pytest.raises(NotEnoughDataError):
         read_meta_set(sample_log, settings)
 
 
-def test_the_record_names_the_entries_and_the_policy_steps_they_cover(sample_log: SampleLog) -> None:
+def test_the_record_contains_the_range_of_entries_and_of_policy_steps(sample_log: SampleLog) -> None:
     log_groups(sample_log, group("1", step=30), group("2", step=10), group("3"), group("4", step=20))
     meta_set = read_meta_set(sample_log, TrainerSettings(min_groups=1, max_groups=10))
     record = meta_set.record()

@@ -22,7 +22,7 @@ from trainer.meta_update import (
     preference_loss,
 )
 
-SCORES = st.one_of(st.integers(-4, 4).map(float), st.floats(-12, 12))  # the integers tie
+SCORES = st.one_of(st.integers(-4, 4).map(float), st.floats(-12, 12))  # integers produce ties
 GROUPS = st.lists(st.lists(SCORES, min_size=1, max_size=6), min_size=1, max_size=6)
 NO_CLIPPING = 1e9
 
@@ -32,7 +32,7 @@ def sigmoid(x: float) -> float:
 
 
 def grid(groups: list[list[float]], fill: float = 0.0) -> tuple[Tensor, Tensor]:
-    """(m, k) scores in float64 and their mask, ragged groups filled at the end."""
+    """(m, k) scores in float64 and their mask; shorter groups are padded with `fill`."""
     width = max(len(group) for group in groups)
     scores = torch.tensor([[*g, *([fill] * (width - len(g)))] for g in groups], dtype=torch.float64)
     mask = torch.tensor([[i < len(g) for i in range(width)] for g in groups])
@@ -40,7 +40,9 @@ def grid(groups: list[list[float]], fill: float = 0.0) -> tuple[Tensor, Tensor]:
 
 
 @given(GROUPS, st.floats(-50, 50))
-def test_difference_loss_is_the_papers_sum_over_unordered_pairs(groups: list[list[float]], fill: float) -> None:
+def test_the_difference_loss_equals_the_papers_sum_over_unordered_pairs(
+    groups: list[list[float]], fill: float
+) -> None:
     values = difference_loss(*grid(groups, fill))
     for value, r in zip(values.tolist(), groups, strict=True):
         k = len(r)
@@ -50,14 +52,14 @@ def test_difference_loss_is_the_papers_sum_over_unordered_pairs(groups: list[lis
 
 
 @given(st.lists(SCORES, min_size=2, max_size=6), st.floats(-10, 10))
-def test_difference_loss_depends_on_gaps_alone(r: list[float], shift: float) -> None:
+def test_the_difference_loss_depends_only_on_score_differences(r: list[float], shift: float) -> None:
     value = difference_loss(*grid([r])).item()
     assert difference_loss(*grid([[x + shift for x in r]])).item() == pytest.approx(value, rel=1e-9)
     assert difference_loss(*grid([r[::-1]])).item() == pytest.approx(value, rel=1e-12)
 
 
 @pytest.mark.parametrize("k", [2, 3, 5])
-def test_difference_loss_has_its_least_value_and_no_gradient_where_all_scores_tie(k: int) -> None:
+def test_the_difference_loss_has_its_minimum_and_a_zero_gradient_at_equal_scores(k: int) -> None:
     scores = torch.full((2, k), 1.7, dtype=torch.float64, requires_grad=True)
     value = difference_loss(scores, torch.ones(2, k, dtype=torch.bool))
     value.sum().backward()  # type: ignore[no-untyped-call]
@@ -66,7 +68,7 @@ def test_difference_loss_has_its_least_value_and_no_gradient_where_all_scores_ti
     assert torch.equal(scores.grad, torch.zeros_like(scores))
 
 
-def test_tied_scores_do_not_push_one_another_apart() -> None:
+def test_tied_scores_do_not_repel_each_other() -> None:
     scores = torch.tensor([[1.0, 1.0, 3.0]], dtype=torch.float64, requires_grad=True)
     difference_loss(scores, torch.ones(1, 3, dtype=torch.bool)).sum().backward()  # type: ignore[no-untyped-call]
     assert scores.grad is not None
@@ -76,7 +78,7 @@ def test_tied_scores_do_not_push_one_another_apart() -> None:
     assert third == pytest.approx(2 * slope)
 
 
-def test_masked_places_get_no_gradient() -> None:
+def test_masked_positions_get_no_gradient() -> None:
     scores, mask = grid([[1.0, 2.0], [0.5, -1.0, 4.0]], fill=9.0)
     scores.requires_grad_()
     difference_loss(scores, mask).sum().backward()  # type: ignore[no-untyped-call]
@@ -91,13 +93,15 @@ def test_gradients_of_the_difference_loss_agree_with_finite_differences() -> Non
 
 
 @given(st.lists(st.tuples(SCORES, SCORES, st.floats(0, 3)), min_size=1, max_size=8))
-def test_preference_loss_is_bradley_terry_with_trls_margin(rows: list[tuple[float, float, float]]) -> None:
+def test_the_preference_loss_is_bradley_terry_with_the_margin_of_trl(
+    rows: list[tuple[float, float, float]],
+) -> None:
     chosen, rejected, margin = torch.tensor(rows, dtype=torch.float64).unbind(1)
     expected = [math.log1p(math.exp(-(c - r - m))) for c, r, m in rows]
     assert preference_loss(chosen, rejected, margin).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-def test_preference_loss_stays_finite_for_scores_far_apart() -> None:
+def test_the_preference_loss_stays_finite_for_distant_scores() -> None:
     far = torch.tensor([1e4, -1e4])
     assert preference_loss(-far, far, torch.zeros(2)).tolist() == [2e4, 0.0]
 
@@ -110,7 +114,9 @@ def test_gradients_of_the_preference_loss_agree_with_finite_differences() -> Non
 
 
 @given(st.lists(st.tuples(SCORES, SCORES, st.floats(0, 3)), min_size=1, max_size=8), st.floats(0, 0.499))
-def test_label_smoothing_is_conservative_dpos(rows: list[tuple[float, float, float]], share: float) -> None:
+def test_label_smoothing_equals_that_of_conservative_dpo(
+    rows: list[tuple[float, float, float]], share: float
+) -> None:
     chosen, rejected, margin = torch.tensor(rows, dtype=torch.float64).unbind(1)
     gaps = [c - r - m for c, r, m in rows]
     expected = [(1 - share) * math.log1p(math.exp(-d)) + share * math.log1p(math.exp(d)) for d in gaps]
@@ -118,21 +124,21 @@ def test_label_smoothing_is_conservative_dpos(rows: list[tuple[float, float, flo
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-def test_no_label_smoothing_is_the_plain_loss_bit_for_bit() -> None:
+def test_zero_label_smoothing_equals_the_plain_loss_bit_for_bit() -> None:
     chosen, rejected, margin = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0)) * 9
     plain = -torch.nn.functional.logsigmoid(chosen - rejected - margin)
     assert torch.equal(preference_loss(chosen, rejected, margin, 0.0), plain)
     assert not torch.equal(preference_loss(chosen, rejected, margin, 1e-3), plain)
 
 
-def test_a_smoothed_loss_is_least_where_the_pair_is_right_as_often_as_its_label() -> None:
+def test_a_smoothed_loss_is_minimal_where_the_predicted_probability_equals_the_label() -> None:
     gap = torch.tensor([math.log(0.9 / 0.1)], dtype=torch.float64, requires_grad=True)
     preference_loss(gap, torch.zeros(1), torch.zeros(1), 0.1).sum().backward()  # type: ignore[no-untyped-call]
     assert gap.grad is not None
     assert gap.grad.item() == pytest.approx(0.0, abs=1e-12)
 
 
-def test_the_centering_loss_is_the_square_of_the_pairs_sum() -> None:
+def test_the_centering_loss_is_the_squared_sum_of_a_pair() -> None:
     chosen, rejected = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([2.0, 2.0, 0.25])
     assert centering_loss(chosen, rejected).tolist() == [9.0, 0.0, 0.5625]
 
@@ -146,7 +152,7 @@ def test_gradients_of_the_loss_options_agree_with_finite_differences() -> None:
 
 
 @given(st.lists(st.tuples(SCORES, SCORES), min_size=1, max_size=6), st.floats(0, 3))
-def test_contrast_is_the_log_chance_that_reference_and_margin_beat_the_sample(
+def test_the_contrast_is_the_log_probability_that_the_reference_plus_margin_beats_the_sample(
     rows: list[tuple[float, float]], margin: float
 ) -> None:
     references, samples = torch.tensor(rows, dtype=torch.float64).unbind(1)
@@ -202,8 +208,8 @@ def backward(loss: Callable[[], Tensor]) -> Callable[[], float]:
     return run
 
 
-class Known:
-    """J as an update asks for it, by a function that leaves its gradient."""
+class StubObjective:
+    """The objective J for an update, computed by a function that accumulates its gradient."""
 
     def __init__(self, run: BackwardLoss, value: Callable[[], Tensor] | None = None) -> None:
         self._run = run
@@ -230,13 +236,13 @@ def update(
     ascent_rate: float,
     max_grad_norm: float,
 ) -> StepReport:
-    """One literal update; without `difference`, one vanilla step."""
+    """One update with the "sgd" ascent; without `difference`, one vanilla step."""
     steps = MetaUpdate(parameters, optimizer, "sgd", ascent_rate, max_grad_norm=max_grad_norm)
-    return steps.step(preference, Known(difference) if difference else None)
+    return steps.step(preference, StubObjective(difference) if difference else None)
 
 
 @pytest.mark.parametrize("rate", [0.01, 1.0, 30.0])
-def test_the_gradient_that_is_applied_is_the_one_at_the_ascended_point(rate: float) -> None:
+def test_the_applied_gradient_is_that_at_the_ascended_point(rate: float) -> None:
     setting = Setting()
     before = [p.detach().clone() for p in setting.parameters]
     expected = setting.gradient_at_the_ascended_point(rate)
@@ -251,7 +257,7 @@ def test_the_gradient_that_is_applied_is_the_one_at_the_ascended_point(rate: flo
     )
     for parameter, old, g in zip(setting.parameters, before, expected, strict=True):
         torch.testing.assert_close(parameter.detach(), old - 0.5 * g, rtol=1e-12, atol=1e-14)
-    assert not torch.allclose(expected[0], vanilla[0], rtol=1e-6, atol=0)  # another one than vanilla's
+    assert not torch.allclose(expected[0], vanilla[0], rtol=1e-6, atol=0)  # differs from the vanilla gradient
     norm = math.sqrt(sum(float((g**2).sum()) for g in expected))
     assert report.grad_norm == pytest.approx(norm, rel=1e-12)
 
@@ -276,7 +282,7 @@ def test_the_ascent_raises_the_difference_loss() -> None:
     assert seen[0] > report.difference
 
 
-def test_the_report_holds_the_loss_at_the_ascended_point_and_the_difference_before_it() -> None:
+def test_the_report_contains_the_loss_after_the_ascent_and_the_difference_before_it() -> None:
     setting = Setting()
     difference = setting.difference().item()
     gradients = torch.autograd.grad(setting.difference(), setting.parameters)
@@ -294,7 +300,7 @@ def test_the_report_holds_the_loss_at_the_ascended_point_and_the_difference_befo
     assert report.loss == pytest.approx(loss, rel=1e-12)
 
 
-def test_an_ascent_of_rate_zero_is_a_vanilla_step_bit_for_bit() -> None:
+def test_an_ascent_with_rate_zero_equals_a_vanilla_step_bit_for_bit() -> None:
     metarm, vanilla = Setting(torch.float32), Setting(torch.float32)
     optimizers = [torch.optim.AdamW(s.parameters, lr=1e-2, weight_decay=0.1) for s in (metarm, vanilla)]
     for _ in range(5):
@@ -320,7 +326,7 @@ def test_parameters_are_restored_bit_for_bit_before_the_optimizer_steps(seed: in
         )
 
     parameters = [nn.Parameter(wild(50, 40)), nn.Parameter(wild(1000)), nn.Parameter(wild(3))]
-    pulls = [wild(50, 40), wild(1000), None]  # the last parameter has no part in J
+    pulls = [wild(50, 40), wild(1000), None]  # J does not depend on the last parameter
     original = [p.detach().clone() for p in parameters]
     ascended: list[bool] = []
 
@@ -350,7 +356,7 @@ def test_parameters_are_restored_bit_for_bit_before_the_optimizer_steps(seed: in
 
 
 @pytest.mark.parametrize("ascent_rate", [0.0, 5.0])
-def test_the_optimizers_moments_hold_the_update_alone_and_nothing_of_the_ascent(ascent_rate: float) -> None:
+def test_the_moments_of_the_optimizer_reflect_only_the_update_and_not_the_ascent(ascent_rate: float) -> None:
     setting = Setting(torch.float64)
     expected = setting.gradient_at_the_ascended_point(ascent_rate)
     optimizer = torch.optim.AdamW(setting.parameters, lr=1e-3, betas=(0.9, 0.95))
@@ -369,7 +375,7 @@ def test_the_optimizers_moments_hold_the_update_alone_and_nothing_of_the_ascent(
         torch.testing.assert_close(state["exp_avg_sq"], (1 - 0.95) * g**2, rtol=1e-10, atol=1e-18)
 
 
-def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_reported() -> None:
+def test_gradients_are_clipped_to_the_maximum_norm_and_the_norm_before_is_reported() -> None:
     setting = Setting()
     gradients = torch.autograd.grad(setting.preference(), setting.parameters)
     norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
@@ -389,7 +395,7 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_reported() -> 
         torch.testing.assert_close(left, right * limit / norm, rtol=1e-4, atol=0)
 
 
-def test_gradients_left_over_from_before_have_no_part_in_an_update() -> None:
+def test_leftover_gradients_do_not_affect_an_update() -> None:
     clean, dirty = Setting(), Setting()
     for parameter in dirty.parameters:
         parameter.grad = torch.full_like(parameter, 1e3)
@@ -406,7 +412,7 @@ def test_gradients_left_over_from_before_have_no_part_in_an_update() -> None:
         assert torch.equal(left, right)
 
 
-def test_a_loss_that_fails_comes_out_and_nothing_is_applied() -> None:
+def test_an_error_in_the_loss_is_raised_and_nothing_is_applied() -> None:
     setting = Setting()
     optimizer = torch.optim.AdamW(setting.parameters, lr=0.1)
     before = copy.deepcopy(optimizer.state_dict())
@@ -427,7 +433,7 @@ def test_a_loss_that_fails_comes_out_and_nothing_is_applied() -> None:
 
 
 class Variant:
-    """One step of a variant from the same start, with plain gradient descent of rate 1: θ - θ_next is g."""
+    """One step of a variant by gradient descent with rate 1 from a fixed start, so that θ - θ_next is g."""
 
     def __init__(
         self, ascent: Ascent, rate: float, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD
@@ -440,7 +446,7 @@ class Variant:
         )
 
     def run(self) -> StepReport:
-        difference = Known(backward(self.setting.difference), self.setting.difference)
+        difference = StubObjective(backward(self.setting.difference), self.setting.difference)
         return self.steps.step(backward(self.setting.preference), difference)
 
     def applied(self) -> list[Tensor]:
@@ -468,14 +474,14 @@ def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor], rtol: floa
 
 @pytest.mark.parametrize("ascent", ["joint", "conservative"])
 @pytest.mark.parametrize("rate", [0.3, 5.0])
-def test_the_preference_loss_minus_the_weighted_objective_is_descended(ascent: Ascent, rate: float) -> None:
+def test_a_step_descends_the_preference_loss_minus_the_weighted_objective(ascent: Ascent, rate: float) -> None:
     setting = Setting()
     expected = gradients_of(lambda: setting.preference() - rate * setting.difference(), setting.parameters)
     assert_close(Variant(ascent, rate).applied(), expected)
 
 
 @pytest.mark.parametrize("rate", [0.3, 5.0])
-def test_second_order_is_the_gradient_through_the_ascent(rate: float) -> None:
+def test_second_order_applies_the_gradient_through_the_ascent(rate: float) -> None:
     setting = Setting()
     named = dict(setting.network.named_parameters())
     inner = torch.autograd.grad(setting.difference(), list(named.values()), create_graph=True)
@@ -508,7 +514,7 @@ def test_for_a_small_ascent_the_gradient_changes_by_the_hessian_of_the_preferenc
 
 
 @pytest.mark.parametrize("ascent", ["adam", "shared_adam"])
-def test_the_first_step_of_an_adam_ascent_has_the_length_of_the_rate(ascent: Ascent) -> None:
+def test_the_first_step_of_an_adam_ascent_moves_each_parameter_by_the_rate(ascent: Ascent) -> None:
     variant = Variant(ascent, 0.02, torch.optim.Adam)
     inner = gradients_of(variant.setting.difference, variant.setting.parameters)
     seen: list[list[Tensor]] = []
@@ -517,7 +523,7 @@ def test_the_first_step_of_an_adam_ascent_has_the_length_of_the_rate(ascent: Asc
         seen.append([p.detach().clone() for p in variant.setting.parameters])
         return backward(variant.setting.preference)()
 
-    variant.steps.step(preference, Known(backward(variant.setting.difference)))
+    variant.steps.step(preference, StubObjective(backward(variant.setting.difference)))
     moved = [a - b for a, b in zip(seen[0], variant.before, strict=True)]
     for move, gradient in zip(moved, inner, strict=True):
         clear = gradient.abs() > 1e-4
@@ -525,7 +531,7 @@ def test_the_first_step_of_an_adam_ascent_has_the_length_of_the_rate(ascent: Asc
 
 
 @pytest.mark.parametrize("ascent", ["sgd", "adam", "joint", "second_order", "shared_adam"])
-def test_the_ascent_touches_the_trainers_moments_in_shared_adam_alone(ascent: Ascent) -> None:
+def test_only_shared_adam_changes_the_moments_of_the_trainers_optimizer(ascent: Ascent) -> None:
     variant = Variant(ascent, 0.02, torch.optim.Adam)
     variant.run()
     counts = {int(variant.optimizer.state[p]["step"]) for p in variant.setting.parameters}
@@ -544,7 +550,7 @@ def test_shared_moments_hold_the_descent_of_minus_the_difference_then_the_update
         torch.testing.assert_close(variant.optimizer.state[parameter]["exp_avg"], expected)
 
 
-def test_adams_own_moments_go_on_from_step_to_step() -> None:
+def test_the_moments_of_the_adam_ascent_persist_between_steps() -> None:
     variant = Variant("adam", 0.02)
     parameters = variant.setting.parameters
     copies = [nn.Parameter(p.detach().clone()) for p in parameters]
@@ -561,19 +567,19 @@ def test_adams_own_moments_go_on_from_step_to_step() -> None:
             at.data.copy_(parameter.detach())
             at.grad = -inner
         reference.step()
-        variant.steps.step(preference, Known(backward(variant.setting.difference)))
+        variant.steps.step(preference, StubObjective(backward(variant.setting.difference)))
         assert_close(ascended, [at.detach() for at in copies])
 
 
 @pytest.mark.parametrize("ascent", ["sgd", "joint", "second_order", "conservative"])
-def test_a_rate_of_zero_is_vanilla_bit_for_bit_in_every_variant(ascent: Ascent) -> None:
+def test_every_variant_with_rate_zero_equals_vanilla_bit_for_bit(ascent: Ascent) -> None:
     for found, expected in zip(Variant(ascent, 0.0).applied(), Variant("none", 0.0).applied(), strict=True):
         assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("ascent", ["adam", "shared_adam"])
 @pytest.mark.parametrize("fails", ["difference", "preference"])
-def test_parameters_are_where_they_were_after_a_failure(ascent: Ascent, fails: str) -> None:
+def test_parameters_are_restored_after_a_failure(ascent: Ascent, fails: str) -> None:
     variant = Variant(ascent, 0.5, torch.optim.Adam)
 
     def fail() -> float:
@@ -585,24 +591,24 @@ def test_parameters_are_where_they_were_after_a_failure(ascent: Ascent, fails: s
     }
     losses[fails] = fail
     with pytest.raises(ValueError, match=fails):
-        variant.steps.step(losses["preference"], Known(losses["difference"]))
+        variant.steps.step(losses["preference"], StubObjective(losses["difference"]))
     for parameter, before in zip(variant.setting.parameters, variant.before, strict=True):
         assert torch.equal(parameter, before)
 
 
-def test_none_asks_for_no_difference() -> None:
+def test_the_ascent_none_does_not_compute_the_difference() -> None:
     variant = Variant("none", 1.0)
 
     def never() -> float:
         raise AssertionError("asked")
 
-    assert variant.steps.step(backward(variant.setting.preference), Known(never)).difference is None
+    assert variant.steps.step(backward(variant.setting.preference), StubObjective(never)).difference is None
 
 
 @pytest.mark.parametrize("ascent", ["sgd", "adam", "shared_adam", "joint", "conservative"])
-def test_a_remembered_gradient_stands_in_for_the_difference_that_is_not_given(ascent: Ascent) -> None:
+def test_a_cached_gradient_replaces_a_difference_that_is_not_given(ascent: Ascent) -> None:
     moved = []
-    for told in (True, False):
+    for recompute in (True, False):
         setting = Setting()
         optimizer = torch.optim.SGD(setting.parameters, lr=0.1, momentum=0.5)
         steps = MetaUpdate(setting.parameters, optimizer, ascent, 0.3, max_grad_norm=NO_CLIPPING, reuse=True)
@@ -613,22 +619,22 @@ def test_a_remembered_gradient_stands_in_for_the_difference_that_is_not_given(as
                 parameter.grad = value.clone()
             return 0.5
 
-        first = steps.step(backward(setting.preference), Known(leave))
-        second = steps.step(backward(setting.preference), Known(leave) if told else None)
+        first = steps.step(backward(setting.preference), StubObjective(leave))
+        second = steps.step(backward(setting.preference), StubObjective(leave) if recompute else None)
         assert first.difference == 0.5
-        assert second.difference == (0.5 if told else None)
+        assert second.difference == (0.5 if recompute else None)
         moved.append([parameter.detach().clone() for parameter in setting.parameters])
     for stale, fresh in zip(*moved, strict=True):
         assert torch.equal(stale, fresh)
 
 
-def test_nothing_is_remembered_unless_it_is_to_be_used_again() -> None:
+def test_no_gradient_is_cached_unless_it_is_reused() -> None:
     moved = []
     for ascent in ("sgd", "none"):
         setting = Setting()
         optimizer = torch.optim.SGD(setting.parameters, lr=0.1)
         steps = MetaUpdate(setting.parameters, optimizer, ascent, 0.0, max_grad_norm=NO_CLIPPING)
-        steps.step(backward(setting.preference), Known(backward(setting.difference)))
+        steps.step(backward(setting.preference), StubObjective(backward(setting.difference)))
         assert steps.step(backward(setting.preference), None).difference is None
         moved.append([parameter.detach().clone() for parameter in setting.parameters])
     assert all(torch.equal(one, other) for one, other in zip(*moved, strict=True))

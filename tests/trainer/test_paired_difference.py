@@ -1,4 +1,4 @@
-"""How accuracy changed on the same pairs, against its definition spelt out."""
+"""The change of accuracy on the same pairs, compared with a direct computation of its definition."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pairs(seed: int, count: int = 30) -> PairScores:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_paired_difference_is_that_of_the_accuracies_pair_by_pair(seed: int) -> None:
+def test_the_paired_difference_equals_the_mean_change_per_pair(seed: int) -> None:
     before, after = pairs(seed), pairs(seed + 1000)
     found = paired_difference(before, after)
     assert found.mean == pytest.approx(after.accuracy - before.accuracy)
@@ -36,16 +36,14 @@ def test_the_paired_difference_is_that_of_the_accuracies_pair_by_pair(seed: int)
 
 
 @pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (0, 3), (4, 4), (7, 2), (9, 1)])
-def test_the_chance_of_a_loss_is_counted_over_every_way_the_pairs_could_have_changed(
-    lost: int, won: int
-) -> None:
+def test_the_chance_of_a_loss_equals_an_enumeration_of_all_outcomes(lost: int, won: int) -> None:
     before = PairScores([1.0] * lost + [0.0] * won + [1.0] * 3, [0.5] * (lost + won + 3))
     after = PairScores([0.0] * lost + [1.0] * won + [1.0] * 3, [0.5] * (lost + won + 3))
     ways = list(itertools.product([0, 1], repeat=lost + won))
     assert paired_difference(before, after).chance == sum(sum(way) >= lost for way in ways) / len(ways)
 
 
-def test_the_chance_is_a_number_for_many_pairs_too() -> None:
+def test_the_chance_is_finite_for_many_pairs() -> None:
     one, other = PairScores([1.0] * 3000, [0.0] * 3000), PairScores([0.0] * 3000, [1.0] * 3000)
     assert paired_difference(one, other).chance == pytest.approx(0.0, abs=1e-300)
     assert paired_difference(other, one).chance == 1.0

@@ -43,7 +43,7 @@ def write(folder: Path, name: str, rows: Rows) -> Path:
     return file
 
 
-def all_of(file: Path) -> list[Preference]:
+def load_all(file: Path) -> list[Preference]:
     loaded = load_preferences(file, 1e-12, 1000)
     assert loaded.held_out == []
     return loaded.train
@@ -53,37 +53,37 @@ def all_of(file: Path) -> list[Preference]:
 def test_every_file_format_is_read(tmp_path: Path, name: str) -> None:
     rows = [{**PLAIN, "prompt": f"größer {i}?", "margin": i / 2} for i in range(5)]
     file = write(tmp_path, name, rows)
-    assert all_of(file) == [Preference(f"größer {i}?", "ja", "nein", i / 2) for i in range(5)]
+    assert load_all(file) == [Preference(f"größer {i}?", "ja", "nein", i / 2) for i in range(5)]
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.parquet"])
 def test_conversations_are_read_from_files(tmp_path: Path, name: str) -> None:
     expected = Preference([{"role": "user", "content": "Hi 🙂"}], "good", "bad")
-    assert all_of(write(tmp_path, name, [CONVERSATION, CONVERSATION])) == [expected, expected]
+    assert load_all(write(tmp_path, name, [CONVERSATION, CONVERSATION])) == [expected, expected]
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.parquet"])
 def test_implicit_prompts_are_read_from_files(tmp_path: Path, name: str) -> None:
-    assert all_of(write(tmp_path, name, [IMPLICIT])) == [
+    assert load_all(write(tmp_path, name, [IMPLICIT])) == [
         Preference([{"role": "user", "content": "Hi"}], "good", "bad")
     ]
 
 
-def test_columns_that_are_not_known_are_left_alone(tmp_path: Path) -> None:
-    assert len(all_of(write(tmp_path, "pairs.jsonl", [{**PLAIN, "score": 3, "source": {"a": [1]}}]))) == 1
+def test_unknown_columns_are_ignored(tmp_path: Path) -> None:
+    assert len(load_all(write(tmp_path, "pairs.jsonl", [{**PLAIN, "score": 3, "source": {"a": [1]}}]))) == 1
 
 
-def test_an_explicit_prompt_is_taken_as_it_is() -> None:
+def test_an_explicit_prompt_is_kept_unchanged() -> None:
     assert preference_of(PLAIN) == Preference("größer 你好?", "ja", "nein")
     turns = [user("One?"), assistant("Two."), user("Three?")]
     assert preference_of({**CONVERSATION, "prompt": turns}).prompt == turns
 
 
-def test_a_plain_prompt_may_go_with_messages() -> None:
+def test_a_plain_prompt_can_be_combined_with_messages() -> None:
     assert preference_of({**CONVERSATION, "prompt": "Hi"}) == Preference("Hi", "good", "bad")
 
 
-def test_an_implicit_conversation_is_what_both_sides_begin_with() -> None:
+def test_an_implicit_conversation_is_the_common_prefix_of_both_sides() -> None:
     turns = [user("One?"), assistant("Two."), user("Three?")]
     row = {"chosen": [*turns, assistant("good")], "rejected": [*turns, assistant("bad")]}
     assert preference_of(row) == Preference(turns, "good", "bad")  # type: ignore[arg-type]
@@ -98,13 +98,13 @@ def test_an_implicit_conversation_is_what_both_sides_begin_with() -> None:
         ("a b", "a b c", ("a ", "b", "b c")),
     ],
 )
-def test_an_implicit_plain_prompt_ends_between_words(
+def test_an_implicit_plain_prompt_ends_at_a_word_boundary(
     chosen: str, rejected: str, expected: tuple[str, str, str]
 ) -> None:
     assert preference_of({"chosen": chosen, "rejected": rejected}) == Preference(*expected)
 
 
-def test_a_margin_is_kept_and_is_nought_where_unknown() -> None:
+def test_a_margin_is_kept_and_defaults_to_zero() -> None:
     assert preference_of({**PLAIN, "margin": 1.5}).margin == 1.5
     assert preference_of({**PLAIN, "margin": None}).margin == preference_of(PLAIN).margin == 0.0
 
@@ -117,7 +117,7 @@ def test_a_margin_is_kept_and_is_nought_where_unknown() -> None:
         ({**PLAIN, "margin": "wide"}, "wide"),
     ],
 )
-def test_a_bad_row_is_named_with_its_file(tmp_path: Path, bad: Mapping[str, Any], said: str) -> None:
+def test_an_invalid_row_is_named_with_its_file(tmp_path: Path, bad: Mapping[str, Any], said: str) -> None:
     good = {**PLAIN, "margin": "1"}
     file = write(tmp_path, "pairs.jsonl", [good, good, bad, good])
     with pytest.raises(ConfigurationError, match=said) as raised:
@@ -133,7 +133,9 @@ def test_a_bad_row_is_named_with_its_file(tmp_path: Path, bad: Mapping[str, Any]
         ({"chosen": [user("Hi"), assistant("a")], "rejected": [user("Ho"), assistant("b")]}, "differ before"),
     ],
 )
-def test_a_bad_conversation_is_named_with_its_file(tmp_path: Path, bad: Mapping[str, Any], said: str) -> None:
+def test_an_invalid_conversation_is_named_with_its_file(
+    tmp_path: Path, bad: Mapping[str, Any], said: str
+) -> None:
     good = CONVERSATION if "prompt" in bad else IMPLICIT
     file = write(tmp_path, "pairs.jsonl", [good, bad])
     with pytest.raises(ConfigurationError, match=said) as raised:
@@ -142,32 +144,32 @@ def test_a_bad_conversation_is_named_with_its_file(tmp_path: Path, bad: Mapping[
 
 
 @pytest.mark.parametrize("name", ["pairs.csv", "pairs", "pairs.txt.gz"])
-def test_a_file_of_another_kind_is_refused_with_the_kinds_that_work(tmp_path: Path, name: str) -> None:
+def test_an_unsupported_file_type_is_rejected_with_the_supported_types(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("chosen,rejected")
     with pytest.raises(ConfigurationError, match=r"\.parquet"):
         load_preferences(tmp_path / name, 0.1, 10)
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.jsonl.gz", "pairs.json", "pairs.parquet"])
-def test_a_file_that_is_not_what_it_says_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_file_whose_content_contradicts_its_extension_is_rejected(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"{not any of these")
     with pytest.raises(ConfigurationError, match=name):
         load_preferences(tmp_path / name, 0.1, 10)
 
 
-def test_a_column_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
     file = write(tmp_path, "pairs.jsonl", [{"prompt": "Hi", "chosen": "good"}])
     with pytest.raises(ConfigurationError, match="no column rejected"):
         load_preferences(file, 0.1, 10)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"nowhere\.jsonl"):
         load_preferences(tmp_path / "nowhere.jsonl", 0.1, 10)
 
 
 def many(count: int) -> list[dict[str, str]]:
-    """Three pairs to every prompt."""
+    """Rows with three pairs per prompt."""
     return [
         {"prompt": f"Question {i // 3}?", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(count)
     ]
@@ -177,14 +179,14 @@ def prompts(preferences: Sequence[Preference]) -> set[str]:
     return {str(p.prompt) for p in preferences}
 
 
-def test_no_prompt_is_on_both_sides_and_the_share_is_about_what_was_asked_for(tmp_path: Path) -> None:
+def test_no_prompt_is_on_both_sides_of_the_split_and_the_share_is_approximate(tmp_path: Path) -> None:
     loaded = load_preferences(write(tmp_path, "pairs.jsonl", many(1200)), 0.25, 10_000)
     assert len(loaded.train) + len(loaded.held_out) == 1200
     assert not prompts(loaded.train) & prompts(loaded.held_out)
     assert 0.15 < len(prompts(loaded.held_out)) / 400 < 0.35
 
 
-def test_the_split_depends_on_the_prompt_alone(tmp_path: Path) -> None:
+def test_the_split_depends_only_on_the_prompt(tmp_path: Path) -> None:
     rows = many(300)
     first = load_preferences(write(tmp_path, "first.jsonl", rows), 0.25, 1000)
     more = [{**row, "chosen": "other"} for row in rows[::-1]] + [
@@ -196,13 +198,13 @@ def test_the_split_depends_on_the_prompt_alone(tmp_path: Path) -> None:
     assert prompts(first.train) == prompts(second.train) & old
 
 
-def test_a_larger_share_holds_out_what_a_smaller_one_did_and_more(tmp_path: Path) -> None:
+def test_a_larger_share_holds_out_a_superset(tmp_path: Path) -> None:
     file = write(tmp_path, "pairs.jsonl", many(300))
     small, large = (load_preferences(file, share, 1000) for share in (0.2, 0.6))
     assert prompts(small.held_out) < prompts(large.held_out)
 
 
-def test_held_out_pairs_beyond_the_most_do_not_train(tmp_path: Path) -> None:
+def test_held_out_pairs_above_the_maximum_are_not_used_for_training(tmp_path: Path) -> None:
     file = write(tmp_path, "pairs.jsonl", many(300))
     whole, cut = (load_preferences(file, 0.3, most) for most in (1000, 5))
     assert cut.held_out == whole.held_out[:5]
@@ -216,7 +218,7 @@ def test_the_held_out_pairs_do_not_depend_on_the_order_of_the_file(tmp_path: Pat
     assert first.held_out == second.held_out
 
 
-def test_the_record_names_file_digest_and_split(tmp_path: Path) -> None:
+def test_the_record_contains_file_digest_and_split(tmp_path: Path) -> None:
     file = write(tmp_path, "pairs.jsonl", many(30))
     loaded = load_preferences(file, 0.2, 100)
     assert loaded.record() == {
@@ -228,7 +230,7 @@ def test_the_record_names_file_digest_and_split(tmp_path: Path) -> None:
     }
 
 
-def test_the_packaged_pairs_load_and_leave_both_sides_well_filled() -> None:
+def test_the_packaged_pairs_fill_both_sides_of_the_split() -> None:
     settings = TrainerSettings()
     loaded = load_or_refuse(settings)
     assert isinstance(loaded, PreferenceSet)
@@ -238,7 +240,7 @@ def test_the_packaged_pairs_load_and_leave_both_sides_well_filled() -> None:
     assert all(p.chosen != p.rejected and p.chosen and p.rejected for p in loaded.train + loaded.held_out)
 
 
-def test_preferences_that_cannot_be_used_are_told_and_do_not_end_the_trainer(
+def test_unusable_preferences_are_logged_and_do_not_end_the_trainer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     refused = load_or_refuse(TrainerSettings(preferences=tmp_path / "nowhere.jsonl"))
@@ -247,7 +249,7 @@ def test_preferences_that_cannot_be_used_are_told_and_do_not_end_the_trainer(
 
 
 @pytest.mark.parametrize("name", ["empty.jsonl", "cut.jsonl.gz", "corrupt.jsonl.gz"])
-def test_an_empty_or_broken_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
+def test_an_empty_or_damaged_file_is_rejected_by_name(tmp_path: Path, name: str) -> None:
     whole = gzip.compress(b"\n".join(json.dumps(PLAIN).encode() for _ in range(50)))
     corrupt = bytearray(whole)
     corrupt[len(corrupt) // 2] ^= 0xFF
@@ -257,7 +259,7 @@ def test_an_empty_or_broken_file_is_refused_by_name(tmp_path: Path, name: str) -
         load_preferences(file, 0.2, 10)
 
 
-def test_a_name_with_glob_characters_is_taken_literally(tmp_path: Path) -> None:
+def test_a_file_name_with_glob_characters_is_taken_literally(tmp_path: Path) -> None:
     file = write(tmp_path, "odd[1].jsonl", [PLAIN])
     preferences = load_preferences(file, 0.2, 10)
     assert len(preferences.train) + len(preferences.held_out) == 1

@@ -1,4 +1,4 @@
-"""A retrain of a tiny real model, with neither Redis nor store."""
+"""A retrain of a tiny real model, without Redis or a store."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(
     change: Callable[[RewardModel], None] = lambda _: None,
     **options: Any,
 ) -> Candidate:
-    """`change` is made to the trained model before it is saved."""
+    """Retrain the checkpoint; `change` modifies the trained model before it is saved."""
 
     def save_and_load(model: RewardModel) -> tuple[str, RewardModel]:
         with torch.no_grad():
@@ -66,7 +66,7 @@ def run(
 
 
 @pytest.mark.parametrize(("ascent", "method"), [("none", "vanilla"), ("sgd", "metarm")])
-def test_a_candidate_is_named_judged_and_described_as_it_was_saved(
+def test_the_manifest_of_a_candidate_describes_the_saved_model_and_its_verdict(
     checkpoint: Checkpoint, tmp_path: Path, ascent: str, method: str
 ) -> None:
     steps: list[int] = []
@@ -81,7 +81,7 @@ def test_a_candidate_is_named_judged_and_described_as_it_was_saved(
     assert Calibration.of(manifest) != IDENTITY
 
 
-def test_what_is_judged_is_what_was_saved(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_the_saved_model_is_the_one_that_is_judged(checkpoint: Checkpoint, tmp_path: Path) -> None:
     def break_head(model: RewardModel) -> None:
         next(model.network.classifier.parameters())[0, 0] = math.nan
 
@@ -91,7 +91,7 @@ def test_what_is_judged_is_what_was_saved(checkpoint: Checkpoint, tmp_path: Path
     assert not OF_THE_MODEL & candidate.manifest.keys()
 
 
-def test_a_callback_that_raises_ends_the_run_before_anything_is_saved(
+def test_an_error_in_the_callback_ends_the_run_before_anything_is_saved(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     def cancel(step: int, _: StepReport) -> None:

@@ -1,4 +1,4 @@
-"""A run's curve stays small, and says what the updates said."""
+"""The curve of a run stays small and averages the reports of its updates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_short_run_keeps_every_update() -> None:
 
 
 @pytest.mark.parametrize("count", [201, 399, 400, 401, 5003])
-def test_a_long_run_is_averaged_over_equal_spans_and_loses_none(count: int) -> None:
+def test_a_long_run_is_averaged_over_equal_spans_that_cover_every_update(count: int) -> None:
     made = reports(count, every=3)
     record = RunCurve.of(made).record()
     steps = record["steps"]

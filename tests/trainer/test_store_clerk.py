@@ -1,4 +1,4 @@
-"""The trainer writes to the store for a service that may not: real Redis, real store, both ends."""
+"""The trainer writes to the store on behalf of a read-only service, with a real Redis and a real store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trainer.store_clerk import StoreClerk
 
 
 class ReadOnlyStore(VersionStore):
-    """As where the folder is mounted read-only."""
+    """A store like one in a directory mounted read-only."""
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise ReadOnlyStoreError("cannot be written from here")
@@ -34,7 +34,7 @@ class ReadOnlyStore(VersionStore):
 
 
 class Faulty(StoreCommands):
-    """Raises each of `errors` once, in place of serving a command."""
+    """Raises each of `errors` once instead of serving a command."""
 
     def __init__(self, client: redis.Redis) -> None:
         super().__init__(client, wait_s=0.1)
@@ -53,7 +53,7 @@ def store(tmp_path: Path) -> VersionStore:
 
 @pytest.fixture
 def served(redis_client: redis.Redis) -> Faulty:
-    """The trainer's end of the commands."""
+    """The command queue as the trainer sees it."""
     return Faulty(redis_client)
 
 
@@ -74,14 +74,16 @@ def clerk(
 
 @pytest.fixture
 def writes(store: VersionStore, redis_client: redis.Redis, quick: redis.Redis) -> Administration:
-    """Of a service that may not write."""
+    """The administration of a service with a read-only store."""
     read_only = ReadOnlyStore(store.root)
     coordinator = Coordinator(quick, read_only, name="service", prepare_s=10)
     return Administration(read_only, coordinator, StoreCommands(redis_client), prepare_s=10)
 
 
 @pytest.mark.usefixtures("clerk")
-def test_pointer_and_labels_move_by_the_trainers_hand(writes: Administration, store: VersionStore) -> None:
+def test_the_trainer_moves_the_pointer_and_labels_for_the_service(
+    writes: Administration, store: VersionStore
+) -> None:
     assert writes.activate("v000002", together=True) == []
     assert store.current() == "v000002"
     writes.set_label("canary", Label("v000001", share=0.25, shadow=True))
@@ -91,7 +93,7 @@ def test_pointer_and_labels_move_by_the_trainers_hand(writes: Administration, st
 
 
 @pytest.mark.usefixtures("clerk")
-def test_the_trainers_refusal_is_the_services(writes: Administration) -> None:
+def test_an_error_in_the_trainer_is_raised_in_the_service(writes: Administration) -> None:
     with pytest.raises(UnknownVersionError, match="no label 'stable'"):
         writes.remove_label("stable")
     with pytest.raises(UnknownVersionError, match="v000009"):
@@ -99,13 +101,15 @@ def test_the_trainers_refusal_is_the_services(writes: Administration) -> None:
 
 
 @pytest.mark.usefixtures("clerk")
-def test_a_trainer_that_lost_its_place_takes_no_commands(
+def test_a_trainer_that_has_lost_its_place_takes_no_commands(
     store: VersionStore,
     redis_client: redis.Redis,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     redis_client.set(TRAINER, b'{"holder":"another:1"}', px=60_000)
-    wait_until(lambda: "store-clerk failed; retrying: TrainerReplacedError" in caplog.text)  # its wait is over
+    wait_until(
+        lambda: "store-clerk failed; retrying: TrainerReplacedError" in caplog.text
+    )  # its wait for a command has ended
     with pytest.raises(Exception, match="did not take"):
         StoreCommands(redis_client).ask("activate", {"version": "v000002", "together": True}, 1.0)
     assert store.current() == "v000001"

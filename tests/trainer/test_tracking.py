@@ -1,4 +1,4 @@
-"""Reporting to trackers. Those that are not installed here (each is an extra) are said to be skipped."""
+"""Reporting to trackers. Tests of a tracker that is not installed (each is an extra) are skipped."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PATIENCE_S = 30.0
 CONFIG = {"learning_rate": 1e-5, "ascent": "sgd", "ascent_rate": None, "gradient_checkpointing": False}
 
 
-class Scripted(GeneralTracker):  # type: ignore[misc]
-    """Does as it is told: raises at a step, or waits there."""
+class ScriptedTracker(GeneralTracker):  # type: ignore[misc]
+    """A tracker that raises an error at a given step, or waits at a given step."""
 
     name = "scripted"
     requires_logging_directory = False
@@ -31,7 +31,7 @@ class Scripted(GeneralTracker):  # type: ignore[misc]
         super().__init__(_blank=True)
         self.steps: list[int] = []
         self.ended = threading.Event()
-        self.waits, self.let_go = threading.Event(), threading.Event()
+        self.waits, self.resumed = threading.Event(), threading.Event()
         self._fails_at, self._waits_at = fails_at, waits_at
 
     @property
@@ -49,7 +49,7 @@ class Scripted(GeneralTracker):  # type: ignore[misc]
             raise ConnectionError("the tracker's server does not answer")
         if step == self._waits_at:
             self.waits.set()
-            self.let_go.wait(60)
+            self.resumed.wait(60)
         assert step is not None
         self.steps.append(step)
 
@@ -57,14 +57,14 @@ class Scripted(GeneralTracker):  # type: ignore[misc]
         self.ended.set()
 
 
-def run_of(*trackers: Scripted, most_waiting: int = 1000) -> TrackedRun:
+def tracked_run(*trackers: ScriptedTracker, most_waiting: int = 1000) -> TrackedRun:
     made = [Reporter("wandb", lambda one=one: one, most_waiting=most_waiting) for one in trackers]  # type: ignore[misc]
     return TrackedRun(made)
 
 
-def test_each_tracker_gets_every_step_in_order_and_is_ended() -> None:
-    trackers = Scripted(), Scripted()
-    run = run_of(*trackers)
+def test_each_tracker_receives_every_step_in_order_and_is_finished() -> None:
+    trackers = ScriptedTracker(), ScriptedTracker()
+    run = tracked_run(*trackers)
     run.begin(CONFIG)
     for step in range(1, 51):
         run.log("train", {"loss": 1 / step, "difference": None}, step)
@@ -74,9 +74,9 @@ def test_each_tracker_gets_every_step_in_order_and_is_ended() -> None:
         assert tracker.ended.is_set()
 
 
-def test_one_that_fails_is_left_out_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
-    fails, works = Scripted(fails_at=3), Scripted()
-    run = run_of(fails, works)
+def test_a_failing_tracker_is_dropped_and_the_others_continue(caplog: pytest.LogCaptureFixture) -> None:
+    fails, works = ScriptedTracker(fails_at=3), ScriptedTracker()
+    run = tracked_run(fails, works)
     run.begin(CONFIG)
     for step in range(1, 11):
         run.log("train", {"loss": 1.0}, step)
@@ -86,11 +86,11 @@ def test_one_that_fails_is_left_out_and_the_others_go_on(caplog: pytest.LogCaptu
     assert "the tracker's server does not answer" in caplog.text
 
 
-def test_one_that_does_not_answer_holds_up_neither_a_step_nor_for_long_the_end(
+def test_a_tracker_that_hangs_delays_no_step_and_the_end_only_briefly(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    stuck, works = Scripted(waits_at=1), Scripted()
-    run = run_of(works, stuck, most_waiting=20)
+    stuck, works = ScriptedTracker(waits_at=1), ScriptedTracker()
+    run = tracked_run(works, stuck, most_waiting=20)
     run.begin(CONFIG)
     for step in range(1, 61):
         run.log("train", {"loss": 1.0}, step)
@@ -102,12 +102,12 @@ def test_one_that_does_not_answer_holds_up_neither_a_step_nor_for_long_the_end(
     assert works.ended.is_set()
     assert stuck.steps == []
     assert len(caplog.records) == 1
-    stuck.let_go.set()
-    assert stuck.ended.wait(10), "once it answers again it is let go of, and its thread ends"
+    stuck.resumed.set()
+    assert stuck.ended.wait(10), "when the tracker answers again, it is finished and its thread ends"
     assert stuck.steps == [1]
 
 
-def test_a_run_that_never_begins_leaves_no_trace(tmp_path: Path) -> None:
+def test_a_run_that_never_begins_leaves_no_files(tmp_path: Path) -> None:
     failed: list[str] = []
     with Trackers(["tensorboard"], tmp_path, failed.append).run("job-1") as run:
         run.log("gate", {"accepted": 1.0}, 3)
@@ -127,14 +127,14 @@ def test_metarm_train_reports_its_loss_and_held_out_accuracy(tmp_path: Path) -> 
     command += ["--steps", "6", "--evaluate-every", "3", "--report-to", "tensorboard"]
     with Process(command, tmp_path / "output.txt", {"METARM_LOG_FORMAT": "json"}) as process:
         assert process.wait(120) == 0, process.output
-    told = EventAccumulator(str(data_dir / "tensorboard" / "first-model")).Reload()
-    assert [event.step for event in told.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
-    assert [event.step for event in told.Scalars("eval/held_out_accuracy")] == [0, 3, 6]
+    events = EventAccumulator(str(data_dir / "tensorboard" / "first-model")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in events.Scalars("eval/held_out_accuracy")] == [0, 3, 6]
 
 
-def test_what_a_name_needs_is_said_before_any_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tracker_package_is_reported_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     assert TrainerSettings(report_to="tensorboard, none").report_to == ["tensorboard"]
-    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     with pytest.raises(ValueError, match=r"pip install 'metarm-server\[wandb\]'"):
         TrainerSettings(report_to="wandb")
     with pytest.raises(ValueError, match="tensorboard"):
@@ -142,7 +142,7 @@ def test_what_a_name_needs_is_said_before_any_training(monkeypatch: pytest.Monke
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_wandb_has_the_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_records_the_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     failed: list[str] = []
@@ -157,8 +157,8 @@ def test_wandb_has_the_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert name in written
 
 
-@pytest.mark.filterwarnings("ignore")  # of MLflow's own libraries
-def test_mlflow_has_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.filterwarnings("ignore")  # from MLflow's own dependencies
+def test_mlflow_records_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     failed: list[str] = []

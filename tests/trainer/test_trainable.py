@@ -1,4 +1,4 @@
-"""What a run changes, and what it must leave: full, the head alone, adapters."""
+"""The parameters that a run changes with each `trainable`: full, the head alone, adapters."""
 
 from __future__ import annotations
 
@@ -64,20 +64,18 @@ def scores(model: RewardModel) -> Tensor:
 
 @pytest.mark.parametrize("ascent", ASCENTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_the_head_leaves_every_other_parameter_bit_for_bit(
-    checkpoint: Kinds, kind: Kind, ascent: Ascent
-) -> None:
+def test_training_the_head_changes_no_other_parameter(checkpoint: Kinds, kind: Kind, ascent: Ascent) -> None:
     model = load_model(checkpoint(kind), 128)
     assert model.route.name == ROUTES[kind]
     before = weights(model)
     run(model, "head", ascent)
-    head = {"classifier.weight"} if kind == "bert" else {"score.weight"}  # a bias cancels in differences
+    head = {"classifier.weight"} if kind == "bert" else {"score.weight"}  # a bias cancels in score differences
     assert changed(before, weights(model)) - {"classifier.bias"} == head
 
 
 @pytest.mark.parametrize("ascent", ASCENTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_adapters_change_the_linear_layers_and_the_head_and_nothing_else(
+def test_adapters_change_only_the_linear_layers_and_the_head(
     checkpoint: Kinds, kind: Kind, ascent: Ascent
 ) -> None:
     model = load_model(checkpoint(kind), 128)
@@ -90,7 +88,7 @@ def test_adapters_change_the_linear_layers_and_the_head_and_nothing_else(
 
 @pytest.mark.parametrize("ascent", ASCENTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_candidate_scores_as_the_adapted_model_did_and_shows_no_trace_of_adapters(
+def test_the_saved_candidate_has_the_scores_of_the_adapted_model_and_no_adapters(
     checkpoint: Kinds, kind: Kind, ascent: Ascent, tmp_path: Path
 ) -> None:
     model = load_model(checkpoint(kind), 128)
@@ -108,7 +106,7 @@ def test_the_candidate_scores_as_the_adapted_model_did_and_shows_no_trace_of_ada
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_route_computes_the_adapters(checkpoint: Kinds, kind: Kind) -> None:
+def test_every_route_runs_the_adapters(checkpoint: Kinds, kind: Kind) -> None:
     model = load_model(checkpoint(kind), 128)
     samples = [s for pair in pairs_of(model) for s in (pair.chosen, pair.rejected)]
     plain = model.scores(samples)
@@ -131,7 +129,7 @@ def test_every_route_computes_the_adapters(checkpoint: Kinds, kind: Kind) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_frozen_trunk_builds_no_graph(checkpoint: Kinds, kind: Kind) -> None:
+def test_a_frozen_trunk_builds_no_autograd_graph(checkpoint: Kinds, kind: Kind) -> None:
     model = load_model(checkpoint(kind), 128)
     seen: list[bool] = []
     layers = [m for m in model.network.base_model.modules() if isinstance(m, nn.LayerNorm | nn.Linear)]
@@ -145,22 +143,22 @@ def test_a_frozen_trunk_builds_no_graph(checkpoint: Kinds, kind: Kind) -> None:
 
 @pytest.mark.parametrize("which", ["head", "lora"])
 @pytest.mark.parametrize("ascent", ["sgd", "adam", "shared_adam", "joint", "second_order"])
-def test_the_ascent_moves_the_trained_parameters_alone_and_brings_them_back(
+def test_the_ascent_moves_only_the_trained_parameters_and_restores_them(
     checkpoint: Kinds, which: Trainable, ascent: Ascent
 ) -> None:
     model = load_model(checkpoint("bert"), 128)
     options = TrainOptions.of(TrainerSettings(), {**SMALL, "ascent": ascent, "trainable": which, "steps": 1})
     options = TrainOptions.of(TrainerSettings(), {**options.record(), "learning_rate": 1e-30})
     with torch.no_grad():
-        model.network.get_parameter("classifier.bias").fill_(1.0)  # beside 0, even 1e-30 is a change
+        model.network.get_parameter("classifier.bias").fill_(1.0)  # an update of 1e-30 would change a bias of 0
     before = weights(model)
-    seen: list[dict[bool, Tensor]] = []  # the trained and the frozen parameters, at every forward
+    seen: list[dict[bool, Tensor]] = []  # the trained and the frozen parameters at every forward
 
-    def look(*_: object) -> None:
+    def record_parameters(*_: object) -> None:
         parts = [(p.requires_grad, p.detach().flatten()) for p in model.network.parameters()]
         seen.append({learns: torch.cat([p for of, p in parts if of == learns]) for learns in (True, False)})
 
-    hook = model.network.get_submodule("classifier").register_forward_hook(look)
+    hook = model.network.get_submodule("classifier").register_forward_hook(record_parameters)
     train(model, pairs_of(model), encode_groups(model.encoder, GROUPS), options, lambda *_: None)
     hook.remove()
     assert all(torch.equal(state[False], seen[0][False]) for state in seen)
@@ -168,7 +166,9 @@ def test_the_ascent_moves_the_trained_parameters_alone_and_brings_them_back(
     assert changed(before, weights(model)) == set()
 
 
-def test_the_same_seed_gives_the_same_adapters_and_torchs_own_stream_is_left_alone(checkpoint: Kinds) -> None:
+def test_the_same_seed_gives_the_same_adapters_without_touching_the_global_random_state(
+    checkpoint: Kinds,
+) -> None:
     first, again, other = (load_model(checkpoint("bert"), 128) for _ in range(3))
     torch.manual_seed(1)
     run(first, "lora", "none", seed=3)
@@ -181,7 +181,7 @@ def test_the_same_seed_gives_the_same_adapters_and_torchs_own_stream_is_left_alo
     assert changed(weights(first), weights(other)) != set()
 
 
-def test_a_run_that_is_stopped_leaves_a_network_without_adapters_that_can_be_trained_again(
+def test_a_stopped_run_leaves_a_trainable_network_without_adapters(
     checkpoint: Kinds,
 ) -> None:
     model = load_model(checkpoint("llama"), 128)
@@ -216,14 +216,14 @@ HEADS = {
 
 
 @pytest.mark.parametrize(("kind", "parts"), HEADS.items())
-def test_the_head_of_each_family_is_what_the_table_says(kind: str, parts: set[str]) -> None:
+def test_the_head_of_each_family_has_the_expected_modules(kind: str, parts: set[str]) -> None:
     network = make_network(kind)
     head = {id(parameter) for parameter in head_of(network)}
     assert {name.split(".")[0] for name, p in network.named_parameters() if id(p) in head} == parts
 
 
 @pytest.mark.parametrize("which", ["head", "lora"])
-def test_a_network_without_a_head_of_its_own_is_refused(which: Trainable) -> None:
+def test_a_network_without_a_head_is_rejected(which: Trainable) -> None:
     backbone = make_network("bert").base_model
     assert isinstance(backbone, PreTrainedModel)
     with (

@@ -51,12 +51,12 @@ SMALL: Mapping[str, Any] = {
 }
 
 
-def nothing(_step: int, _report: StepReport) -> None:
+def ignore_step(_step: int, _report: StepReport) -> None:
     pass
 
 
 def run(
-    path: Path, on_step: Callable[[int, StepReport], None] = nothing, pairs: int = 24, **changes: Any
+    path: Path, on_step: Callable[[int, StepReport], None] = ignore_step, pairs: int = 24, **changes: Any
 ) -> tuple[RewardModel, TrainReport]:
     model = load_model(path, 128)
     options = TrainOptions.of(TrainerSettings(), {**SMALL, **changes})
@@ -87,7 +87,7 @@ def test_the_same_seed_gives_the_same_parameters(checkpoint: Kinds, kind: Kind, 
     assert not torch.equal(parameters(first), parameters(load_model(checkpoint(kind), 128)))
 
 
-def test_a_rate_that_is_not_asked_for_is_the_ascents_own() -> None:
+def test_an_ascent_rate_that_is_not_given_defaults_to_that_of_the_ascent() -> None:
     def rate(changes: Mapping[str, Any], **settings: Any) -> float:
         return TrainOptions.of(TrainerSettings(_env_file=None, **settings), changes).ascent_rate
 
@@ -99,7 +99,7 @@ def test_a_rate_that_is_not_asked_for_is_the_ascents_own() -> None:
     assert rate({"ascent": "joint"}, ascent="sgd", ascent_rate=3.0) == ASCENT_RATES["joint"]
 
 
-def test_samples_that_outscore_what_was_chosen_are_lowered(checkpoint: Kinds) -> None:
+def test_the_conservative_ascent_lowers_samples_that_outscore_chosen_responses(checkpoint: Kinds) -> None:
     @torch.inference_mode()
     def gap(model: RewardModel) -> float:
         chosen = [pair.chosen for pair in encode_pairs(model.encoder, PREFERENCES)]
@@ -112,7 +112,7 @@ def test_samples_that_outscore_what_was_chosen_are_lowered(checkpoint: Kinds) ->
     assert gap(conservative) < gap(vanilla) - 0.1
 
 
-def test_metarm_without_ascent_is_vanilla_bit_for_bit(checkpoint: Kinds) -> None:
+def test_metarm_with_ascent_rate_zero_equals_vanilla_bit_for_bit(checkpoint: Kinds) -> None:
     metarm, with_difference = run(checkpoint("bert"), ascent="sgd", ascent_rate=0.0, steps=20)
     vanilla, without = run(checkpoint("bert"), ascent="none", steps=20)
     assert torch.equal(parameters(metarm), parameters(vanilla))
@@ -121,7 +121,7 @@ def test_metarm_without_ascent_is_vanilla_bit_for_bit(checkpoint: Kinds) -> None
     assert None not in {step.difference for step in with_difference.curve}
 
 
-def test_the_ascent_changes_what_is_learnt(checkpoint: Kinds) -> None:
+def test_the_ascent_changes_the_trained_parameters(checkpoint: Kinds) -> None:
     metarm, _ = run(checkpoint("bert"), ascent="sgd")
     vanilla, _ = run(checkpoint("bert"), ascent="none")
     assert not torch.equal(parameters(metarm), parameters(vanilla))
@@ -130,10 +130,10 @@ def test_the_ascent_changes_what_is_learnt(checkpoint: Kinds) -> None:
 def test_a_vanilla_run_needs_no_groups(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
     options = TrainOptions.of(TrainerSettings(), {**SMALL, "ascent": "none"})
-    assert train(model, encode_pairs(model.encoder, PREFERENCES), [], options, nothing).steps == 5
+    assert train(model, encode_pairs(model.encoder, PREFERENCES), [], options, ignore_step).steps == 5
 
 
-def test_every_step_is_reported_as_it_is_done(checkpoint: Kinds) -> None:
+def test_every_step_is_reported_when_it_is_done(checkpoint: Kinds) -> None:
     seen: list[tuple[int, StepReport]] = []
     _, report = run(checkpoint("bert"), on_step=lambda step, r: seen.append((step, r)))
     assert [step for step, _ in seen] == [1, 2, 3, 4, 5]
@@ -141,7 +141,7 @@ def test_every_step_is_reported_as_it_is_done(checkpoint: Kinds) -> None:
     assert (report.steps, report.stopped_by) == (5, "steps")
 
 
-def test_the_time_limit_stops_a_run_and_the_report_says_so(checkpoint: Kinds) -> None:
+def test_the_time_limit_stops_a_run_and_is_named_in_the_report(checkpoint: Kinds) -> None:
     _, report = run(checkpoint("bert"), on_step=lambda *_: time.sleep(0.06), steps=100, time_limit_s=0.1)
     assert report.stopped_by == "time_limit"
     assert 1 <= report.steps < 100
@@ -150,14 +150,14 @@ def test_the_time_limit_stops_a_run_and_the_report_says_so(checkpoint: Kinds) ->
     assert report.summary()["stopped_by"] == "time_limit"
 
 
-def test_a_run_that_ends_with_its_time_was_stopped_by_its_steps(checkpoint: Kinds) -> None:
+def test_a_run_that_completes_its_steps_at_the_time_limit_is_stopped_by_its_steps(checkpoint: Kinds) -> None:
     _, report = run(checkpoint("bert"), steps=1, time_limit_s=1e-9)
     assert (report.steps, report.stopped_by) == (1, "steps")
 
 
 @pytest.mark.parametrize("ascent", ["sgd", "none"])
 @pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_a_few_pairs_are_learnt_by_heart(checkpoint: Kinds, kind: Kind, ascent: Ascent) -> None:
+def test_a_few_pairs_are_memorised(checkpoint: Kinds, kind: Kind, ascent: Ascent) -> None:
     model, report = run(
         checkpoint(kind), pairs=4, ascent=ascent, steps=40, learning_rate=5e-3, ascent_rate=0.01
     )
@@ -167,7 +167,7 @@ def test_a_few_pairs_are_learnt_by_heart(checkpoint: Kinds, kind: Kind, ascent: 
     assert all(c > r for c, r in zip(scores.chosen, scores.rejected, strict=True))
 
 
-def test_the_loss_options_reach_the_update_and_zero_is_off(checkpoint: Kinds) -> None:
+def test_the_loss_options_change_the_update_and_zero_disables_them(checkpoint: Kinds) -> None:
     plain, _ = run(checkpoint("bert"))
     off, _ = run(checkpoint("bert"), label_smoothing=0.0, center_rewards_coefficient=0.0)
     smoothed, _ = run(checkpoint("bert"), label_smoothing=0.2)
@@ -181,7 +181,7 @@ def test_the_loss_options_reach_the_update_and_zero_is_off(checkpoint: Kinds) ->
 @pytest.mark.parametrize("trainable", ["full", "lora", "head"])
 @pytest.mark.parametrize("ascent", ["none", "sgd", "second_order"])
 @pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
-def test_gradient_checkpointing_changes_nothing_that_is_learnt(
+def test_gradient_checkpointing_does_not_change_the_trained_parameters(
     checkpoint: Kinds, kind: Kind, ascent: Ascent, trainable: Trainable
 ) -> None:
     plain, _ = run(checkpoint(kind), ascent=ascent, trainable=trainable, steps=3)
@@ -192,7 +192,7 @@ def test_gradient_checkpointing_changes_nothing_that_is_learnt(
 
 @pytest.mark.parametrize("saving", [False, True])
 @pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
-def test_in_bfloat16_gradients_point_the_same_way_and_stay_float32(
+def test_in_bfloat16_gradients_keep_their_direction_and_stay_float32(
     checkpoint: Kinds, kind: Kind, saving: bool
 ) -> None:
     model = load_model(checkpoint(kind), 128)
@@ -215,7 +215,7 @@ def test_in_bfloat16_gradients_point_the_same_way_and_stay_float32(
         assert model.scores([pairs[0].chosen]).dtype == torch.float32
         seen.clear()
         score_pairs(model, pairs)
-        assert seen == {torch.float32}  # what is judged is what would be served
+        assert seen == {torch.float32}  # the evaluation uses the precision of serving
     assert reduced.dtype == torch.float32
     assert not torch.equal(reduced, exact)
     assert torch.cosine_similarity(reduced, exact, dim=0) > 0.99
@@ -238,7 +238,7 @@ def test_every_variant_learns_in_bfloat16_and_leaves_float32_weights(
     assert report.summary()["loss_last"] < report.summary()["loss_first"]
 
 
-def test_whoever_watches_may_stop_a_run(checkpoint: Kinds) -> None:
+def test_the_callback_can_stop_a_run(checkpoint: Kinds) -> None:
     steps: list[int] = []
 
     def on_step(step: int, _: StepReport) -> None:
@@ -251,26 +251,26 @@ def test_whoever_watches_may_stop_a_run(checkpoint: Kinds) -> None:
     assert steps == [1, 2, 3]
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(checkpoint: Kinds) -> None:
+def test_a_non_finite_loss_ends_the_run(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
     with torch.no_grad():
         model.network.get_parameter("classifier.weight").fill_(math.nan)
     options = TrainOptions.of(TrainerSettings(), SMALL)
     pairs, groups = encode_pairs(model.encoder, PREFERENCES), encode_groups(model.encoder, GROUPS)
     with pytest.raises(TrainingError, match=r"^step 1: scores that are not finite, in the groups g\d+, g\d+$"):
-        train(model, pairs, groups, options, nothing)
+        train(model, pairs, groups, options, ignore_step)
     options = dataclasses.replace(options, ascent="none")
     with pytest.raises(TrainingError, match=r"^step 1: the preference loss is not a finite number"):
-        train(model, pairs, groups, options, nothing)
+        train(model, pairs, groups, options, ignore_step)
 
 
-def test_what_a_job_asks_for_goes_over_the_settings() -> None:
+def test_the_options_of_a_job_override_the_settings() -> None:
     options = TrainOptions.of(TrainerSettings(steps=9, seed=5), {"steps": 3, "ascent": "none"})
     assert (options.steps, options.seed, options.ascent) == (3, 5, "none")
     assert options.record() == dataclasses.asdict(options)
 
 
-def test_held_out_scores_are_the_models_own_pair_by_pair(checkpoint: Kinds) -> None:
+def test_held_out_scores_equal_those_of_each_pair_alone(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
     pairs = encode_pairs(model.encoder, PREFERENCES)
     scores = score_pairs(model, pairs)
@@ -279,7 +279,7 @@ def test_held_out_scores_are_the_models_own_pair_by_pair(checkpoint: Kinds) -> N
         assert scores.rejected == pytest.approx([model.scores([p.rejected]).item() for p in pairs], abs=1e-5)
 
 
-def test_the_summary_averages_the_first_and_last_tenth() -> None:
+def test_the_summary_averages_the_first_and_the_last_tenth_of_the_steps() -> None:
     curve = [StepReport(loss=float(i), difference=None, grad_norm=1.0, learning_rate=1e-5) for i in range(30)]
     summary = TrainReport(30, "steps", 1.26, curve).summary()
     assert summary == {
@@ -293,7 +293,7 @@ def test_the_summary_averages_the_first_and_last_tenth() -> None:
     }
 
 
-def test_a_meta_gradient_every_third_update_is_computed_as_often_and_used_in_between(checkpoint: Kinds) -> None:
+def test_a_meta_gradient_is_computed_every_third_update_and_reused_in_between(checkpoint: Kinds) -> None:
     model, report = run(checkpoint("bert"), ascent="joint", ascent_rate=2.0, meta_every=3)
     assert [step.difference is not None for step in report.curve] == [True, False, False, True, False]
     vanilla, _ = run(checkpoint("bert"), ascent="none")
@@ -302,6 +302,6 @@ def test_a_meta_gradient_every_third_update_is_computed_as_often_and_used_in_bet
     assert not torch.equal(parameters(model), parameters(every))
 
 
-def test_second_order_takes_no_old_meta_gradient(checkpoint: Kinds) -> None:
+def test_second_order_rejects_a_reused_meta_gradient(checkpoint: Kinds) -> None:
     with pytest.raises(ConfigurationError, match="meta_every must be 1"):
         run(checkpoint("bert"), ascent="second_order", meta_every=2)
