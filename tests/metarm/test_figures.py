@@ -53,15 +53,15 @@ def test_the_spread_averages_over_the_pairs_of_a_group_and_then_over_groups(seed
 def test_agreement_is_the_share_of_the_parents_ordered_pairs_that_the_candidate_orders_alike(seed: int) -> None:
     one = rows(seed)
     other = like(one, seed)
-    points, said = 0.0, 0
+    points, ordered = 0.0, 0
     for a, b in zip(one, other, strict=True):
         for i in range(len(a)):
             for j in range(i):
                 was, is_ = np.sign(a[i] - a[j]), np.sign(b[i] - b[j])
                 if was != 0:
-                    said += 1
+                    ordered += 1
                     points += 1.0 if was == is_ else 0.5 if is_ == 0 else 0.0
-    assert agreement(one, other) == pytest.approx(points / said)
+    assert agreement(one, other) == pytest.approx(points / ordered)
     assert agreement(one, one) == 1.0
     assert agreement(one, [[-r for r in row] for row in one]) == 0.0
 

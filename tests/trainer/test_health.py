@@ -26,6 +26,6 @@ def test_the_health_check_succeeds_while_a_trainer_holds_the_place(
 
 
 def test_without_redis_the_health_check_fails_with_an_unknown_state() -> None:
-    gone = health("redis://127.0.0.1:1")
-    assert gone.returncode == 1
-    assert "the trainer's state is unknown" in gone.stderr
+    unreachable = health("redis://127.0.0.1:1")
+    assert unreachable.returncode == 1
+    assert "the trainer's state is unknown" in unreachable.stderr

@@ -194,9 +194,9 @@ def test_a_failing_tracker_does_not_fail_the_run_and_is_logged_once_and_counted(
     job = bench.run()
     assert job.status == "published", job
     assert bench.jobs.tracker_failures() == {"tensorboard": 1}
-    said = [record.getMessage() for record in caplog.records if record.name == "trainer.tracking"]
-    assert len(said) == 1
-    assert said[0].startswith("the run goes on without tensorboard: ")
+    messages = [record.getMessage() for record in caplog.records if record.name == "trainer.tracking"]
+    assert len(messages) == 1
+    assert messages[0].startswith("the run goes on without tensorboard: ")
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def conversation(*turns: tuple[str, str]) -> list[Message]:
     return [Message(role=role, content=content) for role, content in turns]
 
 
-def alone(encoder: Encoder, prompt: Prompt, responses: Sequence[str]) -> list[Encoded]:
+def encode_alone(encoder: Encoder, prompt: Prompt, responses: Sequence[str]) -> list[Encoded]:
     return [encode_one(encoder, prompt, response) for response in responses]
 
 
@@ -182,7 +182,7 @@ def test_a_group_is_encoded_like_each_of_its_responses_alone(checkpoint: Kinds, 
     prompt = PROMPT
     responses = ["Yes.", RESPONSE * 9, "", RESPONSE, "No.", RESPONSE * 2, "Yes."]
     encoded = encoder.encode([(prompt, responses), ("Two?", ["Yes."])])
-    assert encoded == [alone(encoder, prompt, responses), alone(encoder, "Two?", ["Yes."])]
+    assert encoded == [encode_alone(encoder, prompt, responses), encode_alone(encoder, "Two?", ["Yes."])]
     assert {e.truncated for e in encoded[0]} == {True, False}
 
 
@@ -190,7 +190,7 @@ def test_a_truncated_response_does_not_shorten_the_prompt_of_the_next_response(c
     encoder = load_encoder(checkpoint("bert"), 24)
     (group,) = encoder.encode([(PROMPT, [RESPONSE * 9, "Yes.", RESPONSE * 2, "No."])])
     assert [e.truncated for e in group] == [True, False, True, False]
-    assert group == alone(encoder, PROMPT, [RESPONSE * 9, "Yes.", RESPONSE * 2, "No."])
+    assert group == encode_alone(encoder, PROMPT, [RESPONSE * 9, "Yes.", RESPONSE * 2, "No."])
 
 
 def test_truncation_and_padding_stored_in_the_tokenizer_are_ignored(checkpoint: Kinds) -> None:

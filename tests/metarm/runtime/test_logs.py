@@ -50,8 +50,8 @@ def speak(**environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("format_", ["console", "json"])
 def test_no_log_line_contains_a_secret(format_: str) -> None:
     done = speak(METARM_LOG_FORMAT=format_, WANDB_API_KEY="request-1")
-    said = done.stdout + done.stderr
-    assert "***" in said
+    output = done.stdout + done.stderr
+    assert "***" in output
     for secret in (
         KEY,
         PASSWORD,
@@ -60,7 +60,7 @@ def test_no_log_line_contains_a_secret(format_: str) -> None:
         "other-secret",
         "request-1",
     ):
-        assert secret not in said
+        assert secret not in output
 
 
 def test_a_json_line_is_one_object_with_the_bound_fields() -> None:
@@ -112,16 +112,16 @@ assert list(progress_bar([1, 2, 3], "counting", "number")) == [1, 2, 3]
         check=True,
     )
     os.close(theirs)
-    said = _read(ours) if terminal else done.stderr
-    assert (b"counting" in said) == (format_ == "console" and terminal)
+    output = _read(ours) if terminal else done.stderr
+    assert (b"counting" in output) == (format_ == "console" and terminal)
 
 
 def _read(terminal: int) -> bytes:
-    said = b""
+    output = b""
     try:
         while chunk := os.read(terminal, 4096):
-            said += chunk
+            output += chunk
     except OSError:  # the other end is closed
         pass
     os.close(terminal)
-    return said
+    return output

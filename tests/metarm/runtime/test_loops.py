@@ -48,9 +48,9 @@ def test_a_loop_continues_after_any_error_and_counts_each_one(
     with caplog.at_level(logging.INFO):
         asyncio.run(main())
     assert counted == ["swapper"] * 3
-    said = [record.getMessage() for record in caplog.records]
-    assert said[0] == "swapper failed; retrying: OSError: [Errno 116] Stale file handle"
-    assert said[3] == "swapper works again"
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0] == "swapper failed; retrying: OSError: [Errno 116] Stale file handle"
+    assert messages[3] == "swapper works again"
     assert [bool(record.exc_info) for record in caplog.records] == [True, True, False, False]
 
 

@@ -69,8 +69,8 @@ def test_a_released_lease_is_distinguished_from_one_that_redis_has_lost(redis_cl
     assert leases.release("a")
     assert not leases.release("a")
     assert leases.renew("a", 60.0) is None
-    (gone,) = leases.all().values()
-    assert gone.version is None
+    (released,) = leases.all().values()
+    assert released.version is None
     leases.restore("a", "v000001", 60.0)  # released: not restored
     leases.restore("b", "v000002", 60.0)  # lost: restored
     assert {name: entry.version for name, entry in leases.all().items()} == {"a": None, "b": "v000002"}
