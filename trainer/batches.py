@@ -22,14 +22,14 @@ from trainer.meta_update import centering_loss, contrast, difference_loss, prefe
 Item = TypeVar("Item")
 
 
-class Costly(Protocol):
+class HasTokens(Protocol):
     """An item of a micro-batch; micro-batches are bounded by their tokens."""
 
     @property
     def tokens(self) -> int: ...
 
 
-Load = TypeVar("Load", bound=Costly)
+Load = TypeVar("Load", bound=HasTokens)
 
 
 @dataclass(frozen=True, slots=True)

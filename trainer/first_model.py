@@ -58,13 +58,13 @@ def run(settings: FirstModelSettings, stop: threading.Event) -> None:
         from metarm.runtime.cores import usable_cores
         from trainer.bootstrap import first_checkpoint, first_manifest, publish_first
         from trainer.fine_tuning import TrainingSchedule, fine_tune
-        from trainer.learning_curve import refuse_to_draw
+        from trainer.learning_curve import check_drawable
         from trainer.preferences import load_preferences
 
     quiet_transformers()
     torch.set_num_threads(settings.train_threads or usable_cores())
     if settings.curve is not None:
-        refuse_to_draw(settings.curve)
+        check_drawable(settings.curve)
     store.prepare()
     preferences = load_preferences(settings.preferences, settings.held_out_share, settings.max_held_out)
     model, missing_weights = first_checkpoint(settings)

@@ -52,7 +52,7 @@ class LearningCurve:
 
     def draw(self, path: Path) -> None:
         """Write a PNG of both curves."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # optional: `refuse_to_draw` checks for it
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # optional: `check_drawable` checks for it
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9.0, 3.6), layout="constrained")
@@ -66,7 +66,7 @@ class LearningCurve:
         figure.savefig(path, format="png", dpi=120)
 
 
-def refuse_to_draw(path: Path) -> None:
+def check_drawable(path: Path) -> None:
     """Raise ConfigurationError where a picture cannot be written to `path`; call it before the training."""
     if find_spec("matplotlib") is None:
         raise ConfigurationError("--curve needs matplotlib: pip install matplotlib, or leave it out")

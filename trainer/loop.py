@@ -109,7 +109,7 @@ class Trainer:
         """Bring one job to its end. Raises TrainerReplacedError, redis.RedisError, and OSError if the store
         cannot be read or a version on disk cannot be promoted: the job then stays active. Training starts at
         most MAX_ATTEMPTS times."""
-        decided = self._decided(job) if job.attempts else None
+        decided = self._recorded_outcome(job) if job.attempts else None
         try:
             if decided:  # an earlier attempt published or rejected it, and ended before it recorded that
                 self._finish(job, decided, resumed=True)
@@ -129,7 +129,7 @@ class Trainer:
         except MetaRMError as error:
             self._fail(job, error)
         except Exception as error:
-            if isinstance(error, OSError) and self._decided(job):
+            if isinstance(error, OSError) and self._recorded_outcome(job):
                 raise  # the outcome is on disk: the next turn records it
             log.exception("%s failed", job.id)
             self._fail(job, MetaRMError.unexpected(error))
@@ -244,7 +244,7 @@ class Trainer:
         except redis.RedisError as error:
             log.warning("%s goes on without Redis: %s", job.id, error)
 
-    def _decided(self, job: Job) -> str | None:
+    def _recorded_outcome(self, job: Job) -> str | None:
         """The version that this job published or rejected; None if it did not come so far."""
         for name in [*self._store.names(), *self._store.rejected()]:
             try:

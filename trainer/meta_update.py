@@ -1,8 +1,8 @@
 """The paper on one page: losses, and one MetaRM update. Pure: no Redis, no disk, no settings.
 
-Dou et al., "MetaRM: Shifted Distributions Alignment via Meta-Learning" (arXiv 2405.00438).
-Notation: θ the reward model's parameters, L the preference loss on n labelled pairs, J the
-difference loss on m prompts × k unlabelled responses of the shifted policy, η the ascent rate.
+Dou et al., "MetaRM: Shifted Distributions Alignment via Meta-Learning" (arXiv 2405.00438). Notation: θ the
+reward model's parameters, D the labelled preferences, L the preference loss on n pairs of D, J the difference
+loss on m prompts × k unlabelled responses of the shifted policy, η the ascent rate.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def load_preferences(path: Path | None, held_out_share: float, max_held_out: int
     return PreferenceSet(str(file), digest, train, held_out[:max_held_out], held_out_share)
 
 
-def load_or_refuse(settings: LearningSettings) -> PreferenceSet | ConfigurationError:
+def load_or_error(settings: LearningSettings) -> PreferenceSet | ConfigurationError:
     """The preferences that the settings name, or the reason why they cannot be used. Scoring does not need
     them: the trainer starts without them, and each retrain fails with this reason."""
     try:

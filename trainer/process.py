@@ -26,7 +26,7 @@ from metarm.store.versions import VersionStore
 from trainer.bootstrap import ensure_first_version
 from trainer.heartbeat import Heartbeat
 from trainer.loop import Trainer
-from trainer.preferences import PreferenceSet, load_or_refuse
+from trainer.preferences import PreferenceSet, load_or_error
 from trainer.settings import TrainerSettings
 from trainer.store_clerk import StoreClerk
 from trainer.tracking import Trackers
@@ -42,7 +42,7 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
     try:
         store.prepare()
         clerk.start()
-        preferences = load_or_refuse(settings)
+        preferences = load_or_error(settings)
         ensure_first_version(store, settings, preferences, stop)
         heartbeat.announce(_status(settings, preferences))
         torch.set_num_threads(settings.train_threads or usable_cores())

@@ -124,7 +124,7 @@ class Reporter:
         try:
             self._waiting.put_nowait(record)
         except queue.Full:
-            self._give_up(f"{MOST_WAITING} records are waiting")
+            self._give_up(f"{self._waiting.maxsize} records are waiting")
 
     def _work(self, config: dict[str, Any]) -> None:
         try:

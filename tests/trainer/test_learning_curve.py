@@ -6,7 +6,7 @@ import pytest
 
 from metarm.errors import ConfigurationError
 from trainer import learning_curve
-from trainer.learning_curve import LearningCurve, refuse_to_draw
+from trainer.learning_curve import LearningCurve, check_drawable
 
 CURVE = LearningCurve([0.8, 0.6, 0.4, 0.2], [(0, 0.5), (2, 0.625), (4, 0.75)])
 
@@ -45,7 +45,7 @@ def test_both_curves_are_drawn_as_a_png(tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_drawing_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse_to_draw(tmp_path / "curve.png")
+    check_drawable(tmp_path / "curve.png")
     monkeypatch.setattr(learning_curve, "find_spec", lambda _: None)
     with pytest.raises(ConfigurationError, match="matplotlib"):
-        refuse_to_draw(tmp_path / "curve.png")
+        check_drawable(tmp_path / "curve.png")

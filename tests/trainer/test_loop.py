@@ -41,7 +41,7 @@ from tests.tiny import Kind
 from trainer import retrain
 from trainer.heartbeat import Heartbeat, TrainerReplacedError
 from trainer.loop import MAX_ATTEMPTS, Trainer
-from trainer.preferences import PreferenceSet, load_or_refuse
+from trainer.preferences import PreferenceSet, load_or_error
 from trainer.settings import TrainerSettings
 from trainer.tracking import Trackers
 from trainer.training import TrainReport, train
@@ -116,7 +116,7 @@ def make_bench(
         jobs, log = JobBoard(redis_client), SampleLog(redis_client)
         heartbeat = Heartbeat(TrainerPresence(redis_client), Loops())
         assert heartbeat.take_place({}, threading.Event())
-        preferences = load_or_refuse(settings)
+        preferences = load_or_error(settings)
         retention = Retention(
             settings.store,
             partial(leased_versions, redis_client),

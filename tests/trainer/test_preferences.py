@@ -13,7 +13,7 @@ import pytest
 
 from metarm.errors import ConfigurationError
 from metarm.records import Preference
-from trainer.preferences import PreferenceSet, load_or_refuse, load_preferences, preference_of
+from trainer.preferences import PreferenceSet, load_or_error, load_preferences, preference_of
 from trainer.settings import TrainerSettings
 
 Rows = Sequence[Mapping[str, Any]]
@@ -232,7 +232,7 @@ def test_the_record_contains_file_digest_and_split(tmp_path: Path) -> None:
 
 def test_the_packaged_pairs_fill_both_sides_of_the_split() -> None:
     settings = TrainerSettings()
-    loaded = load_or_refuse(settings)
+    loaded = load_or_error(settings)
     assert isinstance(loaded, PreferenceSet)
     assert len(loaded.train) >= settings.bootstrap_pairs
     assert len(loaded.held_out) > 100
@@ -243,7 +243,7 @@ def test_the_packaged_pairs_fill_both_sides_of_the_split() -> None:
 def test_unusable_preferences_are_logged_and_do_not_end_the_trainer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    refused = load_or_refuse(TrainerSettings(preferences=tmp_path / "nowhere.jsonl"))
+    refused = load_or_error(TrainerSettings(preferences=tmp_path / "nowhere.jsonl"))
     assert isinstance(refused, ConfigurationError)
     assert "nowhere.jsonl" in caplog.text
 
