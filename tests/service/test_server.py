@@ -46,7 +46,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def test_a_failure_half_way_through_the_start_ends_what_was_started(
+def test_a_failed_start_stops_the_parts_already_started(
     settings: ServiceSettings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
@@ -71,7 +71,7 @@ def test_a_failure_half_way_through_the_start_ends_what_was_started(
     assert Fleet(redis_client).live() == []
 
 
-def test_an_error_of_the_store_ends_no_loop_and_is_shown_until_it_is_over(
+def test_a_store_error_stops_no_loop_and_is_reported_until_it_is_resolved(
     settings: ServiceSettings, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stale = threading.Event()
@@ -106,7 +106,7 @@ def test_an_error_of_the_store_ends_no_loop_and_is_shown_until_it_is_over(
     assert our_threads() == []
 
 
-def test_labels_that_cannot_be_read_stay_as_they_were_and_keep_no_server_from_starting(
+def test_unreadable_labels_keep_their_last_state_and_do_not_prevent_a_start(
     settings: ServiceSettings,
 ) -> None:
     labels = settings.store.root / "labels.json"

@@ -25,7 +25,7 @@ GROUPS = [
 ]
 
 
-def test_drift_shows_the_figures_of_what_was_answered_by_policy_step(
+def test_drift_reports_the_figures_of_answered_groups_by_policy_step(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Checkpoint
 ) -> None:
     reference = {**WIDE, "spread": 0.5, "low": -0.1, "high": 0.1}
@@ -72,7 +72,7 @@ def labels(process: Served) -> list[tuple[str, float, bool]]:
     return [(entry["version"], entry["share"], entry["loaded"]) for entry in process.http.get("/labels").json()]
 
 
-def test_a_canary_in_the_shadow_is_recorded_for_its_share_of_prompts_and_answers_nobody(
+def test_a_shadow_canary_is_compared_on_its_share_of_prompts_and_answers_no_request(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Checkpoint
 ) -> None:
     publish(tmp_path, checkpoint("bert"))

@@ -47,7 +47,7 @@ def group(prompt: Any = "What is it?", responses: list[str] | None = None) -> di
         ("/score", SOUND, group(responses=[f"{n} trains" * 5 for n in range(30)]), 413, "payload_too_large"),
     ],
 )
-def test_an_error_after_a_version_was_captured_names_it_and_other_requests_are_answered(
+def test_an_error_after_the_version_capture_names_the_version_and_other_requests_succeed(
     server: Served, path: str, version: str, asked: dict[str, Any], status: int, code: str
 ) -> None:
     answer = server.http.post(path, json={"groups": [asked], "version": version})
@@ -65,7 +65,9 @@ def test_an_error_after_a_version_was_captured_names_it_and_other_requests_are_a
         ({"groups": [group()], "min_version": "v000009"}, 409),
     ],
 )
-def test_an_error_before_that_names_none(server: Served, body: dict[str, Any], status: int) -> None:
+def test_an_error_before_the_version_capture_names_no_version(
+    server: Served, body: dict[str, Any], status: int
+) -> None:
     answer = server.http.post("/score", json=body)
     assert answer.status_code == status
     assert "x-rm-version" not in answer.headers

@@ -29,7 +29,7 @@ def overview(process: Served, since: float = 0.0) -> Overview:
     return Overview.model_validate(answer.json())  # what is documented is what is answered
 
 
-def test_the_overview_shows_what_the_server_does_just_now(
+def test_the_overview_reports_current_rates_latency_queue_and_versions(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Checkpoint
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
@@ -56,7 +56,7 @@ def test_the_overview_shows_what_the_server_does_just_now(
         assert overview(process, time.time() + 60).history.at == []
 
 
-def test_the_overview_follows_redis_the_trainer_and_its_job(
+def test_the_overview_reports_the_state_of_redis_the_trainer_and_its_job(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Checkpoint
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
@@ -84,7 +84,7 @@ def test_the_overview_follows_redis_the_trainer_and_its_job(
         assert [ill.part for ill in overview(process).degraded] == ["redis"]
 
 
-def test_a_server_without_a_version_has_an_overview_that_says_so(
+def test_the_overview_of_a_server_without_a_version_reports_it_as_degraded(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     with service_here(tmp_path, redis_process.url) as process:
@@ -95,7 +95,7 @@ def test_a_server_without_a_version_has_an_overview_that_says_so(
         assert seen.now.latency.p50_ms is None
 
 
-def test_the_newest_scores_of_two_versions_come_in_the_same_bins(
+def test_recent_scores_of_two_versions_use_the_same_histogram_bins(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Checkpoint
 ) -> None:
     publish(tmp_path, checkpoint("bert"))

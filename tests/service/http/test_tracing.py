@@ -70,7 +70,7 @@ def test_a_requests_spans_reach_the_collector_under_the_callers_trace(
         assert f'"trace_id":"{refused.trace}"' in process.output
 
 
-def test_nothing_of_the_sdk_is_imported_without_an_endpoint(
+def test_the_tracing_sdk_is_not_imported_without_an_endpoint(
     checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
@@ -86,7 +86,7 @@ def test_nothing_of_the_sdk_is_imported_without_an_endpoint(
 
 
 @pytest.mark.parametrize("answers", ["refused", "silent"])
-def test_an_endpoint_that_does_not_answer_leaves_scoring_and_stopping_as_they_are(
+def test_an_unresponsive_trace_endpoint_does_not_affect_scoring_or_shutdown(
     answers: str, checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, checkpoint("bert"))

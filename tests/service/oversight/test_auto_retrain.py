@@ -27,7 +27,7 @@ def state(process: Served) -> str:
 
 
 @pytest.mark.slow
-def test_two_servers_start_one_run_and_its_figures_are_in_the_job(
+def test_two_servers_trigger_one_run_and_the_job_records_the_trigger_figures(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"), reference={**WIDE, "spread": 1000.0})
@@ -71,7 +71,7 @@ def test_two_servers_start_one_run_and_its_figures_are_in_the_job(
         one.wait_until(lambda: board.active() is not None)
 
 
-def test_nothing_starts_without_a_reference_or_while_the_spread_holds(
+def test_no_run_starts_without_a_reference_or_with_a_sufficient_spread(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"), reference=None)
@@ -88,7 +88,7 @@ def test_nothing_starts_without_a_reference_or_while_the_spread_holds(
         assert JobBoard(client).recent(10) == []
 
 
-def test_manual_is_the_default_and_says_so(
+def test_retrain_is_manual_by_default_and_drift_reports_it(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"))

@@ -81,7 +81,9 @@ async def running(model: RewardModel, *, queue_tokens: int = 10**6) -> AsyncIter
             yield Bench(shadow, parts, LoadedVersion("v000002", model), plans, queued, seen)
 
 
-def test_a_group_is_compared_with_what_the_other_version_would_have_served(checkpoint: Kinds) -> None:
+def test_a_group_is_compared_with_the_scores_that_the_other_version_would_have_served(
+    checkpoint: Kinds,
+) -> None:
     model = load_model(checkpoint("bert"), 128)
 
     async def main() -> None:
@@ -99,7 +101,7 @@ def test_a_group_is_compared_with_what_the_other_version_would_have_served(check
     asyncio.run(main())
 
 
-def test_nothing_is_scored_while_requests_wait_and_all_of_it_afterwards(checkpoint: Kinds) -> None:
+def test_shadow_groups_are_scored_only_when_no_request_waits(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
 
     async def main() -> None:
@@ -115,7 +117,7 @@ def test_nothing_is_scored_while_requests_wait_and_all_of_it_afterwards(checkpoi
     asyncio.run(main())
 
 
-def test_while_requests_always_wait_a_fiftieth_of_all_that_is_scored_is_scored_in_the_shadow(
+def test_under_constant_load_shadow_scoring_takes_a_fiftieth_of_the_scored_tokens(
     checkpoint: Kinds,
 ) -> None:
     model = load_model(checkpoint("bert"), 128)
@@ -142,7 +144,7 @@ def test_while_requests_always_wait_a_fiftieth_of_all_that_is_scored_is_scored_i
     asyncio.run(main())
 
 
-def test_the_most_urgent_plan_is_served_first_and_the_others_keep_a_place_of_their_own(
+def test_the_most_urgent_plan_runs_first_and_each_plan_has_its_own_queue_limit(
     checkpoint: Kinds,
 ) -> None:
     model = load_model(checkpoint("bert"), 128)
@@ -167,7 +169,7 @@ def test_the_most_urgent_plan_is_served_first_and_the_others_keep_a_place_of_the
     asyncio.run(main())
 
 
-def test_a_long_group_is_scored_in_pieces_that_a_request_need_not_wait_long_for(checkpoint: Kinds) -> None:
+def test_a_long_group_is_scored_in_small_slices(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
 
     async def main() -> None:
@@ -181,7 +183,7 @@ def test_a_long_group_is_scored_in_pieces_that_a_request_need_not_wait_long_for(
     asyncio.run(main())
 
 
-def test_whatever_is_not_scored_is_counted_by_reason_and_ends_nothing(checkpoint: Kinds) -> None:
+def test_dropped_groups_are_counted_by_reason_and_later_groups_are_still_scored(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
     token = model.encoder.tokenizer.convert_tokens_to_ids("first")
     assert isinstance(token, int)
@@ -211,7 +213,7 @@ def test_whatever_is_not_scored_is_counted_by_reason_and_ends_nothing(checkpoint
     asyncio.run(main())
 
 
-def test_traffic_is_taken_at_once_looked_at_in_small_turns_and_dropped_beyond_a_bound(
+def test_traffic_is_queued_processed_in_small_batches_and_dropped_beyond_a_limit(
     checkpoint: Kinds,
 ) -> None:
     model = load_model(checkpoint("bert"), 128)

@@ -69,7 +69,7 @@ def scaled(factor: float) -> list[float]:
         (0.0, 0.0, 0.0, "spread ratio is 0.000"),  # nothing is nothing in any unit
     ],
 )
-def test_a_breach_is_a_low_spread_in_its_own_unit_or_another_order(
+def test_a_low_normalised_spread_or_a_reversed_order_is_a_breach(
     own: float, other: float, factor: float, mentions: str | None
 ) -> None:
     reasons = breaches(watched(own, other, [(scaled(factor), SCORES)] * 3), RULES)
@@ -87,7 +87,7 @@ def test_a_breach_is_a_low_spread_in_its_own_unit_or_another_order(
         (1.0, 2, 2, None),  # too few groups
     ],
 )
-def test_another_order_is_a_breach_where_the_parent_tells_responses_apart(
+def test_a_different_order_is_a_breach_only_if_the_parent_separates_the_responses(
     parent_spread: float, swapped: int, groups: int, mentions: str | None
 ) -> None:
     ranks = [0.0, 1.0, 2.0, 3.0]
@@ -97,7 +97,7 @@ def test_another_order_is_a_breach_where_the_parent_tells_responses_apart(
     assert mentions is None or mentions in reasons[0]
 
 
-def test_another_order_by_chance_is_no_breach() -> None:
+def test_a_different_order_within_chance_is_no_breach() -> None:
     """As much disagreement as before, in groups so different that it may be chance."""
     ranks = [0.0, 1.0, 2.0, 3.0]
     pairs = [(ranks, ranks), (ranks, ranks), (ranks[::-1], ranks)]
@@ -109,14 +109,14 @@ def test_another_order_by_chance_is_no_breach() -> None:
     assert len(breaches(watched(1.0, 1.0, pairs * 20), LOOSE)) == 1
 
 
-def test_too_few_groups_say_nothing_but_one_score_that_is_no_number_does() -> None:
+def test_too_few_groups_are_no_breach_but_one_non_finite_score_is() -> None:
     found = watched(1.0, 1.0, [(scaled(-0.1), SCORES)] * 2)
     assert breaches(found, RULES) == []
     found.drift.non_finite = 1
     assert "failed with a non-finite score" in breaches(found, RULES)[0]
 
 
-def test_what_was_counted_before_the_watch_began_is_not_its_own() -> None:
+def test_counts_from_before_the_watch_are_excluded() -> None:
     found = watched(1.0, 1.0, [])
     found.drift.add(Figures.of_group(SCORES, [1, 2, 3, 4], 0, found.drift.reference), None)
     found.groups_before, found.non_finite_before, found.drift.non_finite = 1, 2, 2
@@ -136,7 +136,7 @@ def test_what_was_counted_before_the_watch_began_is_not_its_own() -> None:
         ("passed", "rolled_back", "rolled_back"),
     ],
 )
-def test_servers_that_end_a_watch_in_any_order_keep_its_gravest_outcome(
+def test_several_servers_record_the_most_severe_outcome_of_a_watch_in_any_order(
     first: Outcome, then: Outcome, kept: Outcome, redis_client: redis.Redis
 ) -> None:
     board = WatchBoard(redis_client)
@@ -146,7 +146,7 @@ def test_servers_that_end_a_watch_in_any_order_keep_its_gravest_outcome(
     assert board.read() == {"v000002": WatchRecord("v000002", "v000001", kept, 1.5, "why", {"groups": 3})}
 
 
-def test_a_rollback_that_fails_is_said_and_tried_again_and_one_without_redis_is_saved_later(
+def test_a_failed_rollback_is_reported_and_retried_and_its_record_is_saved_when_redis_returns(
     tmp_path: Path,
     redis_process: RedisProcess,
     checkpoint: Callable[[Kind], Path],
@@ -253,7 +253,7 @@ def ended(process: Served, version: str) -> dict[str, Any]:
     return found[0]
 
 
-def test_a_version_that_reverses_its_parent_is_rolled_back_and_a_restart_and_a_person_know_it(
+def test_a_reversed_version_is_rolled_back_and_a_manual_activation_after_a_restart_is_not_watched(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"), reference=WIDE)
@@ -291,7 +291,7 @@ def test_a_version_that_reverses_its_parent_is_rolled_back_and_a_restart_and_a_p
         assert (serving(process), drift(process)["versions"][0]["shadow"]) == ("v000002", [])
 
 
-def test_an_equal_version_passes_and_later_ones_fall_by_a_constant_or_a_score_that_is_no_number(
+def test_an_equal_version_passes_and_constant_or_non_finite_scores_cause_a_rollback(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     for _ in range(2):
@@ -332,7 +332,7 @@ def test_an_equal_version_passes_and_later_ones_fall_by_a_constant_or_a_score_th
     assert [record["version"] for record in taken_back] == ["v000005", "v000004"]
 
 
-def test_a_watch_goes_on_after_a_restart_and_ends_when_another_version_is_made_current(
+def test_a_watch_continues_after_a_restart_and_ends_when_another_version_becomes_current(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
@@ -350,7 +350,7 @@ def test_a_watch_goes_on_after_a_restart_and_ends_when_another_version_is_made_c
         assert watching(process) is None
 
 
-def test_what_one_of_two_servers_rolls_back_the_other_leaves_and_lists(
+def test_a_rollback_by_one_server_ends_the_watch_on_the_other_which_lists_it_too(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"))

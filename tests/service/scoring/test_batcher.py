@@ -176,7 +176,7 @@ def test_every_request_gets_its_own_scores_in_order(workers: int) -> None:
     asyncio.run(main())
 
 
-def test_requests_that_wait_together_share_slices() -> None:
+def test_waiting_requests_share_slices() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
@@ -205,7 +205,7 @@ def test_a_small_request_does_not_wait_for_large_ones() -> None:
 
 
 @pytest.mark.parametrize("joined", [False, True])
-def test_nor_does_one_whose_samples_fill_more_than_half_a_slice(joined: bool) -> None:
+def test_a_request_that_fills_more_than_half_a_slice_does_not_wait_for_large_ones(joined: bool) -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
@@ -219,7 +219,7 @@ def test_nor_does_one_whose_samples_fill_more_than_half_a_slice(joined: bool) ->
     asyncio.run(main())
 
 
-def test_nor_does_one_for_another_model() -> None:
+def test_a_small_request_for_another_model_does_not_wait_for_large_ones() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
@@ -233,7 +233,7 @@ def test_nor_does_one_for_another_model() -> None:
     asyncio.run(main())
 
 
-def test_large_units_go_one_a_slice() -> None:
+def test_a_slice_holds_at_most_one_large_unit() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
@@ -249,7 +249,9 @@ def test_large_units_go_one_a_slice() -> None:
 
 
 @pytest.mark.parametrize(("shared", "parts"), [(20, [3, 3]), (70, [6])])
-def test_the_last_unit_is_split_between_free_workers_where_that_pays(shared: int, parts: list[int]) -> None:
+def test_the_last_unit_is_split_between_idle_workers_if_splitting_is_cheaper(
+    shared: int, parts: list[int]
+) -> None:
     async def main() -> None:
         forward = Forward()
         async with running(forward, workers=2) as batcher:
@@ -262,7 +264,7 @@ def test_the_last_unit_is_split_between_free_workers_where_that_pays(shared: int
     asyncio.run(main())
 
 
-def test_a_long_request_waits_a_moment_for_the_rest_of_a_burst() -> None:
+def test_a_long_request_lingers_for_the_rest_of_a_burst() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward, workers=2, slice_tokens=2000, linger_s=2.0) as batcher:
@@ -276,7 +278,7 @@ def test_a_long_request_waits_a_moment_for_the_rest_of_a_burst() -> None:
     asyncio.run(main())
 
 
-def test_a_short_request_waits_for_nobody() -> None:
+def test_a_short_request_does_not_linger() -> None:
     async def main() -> None:
         async with (
             running(Forward(), workers=2, linger_s=PATIENCE_S) as batcher,
@@ -287,7 +289,7 @@ def test_a_short_request_waits_for_nobody() -> None:
     asyncio.run(main())
 
 
-def test_the_oldest_request_goes_on_while_small_ones_keep_arriving() -> None:
+def test_the_oldest_request_progresses_while_small_requests_keep_arriving() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
@@ -305,7 +307,7 @@ def test_the_oldest_request_goes_on_while_small_ones_keep_arriving() -> None:
     asyncio.run(main())
 
 
-def test_what_has_fewer_slices_left_goes_before_larger_ones_that_came_earlier() -> None:
+def test_requests_with_fewer_slices_left_run_before_larger_earlier_requests() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
@@ -326,7 +328,7 @@ def test_what_has_fewer_slices_left_goes_before_larger_ones_that_came_earlier() 
     asyncio.run(main())
 
 
-def test_where_nobody_else_waits_the_oldest_request_gets_the_whole_slice() -> None:
+def test_a_lone_waiting_request_gets_the_whole_slice() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
@@ -337,7 +339,7 @@ def test_where_nobody_else_waits_the_oldest_request_gets_the_whole_slice() -> No
     asyncio.run(main())
 
 
-def test_models_are_never_mixed_in_a_slice() -> None:
+def test_a_slice_never_mixes_models() -> None:
     async def main() -> None:
         forward = Forward()
         async with running(forward, workers=2) as batcher:
@@ -351,7 +353,7 @@ def test_models_are_never_mixed_in_a_slice() -> None:
     asyncio.run(main())
 
 
-def test_equal_models_that_are_not_the_same_object_are_not_mixed() -> None:
+def test_a_slice_never_mixes_equal_but_distinct_model_objects() -> None:
     """A version that was dropped and loaded again is another object."""
 
     async def main() -> None:
@@ -369,7 +371,7 @@ def joined_samples(request: str, count: int, cost: int) -> list[Sample]:
     return [Sample(request, index, cost, joined=index > 0) for index in range(count)]
 
 
-def test_samples_that_belong_together_stay_in_one_slice() -> None:
+def test_the_samples_of_a_unit_stay_in_one_slice() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
@@ -389,7 +391,7 @@ def test_samples_that_belong_together_stay_in_one_slice() -> None:
     asyncio.run(main())
 
 
-def test_samples_that_belong_together_may_take_a_few_slices_tokens_and_are_split_beyond() -> None:
+def test_a_unit_may_exceed_a_slice_by_a_bounded_factor_and_is_split_beyond_it() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
@@ -416,7 +418,7 @@ def test_a_sample_larger_than_a_slice_is_scored_alone() -> None:
     asyncio.run(main())
 
 
-def test_a_lone_request_is_split_over_the_workers_that_are_idle() -> None:
+def test_a_lone_request_is_split_over_the_idle_workers() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward, workers=4, slice_tokens=1000) as batcher:
@@ -462,7 +464,7 @@ def test_a_failed_slice_fails_only_the_request_at_fault() -> None:
     asyncio.run(main())
 
 
-def test_what_is_left_of_a_failed_request_is_not_scored() -> None:
+def test_the_rest_of_a_failed_request_is_not_scored() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
@@ -484,7 +486,7 @@ def test_what_is_left_of_a_failed_request_is_not_scored() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_every_request_ends_when_many_fail(workers: int) -> None:
+def test_every_request_completes_when_many_fail(workers: int) -> None:
     async def main() -> None:
         forward = Forward()
         async with running(forward, workers=workers) as batcher:
@@ -523,7 +525,7 @@ def test_a_cancelled_request_is_not_scored_and_leaves_the_queue() -> None:
     asyncio.run(main())
 
 
-def test_a_request_cancelled_while_it_runs_is_scored_no_further() -> None:
+def test_a_request_cancelled_while_running_is_not_scored_further() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
@@ -540,7 +542,7 @@ def test_a_request_cancelled_while_it_runs_is_scored_no_further() -> None:
     asyncio.run(main())
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+def test_a_full_queue_refuses_requests_with_a_retry_delay() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward, queue_tokens=1000) as batcher:
@@ -561,7 +563,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     asyncio.run(main())
 
 
-def test_a_full_queue_takes_work_that_bounds_itself_and_is_then_as_full_as_that() -> None:
+def test_a_full_queue_accepts_background_work_and_counts_its_tokens() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward, queue_tokens=1000) as batcher:
@@ -580,7 +582,7 @@ def test_a_full_queue_takes_work_that_bounds_itself_and_is_then_as_full_as_that(
     asyncio.run(main())
 
 
-def test_a_request_larger_than_the_queue_is_refused_for_good() -> None:
+def test_a_request_larger_than_the_queue_is_refused_as_too_large() -> None:
     async def main() -> None:
         async with running(Forward(), queue_tokens=1000) as batcher:
             with pytest.raises(PayloadTooLargeError) as refused:
@@ -592,7 +594,7 @@ def test_a_request_larger_than_the_queue_is_refused_for_good() -> None:
     asyncio.run(main())
 
 
-def test_a_request_without_samples_is_answered_at_once() -> None:
+def test_a_request_without_samples_returns_no_scores() -> None:
     async def main() -> None:
         async with running(Forward()) as batcher:
             assert await scores(batcher, []) == []
@@ -600,7 +602,7 @@ def test_a_request_without_samples_is_answered_at_once() -> None:
     asyncio.run(main())
 
 
-def test_what_was_asked_before_the_workers_start_is_scored_by_them() -> None:
+def test_requests_queued_before_the_workers_start_are_scored() -> None:
     async def main() -> None:
         forward = Forward()
         batcher: Batcher[Model, Sample] = Batcher(forward, queue_tokens=1000)
@@ -613,7 +615,7 @@ def test_what_was_asked_before_the_workers_start_is_scored_by_them() -> None:
     asyncio.run(main())
 
 
-def test_each_worker_begins_in_its_own_thread() -> None:
+def test_each_worker_calls_begin_in_its_own_thread() -> None:
     async def main() -> None:
         begun: dict[int, str] = {}
         batcher: Batcher[Model, Sample] = Batcher(Forward(), queue_tokens=1000)
@@ -626,7 +628,7 @@ def test_each_worker_begins_in_its_own_thread() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_closing_fails_what_waits_ends_what_runs_and_leaves_no_thread(workers: int) -> None:
+def test_closing_fails_waiting_requests_finishes_running_slices_and_leaves_no_thread(workers: int) -> None:
     async def main() -> None:
         forward = Forward(held=True)
         batcher: Batcher[Model, Sample] = Batcher(forward, queue_tokens=10**6)
@@ -653,7 +655,7 @@ def test_closing_fails_what_waits_ends_what_runs_and_leaves_no_thread(workers: i
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("forward-")]
 
 
-def test_a_batcher_that_never_started_closes() -> None:
+def test_a_batcher_that_never_started_can_be_closed() -> None:
     batcher: Batcher[Model, Sample] = Batcher(Forward(), queue_tokens=1000)
     assert not batcher.started
     asyncio.run(batcher.close())
@@ -665,7 +667,7 @@ workloads = st.lists(st.tuples(st.sampled_from([MODEL, OTHER]), costs, st.boolea
 
 @given(workloads, st.integers(1, 4), st.integers(1, 120))
 @settings(deadline=None, max_examples=60)
-def test_any_workload_is_scored_once_in_slices_of_the_right_size(
+def test_any_workload_is_scored_exactly_once_in_slices_within_the_limits(
     workload: list[tuple[Model, list[tuple[int, bool]], bool]], workers: int, slice_tokens: int
 ) -> None:
     async def main() -> None:

@@ -73,7 +73,7 @@ def keep(data_dir: Path, model: RewardModel, plan: ForwardPlan, **other: Any) ->
         ({"tune": False, "batch_tokens": 300}, 8, 1, 300),
     ],
 )
-def test_what_is_set_is_done_and_nothing_is_measured(
+def test_settings_determine_the_plan_without_a_measurement(
     tmp_path: Path, model: RewardModel, settings: dict[str, Any], workers: int, threads: int, batch_tokens: int
 ) -> None:
     expected = ForwardPlan(workers, threads, batch_tokens, batch_tokens)
@@ -82,7 +82,7 @@ def test_what_is_set_is_done_and_nothing_is_measured(
     assert plan_on(tmp_path, model, **settings, slice_tokens=77).slice_tokens == 77
 
 
-def test_a_slice_is_one_batch_or_several_to_sort_where_the_route_pads(
+def test_a_slice_is_one_batch_or_several_if_the_route_pads(
     tmp_path: Path, model: RewardModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert plan_on(tmp_path, model, tune=False, batch_tokens=500).slice_tokens == 500
@@ -94,20 +94,20 @@ def test_a_slice_is_one_batch_or_several_to_sort_where_the_route_pads(
 @pytest.mark.parametrize(
     "setting", ["score_workers", "score_threads", "batch_tokens", "slice_tokens", "queue_tokens"]
 )
-def test_none_of_anything_cannot_be_set(setting: str) -> None:
+def test_zero_is_refused_for_workers_threads_and_token_counts(setting: str) -> None:
     with pytest.raises(ValidationError, match=setting):
         settings_of(setting, 0)
     settings_of(setting, 1)
 
 
 @pytest.mark.parametrize("setting", ["score_cache_entries", "prefix_cache_mb"])
-def test_a_cache_can_be_none_but_not_less(setting: str) -> None:
+def test_a_cache_size_may_be_zero_but_not_negative(setting: str) -> None:
     settings_of(setting, 0)
     with pytest.raises(ValidationError, match=setting):
         settings_of(setting, -1)
 
 
-def test_what_was_measured_is_written_down_and_not_measured_again(tmp_path: Path, model: RewardModel) -> None:
+def test_a_measured_plan_is_saved_and_reused(tmp_path: Path, model: RewardModel) -> None:
     plan = plan_on(tmp_path, model)
     assert plan.workers * plan.threads == 8
     assert ForwardPlan(**written(tmp_path)["plan"]) == plan
@@ -124,7 +124,7 @@ def test_what_was_measured_is_written_down_and_not_measured_again(tmp_path: Path
     [{"cores": 4}, {"torch": "1.0"}, {"architecture": "OtherModel"}, {"hidden_size": 7}, {"layers": 99},
      {"processor": "other"}, {"machine": "riscv"}, {"dtype": "torch.bfloat16"}],
 )  # fmt: skip
-def test_what_was_measured_on_another_machine_or_model_is_measured_again(
+def test_a_plan_saved_for_another_machine_or_model_is_measured_again(
     tmp_path: Path, model: RewardModel, other: dict[str, Any]
 ) -> None:
     keep(tmp_path, model, MEASURED, **other)
@@ -147,7 +147,7 @@ def test_what_was_measured_on_another_machine_or_model_is_measured_again(
         "\xff",
     ],
 )
-def test_a_file_that_cannot_be_read_is_passed_over_with_a_warning(
+def test_an_unreadable_plan_file_is_ignored_with_a_warning(
     tmp_path: Path, model: RewardModel, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "tuning.json"
@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_read_is_passed_over_with_a_warning(
     assert ForwardPlan(**written(tmp_path)["plan"]) == plan
 
 
-def test_a_folder_that_cannot_be_written_only_warns(
+def test_an_unwritable_data_directory_only_causes_a_warning(
     tmp_path: Path, model: RewardModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -169,7 +169,7 @@ def test_a_folder_that_cannot_be_written_only_warns(
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_every_way_to_share_out_the_cores_is_measured_and_then_every_batch(model: RewardModel) -> None:
+def test_every_split_of_the_cores_is_measured_and_then_every_batch_size(model: RewardModel) -> None:
     measured = list(measure_plans(model, CORES, AT_ONCE))
     splits = [(m.plan.workers, m.plan.threads) for m in measured[:4]]
     assert splits == [(1, 8), (2, 4), (4, 2), (8, 1)]
@@ -192,7 +192,7 @@ def test_every_way_to_share_out_the_cores_is_measured_and_then_every_batch(model
         ({(1, 4, 1024): 101, (4, 1, 1024): 100, (4, 1, 512): 115}, (4, 1, 512)),
     ],
 )
-def test_of_plans_as_fast_the_most_workers_and_the_usual_batch_are_chosen(
+def test_among_similar_plans_the_most_workers_and_the_default_batch_size_are_chosen(
     rates: dict[tuple[int, int, int], float], chosen: tuple[int, int, int]
 ) -> None:
     results = [Measured(ForwardPlan.of_single_batches(*plan), rate) for plan, rate in rates.items()]
@@ -200,13 +200,13 @@ def test_of_plans_as_fast_the_most_workers_and_the_usual_batch_are_chosen(
     assert best_plan([], MEASURED) == MEASURED
 
 
-def test_a_model_that_is_too_slow_to_measure_keeps_the_default(tmp_path: Path, model: RewardModel) -> None:
+def test_a_model_too_slow_to_measure_gets_the_default_plan(tmp_path: Path, model: RewardModel) -> None:
     assert list(measure_plans(model, CORES, TOO_SLOW)) == []
     assert plan_on(tmp_path, model, timing=TOO_SLOW) == plan_on(tmp_path, model, tune=False)
 
 
 @pytest.mark.slow
-def test_metarm_tune_shows_what_it_measured_and_writes_the_best_of_it_down(
+def test_metarm_tune_prints_its_measurements_and_saves_the_best_plan(
     tmp_path: Path, checkpoint: Kinds, model: RewardModel
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
@@ -229,7 +229,7 @@ def test_metarm_tune_shows_what_it_measured_and_writes_the_best_of_it_down(
 
 
 @pytest.mark.slow
-def test_metarm_tune_without_a_version_says_so(tmp_path: Path) -> None:
+def test_metarm_tune_fails_with_a_message_if_there_is_no_version(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "metarm", "tune"]
     with Process(command, tmp_path / "output.txt", {"METARM_DATA_DIR": str(tmp_path)}) as process:
         assert process.wait() == 1
@@ -238,7 +238,7 @@ def test_metarm_tune_without_a_version_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_servers_first_start_measures_and_then_scores(
+def test_a_server_measures_its_plan_on_first_start_and_then_scores(
     tmp_path: Path, checkpoint: Kinds, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, checkpoint("bert"))

@@ -51,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> 
         yield process
 
 
-def test_an_answer_names_the_callers_request_id_or_one_of_its_own(server: HttpProcess) -> None:
+def test_a_response_carries_the_callers_request_id_or_a_generated_one(server: HttpProcess) -> None:
     mine = server.http.post("/score", json=BODY, headers={"X-Request-ID": "step-17/worker:3"})
     assert mine.headers["X-Request-ID"] == "step-17/worker:3"
     made = [server.http.post("/score", json=BODY).headers["X-Request-ID"] for _ in range(2)]
@@ -60,14 +60,16 @@ def test_an_answer_names_the_callers_request_id_or_one_of_its_own(server: HttpPr
 
 
 @pytest.mark.parametrize("sent", ["", "two words", 'a"quote', "x" * 129, "é", "tab\there"])
-def test_a_request_id_that_is_not_sane_is_not_taken_over(server: HttpProcess, sent: str) -> None:
+def test_an_invalid_request_id_is_replaced_by_a_generated_one(server: HttpProcess, sent: str) -> None:
     answer = server.http.post("/score", json=BODY, headers=[(b"X-Request-ID", sent.encode("latin-1"))])
     assert answer.status_code == 200
     assert answer.headers["X-Request-ID"] != sent
     assert len(answer.headers["X-Request-ID"]) == 32
 
 
-def test_a_refusal_is_a_line_with_its_route_status_duration_error_and_request_id(server: HttpProcess) -> None:
+def test_a_refused_request_is_logged_with_route_status_duration_error_and_request_id(
+    server: HttpProcess,
+) -> None:
     answer = server.http.post("/score", json=MISSING, headers={"X-Request-ID": "refused-1"})
     assert answer.status_code == 409
     (line,) = lines_of(server, "request_id", "refused-1")
@@ -77,7 +79,9 @@ def test_a_refusal_is_a_line_with_its_route_status_duration_error_and_request_id
     assert 0 < line["duration_s"] < 60
 
 
-def test_requests_are_no_lines_at_info_and_many_refusals_are_few(server: HttpProcess) -> None:
+def test_answered_requests_are_not_logged_at_info_and_repeated_refusals_are_limited(
+    server: HttpProcess,
+) -> None:
     before = len(lines(server))
     for _ in range(100):
         assert server.http.post("/score", json=BODY).status_code == 200
@@ -93,7 +97,7 @@ def test_requests_are_no_lines_at_info_and_many_refusals_are_few(server: HttpPro
     assert len(said) < refused / 10
 
 
-def test_libraries_and_the_web_server_speak_json_as_well(server: HttpProcess) -> None:
+def test_libraries_and_the_web_server_also_log_json(server: HttpProcess) -> None:
     found = lines(server)
     assert {"uvicorn.error", "service.versions.swapper"} <= {line["logger"] for line in found}
     assert all({"timestamp", "level", "logger", "process", "message"} <= line.keys() for line in found)
@@ -101,7 +105,7 @@ def test_libraries_and_the_web_server_speak_json_as_well(server: HttpProcess) ->
     assert serving["version"] == "v000001"
 
 
-def test_no_key_and_no_password_is_in_the_log_or_in_an_error_body(
+def test_keys_and_passwords_never_appear_in_the_log_or_in_an_error_body(
     checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, checkpoint("bert"))

@@ -77,7 +77,7 @@ def test_a_leased_version_stays_in_memory_on_every_server_of_one_redis(
         assert "rm_versions_loaded 2.0" in process.http.get("/metrics").text
 
 
-def test_a_lease_given_back_on_one_server_is_over_on_the_other(
+def test_a_lease_released_on_one_server_ends_on_the_other(
     servers: PairHere,
 ) -> None:
     one, other = servers
@@ -92,7 +92,7 @@ def test_a_lease_given_back_on_one_server_is_over_on_the_other(
         assert (again.status_code, again.json()["error"]["code"]) == (404, "unknown_lease")
 
 
-def test_a_lease_that_is_over_is_unknown_and_its_version_may_leave(
+def test_an_expired_lease_is_unknown_and_its_version_may_be_dropped(
     servers: PairHere,
 ) -> None:
     made = lease(servers[0], 1.0, version="v000002")
@@ -105,7 +105,7 @@ def test_a_lease_that_is_over_is_unknown_and_its_version_may_leave(
         assert "v000002" not in loaded(process)
 
 
-def test_a_lease_is_renewed_on_any_server(servers: PairHere) -> None:
+def test_a_lease_can_be_renewed_on_any_server(servers: PairHere) -> None:
     one, other = servers
     made = lease(one, 4.0, version="v000001")
     renewed = other.http.post(f"/leases/{made['lease']}/renew", json={"ttl_s": 60})
@@ -117,7 +117,7 @@ def test_a_lease_is_renewed_on_any_server(servers: PairHere) -> None:
     assert "v000001" in loaded(one)
 
 
-def test_a_lease_of_a_label_keeps_what_the_label_named_when_it_was_made(
+def test_a_lease_of_a_label_keeps_the_version_that_the_label_named_at_its_creation(
     servers: PairHere,
 ) -> None:
     one, _ = servers
@@ -144,7 +144,7 @@ def test_a_lease_of_a_label_keeps_what_the_label_named_when_it_was_made(
         ({"label": "nothing", "ttl_s": 60}, 409, "version_unavailable"),
     ],
 )
-def test_a_lease_that_makes_no_sense_is_refused(
+def test_an_invalid_lease_request_is_refused(
     servers: PairHere, body: dict[str, Any], status: int, code: str
 ) -> None:
     answer = servers[0].http.post("/leases", json=body)
@@ -152,7 +152,7 @@ def test_a_lease_that_makes_no_sense_is_refused(
     assert servers[0].http.get("/leases").json() == []
 
 
-def test_leases_are_bounded_over_all_servers(servers: PairHere) -> None:
+def test_the_lease_limits_apply_across_all_servers(servers: PairHere) -> None:
     one, other = servers
     lease(one, version="v000001")
     lease(other, version="v000002")
@@ -164,7 +164,7 @@ def test_leases_are_bounded_over_all_servers(servers: PairHere) -> None:
     assert (fifth.status_code, fifth.json()["error"]["code"]) == (409, "too_many_leases")
 
 
-def test_the_client_pins_what_it_scores_inside_a_lease_and_gives_it_back(
+def test_the_client_pins_requests_inside_a_lease_and_releases_it(
     servers: PairHere,
 ) -> None:
     one, _ = servers
@@ -184,7 +184,9 @@ def test_the_client_pins_what_it_scores_inside_a_lease_and_gives_it_back(
         assert refused.value.error_code == "unknown_lease"
 
 
-def test_a_lease_outlives_redis_and_is_there_again_after_redis_lost_it(data_dir: Path, tmp_path: Path) -> None:
+def test_a_lease_survives_a_redis_outage_and_is_restored_after_redis_loses_its_data(
+    data_dir: Path, tmp_path: Path
+) -> None:
     with RedisProcess(tmp_path / "redis") as log, service_here(data_dir, log.url, **SETTINGS) as process:
         process.wait_ready()
         made = lease(process, 30.0, version="v000001")
@@ -204,7 +206,7 @@ def test_a_lease_outlives_redis_and_is_there_again_after_redis_lost_it(data_dir:
         assert renewed.status_code == 200
 
 
-def test_a_restarted_server_holds_what_is_leased(data_dir: Path, shared_redis: RedisProcess) -> None:
+def test_a_restarted_server_loads_the_leased_versions(data_dir: Path, shared_redis: RedisProcess) -> None:
     with service_here(data_dir, shared_redis.url, **SETTINGS) as process:
         process.wait_ready()
         lease(process, 600.0, version="v000002")

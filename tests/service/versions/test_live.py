@@ -68,13 +68,13 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_before_a_first_version_nothing_answers(slow: Slow, store: VersionStore) -> None:
+def test_without_a_current_version_no_request_is_answered(slow: Slow, store: VersionStore) -> None:
     live = LiveVersions(slow.load, 2, store)
     with pytest.raises(NotReadyError):
         asyncio.run(live.get(None, None))
 
 
-def test_a_pin_names_a_version_or_a_label_and_the_current_one_answers_the_rest(
+def test_a_pin_selects_a_version_or_label_and_the_current_version_answers_other_requests(
     slow: Slow, store: VersionStore
 ) -> None:
     async def main() -> None:
@@ -87,7 +87,7 @@ def test_a_pin_names_a_version_or_a_label_and_the_current_one_answers_the_rest(
     run(main())
 
 
-def test_what_cannot_be_met_names_all_that_is_here(slow: Slow, store: VersionStore) -> None:
+def test_an_unsatisfiable_pin_lists_the_available_versions_and_labels(slow: Slow, store: VersionStore) -> None:
     async def main() -> None:
         live = await live_model(slow, store)
         live.labels = {"stable": Label(FIRST)}
@@ -105,7 +105,7 @@ def test_what_cannot_be_met_names_all_that_is_here(slow: Slow, store: VersionSto
     run(main())
 
 
-def test_the_current_version_answers_whatever_it_is_new_enough_for(slow: Slow, store: VersionStore) -> None:
+def test_the_current_version_answers_any_min_version_that_it_satisfies(slow: Slow, store: VersionStore) -> None:
     async def main() -> None:
         live = await live_model(slow, store)
         assert (await live.get(None, FIRST)).name == SECOND
@@ -114,7 +114,7 @@ def test_the_current_version_answers_whatever_it_is_new_enough_for(slow: Slow, s
     run(main())
 
 
-def test_a_newer_one_than_the_current_is_the_one_pointed_to_else_the_oldest_that_will_do(
+def test_a_newer_min_version_selects_the_version_pointed_to_or_the_oldest_that_satisfies_it(
     slow: Slow, store: VersionStore
 ) -> None:
     async def main() -> None:
@@ -127,7 +127,7 @@ def test_a_newer_one_than_the_current_is_the_one_pointed_to_else_the_oldest_that
     run(main())
 
 
-def test_a_version_that_was_rolled_back_from_answers_no_min_version(slow: Slow, store: VersionStore) -> None:
+def test_a_withdrawn_version_satisfies_no_min_version(slow: Slow, store: VersionStore) -> None:
     async def main() -> None:
         live = await live_model(slow, store)
         store.activate(FIFTH)
@@ -142,7 +142,7 @@ def test_a_version_that_was_rolled_back_from_answers_no_min_version(slow: Slow, 
     run(main())
 
 
-def test_versions_beyond_the_bound_go_by_last_use_and_never_the_current(
+def test_versions_beyond_the_limit_are_dropped_by_last_use_but_never_the_current_version(
     slow: Slow, store: VersionStore
 ) -> None:
     async def main() -> None:
@@ -158,7 +158,7 @@ def test_versions_beyond_the_bound_go_by_last_use_and_never_the_current(
     run(main())
 
 
-def test_a_version_in_use_stays_beyond_the_bound_and_goes_when_the_last_request_ends(
+def test_a_version_in_use_stays_loaded_beyond_the_limit_until_its_last_request_ends(
     slow: Slow, store: VersionStore
 ) -> None:
     async def main() -> None:
@@ -182,7 +182,7 @@ def test_a_version_in_use_stays_beyond_the_bound_and_goes_when_the_last_request_
     run(main())
 
 
-def test_a_version_is_not_dropped_between_the_load_and_the_request_that_waited_for_it(
+def test_a_version_is_not_dropped_between_its_load_and_the_request_that_waits_for_it(
     slow: Slow, store: VersionStore
 ) -> None:
     async def main() -> None:
@@ -209,7 +209,7 @@ def test_a_version_is_not_dropped_between_the_load_and_the_request_that_waited_f
     run(main())
 
 
-def test_a_held_version_stays_until_every_source_lets_it_go(slow: Slow, store: VersionStore) -> None:
+def test_a_held_version_stays_loaded_until_every_source_releases_it(slow: Slow, store: VersionStore) -> None:
     async def main() -> None:
         live = await live_model(slow, store)
         await live.hold("leases", [FIRST, THIRD])
@@ -228,7 +228,7 @@ def test_a_held_version_stays_until_every_source_lets_it_go(slow: Slow, store: V
     run(main())
 
 
-def test_a_hold_that_cannot_be_had_leaves_the_one_before(slow: Slow, store: VersionStore) -> None:
+def test_a_failed_hold_keeps_the_previous_hold(slow: Slow, store: VersionStore) -> None:
     async def main() -> None:
         live = await live_model(slow, store)
         await live.hold("cutover", [FIRST])
@@ -243,7 +243,7 @@ def test_a_hold_that_cannot_be_had_leaves_the_one_before(slow: Slow, store: Vers
     run(main())
 
 
-def test_a_load_that_fails_leaves_everything_as_it_was_and_is_tried_again(
+def test_a_failed_load_changes_nothing_and_is_retried_on_the_next_request(
     slow: Slow, store: VersionStore
 ) -> None:
     async def main() -> None:
@@ -263,7 +263,7 @@ def test_a_load_that_fails_leaves_everything_as_it_was_and_is_tried_again(
     run(main())
 
 
-def test_a_version_that_the_store_lost_is_409_and_not_404(slow: Slow, store: VersionStore) -> None:
+def test_a_version_missing_from_the_store_is_reported_as_unavailable(slow: Slow, store: VersionStore) -> None:
     async def main() -> None:
         live = await live_model(slow, store)
         with pytest.raises(VersionUnavailableError) as refused:
@@ -273,7 +273,7 @@ def test_a_version_that_the_store_lost_is_409_and_not_404(slow: Slow, store: Ver
     run(main())
 
 
-def test_a_slow_load_keeps_nobody_waiting_who_does_not_want_it(slow: Slow, store: VersionStore) -> None:
+def test_a_slow_load_delays_only_the_requests_for_that_version(slow: Slow, store: VersionStore) -> None:
     async def main() -> None:
         live = await live_model(slow, store, keep=3)
         slow.shut[THIRD] = asyncio.Event()
@@ -288,9 +288,7 @@ def test_a_slow_load_keeps_nobody_waiting_who_does_not_want_it(slow: Slow, store
     run(main())
 
 
-def test_who_goes_away_while_a_version_loads_does_not_end_the_load_of_the_others(
-    slow: Slow, store: VersionStore
-) -> None:
+def test_a_cancelled_waiter_does_not_cancel_the_load_for_other_waiters(slow: Slow, store: VersionStore) -> None:
     async def main() -> None:
         live = await live_model(slow, store)
         slow.shut[THIRD] = asyncio.Event()
@@ -305,7 +303,7 @@ def test_who_goes_away_while_a_version_loads_does_not_end_the_load_of_the_others
     run(main())
 
 
-def test_a_version_that_nobody_waits_for_any_more_goes_when_it_comes(slow: Slow, store: VersionStore) -> None:
+def test_a_version_whose_waiters_have_left_is_dropped_after_its_load(slow: Slow, store: VersionStore) -> None:
     async def main() -> None:
         live = await live_model(slow, store)
         await live.hold("leases", [FIRST])
@@ -321,7 +319,7 @@ def test_a_version_that_nobody_waits_for_any_more_goes_when_it_comes(slow: Slow,
     run(main())
 
 
-def test_an_old_request_keeps_its_version_while_the_current_one_moves_on(
+def test_a_running_request_keeps_its_version_while_the_current_version_changes(
     slow: Slow, store: VersionStore
 ) -> None:
     async def main() -> None:
@@ -342,7 +340,7 @@ def test_an_old_request_keeps_its_version_while_the_current_one_moves_on(
     run(main())
 
 
-def test_what_a_source_wants_is_loaded_behind_it_and_what_will_not_load_is_tried_again_later(
+def test_held_versions_load_in_the_background_and_failed_loads_are_retried_later(
     slow: Slow, store: VersionStore
 ) -> None:
     async def main() -> None:
@@ -369,7 +367,7 @@ def test_what_a_source_wants_is_loaded_behind_it_and_what_will_not_load_is_tried
     run(main())
 
 
-def test_what_cannot_be_loaded_is_logged_once_for_each_source_that_wants_it(
+def test_a_failed_background_load_is_logged_once_per_source(
     slow: Slow, store: VersionStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
@@ -386,7 +384,7 @@ def test_what_cannot_be_loaded_is_logged_once_for_each_source_that_wants_it(
     assert [line.split(" ")[0] for line in lines] == ["labels", "leases", "labels"]
 
 
-def test_closing_leaves_no_load_behind(slow: Slow, store: VersionStore) -> None:
+def test_closing_ends_background_loads(slow: Slow, store: VersionStore) -> None:
     async def main() -> None:
         live = await live_model(slow, store)
         slow.shut[THIRD] = asyncio.Event()

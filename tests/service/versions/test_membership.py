@@ -130,7 +130,7 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
 
 
-def test_new_requests_wait_between_hold_and_go_and_pinned_ones_do_not(
+def test_unpinned_requests_wait_between_hold_and_go_and_pinned_requests_do_not(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
     async def test() -> None:
@@ -149,7 +149,7 @@ def test_new_requests_wait_between_hold_and_go_and_pinned_ones_do_not(
 
 
 @pytest.mark.slow
-def test_after_a_cut_over_a_server_says_at_once_what_it_serves(
+def test_a_server_reports_its_new_version_immediately_after_a_cut_over(
     store: VersionStore, redis_process: RedisProcess, redis_client: redis.Redis
 ) -> None:
     async def test() -> None:
@@ -163,7 +163,7 @@ def test_after_a_cut_over_a_server_says_at_once_what_it_serves(
     run(test)
 
 
-def test_an_abort_lets_new_requests_go_on_with_the_old_version(
+def test_an_abort_releases_waiting_requests_to_the_old_version(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
     async def test() -> None:
@@ -185,7 +185,7 @@ def test_an_abort_lets_new_requests_go_on_with_the_old_version(
         (False, True, "v000002"),
     ],
 )
-def test_a_hold_that_nobody_ends_ends_by_itself_with_what_the_pointer_says(
+def test_an_abandoned_hold_ends_by_itself_on_the_version_that_the_pointer_names(
     store: VersionStore, redis_process: RedisProcess, redis_answers: bool, pointer_moved: bool, expected: str
 ) -> None:
     async def test() -> None:
@@ -236,7 +236,7 @@ def test_a_prepared_version_stays_in_memory_until_the_cut_over_ends(
     run(test)
 
 
-def test_a_lone_server_goes_without_a_hold(store: VersionStore, redis_process: RedisProcess) -> None:
+def test_a_lone_server_cuts_over_without_a_hold(store: VersionStore, redis_process: RedisProcess) -> None:
     async def test() -> None:
         async with member(store, redis_process) as one:
             await one.begin("v000002")
@@ -248,7 +248,7 @@ def test_a_lone_server_goes_without_a_hold(store: VersionStore, redis_process: R
     run(test)
 
 
-def test_a_server_that_starts_during_a_cut_over_answers_only_once_it_has_ended(
+def test_a_server_that_starts_during_a_cut_over_joins_only_after_it_has_ended(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
     async def test() -> None:
@@ -268,7 +268,7 @@ def test_a_server_that_starts_during_a_cut_over_answers_only_once_it_has_ended(
     run(test)
 
 
-def test_a_server_registers_once_redis_is_there_and_leaves_when_it_ends(
+def test_a_server_registers_when_redis_becomes_available_and_unregisters_on_shutdown(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
     fleet = Fleet(redis.Redis.from_url(redis_process.url))
@@ -284,7 +284,7 @@ def test_a_server_registers_once_redis_is_there_and_leaves_when_it_ends(
     assert fleet.live() == []
 
 
-def test_a_server_takes_part_again_once_a_killed_redis_is_back(
+def test_a_server_takes_part_in_cut_overs_again_after_a_killed_redis_restarts(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
     async def test() -> None:
