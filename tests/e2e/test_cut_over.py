@@ -149,7 +149,7 @@ def others(state: CutOver, said: str) -> bool:
     return [state.servers[name] for name in state.servers if name != "third"] == [said, said]
 
 
-def test_versions_never_go_backwards_for_anybody_while_two_servers_cut_over(
+def test_no_client_sees_an_older_version_after_a_newer_one_while_two_servers_cut_over(
     pair: Pair, store: VersionStore, quick: redis.Redis
 ) -> None:
     a, b = pair
@@ -173,7 +173,7 @@ def test_versions_never_go_backwards_for_anybody_while_two_servers_cut_over(
     assert_scored_by_the_version_named(hammer, store)
 
 
-def test_a_server_killed_while_it_loads_does_not_keep_the_others_from_cutting_over(scene: Scene) -> None:
+def test_a_server_killed_while_loading_does_not_prevent_the_others_from_cutting_over(scene: Scene) -> None:
     a, b = scene.a, scene.b
     asked = scene.cut_over_until("ready")
     b.kill(signal.SIGKILL)
@@ -187,7 +187,7 @@ def test_a_server_killed_while_it_loads_does_not_keep_the_others_from_cutting_ov
     assert scored_by(b) == "v000002"
 
 
-def test_a_server_that_dies_in_the_hold_delays_the_others_by_no_more_than_the_hold(scene: Scene) -> None:
+def test_a_server_that_dies_during_the_hold_delays_the_others_by_at_most_the_hold(scene: Scene) -> None:
     a, b = scene.a, scene.b
     with Hammer([a.url], clients=4) as hammer:
         asked = scene.cut_over_until("ready")
@@ -204,7 +204,7 @@ def test_a_server_that_dies_in_the_hold_delays_the_others_by_no_more_than_the_ho
     assert_never_backwards(hammer.answers)
 
 
-def test_survivors_of_a_coordinator_killed_in_the_hold_stay_on_the_old_version_and_cut_over_when_asked_again(
+def test_servers_keep_the_old_version_if_the_coordinator_dies_in_the_hold_and_cut_over_on_retry(
     scene: Scene,
 ) -> None:
     a, b = scene.a, scene.b
@@ -221,7 +221,7 @@ def test_survivors_of_a_coordinator_killed_in_the_hold_stay_on_the_old_version_a
     assert scored_by(b) == "v000002"
 
 
-def test_servers_end_on_one_version_when_redis_stops_in_the_hold(scene: Scene) -> None:
+def test_servers_agree_on_one_version_after_redis_stops_during_the_hold(scene: Scene) -> None:
     a, b = scene.a, scene.b
     asked = scene.hold()
     scene.redis.kill(signal.SIGSTOP)
@@ -241,7 +241,7 @@ def test_servers_end_on_one_version_when_redis_stops_in_the_hold(scene: Scene) -
     assert [scored_by(process) for process in (a, b)] == ["v000003", "v000003"]
 
 
-def test_a_server_that_starts_in_the_middle_answers_only_after_it_and_with_the_new_version(
+def test_a_server_that_starts_during_a_cut_over_answers_only_after_it_with_the_new_version(
     tmp_path: Path,
     third: ScriptedServer,
     redis_process: RedisProcess,
@@ -262,7 +262,9 @@ def test_a_server_that_starts_in_the_middle_answers_only_after_it_and_with_the_n
             assert scored_by(b) == "v000002"
 
 
-def test_a_version_that_one_server_refuses_stays_away_from_all(pair: Pair, third: ScriptedServer) -> None:
+def test_a_version_that_one_server_refuses_aborts_the_cut_over_on_all(
+    pair: Pair, third: ScriptedServer
+) -> None:
     a, b = pair
     third.says = "refused: v000002: not enough memory"
     answer = activate(a, "v000002")
@@ -286,7 +288,7 @@ def read_only(folder: Path) -> list[str]:
     return command
 
 
-def test_a_service_that_cannot_write_versions_has_the_trainer_do_it(
+def test_a_service_with_a_read_only_store_delegates_activation_to_the_trainer(
     tmp_path: Path, store: VersionStore, redis_process: RedisProcess
 ) -> None:
     mounted = read_only(store.root)

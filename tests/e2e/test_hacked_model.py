@@ -30,7 +30,7 @@ PLAN = DrillPlan(
 )
 
 
-def test_a_hacked_model_forced_through_is_taken_back_while_the_policy_goes_on(tmp_path: Path) -> None:
+def test_a_hacked_model_published_by_force_is_rolled_back_while_the_policy_continues(tmp_path: Path) -> None:
     environment = prepared(PLAN, tmp_path / "models", tmp_path)
     settings = {**SERVICE, **PLAN.service, **environment}
     with PrivateServer(tmp_path, settings) as server, RewardClient(server.url) as client:

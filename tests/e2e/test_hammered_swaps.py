@@ -31,7 +31,7 @@ def crowd_out(process: HttpProcess, names: list[str]) -> None:
         assert process.http.post("/score", json=body).status_code == 200
 
 
-def test_sixteen_clients_a_third_of_them_pinned_or_leased_score_through_twenty_swaps_without_a_failure(
+def test_unpinned_pinned_and_leased_clients_score_through_twenty_swaps_without_a_failure(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish_several(tmp_path, VERSIONS, current=1)

@@ -17,7 +17,7 @@ from tests.tiny import Kind
 STEPS = ("read", "train", "save", "gate", "publish", "promote")
 
 
-def test_a_retrain_is_seen_in_the_log_the_traces_the_metrics_and_tensorboard(
+def test_a_retrain_is_visible_in_the_log_the_traces_the_metrics_and_tensorboard(
     checkpoint: Callable[[Kind], Path], tmp_path: Path
 ) -> None:
     pairs = [

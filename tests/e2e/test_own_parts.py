@@ -26,7 +26,7 @@ GROUPS = [
 
 
 @pytest.mark.parametrize("kind", ["llama-chat", "qwen"])
-def test_a_users_own_decoder_redis_and_preferences_go_the_whole_way(
+def test_a_users_own_decoder_redis_and_preferences_work_end_to_end(
     kind: Kind, checkpoint: Callable[[Kind], Path], tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     preferences = tmp_path / "pairs.jsonl"

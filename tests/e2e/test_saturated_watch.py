@@ -107,7 +107,7 @@ def test_under_full_load_an_equal_version_passes_its_watch_and_a_reversed_one_is
         assert flood.statuses == {200}
 
 
-def test_a_queue_that_is_full_and_refuses_requests_keeps_no_watch_from_being_judged(
+def test_a_full_queue_that_refuses_requests_does_not_prevent_a_watch_from_being_judged(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     sound = make_checkpoint(tmp_path / "sound", "bert")
