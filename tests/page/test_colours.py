@@ -54,7 +54,7 @@ def contrast(one: Rgb, other: Rgb) -> float:
 
 
 @pytest.mark.parametrize("theme", THEMES)
-def test_text_can_be_read_and_lines_can_be_told_from_their_ground(browser: Browser, theme: Theme) -> None:
+def test_text_and_chart_lines_have_sufficient_contrast(browser: Browser, theme: Theme) -> None:
     known = colours(browser, theme)
     poor = {pair: contrast(*(known[name] for name in pair)) for pair in PAIRS}
     assert {pair: ratio for pair, ratio in poor.items() if ratio < 4.5} == {}
@@ -62,7 +62,7 @@ def test_text_can_be_read_and_lines_can_be_told_from_their_ground(browser: Brows
     assert {name: ratio for name, ratio in lines.items() if ratio < 3} == {}
 
 
-def test_a_theme_is_the_same_by_the_system_and_by_choice(browser: Browser) -> None:
+def test_a_theme_has_the_same_colours_by_system_preference_and_by_choice(browser: Browser) -> None:
     light, dark, chosen_dark, chosen_light = (colours(browser, theme) for theme in THEMES)
     assert (chosen_light, chosen_dark) == (light, dark)
     assert light != dark

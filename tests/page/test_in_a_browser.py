@@ -103,7 +103,7 @@ def path_of(page: Page, chart: str) -> str:
     return drawn
 
 
-def test_a_wrong_key_is_refused_in_words_and_the_right_one_is_kept_in_memory_alone(opened: Opened) -> None:
+def test_a_wrong_key_is_refused_with_a_message_and_a_valid_key_is_kept_only_in_memory(opened: Opened) -> None:
     page = opened.page
     opened.give_key("not-the-key")
     expect(page.locator("#key-refused")).to_contain_text("The server refuses this key")
@@ -119,7 +119,7 @@ def test_a_wrong_key_is_refused_in_words_and_the_right_one_is_kept_in_memory_alo
     assert opened.complaints() == []
 
 
-def test_the_curves_move_while_an_rl_worker_scores(opened: Opened, server: HttpProcess) -> None:
+def test_the_charts_update_while_an_rl_worker_scores(opened: Opened, server: HttpProcess) -> None:
     page = opened.page
     opened.give_key(READER)
     expect(page.locator("#chart-spread .empty")).to_contain_text("No group of two or more responses")
@@ -146,7 +146,7 @@ def test_the_curves_move_while_an_rl_worker_scores(opened: Opened, server: HttpP
     assert opened.complaints() == []
 
 
-def test_a_retrain_is_started_watched_and_rolled_back_from_the_page(
+def test_a_retrain_is_started_followed_and_rolled_back_from_the_page(
     opened: Opened, server: HttpProcess
 ) -> None:
     page = opened.page
@@ -188,7 +188,7 @@ def test_a_retrain_is_started_watched_and_rolled_back_from_the_page(
     assert opened.complaints() == []
 
 
-def test_two_versions_score_the_same_responses_side_by_side_and_nothing_is_logged(
+def test_two_versions_are_compared_on_the_same_responses_without_logging_samples(
     opened: Opened, server: HttpProcess
 ) -> None:
     page = opened.page
@@ -218,7 +218,7 @@ def test_two_versions_score_the_same_responses_side_by_side_and_nothing_is_logge
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_everything_fits_and_can_be_reached_by_keyboard(
+def test_the_page_fits_the_viewport_and_its_controls_are_reachable_by_keyboard(
     browser: Browser, server: HttpProcess, width: int, scheme: str
 ) -> None:
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
@@ -243,7 +243,7 @@ def test_everything_fits_and_can_be_reached_by_keyboard(
         context.close()
 
 
-def test_a_server_that_goes_is_said_to_be_gone_and_found_again(
+def test_the_page_reports_a_lost_server_and_reconnects_when_it_returns(
     browser: Browser, tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
