@@ -42,7 +42,7 @@ def our_threads() -> list[str]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not await asyncio.to_thread(condition):  # noqa: ASYNC110 (any condition)
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110 (the condition sets no event)
             await asyncio.sleep(0.005)
 
 
@@ -91,16 +91,16 @@ def test_a_store_error_stops_no_loop_and_is_reported_until_it_is_resolved(
         metrics = Metrics()
         async with server.running(settings, metrics, LoadMonitor()) as running:
             assert running.versions.live.current_name == "v000001"
-            assert not any("loop" in ill for ill in degraded(running))
+            assert not any("loop" in reason for reason in degraded(running))
             stale.set()
-            await until(lambda: any("loop: swapper" in ill and "Stale" in ill for ill in degraded(running)))
+            await until(lambda: any("loop: swapper" in it and "Stale" in it for it in degraded(running)))
             assert running.versions.live.current_name == "v000001"
             name = b'rm_loop_failures_total{loop="swapper"}'
             assert name in metrics.render()
             stale.clear()
             publish(settings.data_dir, checkpoint("bert"))
             await until(lambda: running.versions.live.current_name == "v000002")
-            await until(lambda: not any("loop" in ill for ill in degraded(running)))
+            await until(lambda: not any("loop" in reason for reason in degraded(running)))
 
     asyncio.run(main())
     assert our_threads() == []

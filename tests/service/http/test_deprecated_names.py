@@ -1,4 +1,4 @@
-"""Answers have the present and the deprecated names of figures, whichever release wrote the record."""
+"""Answers contain figures under their current and deprecated names, for records of any release."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GET /drift and its metrics on a real server; a canary in the shadow answers nobody."""
+"""GET /drift and its metrics on a real server, also with a shadow canary."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_drift_reports_the_figures_of_answered_groups_by_policy_step(
 
 
 def labels(process: Served) -> list[tuple[str, float, bool]]:
-    """What each label names, its share, and whether that is in memory."""
+    """The version and share of each label, and whether the version is loaded."""
     return [(entry["version"], entry["share"], entry["loaded"]) for entry in process.http.get("/labels").json()]
 
 

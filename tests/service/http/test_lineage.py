@@ -1,4 +1,4 @@
-"""GET /versions: what every version was made from and what became of it, through a real server."""
+"""GET /versions of a real server: the origin, status and verdict of every version."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ GROUPS = [
 def overview(process: Served, since: float = 0.0) -> Overview:
     answer = process.http.get("/overview", params={"since": since})
     answer.raise_for_status()
-    return Overview.model_validate(answer.json())  # what is documented is what is answered
+    return Overview.model_validate(answer.json())  # the answer has the documented schema
 
 
 def test_the_overview_reports_current_rates_latency_queue_and_versions(
@@ -62,7 +62,7 @@ def test_the_overview_reports_the_state_of_redis_the_trainer_and_its_job(
     publish(tmp_path, checkpoint("bert"))
     with service_here(tmp_path, redis_process.url) as process, redis_process.client() as client:
         process.wait_until(lambda: overview(process).redis == "up")
-        assert [ill.part for ill in overview(process).degraded] == ["trainer"]
+        assert [problem.part for problem in overview(process).degraded] == ["trainer"]
         board = JobBoard(client)
         TrainerPresence(client).hold("a", {"state": "ready"}, 60_000)
         job = board.create({})
@@ -77,11 +77,11 @@ def test_the_overview_reports_the_state_of_redis_the_trainer_and_its_job(
         assert seen.degraded == []
         TrainerPresence(client).hold("a", {"state": "ready", "failing": ["job-loop has failed"]}, 60_000)
         process.wait_until(lambda: overview(process).degraded != [])
-        (ill,) = overview(process).degraded
-        assert (ill.part, ill.reason) == ("loop", "the trainer's job-loop has failed")
+        (problem,) = overview(process).degraded
+        assert (problem.part, problem.reason) == ("loop", "the trainer's job-loop has failed")
         redis_process.__exit__()
         process.wait_until(lambda: overview(process).redis == "down")
-        assert [ill.part for ill in overview(process).degraded] == ["redis"]
+        assert [problem.part for problem in overview(process).degraded] == ["redis"]
 
 
 def test_the_overview_of_a_server_without_a_version_reports_it_as_degraded(

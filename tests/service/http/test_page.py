@@ -1,4 +1,4 @@
-"""The page's files: served by the service, from itself alone, kept by browsers until they change."""
+"""The page's files: served without external content, and cached by browsers until they change."""
 
 from __future__ import annotations
 

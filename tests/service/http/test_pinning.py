@@ -1,4 +1,4 @@
-"""Pins in body and headers, raw and calibrated scores, and what a swap leaves alone: over HTTP."""
+"""Over HTTP: pins in body and headers, raw and calibrated scores, and requests that run during a swap."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LINE = {"scale": 0.25, "shift": -3.0}
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three versions, the second current and calibrated."""
+    """Three versions. The second is current and calibrated."""
     return publish_several(tmp_path_factory.mktemp("data"), 3, current=2, calibrations={2: LINE})
 
 
@@ -156,7 +156,7 @@ def test_a_running_request_finishes_on_its_captured_version_across_swaps(
     slowly = {"METARM_SCORE_WORKERS": "1", "METARM_BATCH_TOKENS": "8"}
     with service_here(tmp_path, redis_process.url, **slowly) as process:
         process.wait_ready()
-        for name in ("v000002", "v000003"):  # in memory before, so that the swaps take no time
+        for name in ("v000002", "v000003"):  # loaded in advance, so that the swaps take no time
             assert send(process, "/score", {"version": name}).status_code == 200
         asking = threading.Thread(target=ask, args=(process.url,))
         asking.start()
@@ -164,7 +164,7 @@ def test_a_running_request_finishes_on_its_captured_version_across_swaps(
         for name in ("v000002", "v000003"):
             assert process.http.post(f"/versions/{name}/activate").json()["serving"] == name
         assert send(process, "/score", {}).json()["version"] == "v000003"
-        assert not answers, "the request was to outlast two swaps and a newer request"
+        assert not answers, "the request must outlast two swaps and a newer request"
         asking.join()
     (answer,) = answers
     assert answer["version"] == "v000001"
@@ -186,7 +186,7 @@ def test_refused_versions_are_listed_counted_and_logged_while_the_current_versio
     before = time.time()
     with service_here(tmp_path, redis_process.url, METARM_POLL_MS="50") as process:
         process.wait_ready()
-        for _ in range(5):  # read once: its files stay as they are
+        for _ in range(5):  # its files do not change, so they are read once
             pinned = send(process, "/score", {"version": "v000003"})
             assert (pinned.status_code, pinned.json()["error"]["code"]) == (500, "invalid_version")
             assert "tokenizer.json" in pinned.json()["error"]["message"]

@@ -1,4 +1,4 @@
-"""A retrain request asks for nothing that the trainer would not take from its settings."""
+"""A retrain request accepts only options and values that the trainer's settings accept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.training import TrainOptions
 
 def test_every_option_of_a_retrain_request_is_a_training_option() -> None:
     of_the_run = {field.name for field in fields(TrainOptions)}
-    assert set(RetrainRequest.model_fields) - of_the_run == {"force"}  # what becomes of its candidate
+    assert set(RetrainRequest.model_fields) - of_the_run == {"force"}  # affects only the publication
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def test_a_non_finite_score_fails_only_its_own_request(tmp_path: Path, redis_pro
 def causal_server(
     tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint, shared_redis: RedisProcess
 ) -> Iterator[Served]:
-    """A causal model whose scores are not kept, but prompts are: small slices, two workers."""
+    """A server of a causal model that caches prompts but no scores, with small slices and two workers."""
     data_dir = tmp_path_factory.mktemp("causal")
     publish(data_dir, checkpoint("llama"))
     forward = {"METARM_SCORE_CACHE_ENTRIES": "0", "METARM_SLICE_TOKENS": "64", "METARM_SCORE_WORKERS": "2"}
@@ -458,7 +458,7 @@ def _metrics(process: Served) -> str:
 
 
 def counter(process: Served, series: str) -> float:
-    """The value of one series, 0 where it was never counted."""
+    """The value of one series, or 0 if it does not exist yet."""
     values = [line.removeprefix(series) for line in _metrics(process).splitlines() if line.startswith(series)]
     return float(values[0]) if values else 0.0
 
@@ -474,6 +474,6 @@ def test_the_openapi_description_declares_the_error_shape_on_every_route(server:
     page = server.http.get("/docs").text
     assets = re.findall(r'(?:href|src)="([^"]+)"', page)
     assert len(assets) == 3
-    for asset in assets:  # nothing comes from elsewhere
+    for asset in assets:  # no external content
         assert asset.startswith(server.url)
         assert server.http.get(asset).status_code == 200

@@ -1,4 +1,4 @@
-"""retrain: auto over real HTTP and a real Redis: two servers, and a trainer that only says it is there."""
+"""Automatic retraining over real HTTP and a real Redis: two servers, and a trainer that is only registered."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_two_servers_trigger_one_run_and_the_job_records_the_trigger_figures(
 
         assert TrainerPresence(client).hold("test", TRAINER, HOUR_MS)
         one.wait_until(lambda: {state(one), state(other)} <= {"triggered", "cooling_down"})
-        time.sleep(4)  # another look of each
+        time.sleep(4)  # each server checks again
         (job,) = board.recent(10)
         trigger = job.trigger
         assert trigger is not None
@@ -63,7 +63,7 @@ def test_two_servers_trigger_one_run_and_the_job_records_the_trigger_figures(
         assert sorted(counted) == [False, True]
         assert one.http.post("/retrain").json()["error"]["code"] == "job_running"
 
-        board.finish(job, "rejected")  # the cool-down holds all the same
+        board.finish(job, "rejected")  # the cool-down still applies
         time.sleep(4)
         assert board.active() is None
         assert 0 < client.ttl(RETRAIN_COOLDOWN) <= 3600

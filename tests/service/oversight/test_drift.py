@@ -1,4 +1,4 @@
-"""The figures against brute force, over random ragged groups; no server."""
+"""Drift figures of random ragged groups against brute force, without a server."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_comparison_normalises_each_spread_by_its_own_reference() -> None:
 def test_the_disagreement_error_is_the_standard_error_of_the_mean_over_ranked_groups() -> None:
     scores = [0.0, 1.0, 2.0]
     others = [[0.0, 1.0, 2.0], [1.0, 0.0, 2.0], [2.0, 1.0, 0.0], [0.0, 2.0, 1.0]]
-    compared = Comparison.of_group([1.0, 1.0], [2.0, 2.0])  # says nothing of the order
+    compared = Comparison.of_group([1.0, 1.0], [2.0, 2.0])  # constant scores: no order to compare
     for other in others:
         assert compared.ranked > 1 or compared.disagreement_error is None
         compared = compared.plus(Comparison.of_group(scores, other))

@@ -1,4 +1,4 @@
-"""Histograms of reward differences against brute force, and their bounds."""
+"""Histograms of reward differences against brute force, and their limits."""
 
 from __future__ import annotations
 

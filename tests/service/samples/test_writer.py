@@ -1,4 +1,4 @@
-"""The writer on its own, with a real Redis: what it cannot log does not hold up what it can."""
+"""The sample writer alone, with a real Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slices through real tiny models, in threads of their own as in the service."""
+"""Slices through real tiny models, in separate threads as in the service."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def forward(engine: Engine, version: LoadedVersion, samples: list[Encoded], shar
 
 @contextmanager
 def forwards(model: RewardModel) -> Iterator[list[int]]:
-    """The tokens of each forward."""
+    """Count the tokens of each forward."""
     counted: list[int] = []
     hook = model.network.get_input_embeddings().register_forward_hook(
         lambda _module, inputs, _output: counted.append(inputs[0].numel())

@@ -1,4 +1,4 @@
-"""Threads and the cores the kernel says they are kept to."""
+"""Threads, and the cores to which the kernel has bound them."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ several_cores = pytest.mark.skipif(len(ALLOWED) < 2, reason="one core")
 
 
 def in_thread(work: Callable[[], Any]) -> Any:
-    """As a worker: torch's threads belong to the thread that started them, and end with it."""
+    """Run `work` as a worker does: torch's threads belong to the thread that started them, and end with it."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(work).result()
 
 
 def run_parallel() -> set[int]:
-    """Have torch use every thread it may; the ids of this process's threads."""
+    """Make torch use all its threads, and return the ids of this process's threads."""
     torch.zeros(torch.get_num_threads() * PARALLEL_WORK).add_(1)
     return {int(task.name) for task in Path("/proc/self/task").iterdir()}
 
 
-def kept_to(threads: Iterable[int]) -> list[list[int]]:
+def affinities(threads: Iterable[int]) -> list[list[int]]:
     return sorted(sorted(os.sched_getaffinity(thread)) for thread in threads)
 
 
@@ -47,7 +47,7 @@ def test_a_forward_on_all_cores_binds_one_thread_to_each_core() -> None:
                 if share == len(ALLOWED):
                     (own,) = os.sched_getaffinity(0)
                     started = run_parallel() - before
-                    assert kept_to(started) == [[cpu] for cpu in ALLOWED if cpu != own]
+                    assert affinities(started) == [[cpu] for cpu in ALLOWED if cpu != own]
             assert sorted(os.sched_getaffinity(0)) == ALLOWED
 
     in_thread(work)
@@ -73,7 +73,7 @@ def test_a_single_thread_or_an_unbound_worker_is_left_to_the_kernels_scheduler(s
         with Placement(0, None, bind=bind).on(1, share):
             assert torch.get_num_threads() == share
             assert sorted(os.sched_getaffinity(0)) == ALLOWED
-            assert kept_to(run_parallel() - before) == [ALLOWED] * (share - 1)
+            assert affinities(run_parallel() - before) == [ALLOWED] * (share - 1)
 
     in_thread(work)
 
@@ -138,7 +138,7 @@ def test_a_worker_is_unbound_if_binding_fails_halfway(monkeypatch: pytest.Monkey
 
     def refuse_the_last_of_a_team(thread: int, cpus: Sequence[int]) -> None:
         asked.append(list(cpus))
-        if len(asked) == len(ALLOWED):  # the others' cores came before: now its own
+        if len(asked) == len(ALLOWED):  # the other threads are bound first, then the worker's own
             raise OSError("invalid argument")
         allow(thread, cpus)
 

@@ -1,4 +1,4 @@
-"""How the forward uses the machine: what is set, what was measured before, what is measured now."""
+"""The forward plan: from settings, from a saved measurement, or from a new measurement."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def model(checkpoint: Kinds) -> RewardModel:
 
 
 CORES = 8
-AT_ONCE = Timing(rounds=1, timing_s=0.0, slow_s=60.0)
-TOO_SLOW = Timing(rounds=1, timing_s=0.0, slow_s=0.0)  # whatever the model
+QUICK = Timing(rounds=1, timing_s=0.0, slow_s=60.0)
+TOO_SLOW = Timing(rounds=1, timing_s=0.0, slow_s=0.0)  # for any model
 
 
 def plan_on(
-    data_dir: Path, model: RewardModel, cores: int = CORES, timing: Timing = AT_ONCE, **settings: Any
+    data_dir: Path, model: RewardModel, cores: int = CORES, timing: Timing = QUICK, **settings: Any
 ) -> ForwardPlan:
     return choose_plan(model, ServiceSettings(data_dir=data_dir, **settings), cores, timing)
 
@@ -49,12 +49,12 @@ def settings_of(name: str, value: Any) -> ServiceSettings:
     return ServiceSettings(**{name: value})
 
 
-def written(data_dir: Path) -> dict[str, Any]:
+def saved_record(data_dir: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((data_dir / "tuning.json").read_text())
     return record
 
 
-def keep(data_dir: Path, model: RewardModel, plan: ForwardPlan, **other: Any) -> None:
+def save_plan(data_dir: Path, model: RewardModel, plan: ForwardPlan, **other: Any) -> None:
     record = {"plan": asdict(plan), "measured_on": fingerprint(model, CORES) | other}
     (data_dir / "tuning.json").write_text(json.dumps(record))
 
@@ -110,9 +110,9 @@ def test_a_cache_size_may_be_zero_but_not_negative(setting: str) -> None:
 def test_a_measured_plan_is_saved_and_reused(tmp_path: Path, model: RewardModel) -> None:
     plan = plan_on(tmp_path, model)
     assert plan.workers * plan.threads == 8
-    assert ForwardPlan(**written(tmp_path)["plan"]) == plan
+    assert ForwardPlan(**saved_record(tmp_path)["plan"]) == plan
     assert [file.name for file in tmp_path.iterdir()] == ["tuning.json"]
-    keep(tmp_path, model, MEASURED)  # other than what anyone would measure on eight cores
+    save_plan(tmp_path, model, MEASURED)  # no measurement on eight cores yields this plan
     before = (tmp_path / "tuning.json").read_bytes()
     assert plan_on(tmp_path, model) == MEASURED
     assert plan_on(tmp_path, model, slice_tokens=77) == ForwardPlan(1, 3, 2048, 77)
@@ -127,10 +127,10 @@ def test_a_measured_plan_is_saved_and_reused(tmp_path: Path, model: RewardModel)
 def test_a_plan_saved_for_another_machine_or_model_is_measured_again(
     tmp_path: Path, model: RewardModel, other: dict[str, Any]
 ) -> None:
-    keep(tmp_path, model, MEASURED, **other)
+    save_plan(tmp_path, model, MEASURED, **other)
     plan = plan_on(tmp_path, model)
     assert plan.workers * plan.threads == 8
-    assert written(tmp_path)["measured_on"] == fingerprint(model, CORES)
+    assert saved_record(tmp_path)["measured_on"] == fingerprint(model, CORES)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_an_unreadable_plan_file_is_ignored_with_a_warning(
     with caplog.at_level(logging.WARNING):
         plan = plan_on(tmp_path, model)
     assert f"{file} is ignored" in caplog.text
-    assert ForwardPlan(**written(tmp_path)["plan"]) == plan
+    assert ForwardPlan(**saved_record(tmp_path)["plan"]) == plan
 
 
 def test_an_unwritable_data_directory_only_causes_a_warning(
@@ -170,7 +170,7 @@ def test_an_unwritable_data_directory_only_causes_a_warning(
 
 
 def test_every_split_of_the_cores_is_measured_and_then_every_batch_size(model: RewardModel) -> None:
-    measured = list(measure_plans(model, CORES, AT_ONCE))
+    measured = list(measure_plans(model, CORES, QUICK))
     splits = [(m.plan.workers, m.plan.threads) for m in measured[:4]]
     assert splits == [(1, 8), (2, 4), (4, 2), (8, 1)]
     assert {m.plan.batch_tokens for m in measured[:4]} == {1024}
@@ -187,7 +187,7 @@ def test_every_split_of_the_cores_is_measured_and_then_every_batch_size(model: R
     [
         ({(1, 4, 1024): 100, (2, 2, 1024): 99, (4, 1, 1024): 90}, (2, 2, 1024)),  # close: more workers
         ({(1, 4, 1024): 100, (2, 2, 1024): 90, (4, 1, 1024): 80}, (1, 4, 1024)),
-        ({(4, 1, 1024): 100, (4, 1, 512): 109, (4, 1, 2048): 109}, (4, 1, 1024)),  # not by much: as usual
+        ({(4, 1, 1024): 100, (4, 1, 512): 109, (4, 1, 2048): 109}, (4, 1, 1024)),  # close: the default
         ({(4, 1, 1024): 100, (4, 1, 512): 111, (4, 1, 2048): 112}, (4, 1, 2048)),
         ({(1, 4, 1024): 101, (4, 1, 1024): 100, (4, 1, 512): 115}, (4, 1, 512)),
     ],
@@ -220,12 +220,12 @@ def test_metarm_tune_prints_its_measurements_and_saves_the_best_plan(
     rows = re.findall(r"^ +(\d+) +(\d+) +(\d+) +(\d+)$", output, re.MULTILINE)
     assert [row[:3] for row in rows] == [("1", "1", "1024"), ("1", "1", "512"), ("1", "1", "2048")]
     assert all(int(row[3]) > 0 for row in rows)
-    plan = ForwardPlan(**written(tmp_path)["plan"])
+    plan = ForwardPlan(**saved_record(tmp_path)["plan"])
     assert (plan.workers, plan.threads) == (1, 1)
     assert f"chosen: 1 workers, 1 cores each, {plan.batch_tokens} tokens → {tmp_path / 'tuning.json'}" in output
-    keep_ = written(tmp_path)
-    assert plan_on(tmp_path, model, 1, TOO_SLOW) == plan  # measured now, it would be the default
-    assert written(tmp_path) == keep_
+    saved = saved_record(tmp_path)
+    assert plan_on(tmp_path, model, 1, TOO_SLOW) == plan  # a new measurement would yield the default
+    assert saved_record(tmp_path) == saved
 
 
 @pytest.mark.slow
@@ -244,5 +244,5 @@ def test_a_server_measures_its_plan_on_first_start_and_then_scores(
     publish(tmp_path, checkpoint("bert"))
     with service(tmp_path, redis_process.url, METARM_TUNE="true") as process:
         process.wait_ready()
-        assert set(written(tmp_path)["plan"]) == {"workers", "threads", "batch_tokens", "slice_tokens"}
+        assert set(saved_record(tmp_path)["plan"]) == {"workers", "threads", "batch_tokens", "slice_tokens"}
         assert process.http.post("/score", json={"groups": [GROUP]}).status_code == 200

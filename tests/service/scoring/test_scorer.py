@@ -35,7 +35,7 @@ class Wired:
     scorer: Scorer
     batcher: Batcher[LoadedVersion, Encoded]
     metrics: Metrics
-    plans: list[RewardModel]  # the models a plan was chosen for
+    plans: list[RewardModel]  # the models for which a plan was chosen
     slices: list[list[Encoded]]
 
     def counted(self, result: str) -> float:
@@ -66,7 +66,7 @@ async def wired(
 
 
 def groups_of(model: RewardModel, *groups: Sequence[str]) -> list[list[Encoded]]:
-    """Each group on a prompt of its own."""
+    """Encode groups, each with a different prompt."""
     words = PROMPT.split()
     return model.encoder.encode([(f"{words[n]} {PROMPT}", group) for n, group in enumerate(groups)])
 
@@ -139,7 +139,7 @@ def test_the_cache_evicts_the_least_recently_used_scores_first(checkpoint: Kinds
 def test_a_repeated_response_in_a_request_is_computed_once_and_has_one_score(
     checkpoint: Kinds, kind: Kind
 ) -> None:
-    """Computed in slices of different sizes, its last digits could differ."""
+    """Computed twice in slices of different sizes, its last digits could differ."""
     model = load_model(checkpoint(kind), 128)
 
     async def main() -> None:
@@ -235,5 +235,5 @@ def test_a_group_stays_in_one_slice_if_its_prompt_is_shared(checkpoint: Kinds) -
                 assert sum(map(len, w.slices)) == 12
 
         asyncio.run(main())
-    assert sum(groups_per_slice[True]) == 3  # none in two
+    assert sum(groups_per_slice[True]) == 3  # no group is in two slices
     assert sum(groups_per_slice[False]) > 3

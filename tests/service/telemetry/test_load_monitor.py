@@ -1,4 +1,4 @@
-"""Rates and quantiles against brute force; a clock that the tests move."""
+"""Rates and quantiles against reference computations, with a clock that the tests advance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Work:
 
 
 class Clock:
-    """Stands still but for what a test adds to `now`."""
+    """A clock that advances only when a test increases `now`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -56,7 +56,7 @@ def test_rates_cover_only_the_last_minute(clock: Clock) -> None:
     seen.refresh(work, "v000001")
     for second in range(200):
         clock.now += load_monitor.REFRESH_S
-        if second < 100:  # a burst that is long over
+        if second < 100:  # a burst that ended long ago
             seen.answered("/score", 503, 9.0)
             seen.scored(50, 5000)
         else:

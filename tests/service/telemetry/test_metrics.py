@@ -1,4 +1,4 @@
-"""GET /metrics of a real server: what the traffic, the labels, the trainer and its jobs leave there."""
+"""GET /metrics of a real server: traffic, labels, the trainer and its jobs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_metrics_report_the_tokens_duration_and_padding_of_slices(
     assert found["rm_forward_duration_seconds_count"] == found["rm_batch_tokens_count"] >= 1
     assert found["rm_queue_duration_seconds_count"] == 1
     lengths = answer["groups"][0]["tokens"]
-    if kind == "llama":  # the prompt's tokens once
+    if kind == "llama":  # the prompt's tokens count once
         assert max(lengths) < found["rm_batch_tokens_sum"] < sum(lengths)
     else:
         assert found["rm_batch_tokens_sum"] == sum(lengths)

@@ -1,4 +1,4 @@
-"""The log of a real service: request ids, one line for many refusals, JSON alone, no secrets."""
+"""The log of a real service: request ids, few lines for many refusals, only JSON, no secrets."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ SCORE_KEY, ADMIN_KEY, PASSWORD = "score-key-3141592653", "admin-key-2718281828",
 
 
 def lines(process: HttpProcess) -> list[dict[str, Any]]:
-    """Every line that is whole, each of which must be an object."""
+    """The complete log lines. Each must be a JSON object."""
     return [json.loads(line) for line in process.output.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def lines_of(process: HttpProcess, field: str, value: str) -> list[dict[str, Any]]:
-    """Lines with that field, waited for: a request's is written when its answer has left already."""
+    """Wait for log lines with `field` equal to `value`. A request is logged after its answer is sent."""
     found: list[dict[str, Any]] = []
 
-    def said() -> bool:
+    def logged() -> bool:
         found[:] = [line for line in lines(process) if line.get(field) == value]
         return bool(found)
 
-    process.wait_until(said)
+    process.wait_until(logged)
     return found
 
 
@@ -89,12 +89,12 @@ def test_answered_requests_are_not_logged_at_info_and_repeated_refusals_are_limi
     for _ in range(refused):
         assert server.http.get("/versions/v000077").status_code == 404
     assert server.http.post("/score", json={}, headers={"X-Request-ID": "the-last"}).status_code == 422
-    lines_of(server, "request_id", "the-last")  # behind all that was to be said before it
-    said = lines(server)[before:]
-    of_requests = [line.get("route") for line in said if line.keys() & {"request_id", "route"}]
+    lines_of(server, "request_id", "the-last")  # logged after all earlier lines
+    new_lines = lines(server)[before:]
+    of_requests = [line.get("route") for line in new_lines if line.keys() & {"request_id", "route"}]
     assert of_requests.count("/score") == 1
     assert set(of_requests) == {"/score", "/versions/{version}"}
-    assert len(said) < refused / 10
+    assert len(new_lines) < refused / 10
 
 
 def test_libraries_and_the_web_server_also_log_json(server: HttpProcess) -> None:
@@ -113,22 +113,22 @@ def test_keys_and_passwords_never_appear_in_the_log_or_in_an_error_body(
         client.config_set("requirepass", PASSWORD)
     redis_url = redis_process.url.replace("unix://", "unix://:pass%20word%2F1618@")
     keys = {"METARM_SCORE_KEYS": json.dumps([SCORE_KEY]), "METARM_ADMIN_KEYS": json.dumps([ADMIN_KEY])}
-    told = []
+    answers = []
     with service(tmp_path, redis_url, METARM_LOG_LEVEL="DEBUG", METARM_LOG_FORMAT="json", **keys) as process:
         process.wait_ready()
         for key in (SCORE_KEY, ADMIN_KEY, f"{SCORE_KEY}x"):
             header = {"Authorization": f"Bearer {key}"}
-            told += [process.http.post("/score", json=body, headers=header) for body in (BODY, MISSING, {})]
-            told += [
+            answers += [process.http.post("/score", json=body, headers=header) for body in (BODY, MISSING, {})]
+            answers += [
                 process.http.post("/retrain", headers=header),
                 process.http.get("/metrics", headers=header),
             ]
         redis_process.kill(signal.SIGKILL)
         redis_process.wait()
-        told.append(process.http.post("/retrain", headers={"Authorization": f"Bearer {ADMIN_KEY}"}))
+        answers.append(process.http.post("/retrain", headers={"Authorization": f"Bearer {ADMIN_KEY}"}))
         process.wait_until(lambda: "sample-writer failed" in process.output)
-    assert {answer.status_code for answer in told} >= {200, 401, 409, 422, 503}
-    said = process.output + "".join(answer.text for answer in told)
+    assert {answer.status_code for answer in answers} >= {200, 401, 409, 422, 503}
+    text = process.output + "".join(answer.text for answer in answers)
     for secret in (SCORE_KEY, ADMIN_KEY, PASSWORD, "pass%20word%2F1618"):
-        assert secret not in said
+        assert secret not in text
     assert any(line["level"] == "debug" and line.get("route") == "/score" for line in lines(process))

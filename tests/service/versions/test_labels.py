@@ -1,4 +1,4 @@
-"""Labels and the canary over HTTP: two servers on one store."""
+"""Labels and the canary over HTTP, with two servers on one store."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ GROUPS = [
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four versions, the second current; the third calibrated."""
+    """Four versions. The second is current, the third is calibrated."""
     line = {"scale": 0.5, "shift": 2.0}
     return publish_several(tmp_path_factory.mktemp("data"), 4, current=2, calibrations={3: line})
 
 
 @pytest.fixture(autouse=True)
-def _none_left(servers: PairHere) -> Iterator[None]:
+def _remove_labels(servers: PairHere) -> Iterator[None]:
     yield
     for entry in servers[0].http.get("/labels").json():
         servers[0].http.delete(f"/labels/{entry['label']}")
@@ -138,7 +138,7 @@ def test_the_canary_answers_the_same_share_of_prompts_on_every_server(
     assert 10 <= list(first.values()).count("v000003") <= 40
     assert set(first.values()) == {"v000002", "v000003"}
     offline = {"v000002": OfflineModel(data_dir / "m1"), "v000003": OfflineModel(data_dir / "m2")}
-    for asked, group in zip(GROUPS, bodies[0]["groups"], strict=True):  # each by one version, in its place
+    for asked, group in zip(GROUPS, bodies[0]["groups"], strict=True):  # one version per group, in order
         expected = [offline[group["version"]].score(str(asked["prompt"]), text) for text in asked["responses"]]
         assert group["raw"] == pytest.approx(expected, abs=TOLERANCE)
         if group["version"] == "v000003":
@@ -146,7 +146,7 @@ def test_the_canary_answers_the_same_share_of_prompts_on_every_server(
         else:
             assert group["scores"] == group["raw"]
     alone = {id_: version for group in GROUPS for id_, version in by_version(_alone(one, group)).items()}
-    assert alone == first  # whatever else is in the request
+    assert alone == first  # independent of the other groups in the request
     put(one, "canary", "v000003", share=0.8)
     more = by_version(score(one))
     assert {id_ for id_, version in first.items() if version == "v000003"} < {
@@ -220,7 +220,7 @@ def test_unpinned_groups_that_the_canary_cannot_score_fall_back_to_the_current_v
             failed = process.http.post("/score", json={"groups": groups, **pin})
             assert (failed.status_code, failed.json()["error"]["code"]) == (500, code)
             assert failed.headers["x-rm-version"] == "v000002"
-        again = score(process)  # what the canary can score it still does
+        again = score(process)  # the canary still scores the groups that it can score
         for asked, scored in zip(GROUPS, again["groups"], strict=True):
             offline = canary if scored["version"] == "v000002" else sound
             expected = [offline.score(str(asked["prompt"]), text) for text in asked["responses"]]
@@ -295,14 +295,14 @@ def test_labelling_an_invalid_version_fails_and_unpinned_requests_are_still_answ
     assert "extra" in refused.json()["error"]["message"]
     from metarm.store.versions import Label
 
-    store.set_label("canary", Label(name, 1.0))  # as another server could, before it was spoilt
+    store.set_label("canary", Label(name, 1.0))  # as another server could have done before the corruption
     one.wait_until(lambda: labelled(one) == {"canary": (name, False)})
     assert set(by_version(score(one)).values()) == {"v000002"}
     listed = one.http.get("/versions").json()
-    assert listed["refused"] is None  # the pointer's own version is served
+    assert listed["refused"] is None  # the version that the pointer names is served
     (refusal,) = [entry for entry in listed["refusals"] if entry["name"] == name]
     assert "extra" in refusal["reason"]
-    assert refusal["times"] == 1  # asked for twice, read once: its files are as they were
+    assert refusal["times"] == 1  # requested twice but read once, because its files have not changed
     (data_dir / "versions" / name / "extra").unlink()
     assert put(one, "canary", name, share=1.0)["loaded"]
 

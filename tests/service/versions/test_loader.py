@@ -1,4 +1,5 @@
-"""Versions brought from a real store by the real loader: what is refused, and what one that passes has seen."""
+"""Versions loaded from a real store by the real loader: refusals, and the checks and warm-up of a valid
+version."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ PLAN = ForwardPlan(workers=1, threads=1, batch_tokens=200, slice_tokens=500)
 
 @dataclass
 class Served:
-    """A loader with the scorer's plan behind it, and what happened."""
+    """A loader connected to a scorer, with its plans and refusals."""
 
     store: VersionStore
     reduced: bool = False
@@ -87,7 +88,7 @@ def served(store: VersionStore, **options: Any) -> Iterator[Served]:
 
 @pytest.fixture
 def store(tmp_path: Path, checkpoint: Kinds) -> VersionStore:
-    """One good version, and one to be spoilt."""
+    """One valid version, and one for the test to corrupt."""
     store = VersionStore(tmp_path / "versions")
     store.prepare()
     publish(store, checkpoint("bert"))
@@ -96,7 +97,7 @@ def store(tmp_path: Path, checkpoint: Kinds) -> VersionStore:
 
 
 def publish(store: VersionStore, checkpoint: Path, **fields: Any) -> str:
-    """As the trainer does: saved, with a probe."""
+    """Publish a version as the trainer does, with a probe."""
     name, folder = store.stage()
     model = load_model(checkpoint, 512)
     model.save(folder)
@@ -105,7 +106,7 @@ def publish(store: VersionStore, checkpoint: Path, **fields: Any) -> str:
 
 
 def resealed(store: VersionStore, name: str) -> None:
-    """The folder as if it had been published as it is now: its digests and its seal are right."""
+    """Publish the folder again in its present state, so that its digests and its seal are valid."""
     manifest = {key: value for key, value in store.manifest(name).items() if key not in ("digests", "seal")}
     staged = store.root / ".staging" / name
     store.path(name).rename(staged)
@@ -361,7 +362,7 @@ def test_every_network_is_warmed_up_with_one_text_and_each_new_architecture_also
             s.load(name)
     probed, lone, whole, again, lone_again, of_other, lone_of_other, whole_of_other = batches
     assert probed == again
-    assert lone == lone_again  # and no slice: its like has been warmed
+    assert lone == lone_again  # and no slice: its architecture is already warm
     for slice_tokens, batch_tokens in (whole, whole_of_other):
         assert PLAN.slice_tokens <= slice_tokens < PLAN.slice_tokens + 128
         assert batch_tokens == PLAN.batch_tokens
@@ -384,4 +385,4 @@ def test_versions_after_the_first_are_loaded_on_one_core(
     with served(store) as s:
         s.load("v000001", "v000002", "v000001")
     assert cores == [usable_cores(), 1, 1]
-    assert torch.get_num_threads() == before  # of other threads
+    assert torch.get_num_threads() == before  # other threads are not affected

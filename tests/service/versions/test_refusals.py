@@ -47,7 +47,7 @@ def test_only_the_newest_refusals_are_kept(tmp_path: Path) -> None:
 
 
 class Reader:
-    """Verifies what it is asked to load, and counts."""
+    """Verifies versions, and counts how often it reads them."""
 
     def __init__(self, store: VersionStore, **options: float) -> None:
         self.store = store
@@ -82,9 +82,9 @@ def test_a_corrupt_version_is_read_once_for_repeated_requests_and_loads_after_re
     weights.write_bytes(b"wEights")
     assert all(reader.refuses("v000002") for _ in range(20))
     assert reader.reads == 1
-    assert not reader.refuses("v000001")  # others are none of its business
+    assert not reader.refuses("v000001")  # other versions are not affected
     weights.write_bytes(sound)
-    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a restored backup has it
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a restored backup does
     assert not any(reader.refuses("v000002") for _ in range(3))
     assert reader.reads == 5
 
