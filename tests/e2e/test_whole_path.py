@@ -1,4 +1,4 @@
-"""The main job on real parts: `metarm up` with the real encoder, samples over HTTP, retrain, swap, restart."""
+"""The whole path on real parts: `metarm up` with the real encoder, scoring, retrain, swap and restart."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.demo_groups import demo_groups
 from tests.offline import TOLERANCE, OfflineModel
 from tests.processes import HttpProcess, system
 
-# few, small updates and few held-out pairs: the path is the same
+# few and small updates, and few held-out pairs: the path is the same
 FAST = {
     "METARM_BOOTSTRAP_PAIRS": "64",
     "METARM_MAX_HELD_OUT": "64",
@@ -47,7 +47,7 @@ def redis_of(data_dir: Path) -> redis.Redis:
 
 
 def child(process: HttpProcess, module: str) -> psutil.Process:
-    """The live child that runs `python -m module`, or the server of that name."""
+    """The child process that runs `python -m module`, or whose name is `module`."""
     for candidate in psutil.Process(process.pid).children():
         if module in candidate.cmdline() or candidate.name() == module:
             return candidate
@@ -173,7 +173,7 @@ def test_a_full_restart_loses_no_sample_and_serves_the_same_version(
     with RewardClient(running.url) as client:
         before = client_.xlen(SAMPLES)
         client.score(demo_groups(20))
-    os.killpg(running.pid, signal.SIGINT)  # as a Ctrl-C in a terminal: right after the last answer
+    os.killpg(running.pid, signal.SIGINT)  # like Ctrl-C in a terminal, right after the last answer
     assert running.wait(90) == 0
     assert "stopped" in running.output
     with pytest.raises(httpx.TransportError):
