@@ -1,4 +1,4 @@
-"""Text has the contrast on its ground that WCAG 2 AA asks for, in both themes, as a browser computes it."""
+"""Text has the contrast that WCAG 2 AA requires, in both themes, as a browser computes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 from service.http.routes.page import FOLDER
 
 Rgb = tuple[int, int, int]
-Theme = tuple[Literal["light", "dark"], str]  # of the system, and chosen on the page: "" where nothing is
+Theme = tuple[Literal["light", "dark"], str]  # the system's theme, and the page's choice ("" for none)
 THEMES: list[Theme] = [("light", ""), ("dark", ""), ("light", "dark"), ("dark", "light")]
 TEXT = ["text", "muted", "accent"]
 LINES = [f"series-{number}" for number in range(6)]
@@ -37,7 +37,7 @@ def colours(browser: Browser, theme: Theme) -> Mapping[str, Rgb]:
         page = context.new_page()
         page.add_style_tag(path=FOLDER / "theme.css")
         found: Mapping[str, Rgb] = page.evaluate(COMPUTED, [chosen, NAMES])
-    assert [name for name, value in found.items() if len(value) != 3] == []  # an unknown one is transparent
+    assert [name for name, value in found.items() if len(value) != 3] == []  # an unknown colour is transparent
     return found
 
 
