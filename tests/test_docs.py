@@ -1,5 +1,5 @@
-"""The documentation agrees with the code. `python -m tests.test_docs` writes what is generated: the settings
-page, the table of metrics, the tree of modules."""
+"""The documentation agrees with the code. `python -m tests.test_docs` writes the generated parts: the settings
+page, the table of metrics and the tree of modules."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def metrics_table() -> str:
 
 
 def _around(page: str, begin: str, end: str) -> tuple[str, str, str]:
-    """The page before, between and after the two marks."""
+    """Split the page into the parts before, between and after the two markers."""
     before, rest = page.split(begin)
     generated, after = rest.split(end)
     return before, generated, after
@@ -105,7 +105,7 @@ def test_metric_names_follow_the_prometheus_conventions() -> None:
 
 
 def _name(family: Metric) -> str:
-    """As it is asked for: the client library leaves a counter's suffix out."""
+    """The name as served: the client library omits a counter's suffix."""
     return f"{family.name}_total" if family.type == "counter" else family.name
 
 
@@ -120,7 +120,7 @@ def test_links_between_pages_point_to_existing_files(page: str) -> None:
 
 
 def tree() -> str:
-    """The product's modules, each with the first sentence of its docstring."""
+    """The modules of the product, each with the first sentence of its docstring."""
     lines: list[str] = []
     for package in PRODUCT:
         lines += [f"{name:<30}{sentence}".rstrip() for name, sentence in _described(ROOT / package, 0)]
@@ -128,7 +128,7 @@ def tree() -> str:
 
 
 def _described(folder: Path, depth: int) -> Iterator[tuple[str, str]]:
-    """A package's own line, then its modules, then its packages, indented by two."""
+    """Yield the line of a package, then its modules, then its subpackages, indented by two spaces."""
     indent = "  " * depth
     yield f"{indent}{folder.name}/", _first_sentence(folder / "__init__.py")
     for module in sorted(folder.glob("*.py")):

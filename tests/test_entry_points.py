@@ -1,4 +1,4 @@
-"""`python -m` of each package: how far it comes before it starts anything."""
+"""`python -m` of each package: what happens before it starts anything."""
 
 from __future__ import annotations
 
