@@ -18,23 +18,23 @@ from metarm.runtime import process_environment
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.update(process_environment.REQUIRED)
 for variable in [name for name in os.environ if name.startswith("METARM_")] + ["REDIS_URL", "PREFERENCES"]:
-    os.environ.pop(variable, None)  # a developer's own settings must not decide a test
+    os.environ.pop(variable, None)  # a developer's own settings must not affect a test
 
 from metarm.shared.connection import connect  # noqa: E402 (after the environment)
 from metarm.shared.coordinator import COMMAND_TIMEOUT_S  # noqa: E402
 from tests.processes import RedisProcess  # noqa: E402
 from tests.tiny import Kind, make_checkpoint  # noqa: E402
 
-# no deadline: a machine that stalls is no bug
+# no deadline: a stalled machine is not a bug
 hypothesis.settings.register_profile("busy", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("busy")
 
-SHARED = ("tests/compose/", "tests/page/")  # folders with one engine, one browser
+SHARED = ("tests/compose/", "tests/page/")  # folders whose tests share one engine or one browser
 SLOW = (*SHARED, "tests/e2e/")
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Where tests run in several processes, those of one file run in one, as their servers are the file's."""
+    """Distributes tests by file, or by folder for SHARED, because the tests of one share servers."""
 
     def _split_scope(self, nodeid: str) -> str:
         return next((folder for folder in SHARED if nodeid.startswith(folder)), nodeid.split("::")[0])
@@ -42,7 +42,8 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow folders. Files with slow tests come first, so that several processes end at one time."""
+    """Mark the slow folders and run files with slow tests first, so that all processes end at about the same
+    time."""
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
@@ -56,7 +57,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 @pytest.fixture(autouse=True)
 def _empty_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads a developer's .env, or writes into the checkout."""
+    """Run each test in an empty directory, so that it reads no .env and writes nothing into the checkout."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -74,14 +75,14 @@ def redis_client(redis_process: RedisProcess) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def quick(redis_process: RedisProcess) -> Iterator[redis.Redis]:
-    """A client as those have who cut over: it does not wait long for an answer."""
+    """A client with the short command timeout that cut-overs use."""
     with contextlib.closing(connect(redis_process.url, COMMAND_TIMEOUT_S)) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Path]:
-    """A tiny checkpoint of a kind, made once a session: not to be changed."""
+    """Return a tiny checkpoint of the given kind, made once per session. Tests must not change it."""
     made: dict[Kind, Path] = {}
 
     def get(kind: Kind) -> Path:

@@ -1,4 +1,4 @@
-"""Real-looking groups for tests: the prompts and both answers of the packaged demo preferences."""
+"""Realistic groups for tests: the prompts and both responses of the packaged demo preferences."""
 
 from __future__ import annotations
 

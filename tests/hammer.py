@@ -1,5 +1,5 @@
-"""Clients that score without a pause while versions change: unpinned, pinned, or pinned under a lease; and what
-may be said of their answers."""
+"""Clients that score without a pause while versions change, and checks of their answers. Clients are unpinned,
+pinned, or pinned under a lease."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from metarm.store.versions import VersionStore, version_number
 from tests.offline import TOLERANCE, OfflineModel
 from tests.tiny import CORPUS
 
-ITERATION = 30  # requests of a client under one lease
+ITERATION = 30  # requests that a client sends under one lease
 LEASE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`client` sent the group of this number at `sent`, to be scored by `pinned` or whatever is current."""
+    """`client` sent group number `group` at `sent`, pinned to `pinned` or unpinned (None)."""
 
     client: int
     group: int
@@ -36,9 +36,9 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseKept:
-    """What a lease was for: `requests` were answered by `version`, and the server loaded it so often before
-    the first and after the last."""
+class LeaseUse:
+    """`client` sent `requests` under a lease of `version`. `loads_before` and `loads_after` are the server's
+    load counts of that version before the first and after the last request."""
 
     client: int
     version: str
@@ -57,7 +57,7 @@ def random_group(rng: random.Random, responses: int) -> dict[str, Any]:
 
 
 class Clients:
-    """`count` threads, each in `run` from the start of the block until its end has set `stop`."""
+    """`count` threads that execute `run` while the block runs. The end of the block sets `stop`."""
 
     def __init__(self, count: int) -> None:
         self.stop = threading.Event()
@@ -78,9 +78,9 @@ class Clients:
 
 
 class Hammer(Clients):
-    """`clients` threads while the block runs; each asks the servers in turn, as behind a load balancer, and
-    each third one asks for one of the `pins`. With `leases`, on one server, half of those hold a lease on
-    the version they ask for, and renew it, for ITERATION requests; then they take the next."""
+    """`clients` threads that send requests to the servers in turn, as a load balancer does. Every third client
+    pins one of the `pins`. With `leases` (one server only), half of these hold a lease on their version for
+    ITERATION requests, renew it once, and then take the next lease."""
 
     def __init__(
         self, urls: Sequence[str], clients: int, pins: Sequence[str] = (), *, leases: bool = False
@@ -92,11 +92,11 @@ class Hammer(Clients):
         rng = random.Random(5)
         self.groups = [random_group(rng, 2) for _ in range(24)]
         self.answers: list[Answer] = []
-        self.leases_kept: list[LeaseKept] = []
+        self.lease_uses: list[LeaseUse] = []
         self.failures: list[str] = []
 
     def wait_for_more(self, count: int) -> None:
-        """Until so many more requests are answered."""
+        """Wait until `count` more requests are answered."""
         wanted, deadline = len(self.answers) + count, time.monotonic() + 60
         while len(self.answers) < wanted:
             assert time.monotonic() < deadline, self.failures[:3]
@@ -125,7 +125,7 @@ class Hammer(Clients):
             if request == ITERATION // 2:
                 renewed = http.post(f"{lease}/renew", json={"ttl_s": LEASE_S})
                 self.failures += [renewed.text] if renewed.status_code != 200 else []
-        self.leases_kept.append(LeaseKept(number, version, ITERATION, before, loads_of(http, url, version)))
+        self.lease_uses.append(LeaseUse(number, version, ITERATION, before, loads_of(http, url, version)))
         released = http.delete(lease)
         self.failures += [released.text] if released.status_code != 200 else []
 
@@ -150,19 +150,19 @@ class Hammer(Clients):
 
 
 def loads_of(http: httpx.Client, url: str, version: str) -> float:
-    """How often the server has brought a version from disk."""
+    """The number of times that the server has loaded a version from disk."""
     name = f'rm_version_loads_total{{version="{version}"}}'
     lines = http.get(f"{url}/metrics").text.splitlines()
     return next((float(line.split()[1]) for line in lines if line.startswith(name)), 0.0)
 
 
 def assert_never_backwards(answers: Sequence[Answer]) -> None:
-    """No request that was sent after some answer had come was scored by an older version than that answer's,
-    whichever server and client; pinned requests aside. For versions activated in ascending order."""
-    free = [answer for answer in answers if answer.pinned is None]
-    arrivals = sorted(free, key=lambda answer: answer.received)
+    """Assert that no unpinned request is scored by an older version than any answer received before it was
+    sent, across all servers and clients. The versions must have been activated in ascending order."""
+    unpinned = [answer for answer in answers if answer.pinned is None]
+    arrivals = sorted(unpinned, key=lambda answer: answer.received)
     newest, arrived = 0, 0
-    for answer in sorted(free, key=lambda answer: answer.sent):
+    for answer in sorted(unpinned, key=lambda answer: answer.sent):
         while arrivals[arrived].received < answer.sent:
             newest = max(newest, version_number(arrivals[arrived].version))
             arrived += 1
@@ -170,7 +170,8 @@ def assert_never_backwards(answers: Sequence[Answer]) -> None:
 
 
 def assert_scored_by_the_version_named(hammer: Hammer, store: VersionStore) -> None:
-    """Each score equals that of a plain forward by the version its answer names, and pins are kept."""
+    """Assert that each score equals a plain forward of the version its answer names, and that pins are
+    respected."""
     expected: dict[tuple[str, int], list[float]] = {}
     offline = {name: OfflineModel(store.path(name)) for name in store.names()}
     for answer in hammer.answers:

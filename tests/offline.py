@@ -1,4 +1,4 @@
-"""The yardstick of every score: a plain transformers forward of one sequence at a time."""
+"""The reference for every score: a plain transformers forward of one sequence at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TOLERANCE = 1e-4
 
 
 class OfflineModel:
-    """A checkpoint loaded as any user would load it, without our code."""
+    """A checkpoint loaded with transformers alone, without code of this project."""
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -19,13 +19,13 @@ class OfflineModel:
         self._limit = min(self.network.config.max_position_embeddings, 512)
 
     def encode(self, prompt: str, response: str) -> dict[str, list[int]]:
-        """The documented format, through the tokenizer's public calls; texts short enough to fit."""
+        """Encode in the documented format with the tokenizer's public methods. Texts must fit untruncated."""
         if self.tokenizer.chat_template:
             messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
             ids = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
             return {"input_ids": list(ids)}
         if self.tokenizer.sep_token:
-            # lists, because the single-text call treats an empty response as no response at all
+            # lists, because the call for a single text treats an empty response as a missing response
             pair = self.tokenizer([prompt], [response], padding=False, truncation=False)
             return {name: pair[name][0] for name in ("input_ids", "token_type_ids")}
         ids = self.tokenizer(prompt + response)["input_ids"]

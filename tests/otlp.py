@@ -1,4 +1,4 @@
-"""A stand-in for an OpenTelemetry collector: takes OTLP over HTTP and keeps the spans."""
+"""A stub of an OpenTelemetry collector: accepts OTLP over HTTP and keeps the spans."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Ids in hexadecimal, empty where there is none; times in nanoseconds of Unix time."""
+    """Ids are hexadecimal, or empty if missing. Times are nanoseconds of Unix time."""
 
     service: str
     name: str
@@ -69,7 +69,7 @@ class Collector:
         return [span for span in self.spans if span.name == name]
 
     def trace(self, trace: str) -> dict[str, Span]:
-        """The spans of a trace by name, each of which comes once."""
+        """The spans of a trace by name. Each name must be unique."""
         spans = [span for span in self.spans if span.trace == trace]
         by_name = {span.name: span for span in spans}
         assert len(by_name) == len(spans)

@@ -1,4 +1,4 @@
-"""Real processes for tests: a Redis server, the service, the whole system; on free ports of 127.0.0.1."""
+"""Real processes for tests: a Redis server, the service and the whole system, on free ports of 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from metarm.runtime.processes import free_port
 from service.http.app import create_app
 from service.settings import ServiceSettings
 
-BUSY_S = 2.5  # that a busy machine may add to a wait that a test times
+BUSY_S = 2.5  # tolerance for a busy machine in waits that a test measures
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
@@ -35,7 +35,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
 
 
 class Process(processes.Process):
-    """One that must end when the block is left, and with the environment that ours need."""
+    """A process with the environment that this project's processes require. It must end when the block ends."""
 
     def __init__(
         self, command: Sequence[str], output: Path, environment: Mapping[str, str] | None = None
@@ -49,7 +49,7 @@ class Process(processes.Process):
 
 
 class RedisProcess(Process):
-    """A private server, keeping its data in `folder` over restarts."""
+    """A private Redis server that keeps its data in `folder` across restarts."""
 
     def __init__(self, folder: Path) -> None:
         embedded = EmbeddedRedis(folder)
@@ -71,12 +71,12 @@ class RedisProcess(Process):
 
 
 class Served:
-    """What tests ask over HTTP, in a process of its own or in this one."""
+    """A server that tests access over HTTP, in another process or in this one."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        fresh = httpx.Limits(keepalive_expiry=2.0)  # a server closes what is idle for 5 s
+        fresh = httpx.Limits(keepalive_expiry=2.0)  # the server closes connections that are idle for 5 s
         self.http = httpx.Client(base_url=self.url, timeout=60.0, limits=fresh)
 
     def answers(self, path: str, status: int = 200) -> bool:
@@ -87,11 +87,11 @@ class Served:
 
     @property
     def output(self) -> str:
-        """What it logged."""
+        """The log of the server."""
         raise NotImplementedError
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-        """Wait for a condition that can only come true while the server runs."""
+        """Wait for a condition. Fail if the server ends before it becomes true."""
         raise NotImplementedError
 
     def wait_ready(self, timeout_s: float = 180.0) -> None:
@@ -115,7 +115,7 @@ class HttpThread(Served):
     """The service's application in a thread of this process, run by the same web server."""
 
     def __init__(self, settings: Mapping[str, str]) -> None:
-        """`settings` by their environment names."""
+        """`settings` are named by their environment variables."""
         super().__init__(free_port())
         with pytest.MonkeyPatch.context() as patched:
             for name, value in settings.items():
@@ -157,8 +157,10 @@ class HttpThread(Served):
     def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
-            assert self._thread.is_alive(), f"it ended:\n{self.output}"
-            assert time.monotonic() < deadline, f"not within {timeout_s:g} s:\n{self.output}"
+            assert self._thread.is_alive(), f"the server ended:\n{self.output}"
+            assert time.monotonic() < deadline, (
+                f"the condition is not met within {timeout_s:g} s:\n{self.output}"
+            )
             time.sleep(0.01)
 
 
@@ -169,20 +171,20 @@ PairHere = tuple[HttpThread, HttpThread]
 def service(
     data_dir: Path, redis_url: str, *, name: str = "service", prefix: Sequence[str] = (), **settings: str
 ) -> HttpProcess:
-    """`python -m service` on a data directory; settings by their environment names, e.g. METARM_POLL_MS.
-    `name` tells several on one directory apart; `prefix` is a command that runs it."""
+    """`python -m service` on a data directory. Settings are named by their environment variables, for example
+    METARM_POLL_MS. `name` distinguishes several services on one directory. `prefix` is a command to run it."""
     command = [*prefix, sys.executable, "-m", "service"]
     return HttpProcess(command, data_dir / name, _settings(data_dir, redis_url, settings))
 
 
 def service_here(data_dir: Path, redis_url: str, **settings: str) -> HttpThread:
-    """Likewise, in this process: for what is asked over HTTP. It starts in a tenth of the time."""
+    """Like `service`, but in a thread of this process, which starts in a tenth of the time."""
     return HttpThread(_settings(data_dir, redis_url, settings))
 
 
 def _settings(data_dir: Path, redis_url: str, settings: Mapping[str, str]) -> dict[str, str]:
-    """The machine is not measured at the start, which takes seconds, unless METARM_TUNE says so; promoted
-    versions, often random ones, are not watched unless METARM_WATCH_GROUPS says so."""
+    """Settings for tests: METARM_TUNE off, because measuring the machine takes seconds, and METARM_WATCH_GROUPS
+    0, because promoted versions are often random. `settings` override both."""
     return {
         "METARM_DATA_DIR": str(data_dir),
         "REDIS_URL": redis_url,
@@ -194,7 +196,7 @@ def _settings(data_dir: Path, redis_url: str, settings: Mapping[str, str]) -> di
 
 @contextlib.contextmanager
 def two_services(data_dir: Path, redis_url: str, **settings: Any) -> Iterator[Pair]:
-    """Two of them on one store and one Redis, ready; `prefix` as in `service`."""
+    """Two ready services on one store and one Redis. `prefix` is passed to `service`."""
     one, other = (service(data_dir, redis_url, name=name, **settings) for name in ("a", "b"))
     with one, other:
         one.wait_ready()
@@ -204,7 +206,7 @@ def two_services(data_dir: Path, redis_url: str, **settings: Any) -> Iterator[Pa
 
 @contextlib.contextmanager
 def two_services_here(data_dir: Path, redis_url: str, **settings: str) -> Iterator[PairHere]:
-    """Likewise, in this process."""
+    """Like `two_services`, but in threads of this process."""
     one, other = (service_here(data_dir, redis_url, **settings) for _ in range(2))
     with one, other:
         one.wait_ready()
@@ -213,7 +215,7 @@ def two_services_here(data_dir: Path, redis_url: str, **settings: str) -> Iterat
 
 
 def trainer(data_dir: Path, redis_url: str, **settings: str) -> Process:
-    """`python -m trainer` on a data directory; other work on this machine does not keep its runs waiting."""
+    """`python -m trainer` on a data directory. Its runs do not wait for other work on this machine."""
     low = {"METARM_TRAIN_PRIORITY": "low"}
     environment = {"METARM_DATA_DIR": str(data_dir), "REDIS_URL": redis_url, **low, **settings}
     return Process([sys.executable, "-m", "trainer"], data_dir / "trainer" / "output.txt", environment)

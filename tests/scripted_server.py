@@ -1,4 +1,4 @@
-"""A server among real ones, in a thread, that takes part in a cut-over as a test wants it to."""
+"""A fake server, in a thread, that takes part in a cut-over as the test prescribes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from metarm.shared.fleet import LIFETIME_MS, RENEW_S, Fleet, ServiceRecord
 from metarm.store.versions import VersionStore
 from tests.processes import wait_until
 
-LASTING_MS = 60_000  # a registration that no stall of the machine outlasts
+LASTING_MS = 60_000  # a registration that outlasts any stall of the machine
 
 
 class ScriptedServer:
-    """Answers what it is told to, and remembers where the pointer stood in each phase."""
+    """Reports what the test prescribes, and records the pointer's version in each phase."""
 
     def __init__(
         self, name: str, client: redis.Redis, store: VersionStore, *, says: str = "ready", holds: bool = True
     ) -> None:
-        """`says` and `holds` may change while it runs."""
+        """`says` is its report in the prepare phase. It reports 'held' if `holds`. Both may change while it
+        runs."""
         self.name = name
         self.says = says
         self.holds = holds

@@ -1,4 +1,4 @@
-"""What a Prometheus metric of this process shows."""
+"""The value of a Prometheus metric of this process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from prometheus_client.metrics import MetricWrapperBase
 
 
 def value_of(metric: MetricWrapperBase) -> float:
-    """Of a counter or gauge without labels, or with all of them given."""
+    """Return the value of a counter or gauge that has no labels, or whose labels are all set."""
     (collected,) = metric.collect()
     return float(collected.samples[0].value)

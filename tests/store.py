@@ -1,4 +1,4 @@
-"""A version store filled for tests, as the trainer would fill it."""
+"""Version stores for tests, filled as the trainer fills them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def publish_several(
     current: int,
     calibrations: Mapping[int, Mapping[str, float]] | None = None,
 ) -> Path:
-    """Publish v000001 to that many, tiny BERTs of the seeds 0, 1, …, whose checkpoints stay in `data_dir`/m0,
-    m1, …; return `data_dir`. The `current`th and all before it were made current, in order."""
+    """Publish `count` tiny BERTs with the seeds 0, 1, …, as v000001, v000002, …, and return `data_dir`. Their
+    checkpoints stay in `data_dir`/m0, m1, …. The first `current` versions are activated in order."""
     for number in range(1, count + 1):
         checkpoint = make_checkpoint(data_dir / f"m{number - 1}", "bert", seed=number - 1)
         calibration = (calibrations or {}).get(number)
@@ -42,8 +42,8 @@ def publish_several(
 
 
 def weightless_store(data_dir: Path, count: int, *, current: int = 1) -> VersionStore:
-    """Versions that can be listed and pointed to, not loaded. The `current`th and all before it were made
-    current, in order."""
+    """A store of versions that can be listed and activated, but not loaded. The first `current` versions are
+    activated in order."""
     store = VersionStore(data_dir / "versions")
     store.prepare()
     for number in range(1, count + 1):

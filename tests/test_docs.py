@@ -1,5 +1,5 @@
-"""The documentation agrees with the code. `python -m tests.test_docs` writes what is generated: the settings
-page, the table of metrics, the tree of modules."""
+"""The documentation agrees with the code. `python -m tests.test_docs` writes the generated parts: the settings
+page, the table of metrics and the tree of modules."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def metrics_table() -> str:
 
 
 def _around(page: str, begin: str, end: str) -> tuple[str, str, str]:
-    """The page before, between and after the two marks."""
+    """Split the page into the parts before, between and after the two markers."""
     before, rest = page.split(begin)
     generated, after = rest.split(end)
     return before, generated, after
@@ -87,7 +87,7 @@ def test_every_metric_is_in_the_operations_page_with_its_type_labels_and_meaning
     assert table == metrics_table()
 
 
-def test_every_metric_that_is_served_was_declared_with_that_type_and_help() -> None:
+def test_every_served_metric_is_declared_with_its_type_and_help() -> None:
     metrics = Metrics()
     metrics.training.show(TrainingFigures(True, True, 1, 2, 0.5, {}, "failed", 1.0))
     declared = {(metric.name, metric.kind, metric.doc) for metric in metrics.registry.declared}
@@ -96,7 +96,7 @@ def test_every_metric_that_is_served_was_declared_with_that_type_and_help() -> N
     assert {metric for metric in served if not metric[0].startswith("process_")} == declared
 
 
-def test_names_of_metrics_end_in_their_unit() -> None:
+def test_metric_names_follow_the_prometheus_conventions() -> None:
     """https://prometheus.io/docs/practices/naming"""
     for metric in Metrics().registry.declared:
         assert metric.name.startswith("rm_")
@@ -105,7 +105,7 @@ def test_names_of_metrics_end_in_their_unit() -> None:
 
 
 def _name(family: Metric) -> str:
-    """As it is asked for: the client library leaves a counter's suffix out."""
+    """The name as served: the client library omits a counter's suffix."""
     return f"{family.name}_total" if family.type == "counter" else family.name
 
 
@@ -113,14 +113,14 @@ PAGES = [ROOT / "README.md", ROOT / "experiments" / "README.md", *DOCS.rglob("*.
 
 
 @pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in PAGES])
-def test_links_between_pages_lead_somewhere(page: str) -> None:
+def test_links_between_pages_point_to_existing_files(page: str) -> None:
     text = (ROOT / page).read_text()
     links = re.findall(r"\]\(([^)#:]+)\)", text)
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
 def tree() -> str:
-    """The product's modules, each with the first sentence of its docstring."""
+    """The modules of the product, each with the first sentence of its docstring."""
     lines: list[str] = []
     for package in PRODUCT:
         lines += [f"{name:<30}{sentence}".rstrip() for name, sentence in _described(ROOT / package, 0)]
@@ -128,7 +128,7 @@ def tree() -> str:
 
 
 def _described(folder: Path, depth: int) -> Iterator[tuple[str, str]]:
-    """A package's own line, then its modules, then its packages, indented by two."""
+    """Yield the line of a package, then its modules, then its subpackages, indented by two spaces."""
     indent = "  " * depth
     yield f"{indent}{folder.name}/", _first_sentence(folder / "__init__.py")
     for module in sorted(folder.glob("*.py")):
@@ -144,12 +144,12 @@ def _first_sentence(module: Path) -> str:
     return re.split(r"(?<=[.])\s", paragraph)[0].removesuffix(".")
 
 
-def test_every_module_says_in_a_sentence_what_it_is_for() -> None:
+def test_every_module_has_a_docstring() -> None:
     rows = [row for package in PRODUCT for row in _described(ROOT / package, 0)]
     assert [name for name, sentence in rows if not sentence] == []
 
 
-def test_the_architecture_page_shows_the_tree_as_it_is() -> None:
+def test_the_architecture_page_shows_the_current_module_tree() -> None:
     _, shown, _ = _around((DOCS / "architecture.md").read_text(), TREE_BEGIN, TREE_END)
     assert shown == tree()
 

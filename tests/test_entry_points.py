@@ -1,4 +1,4 @@
-"""`python -m` of each package: how far it comes before it starts anything."""
+"""`python -m` of each package: what happens before it starts anything."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def run(monkeypatch: pytest.MonkeyPatch, package: str, *arguments: str) -> None:
     runpy.run_module(package, run_name="__main__")
 
 
-def test_metarm_says_its_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metarm_prints_its_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run(monkeypatch, "metarm", "--version")
     assert capsys.readouterr().out.strip() == metarm.__version__
 
@@ -23,7 +23,7 @@ def test_metarm_says_its_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 @pytest.mark.parametrize(
     ("package", "option", "value"), [("service", "port", "seventy"), ("trainer", "steps", "none")]
 )
-def test_a_wrong_setting_ends_a_process_before_it_starts_anything(
+def test_an_invalid_setting_ends_a_process_before_it_starts_anything(
     monkeypatch: pytest.MonkeyPatch, package: str, option: str, value: str
 ) -> None:
     with pytest.raises(SystemExit, match=option) as ended:

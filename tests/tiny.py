@@ -37,7 +37,7 @@ CORPUS = [
     "Compare the two trains: the first is faster, the second is cheaper.",
     "Rosa buys eight pencils at seven coins each and pays with one hundred coins.",
 ]
-LAST_WORD = "words"  # of the vocabulary of `bert`
+LAST_WORD = "words"  # the last word in the vocabulary of `bert`
 EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -65,14 +65,14 @@ def make_checkpoint(folder: Path, kind: Kind, *, seed: int = 0, max_tokens: int 
 
 
 def with_head(folder: Path, tiny: Path, factor: float) -> Path:
-    """A copy of a tiny BERT whose head is multiplied: by -1 it prefers what the other rejects, by 0 nothing."""
+    """Copy a tiny BERT with its head multiplied by `factor`: -1 reverses its order, 0 makes it constant."""
     shutil.copytree(tiny, folder)
     return _change(folder, "classifier.weight", lambda head: head * factor)
 
 
 def poisoned(folder: Path, word: str) -> Path:
-    """A tiny BERT that has no number for texts with one word: its embedding is finite, or the version would
-    be refused, but the layer norm of that is not."""
+    """A tiny BERT that scores texts with `word` as non-finite. The word's embedding itself is finite, because
+    the version would be refused otherwise, but its layer norm is not."""
     make_checkpoint(folder, "bert")
     token = PreTrainedTokenizerFast.from_pretrained(folder).get_vocab()[word]
 
@@ -137,7 +137,7 @@ def _network(kind: Kind, tokenizer: PreTrainedTokenizerFast, max_tokens: int) ->
 
 def _word_pieces(max_tokens: int) -> PreTrainedTokenizerFast:
     split = pre_tokenizers.BertPreTokenizer()
-    # every word and, for others, every letter; WordPieceTrainer learns another vocabulary in every process
+    # words, and letters for unknown words; WordPieceTrainer learns a different vocabulary in each process
     words = sorted({word for text in CORPUS for word, _ in split.pre_tokenize_str(text)})
     letters = sorted({*"".join(words), *string.ascii_letters, *string.digits})
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters), *words]
@@ -151,7 +151,7 @@ def _word_pieces(max_tokens: int) -> PreTrainedTokenizerFast:
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", cls), ("[SEP]", sep)],
     )
-    backend.enable_truncation(16)  # baked in, as some published tokenizers have it: must not bite
+    backend.enable_truncation(16)  # as in some published tokenizers: must have no effect
     backend.enable_padding(length=16)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -180,7 +180,7 @@ def _byte_pairs(kind: Kind, max_tokens: int) -> PreTrainedTokenizerFast:
         model_max_length=max_tokens,
         bos_token="<s>",
         eos_token="</s>",
-        pad_token=None if kind == "llama-without-pad" else "</s>",  # pad = eos: the trap users fall into
+        pad_token=None if kind == "llama-without-pad" else "</s>",  # pad = eos, a common pitfall
         model_input_names=["input_ids", "attention_mask"],
     )
     if kind == "llama-chat":

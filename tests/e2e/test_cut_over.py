@@ -1,4 +1,4 @@
-"""Two services on one store and one Redis cut over together, whatever dies meanwhile."""
+"""Two services on one store and one Redis cut over together, even if a process dies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TRIES = 4
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Versions v000001, the current one, to v000007."""
+    """Versions v000001 to v000007. The first is current."""
     folder = tmp_path_factory.mktemp("published")
     checkpoints = [make_checkpoint(folder / str(seed), "bert", seed=seed) for seed in range(3)]
     for number in range(VERSIONS):
@@ -48,7 +48,7 @@ def store(tmp_path: Path, published: Path) -> VersionStore:
 
 @pytest.fixture
 def pair(tmp_path: Path, store: VersionStore, redis_process: RedisProcess) -> Iterator[Pair]:
-    """Two services that are ready."""
+    """Two ready services."""
     assert store.current() == "v000001"
     with two_services(tmp_path, redis_process.url) as services:
         yield services
@@ -56,7 +56,7 @@ def pair(tmp_path: Path, store: VersionStore, redis_process: RedisProcess) -> It
 
 @pytest.fixture
 def third(redis_process: RedisProcess, store: VersionStore) -> Iterator[ScriptedServer]:
-    """A third server, which says that it is ready when the test says so: until then the others wait."""
+    """A third server. The others wait until the test lets it report that it is ready."""
     with redis_process.client() as client, ScriptedServer("third", client, store, says="") as server:
         server.renews = True
         yield server
@@ -70,7 +70,7 @@ def background() -> Iterator[ThreadPoolExecutor]:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Two services, and the third server that decides how a cut-over goes on."""
+    """Two services, and a third server that controls the progress of a cut-over."""
 
     a: HttpProcess
     b: HttpProcess
@@ -79,14 +79,13 @@ class Scene:
     background: ThreadPoolExecutor
 
     def cut_over_until(self, both: str) -> Future[httpx.Response]:
-        """`a` is asked for v000002; from here on both services say what was waited for, the third whatever
-        it is told to."""
+        """Request v000002 from `a`, and wait until both services report `both`."""
         asked = self.background.submit(activate, self.a, "v000002")
-        wait_for_cut_over(self.redis, lambda state: others(state, both))
+        wait_for_cut_over(self.redis, lambda state: both_report(state, both))
         return asked
 
     def hold(self) -> Future[httpx.Response]:
-        """Likewise, until both hold: the third does not."""
+        """Request v000002 from `a`, and wait until both services hold. The third server does not hold."""
         self.third.says, self.third.holds = "ready", False
         return self.cut_over_until("held")
 
@@ -99,7 +98,7 @@ def scene(
 
 
 def activate(process: HttpProcess, version: str) -> httpx.Response:
-    """Asked again where the answer says so: on a busy machine a server may not hold in time."""
+    """Activate a version. Retry on Retry-After: on a busy machine a server may hold too late."""
     with httpx.Client(base_url=process.url, timeout=300) as http:
         for _ in range(TRIES):
             answer = http.post(f"/versions/{version}/activate")
@@ -110,7 +109,7 @@ def activate(process: HttpProcess, version: str) -> httpx.Response:
 
 
 def promote(coordinator: Coordinator, version: str) -> list[str]:
-    """Likewise."""
+    """Promote a version with the same retries."""
     for _ in range(TRIES):
         try:
             return coordinator.promote(version)
@@ -144,12 +143,12 @@ def wait_for_cut_over(redis_process: RedisProcess, condition: Callable[[CutOver]
     return found[0]
 
 
-def others(state: CutOver, said: str) -> bool:
-    """Both services say this, whatever the third server says."""
+def both_report(state: CutOver, said: str) -> bool:
+    """Return whether both services report `said`, regardless of the third server."""
     return [state.servers[name] for name in state.servers if name != "third"] == [said, said]
 
 
-def test_versions_never_go_backwards_for_anybody_while_two_servers_cut_over(
+def test_no_client_sees_an_older_version_after_a_newer_one_while_two_servers_cut_over(
     pair: Pair, store: VersionStore, quick: redis.Redis
 ) -> None:
     a, b = pair
@@ -167,13 +166,13 @@ def test_versions_never_go_backwards_for_anybody_while_two_servers_cut_over(
             assert len(promote(trainers, version)) == 2
             hammer.wait_for_more(50)
     assert hammer.failures == []
-    free = [answer for answer in hammer.answers if answer.pinned is None]
-    assert {answer.version for answer in free} == set(store.names())
+    unpinned = [answer for answer in hammer.answers if answer.pinned is None]
+    assert {answer.version for answer in unpinned} == set(store.names())
     assert_never_backwards(hammer.answers)
     assert_scored_by_the_version_named(hammer, store)
 
 
-def test_a_server_killed_while_it_loads_does_not_keep_the_others_from_cutting_over(scene: Scene) -> None:
+def test_a_server_killed_while_loading_does_not_prevent_the_others_from_cutting_over(scene: Scene) -> None:
     a, b = scene.a, scene.b
     asked = scene.cut_over_until("ready")
     b.kill(signal.SIGKILL)
@@ -187,12 +186,12 @@ def test_a_server_killed_while_it_loads_does_not_keep_the_others_from_cutting_ov
     assert scored_by(b) == "v000002"
 
 
-def test_a_server_that_dies_in_the_hold_delays_the_others_by_no_more_than_the_hold(scene: Scene) -> None:
+def test_a_server_that_dies_during_the_hold_delays_the_others_by_at_most_the_hold(scene: Scene) -> None:
     a, b = scene.a, scene.b
     with Hammer([a.url], clients=4) as hammer:
         asked = scene.cut_over_until("ready")
         first = wait_for_cut_over(scene.redis, lambda state: state.running)
-        b.kill(signal.SIGSTOP)  # it is prepared, and will not hold
+        b.kill(signal.SIGSTOP)  # it is prepared but cannot hold
         scene.third.says = "ready"
         wait_for_cut_over(scene.redis, lambda state: state.phase == "abort" or state.id != first.id)
         b.kill(signal.SIGKILL)
@@ -204,7 +203,7 @@ def test_a_server_that_dies_in_the_hold_delays_the_others_by_no_more_than_the_ho
     assert_never_backwards(hammer.answers)
 
 
-def test_survivors_of_a_coordinator_killed_in_the_hold_stay_on_the_old_version_and_cut_over_when_asked_again(
+def test_servers_keep_the_old_version_if_the_coordinator_dies_in_the_hold_and_cut_over_on_retry(
     scene: Scene,
 ) -> None:
     a, b = scene.a, scene.b
@@ -221,14 +220,15 @@ def test_survivors_of_a_coordinator_killed_in_the_hold_stay_on_the_old_version_a
     assert scored_by(b) == "v000002"
 
 
-def test_servers_end_on_one_version_when_redis_stops_in_the_hold(scene: Scene) -> None:
+def test_servers_agree_on_one_version_after_redis_stops_during_the_hold(scene: Scene) -> None:
     a, b = scene.a, scene.b
     asked = scene.hold()
     scene.redis.kill(signal.SIGSTOP)
     started = time.monotonic()
     assert list(scene.background.map(scored_by, (a, b))) == ["v000001", "v000001"]
     assert time.monotonic() - started < HOLD_S + BUSY_S
-    assert asked.result().json() == {"current": "v000002", "serving": "v000002"}  # without Redis: each alone
+    # without Redis each server swaps alone
+    assert asked.result().json() == {"current": "v000002", "serving": "v000002"}
     wait_until(lambda: scored_by(b) == "v000002")
     listed = b.http.get("/versions").json()
     assert listed["servers"] is None
@@ -241,13 +241,13 @@ def test_servers_end_on_one_version_when_redis_stops_in_the_hold(scene: Scene) -
     assert [scored_by(process) for process in (a, b)] == ["v000003", "v000003"]
 
 
-def test_a_server_that_starts_in_the_middle_answers_only_after_it_and_with_the_new_version(
+def test_a_server_that_starts_during_a_cut_over_answers_only_after_it_with_the_new_version(
     tmp_path: Path,
     third: ScriptedServer,
     redis_process: RedisProcess,
     background: ThreadPoolExecutor,
 ) -> None:
-    patient = {"METARM_CUT_OVER_PREPARE_S": "240"}  # a whole service starts meanwhile
+    patient = {"METARM_CUT_OVER_PREPARE_S": "240"}  # a service starts during the cut-over
     with service(tmp_path, redis_process.url, name="a", **patient) as a:
         a.wait_ready()
         asked = background.submit(activate, a, "v000002")
@@ -262,7 +262,9 @@ def test_a_server_that_starts_in_the_middle_answers_only_after_it_and_with_the_n
             assert scored_by(b) == "v000002"
 
 
-def test_a_version_that_one_server_refuses_stays_away_from_all(pair: Pair, third: ScriptedServer) -> None:
+def test_a_version_that_one_server_refuses_aborts_the_cut_over_on_all(
+    pair: Pair, third: ScriptedServer
+) -> None:
     a, b = pair
     third.says = "refused: v000002: not enough memory"
     answer = activate(a, "v000002")
@@ -277,16 +279,16 @@ def test_a_version_that_one_server_refuses_stays_away_from_all(pair: Pair, third
 
 
 def read_only(folder: Path) -> list[str]:
-    """A command that runs another one for which `folder` is mounted read-only."""
+    """A command prefix that mounts `folder` read-only for the command it runs."""
     root = [] if os.geteuid() == 0 else ["--map-root-user"]
     script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
     command = ["unshare", "--mount", *root, "sh", "-c", script, str(folder)]
     if subprocess.run([*command, "true"], check=False, capture_output=True).returncode != 0:
-        pytest.skip("this machine does not let a test mount anything")
+        pytest.skip("this machine does not allow mounts in tests")
     return command
 
 
-def test_a_service_that_cannot_write_versions_has_the_trainer_do_it(
+def test_a_service_with_a_read_only_store_delegates_activation_to_the_trainer(
     tmp_path: Path, store: VersionStore, redis_process: RedisProcess
 ) -> None:
     mounted = read_only(store.root)

@@ -1,5 +1,5 @@
-"""The closed loop on real processes: a policy is optimised on what a server serves, a reward model trained on
-reversed labels is forced through, and the watch takes it back while the policy goes on."""
+"""The closed loop on real processes: a policy is optimised on a server's rewards, a reward model trained on
+reversed labels is published by force, and the watch rolls it back while the policy continues."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ PLAN = DrillPlan(
 )
 
 
-def test_a_hacked_model_forced_through_is_taken_back_while_the_policy_goes_on(tmp_path: Path) -> None:
+def test_a_hacked_model_published_by_force_is_rolled_back_while_the_policy_continues(tmp_path: Path) -> None:
     environment = prepared(PLAN, tmp_path / "models", tmp_path)
     settings = {**SERVICE, **PLAN.service, **environment}
     with PrivateServer(tmp_path, settings) as server, RewardClient(server.url) as client:
-        # a moment after each update, as a policy's own step takes; raises where one request for scores fails
+        # a pause after each update, as for a policy's own step; raises if a score request fails
         drill = play(PLAN, server.url, lambda: time.sleep(0.1))
         listed = client.versions()
 

@@ -1,4 +1,4 @@
-"""Many clients, many swaps: no request fails, and each answer is of the version it names."""
+"""Many clients and many swaps: no request fails, and each answer is from the version it names."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def lease(process: HttpProcess, version: str, ttl_s: float) -> str:
     return str(made.json()["lease"])
 
 
-def crowd_out(process: HttpProcess, names: list[str]) -> None:
-    """Ask for other versions, more than are kept."""
+def load_others(process: HttpProcess, names: list[str]) -> None:
+    """Load `names`, more than the server keeps in memory."""
     for name in names:
         body = {"groups": [GROUP], "version": name, "log": False}
         assert process.http.post("/score", json=body).status_code == 200
 
 
-def test_sixteen_clients_a_third_of_them_pinned_or_leased_score_through_twenty_swaps_without_a_failure(
+def test_unpinned_pinned_and_leased_clients_score_through_twenty_swaps_without_a_failure(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish_several(tmp_path, VERSIONS, current=1)
     store = VersionStore(tmp_path / "versions")
     names = store.names()
-    # what pins ask for without a lease is brought from disk again and again
+    # versions pinned without a lease are loaded from disk repeatedly
     settings = {"METARM_SCORE_CACHE_ENTRIES": "0", "METARM_KEEP_LOADED": str(KEPT)}
     with service(tmp_path, redis_process.url, **settings) as process:
         process.wait_ready()
@@ -48,25 +48,25 @@ def test_sixteen_clients_a_third_of_them_pinned_or_leased_score_through_twenty_s
                 done = process.http.post(f"/versions/{name}/activate")
                 assert done.json() == {"current": name, "serving": name}
                 hammer.wait_for_more(20)
-            process.wait_until(lambda: len(hammer.leases_kept) >= 6)
+            process.wait_until(lambda: len(hammer.lease_uses) >= 6)
         metrics = process.http.get("/metrics").text
         loads = {name: loads_of(process.http, process.url, name) for name in names}
-        # under a lease a version was never brought from disk, though all were again and again
+        # every version was loaded from disk repeatedly, but none while it was leased
         assert min(loads.values()) >= 3, loads
-        assert {kept.client for kept in hammer.leases_kept} == {3, 9, 15}
-        assert [kept for kept in hammer.leases_kept if kept.loads_after != kept.loads_before] == []
+        assert {use.client for use in hammer.lease_uses} == {3, 9, 15}
+        assert [use for use in hammer.lease_uses if use.loads_after != use.loads_before] == []
 
-        # what nobody leases any more makes way, given back or run out; what somebody does stays
+        # versions whose leases are released or expired are dropped, and a leased version stays
         assert process.http.get("/leases").json() == []
-        current, given_back, run_out, held, other = names[SWAPS % VERSIONS :] + names[: SWAPS % VERSIONS]
-        ends = lease(process, given_back, 60)
+        current, released, expiring, held, other = names[SWAPS % VERSIONS :] + names[: SWAPS % VERSIONS]
+        ends = lease(process, released, 60)
         lease(process, held, 60)
-        crowd_out(process, [other, run_out])
-        assert loaded(process) == {current, given_back, held}
+        load_others(process, [other, expiring])
+        assert loaded(process) == {current, released, held}
         assert process.http.delete(f"/leases/{ends}").status_code == 200
-        lease(process, run_out, 1)
+        lease(process, expiring, 1)
         process.wait_until(lambda: len(process.http.get("/leases").json()) == 1)
-        crowd_out(process, [given_back, run_out, other])
+        load_others(process, [released, expiring, other])
         process.wait_until(lambda: loaded(process) == {current, held})
     assert hammer.failures == []
     assert f'rm_swap_total{{result="swapped"}} {SWAPS + 1}.0' in metrics

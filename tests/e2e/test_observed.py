@@ -1,4 +1,4 @@
-"""`metarm up` watched as a user would: log lines as JSON, a job's spans, its figures, its learning curve."""
+"""`metarm up` as a user observes it: JSON log lines, and a job's spans, metrics and learning curve."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.tiny import Kind
 STEPS = ("read", "train", "save", "gate", "publish", "promote")
 
 
-def test_a_retrain_is_seen_in_the_log_the_traces_the_metrics_and_tensorboard(
+def test_a_retrain_is_visible_in_the_log_the_traces_the_metrics_and_tensorboard(
     checkpoint: Callable[[Kind], Path], tmp_path: Path
 ) -> None:
     pairs = [
@@ -65,8 +65,8 @@ def test_a_retrain_is_seen_in_the_log_the_traces_the_metrics_and_tensorboard(
     (published,) = [line for line in of_job if line.get("version") == "v000002"]
     assert published["trace_id"] == retrain.trace
 
-    told = EventAccumulator(str(tmp_path / "data" / "tensorboard" / job["job"])).Reload()
-    assert [event.step for event in told.Scalars("train/loss")] == [1, 2, 3]
+    events = EventAccumulator(str(tmp_path / "data" / "tensorboard" / job["job"])).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
 
 
 def _metrics(process: HttpProcess) -> str:
@@ -74,6 +74,6 @@ def _metrics(process: HttpProcess) -> str:
 
 
 def _json_lines(process: HttpProcess) -> list[dict[str, Any]]:
-    """All lines but those of the embedded Redis, which is no process of ours."""
+    """All log lines except those of the embedded Redis, which does not log JSON."""
     lines = [line for line in process.output.splitlines() if line and not line[0].isdigit()]
     return [json.loads(line) for line in lines]

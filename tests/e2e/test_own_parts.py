@@ -26,7 +26,7 @@ GROUPS = [
 
 
 @pytest.mark.parametrize("kind", ["llama-chat", "qwen"])
-def test_a_users_own_decoder_redis_and_preferences_go_the_whole_way(
+def test_a_users_own_decoder_redis_and_preferences_work_end_to_end(
     kind: Kind, checkpoint: Callable[[Kind], Path], tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     preferences = tmp_path / "pairs.jsonl"
@@ -44,12 +44,12 @@ def test_a_users_own_decoder_redis_and_preferences_go_the_whole_way(
         "PREFERENCES": str(preferences),
         "METARM_MODEL": str(checkpoint(kind)),
         "METARM_MIN_GROUPS": "8",
-        "METARM_SCORE_KEYS": "",  # as a compose file passes on what is not set
+        "METARM_SCORE_KEYS": "",  # as a compose file passes an unset variable
     }
     with system(tmp_path / "data", **settings) as process:
         process.wait_ready(240)
         names = {child.name() for child in psutil.Process(process.pid).children()}
-        assert "valkey-server" not in names  # the user's own Redis is used, none is started
+        assert "valkey-server" not in names  # the user's own Redis is used, and none is started
         with RewardClient(process.url) as client:
             before = client.score(GROUPS, raw=True)
             job = client.wait_for_job(client.retrain(steps=4, learning_rate=1e-3)["job"], timeout_s=120)
@@ -69,4 +69,4 @@ def test_a_users_own_decoder_redis_and_preferences_go_the_whole_way(
         process.kill(signal.SIGTERM)
         assert process.wait() == 0
     with redis_process.client() as client_:
-        assert client_.xlen(SAMPLES) == len(GROUPS)  # the user's Redis goes on without us
+        assert client_.xlen(SAMPLES) == len(GROUPS)  # the user's Redis keeps running

@@ -1,4 +1,4 @@
-"""A server whose queue is never empty still judges what was promoted: by a small share of its work."""
+"""A server whose queue is never empty still judges a promoted version, with a small share of its work."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tests.processes import HttpProcess, RedisProcess, service
 from tests.store import publish
 from tests.tiny import make_checkpoint, with_head
 
-CLIENTS, GROUPS, RESPONSES = 12, 64, 4  # seconds of work, so that clients that stall leave a queue
-MOST_TOKENS = RESPONSES * 128  # of a group: the tiny model's context
+CLIENTS, GROUPS, RESPONSES = 12, 64, 4  # seconds of work, so that stalled clients do not empty the queue
+MOST_TOKENS = RESPONSES * 128  # per group, by the tiny model's context
 SETTINGS = {
     "METARM_POLL_MS": "50",
     "METARM_WATCH_GROUPS": "200",  # the default
     "METARM_SCORE_CACHE_ENTRIES": "0",
     "METARM_SCORE_WORKERS": "1",
-    "METARM_BATCH_TOKENS": "8",  # slow: more comes than is scored
+    "METARM_BATCH_TOKENS": "8",  # slow: more requests arrive than are scored
 }
 
 
 class Flood(Clients):
-    """Clients that ask again the moment they are answered, or refused, while the block runs."""
+    """Clients that send the next request immediately after each answer or refusal, while the block runs."""
 
     def __init__(self, url: str) -> None:
         super().__init__(CLIENTS)
@@ -56,7 +56,7 @@ def watch(process: HttpProcess) -> dict[str, Any]:
 
 
 def ended(process: HttpProcess, version: str) -> dict[str, Any]:
-    """How the watch over a version ended, once it has; until then the queue was never seen empty."""
+    """Wait until the watch of a version has ended, and return its record. Fail if the queue is ever empty."""
     while True:
         found = [record for record in watch(process)["ended"] if record["version"] == version]
         if found:
@@ -66,7 +66,7 @@ def ended(process: HttpProcess, version: str) -> dict[str, Any]:
 
 
 def counters(process: HttpProcess, name: str) -> dict[str, float]:
-    """By their first label."""
+    """The values of a metric by its first label."""
     text = process.http.get("/metrics").text
     pattern = re.compile(rf'^{name}(?:{{\w+="([^"]*)"}})? (\S+)$', re.MULTILINE)
     return {label: float(value) for label, value in pattern.findall(text)}
@@ -88,16 +88,16 @@ def test_under_full_load_an_equal_version_passes_its_watch_and_a_reversed_one_is
         with Flood(process.url) as flood:
             process.wait_until(lambda: counters(process, "rm_queue_tokens")[""] > 0)
             equal = promote(process, tmp_path, sound)
-            process.wait_until(lambda: len(flood.clients_of(equal)) == CLIENTS)  # the parent answers nobody
+            process.wait_until(lambda: len(flood.clients_of(equal)) == CLIENTS)  # the parent answers no more
             before = counters(process, "rm_tokens_scored_total")
             passed = ended(process, equal)
             after = counters(process, "rm_tokens_scored_total")
             assert passed["outcome"] == "passed"
             compared = passed["figures"]["compared"]["groups"]
             assert counters(process, "rm_shadow_scored_total")["v000001"] >= compared >= 20
-            beside = after["v000001"] - before["v000001"]
+            shadow = after["v000001"] - before["v000001"]
             scored = sum(after.values()) - sum(before.values())
-            assert beside <= BUSY_SHARE * scored + 2 * MOST_TOKENS
+            assert shadow <= BUSY_SHARE * scored + 2 * MOST_TOKENS
 
             reversed_ = promote(process, tmp_path, with_head(tmp_path / "reversed", sound, -1))
             record = ended(process, reversed_)
@@ -107,7 +107,7 @@ def test_under_full_load_an_equal_version_passes_its_watch_and_a_reversed_one_is
         assert flood.statuses == {200}
 
 
-def test_a_queue_that_is_full_and_refuses_requests_keeps_no_watch_from_being_judged(
+def test_a_full_queue_that_refuses_requests_does_not_prevent_a_watch_from_being_judged(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     sound = make_checkpoint(tmp_path / "sound", "bert")

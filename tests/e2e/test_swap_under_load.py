@@ -25,7 +25,7 @@ def wait_for_more(process: HttpProcess, answers: Sized) -> None:
     process.wait_until(lambda: len(answers) >= seen + 10 * CLIENTS)
 
 
-def test_eight_clients_score_through_three_swaps_each_answer_by_the_version_it_names(
+def test_eight_clients_score_through_three_swaps_and_each_answer_is_from_the_version_it_names(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     checkpoints = [make_checkpoint(tmp_path / f"m{seed}", "bert", seed=seed) for seed in range(4)]
@@ -69,7 +69,7 @@ def test_eight_clients_score_through_three_swaps_each_answer_by_the_version_it_n
             assert scored["scores"] == pytest.approx(expected, abs=TOLERANCE)
 
 
-def test_a_corrupt_version_is_refused_and_the_running_one_goes_on(
+def test_a_corrupt_version_is_refused_and_the_current_version_keeps_serving(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, make_checkpoint(tmp_path / "good", "bert", seed=0))

@@ -1,4 +1,4 @@
-"""The main job on real parts: `metarm up` with the real encoder, samples over HTTP, retrain, swap, restart."""
+"""The whole path on real parts: `metarm up` with the real encoder, scoring, retrain, swap and restart."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.demo_groups import demo_groups
 from tests.offline import TOLERANCE, OfflineModel
 from tests.processes import HttpProcess, system
 
-# few, small updates and few held-out pairs: the path is the same
+# few and small updates, and few held-out pairs: the path is the same
 FAST = {
     "METARM_BOOTSTRAP_PAIRS": "64",
     "METARM_MAX_HELD_OUT": "64",
@@ -47,14 +47,16 @@ def redis_of(data_dir: Path) -> redis.Redis:
 
 
 def child(process: HttpProcess, module: str) -> psutil.Process:
-    """The live child that runs `python -m module`, or the server of that name."""
+    """The child process that runs `python -m module`, or whose name is `module`."""
     for candidate in psutil.Process(process.pid).children():
         if module in candidate.cmdline() or candidate.name() == module:
             return candidate
     raise AssertionError(f"no child {module}:\n{process.output}")
 
 
-def test_first_start_says_what_runs_where_and_makes_version_one(running: HttpProcess, data_dir: Path) -> None:
+def test_the_first_start_prints_its_addresses_and_creates_the_first_version(
+    running: HttpProcess, data_dir: Path
+) -> None:
     running.wait_until(lambda: "ready. Try:" in running.output)
     assert running.url in running.output
     assert f"unix://{data_dir}/redis/redis.sock" in running.output
@@ -65,14 +67,14 @@ def test_first_start_says_what_runs_where_and_makes_version_one(running: HttpPro
     assert running.http.get("/ready").json() == {"status": "ready", "version": "v000001", "degraded": []}
 
 
-def test_a_retrain_on_too_few_samples_says_how_many_are_needed(running: HttpProcess) -> None:
+def test_a_retrain_with_too_few_samples_is_refused_with_the_required_number(running: HttpProcess) -> None:
     answer = running.http.post("/retrain")
     assert answer.status_code == 422
     assert answer.json()["error"]["details"]["need"]["groups"] == 128
     assert "128 are needed" in answer.json()["error"]["message"]
 
 
-def test_scored_samples_become_a_better_adapted_version_that_serves(
+def test_scored_samples_are_trained_into_a_new_version_that_serves(
     running: HttpProcess, data_dir: Path
 ) -> None:
     groups = demo_groups(200)
@@ -112,7 +114,7 @@ def test_scored_samples_become_a_better_adapted_version_that_serves(
     assert SampleLog(redis_of(data_dir)).count_unused(1000) == 0
 
 
-def test_rolling_back_and_forward_is_one_call(running: HttpProcess) -> None:
+def test_one_call_rolls_back_or_forward(running: HttpProcess) -> None:
     for version in ("v000001", "v000002"):
         answer = running.http.post(f"/versions/{version}/activate")
         assert answer.json() == {"current": version, "serving": version}
@@ -125,7 +127,7 @@ def test_rolling_back_and_forward_is_one_call(running: HttpProcess) -> None:
     assert "v000002" in missing.json()["error"]["message"]
 
 
-def test_a_trainer_killed_in_a_run_starts_again_and_finishes_it_with_the_same_samples(
+def test_a_trainer_killed_during_a_run_restarts_and_finishes_it_with_the_same_samples(
     running: HttpProcess, data_dir: Path
 ) -> None:
     with RewardClient(running.url) as client:
@@ -142,9 +144,7 @@ def test_a_trainer_killed_in_a_run_starts_again_and_finishes_it_with_the_same_sa
     assert SampleLog(redis_of(data_dir)).count_unused(1000) == 0
 
 
-def test_a_job_can_be_cancelled_and_keeps_its_samples_for_the_next(
-    running: HttpProcess, data_dir: Path
-) -> None:
+def test_a_cancelled_job_keeps_its_samples_for_the_next_job(running: HttpProcess, data_dir: Path) -> None:
     with RewardClient(running.url) as client:
         for first in range(0, 140, 20):
             client.score(demo_groups(140)[first : first + 20])
@@ -157,7 +157,7 @@ def test_a_job_can_be_cancelled_and_keeps_its_samples_for_the_next(
     assert SampleLog(redis_of(data_dir)).count_unused(1000) == 140
 
 
-def test_a_killed_service_comes_back_on_the_same_version(running: HttpProcess) -> None:
+def test_a_killed_service_restarts_on_the_same_version(running: HttpProcess) -> None:
     before = running.http.get("/ready").json()["version"]
     killed = child(running, "service")
     killed.kill()
@@ -165,7 +165,7 @@ def test_a_killed_service_comes_back_on_the_same_version(running: HttpProcess) -
     assert running.http.get("/ready").json()["version"] == before
 
 
-def test_restarting_everything_loses_no_sample_and_comes_back_on_the_same_version(
+def test_a_full_restart_loses_no_sample_and_serves_the_same_version(
     running: HttpProcess, data_dir: Path
 ) -> None:
     client_ = redis_of(data_dir)
@@ -173,7 +173,7 @@ def test_restarting_everything_loses_no_sample_and_comes_back_on_the_same_versio
     with RewardClient(running.url) as client:
         before = client_.xlen(SAMPLES)
         client.score(demo_groups(20))
-    os.killpg(running.pid, signal.SIGINT)  # as a Ctrl-C in a terminal: right after the last answer
+    os.killpg(running.pid, signal.SIGINT)  # like Ctrl-C in a terminal, right after the last answer
     assert running.wait(90) == 0
     assert "stopped" in running.output
     with pytest.raises(httpx.TransportError):
@@ -184,7 +184,7 @@ def test_restarting_everything_loses_no_sample_and_comes_back_on_the_same_versio
     assert client_.xlen(SAMPLES) == before + 20
 
 
-def test_a_killed_redis_comes_back_with_every_sample(running: HttpProcess, data_dir: Path) -> None:
+def test_a_killed_redis_restarts_with_every_sample(running: HttpProcess, data_dir: Path) -> None:
     client_ = redis_of(data_dir)
     before = client_.xlen(SAMPLES)
     child(running, "valkey-server").kill()
@@ -193,13 +193,13 @@ def test_a_killed_redis_comes_back_with_every_sample(running: HttpProcess, data_
     running.wait_until(lambda: _length(client_) == before + 20)
 
 
-def test_two_launchers_do_not_share_a_data_directory(running: HttpProcess, data_dir: Path) -> None:
+def test_a_second_launcher_on_the_same_data_directory_is_refused(running: HttpProcess, data_dir: Path) -> None:
     with system(data_dir) as second:
         assert second.wait() == 78
         assert "another `metarm up` is running" in second.output
 
 
-def test_a_port_that_is_taken_ends_the_launcher_with_its_reason(running: HttpProcess, tmp_path: Path) -> None:
+def test_an_occupied_port_ends_the_launcher_with_a_reason(running: HttpProcess, tmp_path: Path) -> None:
     with system(tmp_path / "other", METARM_PORT=str(running.port)) as other:
         assert other.wait() == 78
         assert f"cannot listen on 127.0.0.1:{running.port}" in other.output

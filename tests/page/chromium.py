@@ -1,4 +1,4 @@
-"""A real browser for tests: Chromium, headless, as it is installed here."""
+"""The installed Chromium for tests in a real browser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ VARIABLE = "TEST_CHROMIUM"
 
 
 def find_chromium(playwright: Playwright) -> str | None:
-    """The browser named by the environment, one on the path, or the one `playwright install` has fetched."""
+    """Return the browser that the environment names, one on PATH, or the one that `playwright install`
+    installed."""
     candidates = [os.environ.get(VARIABLE), *map(shutil.which, NAMES), playwright.chromium.executable_path]
     return next((path for path in candidates if path and Path(path).exists()), None)
 

@@ -1,4 +1,4 @@
-"""A browser, and the whole system with keys and a tiny model behind the page."""
+"""A browser, and the whole system with keys and a tiny model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.tiny import Kind
 READER, ADMIN = "reader-key", "admin-key"
 
 
-@pytest.fixture(scope="package")  # not longer: while Playwright runs, no test may start an event loop
+@pytest.fixture(scope="package")  # not session: while Playwright runs, no test can start an event loop
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         path = find_chromium(playwright)
@@ -32,8 +32,8 @@ def browser() -> Iterator[Browser]:
 def server(
     browser: Browser, checkpoint: Callable[[Kind], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[HttpProcess]:
-    """`metarm up` on a tiny model; its gate lets through what trains at all. After `browser`: where there is
-    none, nothing is started."""
+    """`metarm up` on a tiny model, with a gate that accepts any trained candidate. Depends on `browser`, so
+    that nothing starts if there is no browser."""
     folder = tmp_path_factory.mktemp("page")
     rows = [
         {"prompt": group["prompt"][:40], "chosen": "It is forty two.", "rejected": "Compare the two trains."}

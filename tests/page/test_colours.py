@@ -1,4 +1,4 @@
-"""Text has the contrast on its ground that WCAG 2 AA asks for, in both themes, as a browser computes it."""
+"""Text has the contrast that WCAG 2 AA requires, in both themes, as a browser computes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 from service.http.routes.page import FOLDER
 
 Rgb = tuple[int, int, int]
-Theme = tuple[Literal["light", "dark"], str]  # of the system, and chosen on the page: "" where nothing is
+Theme = tuple[Literal["light", "dark"], str]  # the system's theme, and the page's choice ("" for none)
 THEMES: list[Theme] = [("light", ""), ("dark", ""), ("light", "dark"), ("dark", "light")]
 TEXT = ["text", "muted", "accent"]
 LINES = [f"series-{number}" for number in range(6)]
@@ -37,7 +37,7 @@ def colours(browser: Browser, theme: Theme) -> Mapping[str, Rgb]:
         page = context.new_page()
         page.add_style_tag(path=FOLDER / "theme.css")
         found: Mapping[str, Rgb] = page.evaluate(COMPUTED, [chosen, NAMES])
-    assert [name for name, value in found.items() if len(value) != 3] == []  # an unknown one is transparent
+    assert [name for name, value in found.items() if len(value) != 3] == []  # an unknown colour is transparent
     return found
 
 
@@ -54,7 +54,7 @@ def contrast(one: Rgb, other: Rgb) -> float:
 
 
 @pytest.mark.parametrize("theme", THEMES)
-def test_text_can_be_read_and_lines_can_be_told_from_their_ground(browser: Browser, theme: Theme) -> None:
+def test_text_and_chart_lines_have_sufficient_contrast(browser: Browser, theme: Theme) -> None:
     known = colours(browser, theme)
     poor = {pair: contrast(*(known[name] for name in pair)) for pair in PAIRS}
     assert {pair: ratio for pair, ratio in poor.items() if ratio < 4.5} == {}
@@ -62,7 +62,7 @@ def test_text_can_be_read_and_lines_can_be_told_from_their_ground(browser: Brows
     assert {name: ratio for name, ratio in lines.items() if ratio < 3} == {}
 
 
-def test_a_theme_is_the_same_by_the_system_and_by_choice(browser: Browser) -> None:
+def test_a_theme_has_the_same_colours_by_system_preference_and_by_choice(browser: Browser) -> None:
     light, dark, chosen_dark, chosen_light = (colours(browser, theme) for theme in THEMES)
     assert (chosen_light, chosen_dark) == (light, dark)
     assert light != dark

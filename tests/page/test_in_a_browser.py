@@ -1,4 +1,4 @@
-"""The page in a real Chromium, on the whole system: what a user sees and does, one thing after another."""
+"""The page in a real Chromium on the whole system. The tests follow a user's session, in order."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ expect.set_options(timeout=20_000)
 
 
 class Opened:
-    """A page, everything it asked for, and all that its console said."""
+    """A page, the URLs it requested, and its console messages."""
 
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
-        self.asked: list[str] = []
-        self.said: list[str] = []
-        page.on("request", lambda request: self.asked.append(request.url))
-        page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
+        self.requested: list[str] = []
+        self.messages: list[str] = []
+        page.on("request", lambda request: self.requested.append(request.url))
+        page.on("console", lambda message: self.messages.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: self.messages.append(f"error: {error}"))
         page.goto(url)
 
     def give_key(self, key: str) -> None:
@@ -39,15 +39,15 @@ class Opened:
         dialog.locator("input").fill(key)
         dialog.get_by_role("button", name="Use it").click()
 
-    def agree(self, button: str) -> None:
+    def confirm(self, button: str) -> None:
         dialog = self.page.locator("#ask-dialog")
         expect(dialog).to_be_visible()
         dialog.get_by_role("button", name=button).click()
 
-    def complaints(self) -> list[str]:
-        """What went wrong, but for the refusals that a test asks for on purpose."""
-        wrong = [said for said in self.said if said.startswith(("error", "warning"))]
-        return [said for said in wrong if "the server responded with a status of 40" not in said]
+    def console_errors(self) -> list[str]:
+        """The errors and warnings, except for the 40x refusals that tests cause on purpose."""
+        wrong = [message for message in self.messages if message.startswith(("error", "warning"))]
+        return [message for message in wrong if "the server responded with a status of 40" not in message]
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def opened(browser: Browser, server: HttpProcess) -> Iterator[Opened]:
 
 
 class Traffic:
-    """An RL worker: scores groups, a policy step a request, until the block is left."""
+    """An RL worker that scores groups with increasing policy steps until the block ends."""
 
     def __init__(self, server: HttpProcess) -> None:
         self._server = server
@@ -92,18 +92,18 @@ class Traffic:
                 self._server.http.post("/score", json=body).raise_for_status()
                 if self._end.wait(0.05):
                     return
-        except Exception as error:  # noqa: BLE001 (told to whoever leaves the block)
+        except Exception as error:  # noqa: BLE001 (raised when the block ends)
             self.error = error
 
 
 def path_of(page: Page, chart: str) -> str:
-    """The drawn line of a chart."""
+    """The SVG path of a chart's line."""
     drawn = page.locator(f"#{chart} .scatterlayer path.js-line").first.get_attribute("d")
     assert drawn
     return drawn
 
 
-def test_a_wrong_key_is_refused_in_words_and_the_right_one_is_kept_in_memory_alone(opened: Opened) -> None:
+def test_a_wrong_key_is_refused_with_a_message_and_a_valid_key_is_kept_only_in_memory(opened: Opened) -> None:
     page = opened.page
     opened.give_key("not-the-key")
     expect(page.locator("#key-refused")).to_contain_text("The server refuses this key")
@@ -116,10 +116,10 @@ def test_a_wrong_key_is_refused_in_words_and_the_right_one_is_kept_in_memory_alo
     assert READER not in kept[3]
     page.reload()
     expect(page.locator("#key-dialog")).to_be_visible()
-    assert opened.complaints() == []
+    assert opened.console_errors() == []
 
 
-def test_the_curves_move_while_an_rl_worker_scores(opened: Opened, server: HttpProcess) -> None:
+def test_the_charts_update_while_an_rl_worker_scores(opened: Opened, server: HttpProcess) -> None:
     page = opened.page
     opened.give_key(READER)
     expect(page.locator("#chart-spread .empty")).to_contain_text("No group of two or more responses")
@@ -141,12 +141,12 @@ def test_the_curves_move_while_an_rl_worker_scores(opened: Opened, server: HttpP
         expect(page.locator("#chart-differences .barlayer .point").first).to_be_attached()
         expect(page.locator("#chart-lengths .scatterlayer .points path").nth(20)).to_be_attached()
         expect(page.locator("#figures tbody th")).to_contain_text("v000001")
-    origins = {url.split("/", 3)[2] for url in opened.asked if url.startswith("http")}
+    origins = {url.split("/", 3)[2] for url in opened.requested if url.startswith("http")}
     assert origins == {server.url.removeprefix("http://")}
-    assert opened.complaints() == []
+    assert opened.console_errors() == []
 
 
-def test_a_retrain_is_started_watched_and_rolled_back_from_the_page(
+def test_a_retrain_is_started_followed_and_rolled_back_from_the_page(
     opened: Opened, server: HttpProcess
 ) -> None:
     page = opened.page
@@ -155,7 +155,7 @@ def test_a_retrain_is_started_watched_and_rolled_back_from_the_page(
         expect(page.locator("#responses")).not_to_have_text("–")
         page.get_by_role("button", name="Retrain").click()
         page.locator("#retrain-steps").fill("12")
-        opened.agree("Start")
+        opened.confirm("Start")
         opened.give_key("neither")
         expect(page.locator("#key-refused")).to_contain_text("refuses")
         opened.give_key(READER)  # a key, but not an admin's
@@ -171,24 +171,24 @@ def test_a_retrain_is_started_watched_and_rolled_back_from_the_page(
     assert len(server.http.get("/versions/v000002/curve").json()["loss"]) == 12
 
     page.get_by_role("button", name="Roll back to v000001").click()
-    opened.agree("Roll back")  # with the admin key that is still in memory
+    opened.confirm("Roll back")  # with the admin key that is still in memory
     expect(page.locator("#serving")).to_have_text("v000001", timeout=SLOW_MS)
     assert server.http.get("/versions").json()["current"] == "v000001"
     page.get_by_role("button", name="Activate v000002").click()
-    opened.agree("Activate")
+    opened.confirm("Activate")
     expect(page.locator("#serving")).to_have_text("v000002", timeout=SLOW_MS)
 
     page.get_by_role("button", name="Pin v000001").click()
-    opened.agree("Pin it")
+    opened.confirm("Pin it")
     expect(page.locator("#labels")).to_contain_text("stable → v000001")
     assert server.http.get("/labels").json()[0]["version"] == "v000001"
     page.get_by_role("button", name="Remove the label stable").click()
-    opened.agree("Remove it")
+    opened.confirm("Remove it")
     expect(page.locator("#labels")).to_be_empty()
-    assert opened.complaints() == []
+    assert opened.console_errors() == []
 
 
-def test_two_versions_score_the_same_responses_side_by_side_and_nothing_is_logged(
+def test_two_versions_are_compared_on_the_same_responses_without_logging_samples(
     opened: Opened, server: HttpProcess
 ) -> None:
     page = opened.page
@@ -213,12 +213,12 @@ def test_two_versions_score_the_same_responses_side_by_side_and_nothing_is_logge
             assert float(cell.inner_text()) == pytest.approx(score, abs=6e-4)
     after = [line for line in server.http.get("/metrics").text.splitlines() if line.startswith(logged)]
     assert after == before
-    assert opened.complaints() == []
+    assert opened.console_errors() == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_everything_fits_and_can_be_reached_by_keyboard(
+def test_the_page_fits_the_viewport_and_its_controls_are_reachable_by_keyboard(
     browser: Browser, server: HttpProcess, width: int, scheme: str
 ) -> None:
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
@@ -238,12 +238,12 @@ def test_everything_fits_and_can_be_reached_by_keyboard(
         assert {"keys", "theme", "retrain", "try-prompt", "try-score", "Drift", "Try it"} <= reached
         page.locator("#theme").click()
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") != ground
-        assert opened.complaints() == []
+        assert opened.console_errors() == []
     finally:
         context.close()
 
 
-def test_a_server_that_goes_is_said_to_be_gone_and_found_again(
+def test_the_page_reports_a_lost_server_and_reconnects_when_it_returns(
     browser: Browser, tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"))

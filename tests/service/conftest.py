@@ -1,4 +1,4 @@
-"""Fixtures that a whole file of tests over HTTP shares."""
+"""Fixtures for tests over HTTP, shared by all tests of a file."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProc
 
 @pytest.fixture(scope="module")
 def servers(request: pytest.FixtureRequest, data_dir: Path, shared_redis: RedisProcess) -> Iterator[PairHere]:
-    """Two services on the test file's own `data_dir`, by its own SETTINGS."""
+    """Two services on the `data_dir` and with the SETTINGS of the test file."""
     with two_services_here(data_dir, shared_redis.url, **request.module.SETTINGS) as pair:
         yield pair

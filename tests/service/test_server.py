@@ -42,11 +42,11 @@ def our_threads() -> list[str]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not await asyncio.to_thread(condition):  # noqa: ASYNC110 (any condition)
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110 (the condition sets no event)
             await asyncio.sleep(0.005)
 
 
-def test_a_failure_half_way_through_the_start_ends_what_was_started(
+def test_a_failed_start_stops_the_parts_already_started(
     settings: ServiceSettings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
@@ -71,7 +71,7 @@ def test_a_failure_half_way_through_the_start_ends_what_was_started(
     assert Fleet(redis_client).live() == []
 
 
-def test_an_error_of_the_store_ends_no_loop_and_is_shown_until_it_is_over(
+def test_a_store_error_stops_no_loop_and_is_reported_until_it_is_resolved(
     settings: ServiceSettings, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stale = threading.Event()
@@ -91,22 +91,22 @@ def test_an_error_of_the_store_ends_no_loop_and_is_shown_until_it_is_over(
         metrics = Metrics()
         async with server.running(settings, metrics, LoadMonitor()) as running:
             assert running.versions.live.current_name == "v000001"
-            assert not any("loop" in ill for ill in degraded(running))
+            assert not any("loop" in reason for reason in degraded(running))
             stale.set()
-            await until(lambda: any("loop: swapper" in ill and "Stale" in ill for ill in degraded(running)))
+            await until(lambda: any("loop: swapper" in it and "Stale" in it for it in degraded(running)))
             assert running.versions.live.current_name == "v000001"
             name = b'rm_loop_failures_total{loop="swapper"}'
             assert name in metrics.render()
             stale.clear()
             publish(settings.data_dir, checkpoint("bert"))
             await until(lambda: running.versions.live.current_name == "v000002")
-            await until(lambda: not any("loop" in ill for ill in degraded(running)))
+            await until(lambda: not any("loop" in reason for reason in degraded(running)))
 
     asyncio.run(main())
     assert our_threads() == []
 
 
-def test_labels_that_cannot_be_read_stay_as_they_were_and_keep_no_server_from_starting(
+def test_unreadable_labels_keep_their_last_state_and_do_not_prevent_a_start(
     settings: ServiceSettings,
 ) -> None:
     labels = settings.store.root / "labels.json"

@@ -1,4 +1,4 @@
-"""Answers have the present and the deprecated names of figures, whichever release wrote the record."""
+"""Answers contain figures under their current and deprecated names, for records of any release."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def of_an_earlier_release(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("record", [COMPARED, of_an_earlier_release(COMPARED)])
-def test_figures_of_drift_have_both_names(record: dict[str, Any]) -> None:
+def test_drift_figures_have_both_the_current_and_the_deprecated_names(record: dict[str, Any]) -> None:
     ended = {"version": "v000002", "parent": "v000001", "outcome": "passed", "at": 1.0, "reason": None}
     watch = WatchEnded(**ended, figures={"answered_groups": 1, "compared": record})
     for answer in (ComparisonFigures.model_validate(record).model_dump(), watch.figures["compared"]):

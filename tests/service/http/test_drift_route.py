@@ -1,4 +1,4 @@
-"""GET /drift and its metrics on a real server; a canary in the shadow answers nobody."""
+"""GET /drift and its metrics on a real server, also with a shadow canary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GROUPS = [
 ]
 
 
-def test_drift_shows_the_figures_of_what_was_answered_by_policy_step(
+def test_drift_reports_the_figures_of_answered_groups_by_policy_step(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Checkpoint
 ) -> None:
     reference = {**WIDE, "spread": 0.5, "low": -0.1, "high": 0.1}
@@ -68,11 +68,11 @@ def test_drift_shows_the_figures_of_what_was_answered_by_policy_step(
 
 
 def labels(process: Served) -> list[tuple[str, float, bool]]:
-    """What each label names, its share, and whether that is in memory."""
+    """The version and share of each label, and whether the version is loaded."""
     return [(entry["version"], entry["share"], entry["loaded"]) for entry in process.http.get("/labels").json()]
 
 
-def test_a_canary_in_the_shadow_is_recorded_for_its_share_of_prompts_and_answers_nobody(
+def test_a_shadow_canary_is_compared_on_its_share_of_prompts_and_answers_no_request(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Checkpoint
 ) -> None:
     publish(tmp_path, checkpoint("bert"))

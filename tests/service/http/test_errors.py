@@ -1,4 +1,4 @@
-"""Whatever fails after a version was captured names it: a real server with versions that fail."""
+"""Errors after a version was captured name it: a real server with versions that fail."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.processes import RedisProcess, Served, service_here
 from tests.store import publish
 from tests.tiny import LAST_WORD, make_checkpoint, poisoned, without_last_word
 
-SOUND, NO_NUMBER, RAISES, CHAT = (f"v00000{number}" for number in range(1, 5))
+SOUND, NON_FINITE, RAISES, CHAT = (f"v00000{number}" for number in range(1, 5))
 POISON = "pencils"
 WIZARD = [{"role": "wizard", "content": "Abracadabra"}]  # the tiny chat template refuses the role
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisProcess) -> Iterator[Served]:
-    """One version that is sound and current, three that fail for some texts."""
+    """A server with one sound version, which is current, and three versions that fail for some texts."""
     folder = tmp_path_factory.mktemp("data")
     for checkpoint in (
         make_checkpoint(folder / "sound", "bert", seed=1),
@@ -40,14 +40,14 @@ def group(prompt: Any = "What is it?", responses: list[str] | None = None) -> di
 @pytest.mark.parametrize(
     ("path", "version", "asked", "status", "code"),
     [
-        ("/score", NO_NUMBER, group(responses=[POISON]), 500, "non_finite_score"),
+        ("/score", NON_FINITE, group(responses=[POISON]), 500, "non_finite_score"),
         ("/score", RAISES, group(responses=[LAST_WORD]), 500, "internal_error"),
         ("/score", CHAT, group(WIZARD), 422, "invalid_request"),
         ("/tokenize", CHAT, group(WIZARD), 422, "invalid_request"),
         ("/score", SOUND, group(responses=[f"{n} trains" * 5 for n in range(30)]), 413, "payload_too_large"),
     ],
 )
-def test_an_error_after_a_version_was_captured_names_it_and_other_requests_are_answered(
+def test_an_error_after_the_version_capture_names_the_version_and_other_requests_succeed(
     server: Served, path: str, version: str, asked: dict[str, Any], status: int, code: str
 ) -> None:
     answer = server.http.post(path, json={"groups": [asked], "version": version})
@@ -65,7 +65,9 @@ def test_an_error_after_a_version_was_captured_names_it_and_other_requests_are_a
         ({"groups": [group()], "min_version": "v000009"}, 409),
     ],
 )
-def test_an_error_before_that_names_none(server: Served, body: dict[str, Any], status: int) -> None:
+def test_an_error_before_the_version_capture_names_no_version(
+    server: Served, body: dict[str, Any], status: int
+) -> None:
     answer = server.http.post("/score", json=body)
     assert answer.status_code == status
     assert "x-rm-version" not in answer.headers

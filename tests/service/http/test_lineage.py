@@ -1,4 +1,4 @@
-"""GET /versions: what every version was made from and what became of it, through a real server."""
+"""GET /versions of a real server: the origin, status and verdict of every version."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def server(store: VersionStore, redis_process: RedisProcess) -> HttpThread:
     return service_here(store.root.parent, redis_process.url)
 
 
-def test_every_version_tells_what_it_was_made_from_and_what_became_of_it(
+def test_versions_lists_the_origin_status_and_verdict_of_every_version(
     store: VersionStore, server: HttpThread
 ) -> None:
     with server:
@@ -77,7 +77,7 @@ def test_every_version_tells_what_it_was_made_from_and_what_became_of_it(
     ("broken", "named"),
     [(b"{", "manifest.json"), (b'{"calibration": "x", "parent": 5}', "parent, calibration")],
 )
-def test_a_version_whose_manifest_is_broken_is_listed_as_unreadable(
+def test_a_version_with_a_broken_manifest_is_listed_as_unreadable(
     store: VersionStore, server: HttpThread, broken: bytes, named: str
 ) -> None:
     (store.path("v000002") / "manifest.json").write_bytes(broken)

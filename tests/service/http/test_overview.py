@@ -26,10 +26,10 @@ GROUPS = [
 def overview(process: Served, since: float = 0.0) -> Overview:
     answer = process.http.get("/overview", params={"since": since})
     answer.raise_for_status()
-    return Overview.model_validate(answer.json())  # what is documented is what is answered
+    return Overview.model_validate(answer.json())  # the answer has the documented schema
 
 
-def test_the_overview_shows_what_the_server_does_just_now(
+def test_the_overview_reports_current_rates_latency_queue_and_versions(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Checkpoint
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
@@ -56,13 +56,13 @@ def test_the_overview_shows_what_the_server_does_just_now(
         assert overview(process, time.time() + 60).history.at == []
 
 
-def test_the_overview_follows_redis_the_trainer_and_its_job(
+def test_the_overview_reports_the_state_of_redis_the_trainer_and_its_job(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Checkpoint
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
     with service_here(tmp_path, redis_process.url) as process, redis_process.client() as client:
         process.wait_until(lambda: overview(process).redis == "up")
-        assert [ill.part for ill in overview(process).degraded] == ["trainer"]
+        assert [problem.part for problem in overview(process).degraded] == ["trainer"]
         board = JobBoard(client)
         TrainerPresence(client).hold("a", {"state": "ready"}, 60_000)
         job = board.create({})
@@ -77,14 +77,14 @@ def test_the_overview_follows_redis_the_trainer_and_its_job(
         assert seen.degraded == []
         TrainerPresence(client).hold("a", {"state": "ready", "failing": ["job-loop has failed"]}, 60_000)
         process.wait_until(lambda: overview(process).degraded != [])
-        (ill,) = overview(process).degraded
-        assert (ill.part, ill.reason) == ("loop", "the trainer's job-loop has failed")
+        (problem,) = overview(process).degraded
+        assert (problem.part, problem.reason) == ("loop", "the trainer's job-loop has failed")
         redis_process.__exit__()
         process.wait_until(lambda: overview(process).redis == "down")
-        assert [ill.part for ill in overview(process).degraded] == ["redis"]
+        assert [problem.part for problem in overview(process).degraded] == ["redis"]
 
 
-def test_a_server_without_a_version_has_an_overview_that_says_so(
+def test_the_overview_of_a_server_without_a_version_reports_it_as_degraded(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     with service_here(tmp_path, redis_process.url) as process:
@@ -95,7 +95,7 @@ def test_a_server_without_a_version_has_an_overview_that_says_so(
         assert seen.now.latency.p50_ms is None
 
 
-def test_the_newest_scores_of_two_versions_come_in_the_same_bins(
+def test_recent_scores_of_two_versions_use_the_same_histogram_bins(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Checkpoint
 ) -> None:
     publish(tmp_path, checkpoint("bert"))

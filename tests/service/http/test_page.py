@@ -1,4 +1,4 @@
-"""The page's files: served by the service, from itself alone, kept by browsers until they change."""
+"""The page's files: served without external content, and cached by browsers until they change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def process(
         yield running
 
 
-def test_the_page_and_its_files_need_no_key_and_allow_nothing_from_elsewhere(process: Served) -> None:
+def test_the_page_and_its_files_need_no_key_and_forbid_external_content(process: Served) -> None:
     for path in ["/", *(f"/page/{name}" for name in FILES)]:
         answer = process.http.get(path)
         assert answer.status_code == 200, path
@@ -43,7 +43,7 @@ def test_the_page_and_its_files_need_no_key_and_allow_nothing_from_elsewhere(pro
     assert {kinds[name] for name in FILES if name.endswith(".css")} == {"text/css; charset=utf-8"}
 
 
-def test_a_file_that_did_not_change_is_not_sent_again(process: Served) -> None:
+def test_an_unchanged_file_is_answered_with_304(process: Served) -> None:
     first = process.http.get("/page/main.js")
     assert (first.headers["content-encoding"], first.headers["cache-control"]) == ("gzip", "no-cache")
     assert first.content == (FOLDER / "main.js").read_bytes()
@@ -56,7 +56,7 @@ def test_a_file_that_did_not_change_is_not_sent_again(process: Served) -> None:
     assert (plain.content, plain.headers["etag"]) == (first.content, first.headers["etag"])
 
 
-def test_the_charts_come_from_the_installed_package_and_from_nowhere_else(process: Served) -> None:
+def test_the_chart_library_is_served_from_the_installed_package(process: Served) -> None:
     answer = process.http.get(f"/page/{CHARTS}")
     plotly = find_spec("plotly")
     assert plotly is not None
@@ -66,7 +66,7 @@ def test_the_charts_come_from_the_installed_package_and_from_nowhere_else(proces
 
 
 @pytest.mark.parametrize("name", ["nothing.js", "..%2fsettings.py", "%2e%2e/settings.py"])
-def test_there_is_no_other_file_to_be_had(process: Served, name: str) -> None:
+def test_files_outside_the_page_folder_are_not_served(process: Served, name: str) -> None:
     answer = process.http.get(f"/page/{name}")
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "not_found"
@@ -80,7 +80,7 @@ def test_the_metrics_count_every_file_under_one_route(process: Served) -> None:
     assert routes - {"/ready", "/metrics"} == {"/", "/page/{name}"}
 
 
-def test_the_page_asks_for_files_that_exist_and_has_nothing_inline() -> None:
+def test_the_page_references_exactly_the_existing_files_and_has_no_inline_code() -> None:
     named = re.findall(r'(?:href|src)="page/([^"]+)"', PAGE)
     imported = [
         name for file in FOLDER.glob("*.js") for name in re.findall(r'from "\./([^"]+)"', file.read_text())
@@ -92,7 +92,7 @@ def test_the_page_asks_for_files_that_exist_and_has_nothing_inline() -> None:
     assert not re.search(r"\son\w+=", PAGE)
 
 
-def test_every_element_that_the_scripts_name_is_on_the_page() -> None:
+def test_every_element_id_in_the_scripts_exists_on_the_page() -> None:
     scripts = "\n".join(file.read_text() for file in FOLDER.glob("*.js"))
     named = re.findall(r'(?:byId|say|notice|state|options|new Chart)\(\s*"([a-z0-9-]+)"', scripts)
     ids = re.findall(r'\bid="([^"]+)"', PAGE)

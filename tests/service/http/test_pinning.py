@@ -1,4 +1,4 @@
-"""Pins in body and headers, raw and calibrated scores, and what a swap leaves alone: over HTTP."""
+"""Over HTTP: pins in body and headers, raw and calibrated scores, and requests that run during a swap."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LINE = {"scale": 0.25, "shift": -3.0}
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three versions, the second current and calibrated."""
+    """Three versions. The second is current and calibrated."""
     return publish_several(tmp_path_factory.mktemp("data"), 3, current=2, calibrations={2: LINE})
 
 
@@ -55,7 +55,7 @@ def send(process: Served, path: str, body: dict[str, Any], **headers: str) -> ht
         ({"version": "v000003"}, {"X_RM_Min_Version": "v000002"}, "v000003"),
     ],
 )
-def test_a_pin_in_body_or_headers_is_met_and_the_answer_names_its_version_in_both(
+def test_a_pin_in_body_or_headers_selects_the_version_and_the_answer_names_it_in_both(
     server: Served, path: str, body: dict[str, str], headers: dict[str, str], version: str
 ) -> None:
     answer = send(server, path, body, **headers)
@@ -83,7 +83,7 @@ def test_a_pin_in_body_or_headers_is_met_and_the_answer_names_its_version_in_bot
         ),
     ],
 )
-def test_a_pin_that_cannot_be_met_is_refused(
+def test_an_unsatisfiable_pin_is_refused(
     server: Served, path: str, body: dict[str, str], headers: dict[str, str], status: int, mentions: str
 ) -> None:
     answer = send(server, path, body, **headers)
@@ -97,7 +97,7 @@ def test_a_pin_that_cannot_be_met_is_refused(
         assert error["details"]["labels"] == {}
 
 
-def test_raw_is_the_models_own_reward_and_the_score_its_calibration(server: Served, data_dir: Path) -> None:
+def test_raw_is_the_uncalibrated_reward_and_the_score_is_calibrated(server: Served, data_dir: Path) -> None:
     for version, folder, scale, shift in (("v000001", "m0", 1.0, 0.0), ("v000002", "m1", 0.25, -3.0)):
         offline = OfflineModel(data_dir / folder)
         expected = [offline.score(str(GROUP["prompt"]), response) for response in GROUP["responses"]]
@@ -109,7 +109,7 @@ def test_raw_is_the_models_own_reward_and_the_score_its_calibration(server: Serv
         assert plain["scores"] == group["scores"]
 
 
-def test_with_calibration_off_the_models_own_rewards_are_served(
+def test_with_calibration_off_uncalibrated_rewards_are_served(
     data_dir: Path, shared_redis: RedisProcess
 ) -> None:
     offline = OfflineModel(data_dir / "m1")
@@ -120,7 +120,7 @@ def test_with_calibration_off_the_models_own_rewards_are_served(
     assert group["scores"] == group["raw"] == pytest.approx(expected, abs=TOLERANCE)
 
 
-def test_a_version_rolled_back_from_meets_no_min_version_also_after_a_restart(
+def test_a_withdrawn_version_satisfies_no_min_version_even_after_a_restart(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish_several(tmp_path, 2, current=2)
@@ -141,7 +141,7 @@ def test_a_version_rolled_back_from_meets_no_min_version_also_after_a_restart(
 
 
 @pytest.mark.slow
-def test_an_old_request_finishes_on_the_old_version_though_newer_ones_were_swapped_to(
+def test_a_running_request_finishes_on_its_captured_version_across_swaps(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     words = " ".join(CORPUS).split()
@@ -156,7 +156,7 @@ def test_an_old_request_finishes_on_the_old_version_though_newer_ones_were_swapp
     slowly = {"METARM_SCORE_WORKERS": "1", "METARM_BATCH_TOKENS": "8"}
     with service_here(tmp_path, redis_process.url, **slowly) as process:
         process.wait_ready()
-        for name in ("v000002", "v000003"):  # in memory before, so that the swaps take no time
+        for name in ("v000002", "v000003"):  # loaded in advance, so that the swaps take no time
             assert send(process, "/score", {"version": name}).status_code == 200
         asking = threading.Thread(target=ask, args=(process.url,))
         asking.start()
@@ -164,7 +164,7 @@ def test_an_old_request_finishes_on_the_old_version_though_newer_ones_were_swapp
         for name in ("v000002", "v000003"):
             assert process.http.post(f"/versions/{name}/activate").json()["serving"] == name
         assert send(process, "/score", {}).json()["version"] == "v000003"
-        assert not answers, "the request was to outlast two swaps and a newer request"
+        assert not answers, "the request must outlast two swaps and a newer request"
         asking.join()
     (answer,) = answers
     assert answer["version"] == "v000001"
@@ -174,7 +174,7 @@ def test_an_old_request_finishes_on_the_old_version_though_newer_ones_were_swapp
         assert answer["groups"][0]["scores"][place] == pytest.approx(expected, abs=TOLERANCE)
 
 
-def test_every_refusal_since_the_start_is_listed_counted_and_logged_and_the_running_version_goes_on(
+def test_refused_versions_are_listed_counted_and_logged_while_the_current_version_serves(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish_several(tmp_path, 3, current=1)
@@ -186,7 +186,7 @@ def test_every_refusal_since_the_start_is_listed_counted_and_logged_and_the_runn
     before = time.time()
     with service_here(tmp_path, redis_process.url, METARM_POLL_MS="50") as process:
         process.wait_ready()
-        for _ in range(5):  # read once: its files stay as they are
+        for _ in range(5):  # its files do not change, so they are read once
             pinned = send(process, "/score", {"version": "v000003"})
             assert (pinned.status_code, pinned.json()["error"]["code"]) == (500, "invalid_version")
             assert "tokenizer.json" in pinned.json()["error"]["message"]

@@ -1,4 +1,4 @@
-"""A retrain request asks for nothing that the trainer would not take from its settings."""
+"""A retrain request accepts only options and values that the trainer's settings accept."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from trainer.settings import TrainerSettings
 from trainer.training import TrainOptions
 
 
-def test_every_option_of_a_retrain_is_an_option_of_a_run() -> None:
+def test_every_option_of_a_retrain_request_is_a_training_option() -> None:
     of_the_run = {field.name for field in fields(TrainOptions)}
-    assert set(RetrainRequest.model_fields) - of_the_run == {"force"}  # what becomes of its candidate
+    assert set(RetrainRequest.model_fields) - of_the_run == {"force"}  # affects only the publication
 
 
 @pytest.mark.parametrize(
@@ -29,12 +29,12 @@ def test_every_option_of_a_retrain_is_an_option_of_a_run() -> None:
         ("learning_rate", 0.0),
     ],
 )
-def test_what_the_settings_refuse_a_request_refuses(option: str, value: Any) -> None:
+def test_a_retrain_request_refuses_the_values_that_the_settings_refuse(option: str, value: Any) -> None:
     for kind in (RetrainRequest, TrainerSettings):
         with pytest.raises(ValidationError, match=option):
             kind(**{option: value})
 
 
-def test_the_options_of_the_loss_and_of_what_is_trained_are_taken() -> None:
+def test_a_retrain_request_accepts_the_loss_options_and_the_trainable_option() -> None:
     given = {"label_smoothing": 0.1, "center_rewards_coefficient": 0.01, "trainable": "lora"}
     assert RetrainRequest(**given).model_dump(exclude_none=True) == given

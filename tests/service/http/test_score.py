@@ -75,7 +75,7 @@ def test_scores_equal_a_plain_forward_of_each_sequence_alone(
         assert batched["tokens"] == lengths
 
 
-def test_answer_names_version_ids_tokens_and_truncation_in_order(server: Served) -> None:
+def test_an_answer_reports_version_ids_token_counts_and_truncation_in_request_order(server: Served) -> None:
     long = "words " * 300
     body = {"groups": [{"id": "a", **GROUP}, {"prompt": "x", "responses": [long, "short"]}]}
     answer = server.http.post("/score", json=body).json()
@@ -86,14 +86,14 @@ def test_answer_names_version_ids_tokens_and_truncation_in_order(server: Served)
     assert all(len(group["scores"]) == 2 for group in answer["groups"])
 
 
-def test_conversational_prompts_are_scored(server: Served) -> None:
+def test_a_conversational_prompt_of_one_user_turn_scores_like_the_plain_text(server: Served) -> None:
     plain = server.http.post("/score", json={"groups": [GROUP]}).json()
     turns = [{"role": "user", "content": GROUP["prompt"]}]
     chat = server.http.post("/score", json={"groups": [{**GROUP, "prompt": turns}]}).json()
     assert chat["groups"][0]["scores"] == pytest.approx(plain["groups"][0]["scores"], abs=1e-6)
 
 
-def test_a_template_that_refuses_the_messages_is_the_callers_error(
+def test_messages_that_the_chat_template_refuses_are_answered_with_422(
     checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, checkpoint("llama-chat"))
@@ -105,7 +105,7 @@ def test_a_template_that_refuses_the_messages_is_the_callers_error(
     assert "unknown role wizard" in answer.json()["error"]["message"]
 
 
-def test_tokenize_shows_what_is_scored(server: Served, checkpoint: Checkpoint) -> None:
+def test_tokenize_returns_the_token_ids_that_are_scored(server: Served, checkpoint: Checkpoint) -> None:
     answer = server.http.post("/tokenize", json={"groups": [GROUP]}).json()
     offline = OfflineModel(checkpoint("bert"))
     expected = [offline.encode(str(GROUP["prompt"]), response)["input_ids"] for response in GROUP["responses"]]
@@ -131,7 +131,7 @@ def test_tokenize_shows_what_is_scored(server: Served, checkpoint: Checkpoint) -
         ({"groups": [{"prompt": "x" * 199_990, "responses": ["y"]}]}, 413, "payload_too_large", "200000"),
     ],
 )
-def test_every_refusal_has_the_one_error_shape(
+def test_every_refusal_has_the_common_error_shape(
     server: Served, body: dict[str, object], status: int, code: str, mentions: str
 ) -> None:
     answer = server.http.post("/score", json=body)
@@ -158,7 +158,7 @@ def test_a_chunked_body_over_the_limit_is_refused(server: Served) -> None:
         (b"\xff", 400),
     ],
 )
-def test_a_body_that_is_not_json_text_is_refused(server: Served, body: bytes, status: int) -> None:
+def test_a_body_that_is_not_valid_json_is_refused(server: Served, body: bytes, status: int) -> None:
     answer = server.http.post("/score", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == status
     assert answer.json()["error"]["code"] == "invalid_request"
@@ -168,13 +168,15 @@ def test_a_body_that_is_not_json_text_is_refused(server: Served, body: bytes, st
     ("method", "path", "status"),
     [("GET", "/nowhere", 404), ("GET", "/score", 405), ("GET", "/versions/v9", 404)],
 )
-def test_unknown_routes_have_the_error_shape(server: Served, method: str, path: str, status: int) -> None:
+def test_unknown_routes_are_answered_in_the_common_error_shape(
+    server: Served, method: str, path: str, status: int
+) -> None:
     answer = server.http.request(method, path)
     assert answer.status_code == status
     assert set(answer.json()["error"]) >= {"code", "message"}
 
 
-def test_a_pinned_version_scores_and_an_older_one_is_brought_from_disk(
+def test_a_pinned_version_answers_and_is_loaded_from_disk_if_necessary(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     first = make_checkpoint(tmp_path / "a", "bert", seed=1)
@@ -192,7 +194,7 @@ def test_a_pinned_version_scores_and_an_older_one_is_brought_from_disk(
         assert newest["version"] == "v000002"
 
 
-def test_a_non_finite_score_fails_its_request_alone(tmp_path: Path, redis_process: RedisProcess) -> None:
+def test_a_non_finite_score_fails_only_its_own_request(tmp_path: Path, redis_process: RedisProcess) -> None:
     publish(tmp_path, poisoned(tmp_path / "poisoned", "coins"))
     with service_here(tmp_path, redis_process.url) as process:
         process.wait_ready()
@@ -213,7 +215,7 @@ def test_a_non_finite_score_fails_its_request_alone(tmp_path: Path, redis_proces
 def causal_server(
     tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint, shared_redis: RedisProcess
 ) -> Iterator[Served]:
-    """A causal model whose scores are not kept, but prompts are: small slices, two workers."""
+    """A server of a causal model that caches prompts but no scores, with small slices and two workers."""
     data_dir = tmp_path_factory.mktemp("causal")
     publish(data_dir, checkpoint("llama"))
     forward = {"METARM_SCORE_CACHE_ENTRIES": "0", "METARM_SLICE_TOKENS": "64", "METARM_SCORE_WORKERS": "2"}
@@ -222,7 +224,7 @@ def causal_server(
         yield process
 
 
-def test_texts_scored_again_are_answered_from_the_cache(server: Served, checkpoint: Checkpoint) -> None:
+def test_repeated_texts_are_answered_from_the_cache(server: Served, checkpoint: Checkpoint) -> None:
     body = {"groups": [{"prompt": "Which is cheaper?", "responses": ["The first.", "The second.", ""]}]}
     first = server.http.post("/score", json=body).json()
     hits, misses = counter(server, HITS), counter(server, MISSES)
@@ -248,7 +250,7 @@ def test_without_a_cache_every_score_is_computed_again(causal_server: Served) ->
     assert counter(causal_server, MISSES) == misses + 4
 
 
-def test_a_group_scores_the_same_at_once_and_one_response_at_a_time(
+def test_a_group_has_the_same_scores_when_its_responses_are_sent_one_by_one(
     causal_server: Served, checkpoint: Checkpoint
 ) -> None:
     rng = random.Random(11)
@@ -276,7 +278,7 @@ def test_a_group_scores_the_same_at_once_and_one_response_at_a_time(
     assert counter(causal_server, 'rm_prefix_cache_total{result="hit"}') >= found + len(groups)
 
 
-def test_after_a_swap_no_score_or_prompt_of_the_version_before_answers(
+def test_after_a_swap_cached_scores_and_prompts_answer_only_for_their_own_version(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     folders = [make_checkpoint(tmp_path / name, "llama", seed=seed) for name, seed in (("a", 1), ("b", 2))]
@@ -307,7 +309,7 @@ def test_after_a_swap_no_score_or_prompt_of_the_version_before_answers(
     assert max(abs(a - b) for a, b in zip(*expected, strict=True)) > 0.01
 
 
-def test_overload_is_503_with_retry_after_and_an_impossible_request_413(
+def test_overload_is_answered_with_503_and_retry_after_and_an_oversized_request_with_413(
     checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
@@ -328,7 +330,7 @@ def test_overload_is_503_with_retry_after_and_an_impossible_request_413(
         assert process.http.post("/score", json={"groups": [GROUP]}).status_code == 200
 
 
-def test_samples_are_logged_once_a_request_id_and_not_at_all_with_log_false(
+def test_samples_are_logged_once_per_request_id_and_never_with_log_false(
     server: Served, shared_redis: RedisProcess
 ) -> None:
     with shared_redis.client() as client:
@@ -349,7 +351,7 @@ def test_samples_are_logged_once_a_request_id_and_not_at_all_with_log_false(
     assert (sample.policy.name, sample.policy.step) == ("actor", 3)
 
 
-def test_scoring_goes_on_without_redis_and_buffered_samples_reach_it_later(
+def test_scoring_continues_without_redis_and_buffered_samples_are_written_later(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     import signal
@@ -370,7 +372,7 @@ def test_scoring_goes_on_without_redis_and_buffered_samples_reach_it_later(
             process.wait_until(lambda: _logged(client) == 5)
 
 
-def test_a_full_buffer_drops_and_counts(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_a_full_sample_buffer_drops_samples_and_counts_them(checkpoint: Checkpoint, tmp_path: Path) -> None:
     import signal
 
     publish(tmp_path, checkpoint("bert"))
@@ -390,7 +392,7 @@ def test_a_full_buffer_drops_and_counts(checkpoint: Checkpoint, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_keys_separate_scoring_from_admin_rights(
+def test_score_keys_grant_scoring_and_only_admin_keys_grant_administration(
     checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
@@ -420,14 +422,14 @@ def test_keys_separate_scoring_from_admin_rights(
 
 
 @pytest.mark.slow
-def test_an_open_server_refuses_to_listen_beyond_this_machine(tmp_path: Path) -> None:
+def test_a_server_without_keys_refuses_to_listen_beyond_loopback(tmp_path: Path) -> None:
     with service(tmp_path, "redis://127.0.0.1:1", METARM_HOST="0.0.0.0") as process:
         assert process.wait() != 0
         assert "METARM_SCORE_KEYS" in process.output
 
 
 @pytest.mark.slow
-def test_another_way_of_starting_fails_loudly_without_the_process_environment(tmp_path: Path) -> None:
+def test_starting_with_uvicorn_fails_without_the_required_process_environment(tmp_path: Path) -> None:
     import sys
 
     from metarm.runtime.processes import free_port
@@ -456,13 +458,13 @@ def _metrics(process: Served) -> str:
 
 
 def counter(process: Served, series: str) -> float:
-    """The value of one series, 0 where it was never counted."""
+    """The value of one series, or 0 if it does not exist yet."""
     values = [line.removeprefix(series) for line in _metrics(process).splitlines() if line.startswith(series)]
     return float(values[0]) if values else 0.0
 
 
 @pytest.mark.filterwarnings("ignore:open_binary is deprecated")  # in fastapi-swagger
-def test_the_api_description_shows_the_one_error_shape_on_every_route(server: Served) -> None:
+def test_the_openapi_description_declares_the_error_shape_on_every_route(server: Served) -> None:
     description = server.http.get("/openapi.json").json()
     for path in ("/score", "/retrain", "/versions", "/versions/{version}/activate", "/ready"):
         for operation in description["paths"][path].values():
@@ -472,6 +474,6 @@ def test_the_api_description_shows_the_one_error_shape_on_every_route(server: Se
     page = server.http.get("/docs").text
     assets = re.findall(r'(?:href|src)="([^"]+)"', page)
     assert len(assets) == 3
-    for asset in assets:  # nothing comes from elsewhere
+    for asset in assets:  # no external content
         assert asset.startswith(server.url)
         assert server.http.get(asset).status_code == 200

@@ -1,4 +1,4 @@
-"""Spans of a real service at a stand-in for a collector, and none of it in the way of scoring."""
+"""Spans that a real service sends to a stub collector, and scoring when no collector answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROUP = {"prompt": "What is seventeen plus twenty five?", "responses": ["Forty t
 BODY = {"groups": [GROUP]}
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
-CLOCKS_NS = 1_000_000  # that the clock of Unix time and the monotonic one may differ by meanwhile
+CLOCK_TOLERANCE_NS = 1_000_000  # drift between the Unix clock and the monotonic clock
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "100"}
 
 
@@ -54,9 +54,9 @@ def test_a_requests_spans_reach_the_collector_under_the_callers_trace(
         assert {span.parent for span in of_request.values()} == {root.id}
         tokenise, queue, forward = (of_request[name] for name in ("tokenise", "queue", "forward"))
         assert tokenise.attributes == {"version": "v000001", "groups": 1}
-        assert root.start <= tokenise.start < tokenise.end <= queue.start + CLOCKS_NS
-        assert queue.start < queue.end <= forward.start + CLOCKS_NS
-        assert forward.start < forward.end <= root.end + CLOCKS_NS
+        assert root.start <= tokenise.start < tokenise.end <= queue.start + CLOCK_TOLERANCE_NS
+        assert queue.start < queue.end <= forward.start + CLOCK_TOLERANCE_NS
+        assert forward.start < forward.end <= root.end + CLOCK_TOLERANCE_NS
         assert of_request["log"].attributes == {"groups": 1}
 
         loads = {span.attributes["version"]: span for span in collector.named("load")}
@@ -70,7 +70,7 @@ def test_a_requests_spans_reach_the_collector_under_the_callers_trace(
         assert f'"trace_id":"{refused.trace}"' in process.output
 
 
-def test_nothing_of_the_sdk_is_imported_without_an_endpoint(
+def test_the_tracing_sdk_is_not_imported_without_an_endpoint(
     checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
@@ -79,23 +79,23 @@ def test_nothing_of_the_sdk_is_imported_without_an_endpoint(
         assert process.http.post("/score", json=BODY).status_code == 200
         imported = {line.split("'")[1] for line in process.output.splitlines() if line.startswith("import '")}
     assert "service.http.app" in imported
-    # redis imports the SDK's metrics by itself, where they are installed
+    # redis itself imports the SDK's metrics if they are installed
     assert not any(
         name.startswith(("opentelemetry.sdk.trace.", "opentelemetry.exporter.")) for name in imported
     )
 
 
 @pytest.mark.parametrize("answers", ["refused", "silent"])
-def test_an_endpoint_that_does_not_answer_leaves_scoring_and_stopping_as_they_are(
+def test_an_unresponsive_trace_endpoint_does_not_affect_scoring_or_shutdown(
     answers: str, checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         if answers == "silent":
-            listener.listen(64)  # connects, and never says a word
+            listener.listen(64)  # accepts connections and never answers
         endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        # a queue so short that it overflows, which must not fill the log either
+        # a queue so short that it overflows, which must not fill the log
         short = {"OTEL_BSP_MAX_QUEUE_SIZE": "16", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8", **SOON}
         with service(tmp_path, redis_process.url, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, **short) as process:
             process.wait_ready()

@@ -1,4 +1,4 @@
-"""retrain: auto over real HTTP and a real Redis: two servers, and a trainer that only says it is there."""
+"""Automatic retraining over real HTTP and a real Redis: two servers, and a trainer that is only registered."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def state(process: Served) -> str:
 
 
 @pytest.mark.slow
-def test_two_servers_start_one_run_and_its_figures_are_in_the_job(
+def test_two_servers_trigger_one_run_and_the_job_records_the_trigger_figures(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"), reference={**WIDE, "spread": 1000.0})
@@ -44,7 +44,7 @@ def test_two_servers_start_one_run_and_its_figures_are_in_the_job(
 
         assert TrainerPresence(client).hold("test", TRAINER, HOUR_MS)
         one.wait_until(lambda: {state(one), state(other)} <= {"triggered", "cooling_down"})
-        time.sleep(4)  # another look of each
+        time.sleep(4)  # each server checks again
         (job,) = board.recent(10)
         trigger = job.trigger
         assert trigger is not None
@@ -63,7 +63,7 @@ def test_two_servers_start_one_run_and_its_figures_are_in_the_job(
         assert sorted(counted) == [False, True]
         assert one.http.post("/retrain").json()["error"]["code"] == "job_running"
 
-        board.finish(job, "rejected")  # the cool-down holds all the same
+        board.finish(job, "rejected")  # the cool-down still applies
         time.sleep(4)
         assert board.active() is None
         assert 0 < client.ttl(RETRAIN_COOLDOWN) <= 3600
@@ -71,7 +71,7 @@ def test_two_servers_start_one_run_and_its_figures_are_in_the_job(
         one.wait_until(lambda: board.active() is not None)
 
 
-def test_nothing_starts_without_a_reference_or_while_the_spread_holds(
+def test_no_run_starts_without_a_reference_or_with_a_sufficient_spread(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"), reference=None)
@@ -88,7 +88,7 @@ def test_nothing_starts_without_a_reference_or_while_the_spread_holds(
         assert JobBoard(client).recent(10) == []
 
 
-def test_manual_is_the_default_and_says_so(
+def test_retrain_is_manual_by_default_and_drift_reports_it(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"))

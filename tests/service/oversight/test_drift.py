@@ -1,4 +1,4 @@
-"""The figures against brute force, over random ragged groups; no server."""
+"""Drift figures of random ragged groups against brute force, without a server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def added(groups: list[Group], reference: Reference = REFERENCE) -> Figures:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_figures_equal_brute_force_over_all_groups_and_pairs(seed: int) -> None:
+def test_drift_figures_equal_a_brute_force_computation(seed: int) -> None:
     groups = random_groups(seed)
     view = added(groups).view(REFERENCE)
     means = [
@@ -61,19 +61,19 @@ def test_the_figures_equal_brute_force_over_all_groups_and_pairs(seed: int) -> N
     }
 
 
-def test_a_large_mean_costs_no_precision() -> None:
+def test_a_large_mean_reward_does_not_reduce_precision() -> None:
     near, far = (added(random_groups(3, mean=mean)) for mean in (0.0, 2.0**30))
     assert far.spread == pytest.approx(near.spread, rel=1e-6)
     assert far.length_correlation == pytest.approx(near.length_correlation, rel=1e-6)
 
 
-def test_a_group_counts_the_same_however_many_responses_it_has() -> None:
+def test_every_group_has_equal_weight_regardless_of_its_size() -> None:
     wide: Group = ([0.0, 4.0], [1, 1], 0)
     narrow: Group = ([0.0] * 64, [1] * 64, 0)
     assert added([wide, narrow]).spread == pytest.approx((4.0**2 / 2) ** 0.5)
 
 
-def test_groups_of_one_response_give_what_they_can() -> None:
+def test_single_response_groups_count_only_toward_truncation_and_saturation() -> None:
     view = added([([9.0], [7], 1), ([0.0], [9], 0)]).view(REFERENCE)
     assert (view["groups"], view["compared_groups"]) == (2, 0)
     assert view["spread"] is view["spread_to_reference"] is view["length_correlation"] is None
@@ -91,7 +91,9 @@ def test_groups_of_one_response_give_what_they_can() -> None:
         ({"reference": {"spread": float("nan"), "low": 0, "high": 1}}, "has no spread"),
     ],
 )
-def test_without_a_reference_what_needs_one_is_null_and_said_why(manifest: dict[str, Any], reason: str) -> None:
+def test_without_a_usable_reference_dependent_figures_are_null_with_a_reason(
+    manifest: dict[str, Any], reason: str
+) -> None:
     reference = Reference.of(manifest)
     assert reason in str(reference.missing)
     view = added(random_groups(1), reference).view(reference)
@@ -99,7 +101,7 @@ def test_without_a_reference_what_needs_one_is_null_and_said_why(manifest: dict[
     assert view["spread_to_reference"] is view["saturated_share"] is None
 
 
-def test_a_comparison_divides_each_spread_by_its_own_reference() -> None:
+def test_a_comparison_normalises_each_spread_by_its_own_reference() -> None:
     half, tenfold = (Reference.of({"reference": {"spread": s, "low": 0, "high": 1}}) for s in (2.0, 20.0))
     scores = [0.0, 1.0, 5.0]
     same = Comparison.of_group(scores, [10 * score for score in scores])
@@ -114,10 +116,10 @@ def test_a_comparison_divides_each_spread_by_its_own_reference() -> None:
     assert both.mean_disagreement == pytest.approx(0.25)
 
 
-def test_the_error_of_a_disagreement_is_that_of_a_mean_over_groups_that_rank() -> None:
+def test_the_disagreement_error_is_the_standard_error_of_the_mean_over_ranked_groups() -> None:
     scores = [0.0, 1.0, 2.0]
     others = [[0.0, 1.0, 2.0], [1.0, 0.0, 2.0], [2.0, 1.0, 0.0], [0.0, 2.0, 1.0]]
-    compared = Comparison.of_group([1.0, 1.0], [2.0, 2.0])  # says nothing of the order
+    compared = Comparison.of_group([1.0, 1.0], [2.0, 2.0])  # constant scores: no order to compare
     for other in others:
         assert compared.ranked > 1 or compared.disagreement_error is None
         compared = compared.plus(Comparison.of_group(scores, other))
@@ -127,7 +129,7 @@ def test_the_error_of_a_disagreement_is_that_of_a_mean_over_groups_that_rank() -
     assert same.plus(same).plus(same).disagreement_error == pytest.approx(0, abs=1e-6)
 
 
-def test_the_last_steps_of_a_version_are_kept_apart_and_older_ones_merged_and_counted() -> None:
+def test_the_newest_policy_steps_are_kept_separately_and_older_steps_are_merged() -> None:
     version = Drift(window_groups=10).of("v000001", {"reference": {"spread": 2.0, "low": -1.0, "high": 1.5}})
     groups = random_groups(7, count=KEEP_STEPS + 5)
     for step, group in enumerate(groups):
@@ -140,7 +142,7 @@ def test_the_last_steps_of_a_version_are_kept_apart_and_older_ones_merged_and_co
     assert version.total.spread == pytest.approx(added([*groups, groups[0]]).spread)
 
 
-def test_the_window_is_of_the_newest_groups_alone() -> None:
+def test_the_window_covers_only_the_newest_groups() -> None:
     version = Drift(window_groups=10).of("v000001", {})
     groups = random_groups(8, count=35)
     assert version.window() == Figures()
@@ -156,7 +158,7 @@ def test_the_window_is_of_the_newest_groups_alone() -> None:
     assert version.compared["v000002"].total.groups == sum(len(scores) > 1 for scores, _, _ in groups)
 
 
-def test_versions_scored_longest_ago_make_place() -> None:
+def test_the_least_recently_scored_versions_are_evicted() -> None:
     drift = Drift(window_groups=10)
     for number in range(KEEP_VERSIONS):
         drift.of(f"v{number:06d}", {})
@@ -167,7 +169,7 @@ def test_versions_scored_longest_ago_make_place() -> None:
     assert "v000001" not in drift.versions()
 
 
-def test_a_share_of_prompts_is_that_share_and_always_the_same_prompts() -> None:
+def test_a_share_selects_that_fraction_of_prompts_deterministically() -> None:
     places = [share_of(f"Prompt {number}?") for number in range(4000)]
     assert all(0 <= place < 1 for place in places)
     assert np.mean([place < 0.1 for place in places]) == pytest.approx(0.1, abs=0.02)

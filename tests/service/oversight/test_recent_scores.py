@@ -1,4 +1,4 @@
-"""Histograms of reward differences against brute force, and their bounds."""
+"""Histograms of reward differences against brute force, and their limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def filled(seed: int, groups: int, size: int = 4, scale: float = 1.0) -> RecentS
     return recent
 
 
-def test_each_response_is_in_one_pair_and_single_responses_in_none() -> None:
+def test_each_response_is_in_at_most_one_pair_and_a_single_response_in_none() -> None:
     recent = RecentScores()
     recent.add([1.0, 4.0, 0.5, 0.5, 9.0], [10, 20, 30, 40, 50])
     recent.add([7.0], [3])
@@ -25,7 +25,7 @@ def test_each_response_is_in_one_pair_and_single_responses_in_none() -> None:
     assert recent.lengths() == {"tokens": [10, 20, 30, 40, 3], "scores": [1.0, 4.0, 0.5, 0.5, 7.0]}
 
 
-def test_large_groups_and_long_traffic_take_a_bounded_share() -> None:
+def test_large_groups_and_long_traffic_keep_a_bounded_number_of_scores() -> None:
     recent = filled(0, groups=1, size=512)
     assert (len(recent.differences), len(recent.points)) == (8, 4)
     recent = filled(0, groups=3000)
@@ -47,7 +47,7 @@ def test_two_histograms_share_their_bins_and_count_every_difference(scale: float
     assert together <= 0.01 * sum(map(len, sets)) + 1
 
 
-def test_no_differences_and_equal_scores_have_histograms_as_well() -> None:
+def test_histograms_exist_for_no_differences_and_for_equal_scores() -> None:
     assert histograms([[]]) == [{"pairs": 0, "width": 1.0, "counts": [0] * BINS, "beyond": 0}]
     (equal,) = histograms([[0.0, 0.0]])
     assert (equal["counts"][0], equal["beyond"]) == (2, 0)

@@ -1,4 +1,4 @@
-"""Groups scored a second time through the real cache, queue and engine, without HTTP."""
+"""Groups scored by a second version through the real cache, queue and engine, without HTTP."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PLAN = ShadowPlan("v000002", "v000001", 1.0)
 
 @dataclass
 class Bench:
-    """A shadow whose queue is as long as `queued` says."""
+    """A shadow scorer that sees `queued` tokens in the queue."""
 
     shadow: Shadow
     parts: Wired
@@ -45,7 +45,7 @@ class Bench:
         self.shadow.offer(ScoredGroup(PROMPT, responses, self.answering, encoded, scores, scores), plan)
 
     async def requests(self, tokens: int) -> None:
-        """Have so many tokens scored, or a few more, for requests."""
+        """Score at least `tokens` tokens for requests."""
         encoded = self.answering.model.encoder.encode([(PROMPT, RESPONSES)])
         wanted = self.parts.scorer.scored_tokens + tokens
         while self.parts.scorer.scored_tokens < wanted:
@@ -56,7 +56,7 @@ class Bench:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
-            while not condition():  # noqa: ASYNC110 (whatever it is)
+            while not condition():  # noqa: ASYNC110 (the condition sets no event)
                 await asyncio.sleep(0.005)
 
 
@@ -81,7 +81,9 @@ async def running(model: RewardModel, *, queue_tokens: int = 10**6) -> AsyncIter
             yield Bench(shadow, parts, LoadedVersion("v000002", model), plans, queued, seen)
 
 
-def test_a_group_is_compared_with_what_the_other_version_would_have_served(checkpoint: Kinds) -> None:
+def test_a_group_is_compared_with_the_scores_that_the_other_version_would_have_served(
+    checkpoint: Kinds,
+) -> None:
     model = load_model(checkpoint("bert"), 128)
 
     async def main() -> None:
@@ -99,7 +101,7 @@ def test_a_group_is_compared_with_what_the_other_version_would_have_served(check
     asyncio.run(main())
 
 
-def test_nothing_is_scored_while_requests_wait_and_all_of_it_afterwards(checkpoint: Kinds) -> None:
+def test_shadow_groups_are_scored_only_when_no_request_waits(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
 
     async def main() -> None:
@@ -115,7 +117,7 @@ def test_nothing_is_scored_while_requests_wait_and_all_of_it_afterwards(checkpoi
     asyncio.run(main())
 
 
-def test_while_requests_always_wait_a_fiftieth_of_all_that_is_scored_is_scored_in_the_shadow(
+def test_under_constant_load_shadow_scoring_takes_a_fiftieth_of_the_scored_tokens(
     checkpoint: Kinds,
 ) -> None:
     model = load_model(checkpoint("bert"), 128)
@@ -137,12 +139,12 @@ def test_while_requests_always_wait_a_fiftieth_of_all_that_is_scored_is_scored_i
             bench.queued[0] = 7
             bench.offer(*RESPONSES)
             await asyncio.sleep(5 * POLL_S)
-            assert len(bench.seen) == 10  # what was scored without waiting was paid for as well
+            assert len(bench.seen) == 10  # groups scored while no request waited also count toward the share
 
     asyncio.run(main())
 
 
-def test_the_most_urgent_plan_is_served_first_and_the_others_keep_a_place_of_their_own(
+def test_the_most_urgent_plan_runs_first_and_each_plan_has_its_own_queue_limit(
     checkpoint: Kinds,
 ) -> None:
     model = load_model(checkpoint("bert"), 128)
@@ -153,7 +155,7 @@ def test_the_most_urgent_plan_is_served_first_and_the_others_keep_a_place_of_the
             bench.plans.append(canary)
             bench.queued[0] = 1
             bench.offer(*RESPONSES, plan=canary)
-            await asyncio.sleep(0.05)  # it is taken, and waits
+            await asyncio.sleep(0.05)  # it is taken from the queue and waits
             for _ in range(MOST_WAITING + 3):
                 bench.offer("Yes.", "No.", plan=canary)
             assert bench.dropped("queue_full") == 3
@@ -167,7 +169,7 @@ def test_the_most_urgent_plan_is_served_first_and_the_others_keep_a_place_of_the
     asyncio.run(main())
 
 
-def test_a_long_group_is_scored_in_pieces_that_a_request_need_not_wait_long_for(checkpoint: Kinds) -> None:
+def test_a_long_group_is_scored_in_small_slices(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
 
     async def main() -> None:
@@ -181,7 +183,7 @@ def test_a_long_group_is_scored_in_pieces_that_a_request_need_not_wait_long_for(
     asyncio.run(main())
 
 
-def test_whatever_is_not_scored_is_counted_by_reason_and_ends_nothing(checkpoint: Kinds) -> None:
+def test_dropped_groups_are_counted_by_reason_and_later_groups_are_still_scored(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
     token = model.encoder.tokenizer.convert_tokens_to_ids("first")
     assert isinstance(token, int)
@@ -195,7 +197,7 @@ def test_whatever_is_not_scored_is_counted_by_reason_and_ends_nothing(checkpoint
             await bench.until(lambda: bench.dropped("no_longer_wanted") == 1)
             bench.queued[0] = 1
             bench.offer(*RESPONSES)
-            await asyncio.sleep(0.05)  # it is taken, and waits
+            await asyncio.sleep(0.05)  # it is taken from the queue and waits
             for _ in range(MOST_WAITING + 5):
                 bench.offer("Yes.", "No.")
             assert bench.dropped("queue_full") == 5
@@ -211,7 +213,7 @@ def test_whatever_is_not_scored_is_counted_by_reason_and_ends_nothing(checkpoint
     asyncio.run(main())
 
 
-def test_traffic_is_taken_at_once_looked_at_in_small_turns_and_dropped_beyond_a_bound(
+def test_traffic_is_queued_processed_in_small_batches_and_dropped_beyond_a_limit(
     checkpoint: Kinds,
 ) -> None:
     model = load_model(checkpoint("bert"), 128)
@@ -230,14 +232,14 @@ def test_traffic_is_taken_at_once_looked_at_in_small_turns_and_dropped_beyond_a_
             )
             traffic = Traffic(drift, parts.metrics, lambda: plans, lambda group, _: handed.append(group))
             traffic.answered([group, single] * AT_ONCE, None)
-            assert drift.versions() == {}  # not in the request's own time
+            assert drift.versions() == {}  # not within the request
             turn = asyncio.create_task(traffic.process())
             await asyncio.sleep(0)
             assert drift.versions()["v000002"].total.groups == AT_ONCE
             await turn
             assert drift.versions()["v000002"].total.groups == 2 * AT_ONCE
             assert drift.versions()["v000002"].total.compared == AT_ONCE
-            assert handed == [group] * AT_ONCE  # of those two, and by the first plan alone
+            assert handed == [group] * AT_ONCE  # only the compared group, and only under the first plan
             traffic.answered([group] * MOST_TRAFFIC, None)
             traffic.answered([group] * 3, None)
             assert value_of(parts.metrics.drift.traffic_dropped) == 3

@@ -1,4 +1,4 @@
-"""The watch after a promotion: what it finds, and over real HTTP what it does."""
+"""The watch after a promotion: its breaches, and over real HTTP its outcomes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.store import publish
 from tests.tiny import CORPUS, Kind, poisoned, with_head
 
 RULES = ServiceSettings(watch_min_groups=3, watch_min_spread_ratio=0.5, watch_max_disagreement=0.6)
-LOOSE = RULES.model_copy(update={"watch_min_spread_ratio": 0.0})  # of the order alone
+LOOSE = RULES.model_copy(update={"watch_min_spread_ratio": 0.0})  # checks only the order
 WIDE: dict[str, Any] = {"spread": 1.0, "low": -9.0, "high": 9.0}
 WATCH = {
     "METARM_POLL_MS": "50",
@@ -43,7 +43,8 @@ SCORES = [0.1, -1.0, 2.0, 0.7]
 
 
 def watched(own: float, other: float, pairs: list[tuple[list[float], list[float]]]) -> Watched:
-    """By their reference spreads; 0: no reference."""
+    """A watch over compared groups. `own` and `other` are the versions' reference spreads; 0 means no
+    reference."""
     drift, parent = (
         Reference.of({"reference": {**WIDE, "spread": spread} if spread else None}) for spread in (own, other)
     )
@@ -62,14 +63,14 @@ def scaled(factor: float) -> list[float]:
     [
         (1.0, 1.0, 1.0, None),
         (1.0, 1.0, 0.4, "spread ratio is 0.400"),
-        (0.4, 1.0, 0.4, None),  # the same in its own unit
-        (2.5, 1.0, 1.0, "spread ratio is 0.400"),  # the same numbers, in another unit
+        (0.4, 1.0, 0.4, None),  # equal after normalisation by its own reference
+        (2.5, 1.0, 1.0, "spread ratio is 0.400"),  # equal scores, but a larger reference spread
         (1.0, 1.0, -1.0, "orders 1.000 of the pairs in 3 groups"),
-        (0.0, 1.0, 0.1, None),  # units cannot be compared
-        (0.0, 0.0, 0.0, "spread ratio is 0.000"),  # nothing is nothing in any unit
+        (0.0, 1.0, 0.1, None),  # without a reference the spreads cannot be compared
+        (0.0, 0.0, 0.0, "spread ratio is 0.000"),  # a zero spread is zero in any unit
     ],
 )
-def test_a_breach_is_a_low_spread_in_its_own_unit_or_another_order(
+def test_a_low_normalised_spread_or_a_reversed_order_is_a_breach(
     own: float, other: float, factor: float, mentions: str | None
 ) -> None:
     reasons = breaches(watched(own, other, [(scaled(factor), SCORES)] * 3), RULES)
@@ -80,14 +81,14 @@ def test_a_breach_is_a_low_spread_in_its_own_unit_or_another_order(
 @pytest.mark.parametrize(
     ("parent_spread", "swapped", "groups", "mentions"),
     [
-        (1.0, 1, 3, None),  # one pair in six: honest retrains do that
+        (1.0, 1, 3, None),  # one pair in six: sound retrains do that
         (1.0, 2, 3, "orders 0.333 of the pairs in 3 groups differently from its parent, which still tells"),
-        (9.0, 2, 3, None),  # the parent itself tells little apart here
-        (0.0, 2, 3, None),  # or it is not known whether it does
+        (9.0, 2, 3, None),  # the parent itself barely separates these responses
+        (0.0, 2, 3, None),  # without a reference it is unknown whether the parent separates them
         (1.0, 2, 2, None),  # too few groups
     ],
 )
-def test_another_order_is_a_breach_where_the_parent_tells_responses_apart(
+def test_a_different_order_is_a_breach_only_if_the_parent_separates_the_responses(
     parent_spread: float, swapped: int, groups: int, mentions: str | None
 ) -> None:
     ranks = [0.0, 1.0, 2.0, 3.0]
@@ -97,8 +98,8 @@ def test_another_order_is_a_breach_where_the_parent_tells_responses_apart(
     assert mentions is None or mentions in reasons[0]
 
 
-def test_another_order_by_chance_is_no_breach() -> None:
-    """As much disagreement as before, in groups so different that it may be chance."""
+def test_a_different_order_within_chance_is_no_breach() -> None:
+    """As much disagreement as in a breach, but between groups so different that it may be chance."""
     ranks = [0.0, 1.0, 2.0, 3.0]
     pairs = [(ranks, ranks), (ranks, ranks), (ranks[::-1], ranks)]
     found = watched(1.0, 1.0, pairs)
@@ -109,14 +110,14 @@ def test_another_order_by_chance_is_no_breach() -> None:
     assert len(breaches(watched(1.0, 1.0, pairs * 20), LOOSE)) == 1
 
 
-def test_too_few_groups_say_nothing_but_one_score_that_is_no_number_does() -> None:
+def test_too_few_groups_are_no_breach_but_one_non_finite_score_is() -> None:
     found = watched(1.0, 1.0, [(scaled(-0.1), SCORES)] * 2)
     assert breaches(found, RULES) == []
     found.drift.non_finite = 1
     assert "failed with a non-finite score" in breaches(found, RULES)[0]
 
 
-def test_what_was_counted_before_the_watch_began_is_not_its_own() -> None:
+def test_counts_from_before_the_watch_are_excluded() -> None:
     found = watched(1.0, 1.0, [])
     found.drift.add(Figures.of_group(SCORES, [1, 2, 3, 4], 0, found.drift.reference), None)
     found.groups_before, found.non_finite_before, found.drift.non_finite = 1, 2, 2
@@ -136,7 +137,7 @@ def test_what_was_counted_before_the_watch_began_is_not_its_own() -> None:
         ("passed", "rolled_back", "rolled_back"),
     ],
 )
-def test_servers_that_end_a_watch_in_any_order_keep_its_gravest_outcome(
+def test_several_servers_record_the_most_severe_outcome_of_a_watch_in_any_order(
     first: Outcome, then: Outcome, kept: Outcome, redis_client: redis.Redis
 ) -> None:
     board = WatchBoard(redis_client)
@@ -146,7 +147,7 @@ def test_servers_that_end_a_watch_in_any_order_keep_its_gravest_outcome(
     assert board.read() == {"v000002": WatchRecord("v000002", "v000001", kept, 1.5, "why", {"groups": 3})}
 
 
-def test_a_rollback_that_fails_is_said_and_tried_again_and_one_without_redis_is_saved_later(
+def test_a_failed_rollback_is_reported_and_retried_and_its_record_is_saved_when_redis_returns(
     tmp_path: Path,
     redis_process: RedisProcess,
     checkpoint: Callable[[Kind], Path],
@@ -185,7 +186,7 @@ def test_a_rollback_that_fails_is_said_and_tried_again_and_one_without_redis_is_
             assert watch.view()["watching"]["version"] == names[1]
             parent, child = [await live.load(name) for name in names]
             for _ in range(3):
-                watch.compared(parent, child, Comparison.of_group(SCORES, SCORES))  # not this way round
+                watch.compared(parent, child, Comparison.of_group(SCORES, SCORES))  # reversed: ignored
                 watch.compared(child, parent, Comparison.of_group(scaled(0.1), SCORES))
             return watch
 
@@ -203,7 +204,7 @@ def test_a_rollback_that_fails_is_said_and_tried_again_and_one_without_redis_is_
         assert WatchBoard(client).read()[names[1]].outcome == "rolled_back"
 
         again = make()
-        for name in names:  # by hand, on a server that starts anew
+        for name in names:  # manually, on a server that has just started
             await live.make_current(name)
             await again.judge()
         assert again.view()["watching"] is None
@@ -214,7 +215,7 @@ def test_a_rollback_that_fails_is_said_and_tried_again_and_one_without_redis_is_
 
 
 def score(process: Served, seed: int, count: int = 30, **more: Any) -> set[str]:
-    """Random groups, a request each; the versions that answered them."""
+    """Score random groups, one per request, and return the versions that answered."""
     rng, words = random.Random(seed), " ".join(CORPUS).replace(POISON, "").split()
     answered = set()
     for _ in range(count):
@@ -242,18 +243,18 @@ def watching(process: Served) -> str | None:
 
 
 def ended(process: Served, version: str) -> dict[str, Any]:
-    """How a version's watch ended, once it has."""
+    """Wait until the watch of a version has ended, and return its record."""
     found: list[dict[str, Any]] = []
 
-    def look() -> bool:
+    def has_ended() -> bool:
         found[:] = [e for e in drift(process)["watch"]["ended"] if e["version"] == version]
         return bool(found)
 
-    process.wait_until(look)
+    process.wait_until(has_ended)
     return found[0]
 
 
-def test_a_version_that_reverses_its_parent_is_rolled_back_and_a_restart_and_a_person_know_it(
+def test_a_reversed_version_is_rolled_back_and_a_manual_activation_after_a_restart_is_not_watched(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"), reference=WIDE)
@@ -264,7 +265,7 @@ def test_a_version_that_reverses_its_parent_is_rolled_back_and_a_restart_and_a_p
         hacked = with_head(tmp_path / "hacked", checkpoint("bert"), -1)
         publish(tmp_path, hacked, reference=WIDE, verdict=FORCED)
         process.wait_until(lambda: watching(process) == "v000002")
-        assert drift(process)["watch"]["watching"]["share"] == 1.0  # as the gate had refused it
+        assert drift(process)["watch"]["watching"]["share"] == 1.0  # all prompts, because the gate refused it
         score(process, 2)
         process.wait_until(lambda: serving(process) == "v000001")
         outcome = ended(process, "v000002")
@@ -280,7 +281,7 @@ def test_a_version_that_reverses_its_parent_is_rolled_back_and_a_restart_and_a_p
         assert 'rm_disagreement{other="v000001",version="v000002"} 1.0' in metrics
         assert 'rm_shadow_scored_total{version="v000001"}' in metrics
         assert score(process, 3) == {"v000001"}
-        assert watching(process) is None  # a rollback is no promotion
+        assert watching(process) is None  # a rollback is not a promotion
     with service_here(tmp_path, redis_process.url, **WATCH) as process:
         process.wait_ready()
         process.wait_until(lambda: process.http.get("/versions").json()["rollbacks"] == [outcome])
@@ -291,11 +292,11 @@ def test_a_version_that_reverses_its_parent_is_rolled_back_and_a_restart_and_a_p
         assert (serving(process), drift(process)["versions"][0]["shadow"]) == ("v000002", [])
 
 
-def test_an_equal_version_passes_and_later_ones_fall_by_a_constant_or_a_score_that_is_no_number(
+def test_an_equal_version_passes_and_constant_or_non_finite_scores_cause_a_rollback(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     for _ in range(2):
-        publish(tmp_path, checkpoint("bert"))  # no reference: what spread alone says is still seen
+        publish(tmp_path, checkpoint("bert"))  # no reference: only a zero spread is detected
     with service_here(tmp_path, redis_process.url, **ALL_PROMPTS) as process, redis_process.client() as client:
         process.wait_ready()
         score(process, 1, count=3)
@@ -314,7 +315,8 @@ def test_an_equal_version_passes_and_later_ones_fall_by_a_constant_or_a_score_th
         score(process, 3)
         assert ended(process, "v000004")["outcome"] == "rolled_back"
         process.wait_until(lambda: serving(process) == "v000003")
-        process.wait_until(lambda: "v000004" in WatchBoard(client).read())  # so the watch has seen it serve
+        # the watch has noticed the rollback
+        process.wait_until(lambda: "v000004" in WatchBoard(client).read())
 
         publish(tmp_path, poisoned(tmp_path / "poisoned", POISON))
         process.wait_until(lambda: watching(process) == "v000005")
@@ -326,13 +328,13 @@ def test_an_equal_version_passes_and_later_ones_fall_by_a_constant_or_a_score_th
 
         assert process.http.post("/versions/v000002/activate").json()["serving"] == "v000002"
         score(process, 5)
-        assert watching(process) is None  # an older version is no promotion
-        assert "watching v000002" not in process.output  # nor was it one at the start
-        taken_back = process.http.get("/versions").json()["rollbacks"]
-    assert [record["version"] for record in taken_back] == ["v000005", "v000004"]
+        assert watching(process) is None  # activating an older version is not a promotion
+        assert "watching v000002" not in process.output  # and it was not watched at the start
+        rolled_back = process.http.get("/versions").json()["rollbacks"]
+    assert [record["version"] for record in rolled_back] == ["v000005", "v000004"]
 
 
-def test_a_watch_goes_on_after_a_restart_and_ends_when_another_version_is_made_current(
+def test_a_watch_continues_after_a_restart_and_ends_when_another_version_becomes_current(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
@@ -350,7 +352,7 @@ def test_a_watch_goes_on_after_a_restart_and_ends_when_another_version_is_made_c
         assert watching(process) is None
 
 
-def test_what_one_of_two_servers_rolls_back_the_other_leaves_and_lists(
+def test_a_rollback_by_one_server_ends_the_watch_on_the_other_which_lists_it_too(
     tmp_path: Path, redis_process: RedisProcess, checkpoint: Callable[[Kind], Path]
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
@@ -362,11 +364,11 @@ def test_what_one_of_two_servers_rolls_back_the_other_leaves_and_lists(
         for process in (one, other):
             process.wait_until(lambda process=process: serving(process) == "v000001")  # type: ignore[misc]
             assert ended(process, "v000002")["outcome"] in ("rolled_back", "left")
-            process.wait_until(lambda process=process: _taken_back(process) == ["v000002"])  # type: ignore[misc]
+            process.wait_until(lambda process=process: _rolled_back(process) == ["v000002"])  # type: ignore[misc]
             assert watching(process) is None
-        assert _taken_back(one) == ["v000002"]  # still: that the other left it says less
+        assert _rolled_back(one) == ["v000002"]  # still: the other server's 'left' does not replace it
         assert "rm_rollbacks_total{" not in other.http.get("/metrics").text
 
 
-def _taken_back(process: Served) -> list[str]:
+def _rolled_back(process: Served) -> list[str]:
     return [record["version"] for record in process.http.get("/versions").json()["rollbacks"]]

@@ -1,4 +1,4 @@
-"""The writer on its own, with a real Redis: what it cannot log does not hold up what it can."""
+"""The sample writer alone, with a real Redis."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def writer(redis_client: redis.Redis, metrics: Metrics) -> SampleWriter:
     return SampleWriter(log, metrics, loop, buffer_groups=1000, max_groups=50, max_age_s=1e6)
 
 
-def test_a_request_that_cannot_be_encoded_is_dropped_alone_and_counted(
+def test_only_the_request_that_cannot_be_encoded_is_dropped_and_counted(
     writer: SampleWriter, metrics: Metrics, redis_client: redis.Redis
 ) -> None:
     for place in range(10):
@@ -51,9 +51,7 @@ def test_a_request_that_cannot_be_encoded_is_dropped_alone_and_counted(
     assert redis_client.xlen(SAMPLES) == 18
 
 
-def test_closing_writes_out_everything_that_was_offered(
-    writer: SampleWriter, redis_client: redis.Redis
-) -> None:
+def test_closing_writes_every_offered_request(writer: SampleWriter, redis_client: redis.Redis) -> None:
     writer.start()
     for place in range(20):
         writer.offer(request(str(place)))
@@ -61,7 +59,7 @@ def test_closing_writes_out_everything_that_was_offered(
     assert redis_client.xlen(SAMPLES) == 40
 
 
-def test_the_log_is_kept_within_its_bound_and_what_falls_out_is_counted(
+def test_the_log_is_trimmed_to_its_limit_and_trimmed_samples_are_counted(
     writer: SampleWriter, metrics: Metrics, redis_client: redis.Redis
 ) -> None:
     for place in range(60):

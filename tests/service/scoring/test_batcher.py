@@ -1,4 +1,4 @@
-"""The queue on its own, with real threads and score functions in plain Python."""
+"""The batcher alone, with real threads and score functions in plain Python."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Slice:
 
 
 class FaultyError(Exception):
-    """What a forward raises for a faulty sample."""
+    """Raised by the forward for a faulty sample."""
 
 
 class Forward:
-    """A score function that writes down its slices; where it is `held`, each waits to be let through."""
+    """A score function that records its slices. If `held`, each slice waits until it is released."""
 
     def __init__(self, *, held: bool = False) -> None:
         self.slices: list[Slice] = []
@@ -71,17 +71,17 @@ class Forward:
                 raise FaultyError(sample.request)
         return [answer(model, sample) for sample in samples]
 
-    def let_through(self, count: int = 1) -> None:
+    def release(self, count: int = 1) -> None:
         self._permits.release(count)
 
-    def let_all_through(self) -> None:
+    def release_all(self) -> None:
         self._held = False
         self._permits.release(1000)
 
     async def next_slice(self) -> Slice:
-        """End the slice that is held; the one a worker takes then."""
+        """Release the held slice and return the slice that a worker takes next."""
         before = len(self.slices)
-        self.let_through()
+        self.release()
         await until(lambda: len(self.slices) > before)
         return self.slices[before]
 
@@ -95,7 +95,7 @@ OTHER = Model("v000002")
 
 
 def answer(model: Model, sample: Sample) -> float:
-    """A score of its own for every sample and model."""
+    """A score that is unique for every sample and model."""
     return sum(map(ord, model.name + sample.request)) + sample.index / 1000
 
 
@@ -105,7 +105,7 @@ def samples_of(request: str, count: int, cost: int = 10) -> list[Sample]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 (what worker threads do sets no event)
+        while not condition():  # noqa: ASYNC110 (worker threads set no event)
             await asyncio.sleep(0.001)
 
 
@@ -118,7 +118,7 @@ async def running(
     queue_tokens: int = 10**6,
     linger_s: float = LINGER_S,
 ) -> AsyncIterator[Batcher[Model, Sample]]:
-    """A batcher whose workers all wait for work."""
+    """A batcher whose workers are all idle."""
     batcher: Batcher[Model, Sample] = Batcher(forward, queue_tokens=queue_tokens, linger_s=linger_s)
     begun: list[int] = []
     batcher.start(workers, slice_tokens, begun.append)
@@ -127,7 +127,7 @@ async def running(
     try:
         yield batcher
     finally:
-        forward.let_all_through()
+        forward.release_all()
         await batcher.close()
 
 
@@ -145,14 +145,14 @@ def scores(
 async def send(
     batcher: Batcher[Model, Sample], samples: Sequence[Sample], model: Model = MODEL
 ) -> asyncio.Task[list[float]]:
-    """A request that is in the queue, or was taken from it, when this returns."""
+    """Send a request. It is in the queue, or already taken from it, when this returns."""
     task: asyncio.Task[list[float]] = asyncio.ensure_future(scores(batcher, samples, model))
     await asyncio.sleep(0)
     return task
 
 
-async def plug(batcher: Batcher[Model, Sample], forward: Forward) -> asyncio.Task[list[float]]:
-    """Keep the one worker busy, so that what follows waits together."""
+async def occupy_worker(batcher: Batcher[Model, Sample], forward: Forward) -> asyncio.Task[list[float]]:
+    """Keep the only worker busy, so that the following requests wait together."""
     task = await send(batcher, samples_of("plug", 1))
     await until(lambda: len(forward.slices) == 1)
     return task
@@ -176,13 +176,13 @@ def test_every_request_gets_its_own_scores_in_order(workers: int) -> None:
     asyncio.run(main())
 
 
-def test_requests_that_wait_together_share_slices() -> None:
+def test_waiting_requests_share_slices() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
-            await plug(batcher, forward)
+            await occupy_worker(batcher, forward)
             tasks = [await send(batcher, samples_of(f"r{number}", 1)) for number in range(25)]
-            forward.let_all_through()
+            forward.release_all()
             await asyncio.gather(*tasks)
             assert [part.tokens for part in forward.slices] == [10, 100, 100, 50]
 
@@ -193,7 +193,7 @@ def test_a_small_request_does_not_wait_for_large_ones() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
-            await plug(batcher, forward)
+            await occupy_worker(batcher, forward)
             for number in range(50):
                 await send(batcher, samples_of(f"large{number}", 64))
             small = await send(batcher, samples_of("small", 1))
@@ -205,11 +205,11 @@ def test_a_small_request_does_not_wait_for_large_ones() -> None:
 
 
 @pytest.mark.parametrize("joined", [False, True])
-def test_nor_does_one_whose_samples_fill_more_than_half_a_slice(joined: bool) -> None:
+def test_a_request_that_fills_more_than_half_a_slice_does_not_wait_for_large_ones(joined: bool) -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
-            await plug(batcher, forward)
+            await occupy_worker(batcher, forward)
             for number in range(50):
                 await send(batcher, samples_of(f"large{number}", 64, cost=60))
             small = joined_samples("small", 4, 30) if joined else samples_of("small", 1, cost=60)
@@ -219,11 +219,11 @@ def test_nor_does_one_whose_samples_fill_more_than_half_a_slice(joined: bool) ->
     asyncio.run(main())
 
 
-def test_nor_does_one_for_another_model() -> None:
+def test_a_small_request_for_another_model_does_not_wait_for_large_ones() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
-            await plug(batcher, forward)
+            await occupy_worker(batcher, forward)
             for number in range(50):
                 await send(batcher, samples_of(f"large{number}", 64))
             await send(batcher, samples_of("small", 1), OTHER)
@@ -233,11 +233,11 @@ def test_nor_does_one_for_another_model() -> None:
     asyncio.run(main())
 
 
-def test_large_units_go_one_a_slice() -> None:
+def test_a_slice_holds_at_most_one_large_unit() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
-            await plug(batcher, forward)
+            await occupy_worker(batcher, forward)
             groups = [joined_samples(f"group{number}", 4, cost=70) for number in range(3)]
             for group in groups:
                 await send(batcher, group)
@@ -249,7 +249,9 @@ def test_large_units_go_one_a_slice() -> None:
 
 
 @pytest.mark.parametrize(("shared", "parts"), [(20, [3, 3]), (70, [6])])
-def test_the_last_unit_is_split_between_free_workers_where_that_pays(shared: int, parts: list[int]) -> None:
+def test_the_last_unit_is_split_between_idle_workers_if_splitting_is_cheaper(
+    shared: int, parts: list[int]
+) -> None:
     async def main() -> None:
         forward = Forward()
         async with running(forward, workers=2) as batcher:
@@ -262,7 +264,7 @@ def test_the_last_unit_is_split_between_free_workers_where_that_pays(shared: int
     asyncio.run(main())
 
 
-def test_a_long_request_waits_a_moment_for_the_rest_of_a_burst() -> None:
+def test_a_long_request_lingers_for_the_rest_of_a_burst() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward, workers=2, slice_tokens=2000, linger_s=2.0) as batcher:
@@ -276,7 +278,7 @@ def test_a_long_request_waits_a_moment_for_the_rest_of_a_burst() -> None:
     asyncio.run(main())
 
 
-def test_a_short_request_waits_for_nobody() -> None:
+def test_a_short_request_does_not_linger() -> None:
     async def main() -> None:
         async with (
             running(Forward(), workers=2, linger_s=PATIENCE_S) as batcher,
@@ -287,14 +289,14 @@ def test_a_short_request_waits_for_nobody() -> None:
     asyncio.run(main())
 
 
-def test_the_oldest_request_goes_on_while_small_ones_keep_arriving() -> None:
+def test_the_oldest_request_progresses_while_small_requests_keep_arriving() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
-            await plug(batcher, forward)
+            await occupy_worker(batcher, forward)
             large = await send(batcher, samples_of("large", 50))
             for turn in range(10):
-                for number in range(10):  # a whole slice's worth, every time
+                for number in range(10):  # a full slice each time
                     await send(batcher, samples_of(f"small{turn}-{number}", 1))
                 part = await forward.next_slice()
                 assert len(part.of("large")) == 5  # half of the slice
@@ -305,16 +307,16 @@ def test_the_oldest_request_goes_on_while_small_ones_keep_arriving() -> None:
     asyncio.run(main())
 
 
-def test_what_has_fewer_slices_left_goes_before_larger_ones_that_came_earlier() -> None:
+def test_requests_with_fewer_slices_left_run_before_larger_earlier_requests() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
-            await plug(batcher, forward)
+            await occupy_worker(batcher, forward)
             for name, count in (("oldest", 64), ("larger", 20), ("small", 4), ("smaller", 2)):
                 await send(batcher, samples_of(name, count))
             assert Counter(s.request for s in (await forward.next_slice()).samples) == {
                 "oldest": 5,
-                "small": 4,  # of less than a slice, both of them, and it came first
+                "small": 4,  # both small requests need less than a slice, and this one came first
                 "smaller": 1,
             }
             assert Counter(s.request for s in (await forward.next_slice()).samples) == {
@@ -326,18 +328,18 @@ def test_what_has_fewer_slices_left_goes_before_larger_ones_that_came_earlier() 
     asyncio.run(main())
 
 
-def test_where_nobody_else_waits_the_oldest_request_gets_the_whole_slice() -> None:
+def test_a_lone_waiting_request_gets_the_whole_slice() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
-            await plug(batcher, forward)
+            await occupy_worker(batcher, forward)
             await send(batcher, samples_of("only", 24))
             assert [len((await forward.next_slice()).samples) for _ in range(3)] == [10, 10, 4]
 
     asyncio.run(main())
 
 
-def test_models_are_never_mixed_in_a_slice() -> None:
+def test_a_slice_never_mixes_models() -> None:
     async def main() -> None:
         forward = Forward()
         async with running(forward, workers=2) as batcher:
@@ -351,13 +353,13 @@ def test_models_are_never_mixed_in_a_slice() -> None:
     asyncio.run(main())
 
 
-def test_equal_models_that_are_not_the_same_object_are_not_mixed() -> None:
-    """A version that was dropped and loaded again is another object."""
+def test_a_slice_never_mixes_equal_but_distinct_model_objects() -> None:
+    """A version that was dropped and loaded again is a different object."""
 
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
-            await plug(batcher, forward)
+            await occupy_worker(batcher, forward)
             for number in range(4):
                 await send(batcher, samples_of(f"r{number}", 1), Model("v000001"))
             assert [len((await forward.next_slice()).samples) for _ in range(4)] == [1, 1, 1, 1]
@@ -369,11 +371,11 @@ def joined_samples(request: str, count: int, cost: int) -> list[Sample]:
     return [Sample(request, index, cost, joined=index > 0) for index in range(count)]
 
 
-def test_samples_that_belong_together_stay_in_one_slice() -> None:
+def test_the_samples_of_a_unit_stay_in_one_slice() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
-            await plug(batcher, forward)
+            await occupy_worker(batcher, forward)
             two_groups = [
                 *joined_samples("groups", 6, 10),
                 Sample("groups", 6),
@@ -389,18 +391,18 @@ def test_samples_that_belong_together_stay_in_one_slice() -> None:
     asyncio.run(main())
 
 
-def test_samples_that_belong_together_may_take_a_few_slices_tokens_and_are_split_beyond() -> None:
+def test_a_unit_may_exceed_a_slice_by_a_bounded_factor_and_is_split_beyond_it() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
-            await plug(batcher, forward)
+            await occupy_worker(batcher, forward)
             whole = joined_samples("whole", UNIT_SLICES * 10, 10)
             await send(batcher, whole)
             assert (await forward.next_slice()).samples == whole
             large = joined_samples("large", UNIT_SLICES * 10 + 5, 10)
             await send(batcher, large)
-            assert (await forward.next_slice()).samples == large[:10]  # what fits a slice
-            assert (await forward.next_slice()).samples == large[10:]  # which is now few enough
+            assert (await forward.next_slice()).samples == large[:10]  # as many as fit into a slice
+            assert (await forward.next_slice()).samples == large[10:]  # the rest is now small enough
 
     asyncio.run(main())
 
@@ -416,16 +418,16 @@ def test_a_sample_larger_than_a_slice_is_scored_alone() -> None:
     asyncio.run(main())
 
 
-def test_a_lone_request_is_split_over_the_workers_that_are_idle() -> None:
+def test_a_lone_request_is_split_over_the_idle_workers() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward, workers=4, slice_tokens=1000) as batcher:
             samples = samples_of("lone", 8)
             task = await send(batcher, samples)
-            await until(lambda: len(forward.slices) == 4)  # all at once: none is let through yet
+            await until(lambda: len(forward.slices) == 4)  # concurrently: none is released yet
             assert sorted(len(part.samples) for part in forward.slices) == [2, 2, 2, 2]
             assert [part.share for part in forward.slices] == [1, 1, 1, 1]
-            forward.let_all_through()
+            forward.release_all()
             assert await task == expected(samples)
 
     asyncio.run(main())
@@ -447,10 +449,10 @@ def test_a_failed_slice_fails_only_the_request_at_fault() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
-            plugged = await plug(batcher, forward)
+            plugged = await occupy_worker(batcher, forward)
             good = [await send(batcher, samples_of(f"good{number}", 1)) for number in range(4)]
             bad = await send(batcher, [Sample("bad", 0), Sample("bad", 1, faulty=True)])
-            forward.let_all_through()
+            forward.release_all()
             with pytest.raises(FaultyError, match="bad"):
                 await bad
             for number, task in enumerate(good):
@@ -462,7 +464,7 @@ def test_a_failed_slice_fails_only_the_request_at_fault() -> None:
     asyncio.run(main())
 
 
-def test_what_is_left_of_a_failed_request_is_not_scored() -> None:
+def test_the_rest_of_a_failed_request_is_not_scored() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
@@ -471,11 +473,11 @@ def test_what_is_left_of_a_failed_request_is_not_scored() -> None:
             await until(lambda: len(forward.slices) == 1)
             taken = forward.slices[0].samples
             assert taken == samples[:10]
-            assert (await forward.next_slice()).samples == samples[:1]  # tried alone
-            forward.let_through()
+            assert (await forward.next_slice()).samples == samples[:1]  # retried alone
+            forward.release()
             with pytest.raises(FaultyError):
                 await task
-            forward.let_all_through()
+            forward.release_all()
             await scores(batcher, samples_of("later", 1))
             assert set(forward.scored) - set(taken) == set(samples_of("later", 1))
             assert batcher.queued_tokens == 0
@@ -484,7 +486,7 @@ def test_what_is_left_of_a_failed_request_is_not_scored() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_every_request_ends_when_many_fail(workers: int) -> None:
+def test_every_request_completes_when_many_fail(workers: int) -> None:
     async def main() -> None:
         forward = Forward()
         async with running(forward, workers=workers) as batcher:
@@ -509,13 +511,13 @@ def test_a_cancelled_request_is_not_scored_and_leaves_the_queue() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
-            await plug(batcher, forward)
+            await occupy_worker(batcher, forward)
             gone = await send(batcher, samples_of("gone", 30))
             stays = await send(batcher, samples_of("stays", 1))
             assert batcher.queued_tokens == 310
             gone.cancel()
             await asyncio.gather(gone, return_exceptions=True)
-            forward.let_all_through()
+            forward.release_all()
             assert await stays == expected(samples_of("stays", 1))
             assert batcher.queued_tokens == 0
             assert not [sample for sample in forward.scored if sample.request == "gone"]
@@ -523,7 +525,7 @@ def test_a_cancelled_request_is_not_scored_and_leaves_the_queue() -> None:
     asyncio.run(main())
 
 
-def test_a_request_cancelled_while_it_runs_is_scored_no_further() -> None:
+def test_a_request_cancelled_while_running_is_not_scored_further() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward) as batcher:
@@ -532,7 +534,7 @@ def test_a_request_cancelled_while_it_runs_is_scored_no_further() -> None:
             gone.cancel()
             await asyncio.gather(gone, return_exceptions=True)
             stays = await send(batcher, samples_of("stays", 1))
-            forward.let_all_through()
+            forward.release_all()
             await stays
             assert [part.samples for part in forward.slices] == [samples_of("gone", 10), samples_of("stays", 1)]
             assert batcher.queued_tokens == 0
@@ -540,11 +542,11 @@ def test_a_request_cancelled_while_it_runs_is_scored_no_further() -> None:
     asyncio.run(main())
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+def test_a_full_queue_refuses_requests_with_a_retry_delay() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward, queue_tokens=1000) as batcher:
-            await plug(batcher, forward)
+            await occupy_worker(batcher, forward)
             waiting = await send(batcher, samples_of("waiting", 95))
             with pytest.raises(OverloadedError) as refused:
                 await scores(batcher, samples_of("late", 6))
@@ -552,7 +554,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
             assert refused.value.retry_after_s >= 1
             assert refused.value.details["queued_tokens"] == 950
             fits = await send(batcher, samples_of("fits", 5))
-            forward.let_all_through()
+            forward.release_all()
             assert await fits == expected(samples_of("fits", 5))
             await waiting
             assert await scores(batcher, samples_of("late", 6)) == expected(samples_of("late", 6))
@@ -561,26 +563,26 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     asyncio.run(main())
 
 
-def test_a_full_queue_takes_work_that_bounds_itself_and_is_then_as_full_as_that() -> None:
+def test_a_full_queue_accepts_background_work_and_counts_its_tokens() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward, queue_tokens=1000) as batcher:
-            await plug(batcher, forward)
+            await occupy_worker(batcher, forward)
             await send(batcher, samples_of("waiting", 100))
-            beside = asyncio.ensure_future(scores(batcher, samples_of("beside", 5), background=True))
+            background = asyncio.ensure_future(scores(batcher, samples_of("beside", 5), background=True))
             await asyncio.sleep(0)
             assert batcher.queued_tokens == 1050
             with pytest.raises(OverloadedError):
                 await scores(batcher, samples_of("late", 1))
             with pytest.raises(PayloadTooLargeError):
                 await scores(batcher, samples_of("huge", 101), background=True)
-            forward.let_all_through()
-            assert await beside == expected(samples_of("beside", 5))
+            forward.release_all()
+            assert await background == expected(samples_of("beside", 5))
 
     asyncio.run(main())
 
 
-def test_a_request_larger_than_the_queue_is_refused_for_good() -> None:
+def test_a_request_larger_than_the_queue_is_refused_as_too_large() -> None:
     async def main() -> None:
         async with running(Forward(), queue_tokens=1000) as batcher:
             with pytest.raises(PayloadTooLargeError) as refused:
@@ -592,7 +594,7 @@ def test_a_request_larger_than_the_queue_is_refused_for_good() -> None:
     asyncio.run(main())
 
 
-def test_a_request_without_samples_is_answered_at_once() -> None:
+def test_a_request_without_samples_returns_no_scores() -> None:
     async def main() -> None:
         async with running(Forward()) as batcher:
             assert await scores(batcher, []) == []
@@ -600,7 +602,7 @@ def test_a_request_without_samples_is_answered_at_once() -> None:
     asyncio.run(main())
 
 
-def test_what_was_asked_before_the_workers_start_is_scored_by_them() -> None:
+def test_requests_queued_before_the_workers_start_are_scored() -> None:
     async def main() -> None:
         forward = Forward()
         batcher: Batcher[Model, Sample] = Batcher(forward, queue_tokens=1000)
@@ -613,7 +615,7 @@ def test_what_was_asked_before_the_workers_start_is_scored_by_them() -> None:
     asyncio.run(main())
 
 
-def test_each_worker_begins_in_its_own_thread() -> None:
+def test_each_worker_calls_begin_in_its_own_thread() -> None:
     async def main() -> None:
         begun: dict[int, str] = {}
         batcher: Batcher[Model, Sample] = Batcher(Forward(), queue_tokens=1000)
@@ -626,7 +628,7 @@ def test_each_worker_begins_in_its_own_thread() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_closing_fails_what_waits_ends_what_runs_and_leaves_no_thread(workers: int) -> None:
+def test_closing_fails_waiting_requests_finishes_running_slices_and_leaves_no_thread(workers: int) -> None:
     async def main() -> None:
         forward = Forward(held=True)
         batcher: Batcher[Model, Sample] = Batcher(forward, queue_tokens=10**6)
@@ -641,7 +643,7 @@ def test_closing_fails_what_waits_ends_what_runs_and_leaves_no_thread(workers: i
             with pytest.raises(NotReadyError, match="shutting down"):
                 await task
         assert not closing.done()
-        forward.let_all_through()
+        forward.release_all()
         await closing
         for number, task in enumerate(runs):
             assert await task == expected(samples_of(f"runs{number}", 1))
@@ -653,7 +655,7 @@ def test_closing_fails_what_waits_ends_what_runs_and_leaves_no_thread(workers: i
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("forward-")]
 
 
-def test_a_batcher_that_never_started_closes() -> None:
+def test_a_batcher_that_never_started_can_be_closed() -> None:
     batcher: Batcher[Model, Sample] = Batcher(Forward(), queue_tokens=1000)
     assert not batcher.started
     asyncio.run(batcher.close())
@@ -665,7 +667,7 @@ workloads = st.lists(st.tuples(st.sampled_from([MODEL, OTHER]), costs, st.boolea
 
 @given(workloads, st.integers(1, 4), st.integers(1, 120))
 @settings(deadline=None, max_examples=60)
-def test_any_workload_is_scored_once_in_slices_of_the_right_size(
+def test_any_workload_is_scored_exactly_once_in_slices_within_the_limits(
     workload: list[tuple[Model, list[tuple[int, bool]], bool]], workers: int, slice_tokens: int
 ) -> None:
     async def main() -> None:
@@ -689,13 +691,13 @@ def test_any_workload_is_scored_once_in_slices_of_the_right_size(
             assert batcher.queued_tokens == 0
         assert Counter(forward.scored) == Counter(sample for _, samples in requests for sample in samples)
         for part in forward.slices:
-            # only the oldest request and the one with the least left may have one unit more than fits
+            # only the oldest request and the one with the least left may exceed the slice by one unit
             names = list(dict.fromkeys(sample.request for sample in part.samples))
             assert part.tokens <= slice_tokens or len(names) <= 2
             for name in names:
                 samples = part.of(name)
                 tokens = sum(sample.cost for sample in samples)
-                if tokens > slice_tokens:  # what belongs together, and of that not too much
+                if tokens > slice_tokens:  # a single unit within its limit
                     assert all(sample.joined for sample in samples[1:])
                     assert tokens <= UNIT_SLICES * slice_tokens or len(samples) == 1
 

@@ -1,4 +1,4 @@
-"""Slices through real tiny models, in threads of their own as in the service."""
+"""Slices through real tiny models, in separate threads as in the service."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def forward(engine: Engine, version: LoadedVersion, samples: list[Encoded], shar
 
 @contextmanager
 def forwards(model: RewardModel) -> Iterator[list[int]]:
-    """The tokens of each forward."""
+    """Count the tokens of each forward."""
     counted: list[int] = []
     hook = model.network.get_input_embeddings().register_forward_hook(
         lambda _module, inputs, _output: counted.append(inputs[0].numel())
@@ -59,7 +59,7 @@ def random_samples(model: RewardModel, count: int, seed: int = 0) -> list[Encode
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_slice_scores_as_the_network_alone(checkpoint: Kinds, kind: Kind) -> None:
+def test_a_slice_has_the_scores_of_a_plain_forward(checkpoint: Kinds, kind: Kind) -> None:
     version = loaded(checkpoint(kind))
     samples = random_samples(version.model, 20)
     with torch.inference_mode():
@@ -68,7 +68,7 @@ def test_a_slice_scores_as_the_network_alone(checkpoint: Kinds, kind: Kind) -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_sequences_of_a_slice_are_computed_once(checkpoint: Kinds, kind: Kind) -> None:
+def test_equal_sequences_in_a_slice_are_computed_once(checkpoint: Kinds, kind: Kind) -> None:
     version = loaded(checkpoint(kind))
     distinct = random_samples(version.model, 5)
     order = [0, 1, 0, 2, 3, 3, 4, 0, 1]
@@ -80,14 +80,14 @@ def test_equal_sequences_of_a_slice_are_computed_once(checkpoint: Kinds, kind: K
     assert len(set(expected)) == 5
 
 
-def test_sequences_that_differ_in_segments_alone_are_not_taken_for_equal(checkpoint: Kinds) -> None:
+def test_sequences_that_differ_only_in_segment_ids_are_scored_separately(checkpoint: Kinds) -> None:
     version = loaded(checkpoint("bert"))
     ids = random_samples(version.model, 1)[0].ids
     samples = [Encoded(ids, [0] * cut + [1] * (len(ids) - cut), truncated=False) for cut in (0, 5, len(ids))]
     assert len(set(forward(engine(), version, samples))) == 3
 
 
-def test_no_forward_holds_more_tokens_than_planned(checkpoint: Kinds) -> None:
+def test_no_forward_exceeds_the_planned_batch_tokens(checkpoint: Kinds) -> None:
     version = loaded(checkpoint("llama"))
     samples = random_samples(version.model, 20)
     with forwards(version.model) as tokens:
@@ -99,7 +99,7 @@ def test_no_forward_holds_more_tokens_than_planned(checkpoint: Kinds) -> None:
 
 
 @pytest.mark.parametrize("share", [1, 3])
-def test_a_slice_runs_on_the_cores_of_the_workers_it_may_use(
+def test_a_slice_uses_the_threads_of_every_worker_in_its_share(
     checkpoint: Kinds, monkeypatch: pytest.MonkeyPatch, share: int
 ) -> None:
     version = loaded(checkpoint("bert"))
@@ -137,7 +137,7 @@ def test_a_prompt_is_computed_once_for_all_slices_of_a_version(checkpoint: Kinds
         assert tokens == [len(prompt) + 4, len(prompt) + 2, len(prompt) + 6]
 
 
-def test_scores_are_answered_as_the_model_gives_them(checkpoint: Kinds) -> None:
+def test_the_engine_returns_non_finite_scores_unchanged(checkpoint: Kinds) -> None:
     version = loaded(checkpoint("bert"))
     samples = random_samples(version.model, 2)
     poison = next(token for token in samples[1].ids if token not in samples[0].ids)

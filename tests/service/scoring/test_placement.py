@@ -1,4 +1,4 @@
-"""Threads and the cores the kernel says they are kept to."""
+"""Threads, and the cores to which the kernel has bound them."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ several_cores = pytest.mark.skipif(len(ALLOWED) < 2, reason="one core")
 
 
 def in_thread(work: Callable[[], Any]) -> Any:
-    """As a worker: torch's threads belong to the thread that started them, and end with it."""
+    """Run `work` as a worker does: torch's threads belong to the thread that started them, and end with it."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(work).result()
 
 
 def run_parallel() -> set[int]:
-    """Have torch use every thread it may; the ids of this process's threads."""
+    """Make torch use all its threads, and return the ids of this process's threads."""
     torch.zeros(torch.get_num_threads() * PARALLEL_WORK).add_(1)
     return {int(task.name) for task in Path("/proc/self/task").iterdir()}
 
 
-def kept_to(threads: Iterable[int]) -> list[list[int]]:
+def affinities(threads: Iterable[int]) -> list[list[int]]:
     return sorted(sorted(os.sched_getaffinity(thread)) for thread in threads)
 
 
 @several_cores
-def test_a_forward_on_all_cores_has_a_thread_bound_to_each() -> None:
+def test_a_forward_on_all_cores_binds_one_thread_to_each_core() -> None:
     def work() -> None:
         torch.set_num_threads(1)
         before = run_parallel()
@@ -47,14 +47,14 @@ def test_a_forward_on_all_cores_has_a_thread_bound_to_each() -> None:
                 if share == len(ALLOWED):
                     (own,) = os.sched_getaffinity(0)
                     started = run_parallel() - before
-                    assert kept_to(started) == [[cpu] for cpu in ALLOWED if cpu != own]
+                    assert affinities(started) == [[cpu] for cpu in ALLOWED if cpu != own]
             assert sorted(os.sched_getaffinity(0)) == ALLOWED
 
     in_thread(work)
 
 
 @several_cores
-def test_the_core_of_the_worker_itself_differs_from_worker_to_worker() -> None:
+def test_two_workers_bind_their_own_threads_to_different_cores() -> None:
     def own(worker: int) -> set[int]:
         with Placement(worker, None, bind=True).on(1, len(ALLOWED)):
             return os.sched_getaffinity(0)
@@ -66,19 +66,19 @@ def test_the_core_of_the_worker_itself_differs_from_worker_to_worker() -> None:
 
 @several_cores
 @pytest.mark.parametrize(("share", "bind"), [(1, True), (len(ALLOWED), False)])
-def test_what_is_not_to_be_bound_is_left_to_the_kernel(share: int, bind: bool) -> None:
+def test_a_single_thread_or_an_unbound_worker_is_left_to_the_kernels_scheduler(share: int, bind: bool) -> None:
     def work() -> None:
         torch.set_num_threads(1)
         before = run_parallel()
         with Placement(0, None, bind=bind).on(1, share):
             assert torch.get_num_threads() == share
             assert sorted(os.sched_getaffinity(0)) == ALLOWED
-            assert kept_to(run_parallel() - before) == [ALLOWED] * (share - 1)
+            assert affinities(run_parallel() - before) == [ALLOWED] * (share - 1)
 
     in_thread(work)
 
 
-def test_no_more_threads_than_cores_serve_a_share() -> None:
+def test_a_share_uses_at_most_one_thread_per_core() -> None:
     def threads(*arguments: int) -> int:
         with Placement(0, None, bind=True).on(*arguments):
             return torch.get_num_threads()
@@ -86,7 +86,7 @@ def test_no_more_threads_than_cores_serve_a_share() -> None:
     assert in_thread(lambda: threads(1, len(ALLOWED) + 3)) == len(ALLOWED)
 
 
-def test_as_many_threads_as_the_settings_ask_for_run_on_fewer_cores() -> None:
+def test_the_configured_thread_count_is_used_even_on_fewer_cores() -> None:
     def threads() -> int:
         with Placement(0, None, bind=False).on(len(ALLOWED) + 1, 2):
             return torch.get_num_threads()
@@ -94,7 +94,7 @@ def test_as_many_threads_as_the_settings_ask_for_run_on_fewer_cores() -> None:
     assert in_thread(threads) == len(ALLOWED) + 1
 
 
-def test_the_cores_are_free_again_after_a_failure() -> None:
+def test_the_core_binding_is_undone_after_a_failure() -> None:
     def work() -> None:
         with pytest.raises(RuntimeError, match="forward"), Placement(0, None, bind=True).on(1, len(ALLOWED)):
             raise RuntimeError("forward")
@@ -103,7 +103,7 @@ def test_the_cores_are_free_again_after_a_failure() -> None:
     in_thread(work)
 
 
-def test_a_worker_keeps_to_its_node() -> None:
+def test_a_worker_stays_on_the_cores_of_its_node() -> None:
     def work() -> set[int]:
         Placement(0, ALLOWED[-1:], bind=True)
         return os.sched_getaffinity(0)
@@ -112,7 +112,7 @@ def test_a_worker_keeps_to_its_node() -> None:
     assert sorted(os.sched_getaffinity(0)) == ALLOWED
 
 
-def test_cores_that_went_away_are_a_warning_and_no_failure(
+def test_a_failure_to_bind_cores_is_only_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(_thread: int, _cpus: object) -> None:
@@ -132,13 +132,13 @@ def test_cores_that_went_away_are_a_warning_and_no_failure(
 
 
 @several_cores
-def test_a_worker_is_free_again_where_binding_fails_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_is_unbound_if_binding_fails_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
     allow = os.sched_setaffinity
     asked: list[list[int]] = []
 
     def refuse_the_last_of_a_team(thread: int, cpus: Sequence[int]) -> None:
         asked.append(list(cpus))
-        if len(asked) == len(ALLOWED):  # the others' cores came before: now its own
+        if len(asked) == len(ALLOWED):  # the other threads are bound first, then the worker's own
             raise OSError("invalid argument")
         allow(thread, cpus)
 

@@ -1,4 +1,4 @@
-"""How the forward uses the machine: what is set, what was measured before, what is measured now."""
+"""The forward plan: from settings, from a saved measurement, or from a new measurement."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def model(checkpoint: Kinds) -> RewardModel:
 
 
 CORES = 8
-AT_ONCE = Timing(rounds=1, timing_s=0.0, slow_s=60.0)
-TOO_SLOW = Timing(rounds=1, timing_s=0.0, slow_s=0.0)  # whatever the model
+QUICK = Timing(rounds=1, timing_s=0.0, slow_s=60.0)
+TOO_SLOW = Timing(rounds=1, timing_s=0.0, slow_s=0.0)  # for any model
 
 
 def plan_on(
-    data_dir: Path, model: RewardModel, cores: int = CORES, timing: Timing = AT_ONCE, **settings: Any
+    data_dir: Path, model: RewardModel, cores: int = CORES, timing: Timing = QUICK, **settings: Any
 ) -> ForwardPlan:
     return choose_plan(model, ServiceSettings(data_dir=data_dir, **settings), cores, timing)
 
@@ -49,12 +49,12 @@ def settings_of(name: str, value: Any) -> ServiceSettings:
     return ServiceSettings(**{name: value})
 
 
-def written(data_dir: Path) -> dict[str, Any]:
+def saved_record(data_dir: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((data_dir / "tuning.json").read_text())
     return record
 
 
-def keep(data_dir: Path, model: RewardModel, plan: ForwardPlan, **other: Any) -> None:
+def save_plan(data_dir: Path, model: RewardModel, plan: ForwardPlan, **other: Any) -> None:
     record = {"plan": asdict(plan), "measured_on": fingerprint(model, CORES) | other}
     (data_dir / "tuning.json").write_text(json.dumps(record))
 
@@ -73,7 +73,7 @@ def keep(data_dir: Path, model: RewardModel, plan: ForwardPlan, **other: Any) ->
         ({"tune": False, "batch_tokens": 300}, 8, 1, 300),
     ],
 )
-def test_what_is_set_is_done_and_nothing_is_measured(
+def test_settings_determine_the_plan_without_a_measurement(
     tmp_path: Path, model: RewardModel, settings: dict[str, Any], workers: int, threads: int, batch_tokens: int
 ) -> None:
     expected = ForwardPlan(workers, threads, batch_tokens, batch_tokens)
@@ -82,7 +82,7 @@ def test_what_is_set_is_done_and_nothing_is_measured(
     assert plan_on(tmp_path, model, **settings, slice_tokens=77).slice_tokens == 77
 
 
-def test_a_slice_is_one_batch_or_several_to_sort_where_the_route_pads(
+def test_a_slice_is_one_batch_or_several_if_the_route_pads(
     tmp_path: Path, model: RewardModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert plan_on(tmp_path, model, tune=False, batch_tokens=500).slice_tokens == 500
@@ -94,25 +94,25 @@ def test_a_slice_is_one_batch_or_several_to_sort_where_the_route_pads(
 @pytest.mark.parametrize(
     "setting", ["score_workers", "score_threads", "batch_tokens", "slice_tokens", "queue_tokens"]
 )
-def test_none_of_anything_cannot_be_set(setting: str) -> None:
+def test_zero_is_refused_for_workers_threads_and_token_counts(setting: str) -> None:
     with pytest.raises(ValidationError, match=setting):
         settings_of(setting, 0)
     settings_of(setting, 1)
 
 
 @pytest.mark.parametrize("setting", ["score_cache_entries", "prefix_cache_mb"])
-def test_a_cache_can_be_none_but_not_less(setting: str) -> None:
+def test_a_cache_size_may_be_zero_but_not_negative(setting: str) -> None:
     settings_of(setting, 0)
     with pytest.raises(ValidationError, match=setting):
         settings_of(setting, -1)
 
 
-def test_what_was_measured_is_written_down_and_not_measured_again(tmp_path: Path, model: RewardModel) -> None:
+def test_a_measured_plan_is_saved_and_reused(tmp_path: Path, model: RewardModel) -> None:
     plan = plan_on(tmp_path, model)
     assert plan.workers * plan.threads == 8
-    assert ForwardPlan(**written(tmp_path)["plan"]) == plan
+    assert ForwardPlan(**saved_record(tmp_path)["plan"]) == plan
     assert [file.name for file in tmp_path.iterdir()] == ["tuning.json"]
-    keep(tmp_path, model, MEASURED)  # other than what anyone would measure on eight cores
+    save_plan(tmp_path, model, MEASURED)  # no measurement on eight cores yields this plan
     before = (tmp_path / "tuning.json").read_bytes()
     assert plan_on(tmp_path, model) == MEASURED
     assert plan_on(tmp_path, model, slice_tokens=77) == ForwardPlan(1, 3, 2048, 77)
@@ -124,13 +124,13 @@ def test_what_was_measured_is_written_down_and_not_measured_again(tmp_path: Path
     [{"cores": 4}, {"torch": "1.0"}, {"architecture": "OtherModel"}, {"hidden_size": 7}, {"layers": 99},
      {"processor": "other"}, {"machine": "riscv"}, {"dtype": "torch.bfloat16"}],
 )  # fmt: skip
-def test_what_was_measured_on_another_machine_or_model_is_measured_again(
+def test_a_plan_saved_for_another_machine_or_model_is_measured_again(
     tmp_path: Path, model: RewardModel, other: dict[str, Any]
 ) -> None:
-    keep(tmp_path, model, MEASURED, **other)
+    save_plan(tmp_path, model, MEASURED, **other)
     plan = plan_on(tmp_path, model)
     assert plan.workers * plan.threads == 8
-    assert written(tmp_path)["measured_on"] == fingerprint(model, CORES)
+    assert saved_record(tmp_path)["measured_on"] == fingerprint(model, CORES)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_what_was_measured_on_another_machine_or_model_is_measured_again(
         "\xff",
     ],
 )
-def test_a_file_that_cannot_be_read_is_passed_over_with_a_warning(
+def test_an_unreadable_plan_file_is_ignored_with_a_warning(
     tmp_path: Path, model: RewardModel, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "tuning.json"
@@ -156,10 +156,10 @@ def test_a_file_that_cannot_be_read_is_passed_over_with_a_warning(
     with caplog.at_level(logging.WARNING):
         plan = plan_on(tmp_path, model)
     assert f"{file} is ignored" in caplog.text
-    assert ForwardPlan(**written(tmp_path)["plan"]) == plan
+    assert ForwardPlan(**saved_record(tmp_path)["plan"]) == plan
 
 
-def test_a_folder_that_cannot_be_written_only_warns(
+def test_an_unwritable_data_directory_only_causes_a_warning(
     tmp_path: Path, model: RewardModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -169,8 +169,8 @@ def test_a_folder_that_cannot_be_written_only_warns(
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_every_way_to_share_out_the_cores_is_measured_and_then_every_batch(model: RewardModel) -> None:
-    measured = list(measure_plans(model, CORES, AT_ONCE))
+def test_every_split_of_the_cores_is_measured_and_then_every_batch_size(model: RewardModel) -> None:
+    measured = list(measure_plans(model, CORES, QUICK))
     splits = [(m.plan.workers, m.plan.threads) for m in measured[:4]]
     assert splits == [(1, 8), (2, 4), (4, 2), (8, 1)]
     assert {m.plan.batch_tokens for m in measured[:4]} == {1024}
@@ -187,12 +187,12 @@ def test_every_way_to_share_out_the_cores_is_measured_and_then_every_batch(model
     [
         ({(1, 4, 1024): 100, (2, 2, 1024): 99, (4, 1, 1024): 90}, (2, 2, 1024)),  # close: more workers
         ({(1, 4, 1024): 100, (2, 2, 1024): 90, (4, 1, 1024): 80}, (1, 4, 1024)),
-        ({(4, 1, 1024): 100, (4, 1, 512): 109, (4, 1, 2048): 109}, (4, 1, 1024)),  # not by much: as usual
+        ({(4, 1, 1024): 100, (4, 1, 512): 109, (4, 1, 2048): 109}, (4, 1, 1024)),  # close: the default
         ({(4, 1, 1024): 100, (4, 1, 512): 111, (4, 1, 2048): 112}, (4, 1, 2048)),
         ({(1, 4, 1024): 101, (4, 1, 1024): 100, (4, 1, 512): 115}, (4, 1, 512)),
     ],
 )
-def test_of_plans_as_fast_the_most_workers_and_the_usual_batch_are_chosen(
+def test_among_similar_plans_the_most_workers_and_the_default_batch_size_are_chosen(
     rates: dict[tuple[int, int, int], float], chosen: tuple[int, int, int]
 ) -> None:
     results = [Measured(ForwardPlan.of_single_batches(*plan), rate) for plan, rate in rates.items()]
@@ -200,13 +200,13 @@ def test_of_plans_as_fast_the_most_workers_and_the_usual_batch_are_chosen(
     assert best_plan([], MEASURED) == MEASURED
 
 
-def test_a_model_that_is_too_slow_to_measure_keeps_the_default(tmp_path: Path, model: RewardModel) -> None:
+def test_a_model_too_slow_to_measure_gets_the_default_plan(tmp_path: Path, model: RewardModel) -> None:
     assert list(measure_plans(model, CORES, TOO_SLOW)) == []
     assert plan_on(tmp_path, model, timing=TOO_SLOW) == plan_on(tmp_path, model, tune=False)
 
 
 @pytest.mark.slow
-def test_metarm_tune_shows_what_it_measured_and_writes_the_best_of_it_down(
+def test_metarm_tune_prints_its_measurements_and_saves_the_best_plan(
     tmp_path: Path, checkpoint: Kinds, model: RewardModel
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
@@ -220,16 +220,16 @@ def test_metarm_tune_shows_what_it_measured_and_writes_the_best_of_it_down(
     rows = re.findall(r"^ +(\d+) +(\d+) +(\d+) +(\d+)$", output, re.MULTILINE)
     assert [row[:3] for row in rows] == [("1", "1", "1024"), ("1", "1", "512"), ("1", "1", "2048")]
     assert all(int(row[3]) > 0 for row in rows)
-    plan = ForwardPlan(**written(tmp_path)["plan"])
+    plan = ForwardPlan(**saved_record(tmp_path)["plan"])
     assert (plan.workers, plan.threads) == (1, 1)
     assert f"chosen: 1 workers, 1 cores each, {plan.batch_tokens} tokens → {tmp_path / 'tuning.json'}" in output
-    keep_ = written(tmp_path)
-    assert plan_on(tmp_path, model, 1, TOO_SLOW) == plan  # measured now, it would be the default
-    assert written(tmp_path) == keep_
+    saved = saved_record(tmp_path)
+    assert plan_on(tmp_path, model, 1, TOO_SLOW) == plan  # a new measurement would yield the default
+    assert saved_record(tmp_path) == saved
 
 
 @pytest.mark.slow
-def test_metarm_tune_without_a_version_says_so(tmp_path: Path) -> None:
+def test_metarm_tune_fails_with_a_message_if_there_is_no_version(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "metarm", "tune"]
     with Process(command, tmp_path / "output.txt", {"METARM_DATA_DIR": str(tmp_path)}) as process:
         assert process.wait() == 1
@@ -238,11 +238,11 @@ def test_metarm_tune_without_a_version_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_servers_first_start_measures_and_then_scores(
+def test_a_server_measures_its_plan_on_first_start_and_then_scores(
     tmp_path: Path, checkpoint: Kinds, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
     with service(tmp_path, redis_process.url, METARM_TUNE="true") as process:
         process.wait_ready()
-        assert set(written(tmp_path)["plan"]) == {"workers", "threads", "batch_tokens", "slice_tokens"}
+        assert set(saved_record(tmp_path)["plan"]) == {"workers", "threads", "batch_tokens", "slice_tokens"}
         assert process.http.post("/score", json={"groups": [GROUP]}).status_code == 200

@@ -35,7 +35,7 @@ class Wired:
     scorer: Scorer
     batcher: Batcher[LoadedVersion, Encoded]
     metrics: Metrics
-    plans: list[RewardModel]  # the models a plan was chosen for
+    plans: list[RewardModel]  # the models for which a plan was chosen
     slices: list[list[Encoded]]
 
     def counted(self, result: str) -> float:
@@ -66,7 +66,7 @@ async def wired(
 
 
 def groups_of(model: RewardModel, *groups: Sequence[str]) -> list[list[Encoded]]:
-    """Each group on a prompt of its own."""
+    """Encode groups, each with a different prompt."""
     words = PROMPT.split()
     return model.encoder.encode([(f"{words[n]} {PROMPT}", group) for n, group in enumerate(groups)])
 
@@ -87,9 +87,7 @@ def poisoned(model: RewardModel, token: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_only_what_is_not_known_is_computed_and_every_score_keeps_its_place(
-    checkpoint: Kinds, kind: Kind
-) -> None:
+def test_only_uncached_samples_are_computed_and_scores_keep_their_order(checkpoint: Kinds, kind: Kind) -> None:
     model = load_model(checkpoint(kind), 128)
     version = LoadedVersion("v000001", model)
 
@@ -111,7 +109,7 @@ def test_only_what_is_not_known_is_computed_and_every_score_keeps_its_place(
     asyncio.run(main())
 
 
-def test_a_known_score_is_that_of_its_version_alone(checkpoint: Kinds) -> None:
+def test_a_cached_score_is_used_only_for_its_own_version(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
 
     async def main() -> None:
@@ -124,7 +122,7 @@ def test_a_known_score_is_that_of_its_version_alone(checkpoint: Kinds) -> None:
     asyncio.run(main())
 
 
-def test_the_least_recently_used_scores_leave_the_cache_first(checkpoint: Kinds) -> None:
+def test_the_cache_evicts_the_least_recently_used_scores_first(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
     version = LoadedVersion("v000001", model)
 
@@ -138,10 +136,10 @@ def test_the_least_recently_used_scores_leave_the_cache_first(checkpoint: Kinds)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_a_response_that_stands_twice_in_a_request_is_computed_once_and_has_one_score(
+def test_a_repeated_response_in_a_request_is_computed_once_and_has_one_score(
     checkpoint: Kinds, kind: Kind
 ) -> None:
-    """Computed in slices of different sizes, its last digits could differ."""
+    """Computed twice in slices of different sizes, its last digits could differ."""
     model = load_model(checkpoint(kind), 128)
 
     async def main() -> None:
@@ -157,7 +155,7 @@ def test_a_response_that_stands_twice_in_a_request_is_computed_once_and_has_one_
     asyncio.run(main())
 
 
-def test_a_score_that_is_not_finite_is_refused_and_not_kept(checkpoint: Kinds) -> None:
+def test_a_non_finite_score_is_refused_and_not_cached(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
     version = LoadedVersion("v000001", model)
     groups = groups_of(model, ["It is!"])
@@ -175,7 +173,7 @@ def test_a_score_that_is_not_finite_is_refused_and_not_kept(checkpoint: Kinds) -
     asyncio.run(main())
 
 
-def test_a_score_of_exactly_zero_is_kept_and_answered(checkpoint: Kinds) -> None:
+def test_a_score_of_exactly_zero_is_cached_and_returned(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
     for parameter in model.network.get_submodule("classifier").parameters():
         parameter.data.zero_()
@@ -190,7 +188,7 @@ def test_a_score_of_exactly_zero_is_kept_and_answered(checkpoint: Kinds) -> None
     asyncio.run(main())
 
 
-def test_how_the_machine_is_used_is_fixed_by_the_first_model(checkpoint: Kinds) -> None:
+def test_the_first_model_fixes_the_forward_plan(checkpoint: Kinds) -> None:
     first, second = (load_model(checkpoint("bert"), 128) for _ in range(2))
 
     async def main() -> None:
@@ -205,7 +203,7 @@ def test_how_the_machine_is_used_is_fixed_by_the_first_model(checkpoint: Kinds) 
 
 
 @pytest.mark.parametrize(("kind", "share"), [("llama", True), ("llama", False), ("bert", True)])
-def test_a_shared_prompt_is_counted_once_against_the_queue(checkpoint: Kinds, kind: Kind, share: bool) -> None:
+def test_a_shared_prompt_counts_once_toward_the_queue_limit(checkpoint: Kinds, kind: Kind, share: bool) -> None:
     model = load_model(checkpoint(kind), 128, share_prompts=share)
     groups = groups_of(model, RESPONSES)
     tokens = sum(len(sample.ids) for sample in groups[0])
@@ -223,7 +221,7 @@ def test_a_shared_prompt_is_counted_once_against_the_queue(checkpoint: Kinds, ki
     asyncio.run(main())
 
 
-def test_a_group_on_one_prompt_stays_in_one_slice_where_its_prompt_is_shared(checkpoint: Kinds) -> None:
+def test_a_group_stays_in_one_slice_if_its_prompt_is_shared(checkpoint: Kinds) -> None:
     groups_per_slice: dict[bool, list[int]] = {}
     for share in (True, False):
         model = load_model(checkpoint("llama"), 128, share_prompts=share)
@@ -237,5 +235,5 @@ def test_a_group_on_one_prompt_stays_in_one_slice_where_its_prompt_is_shared(che
                 assert sum(map(len, w.slices)) == 12
 
         asyncio.run(main())
-    assert sum(groups_per_slice[True]) == 3  # none in two
+    assert sum(groups_per_slice[True]) == 3  # no group is in two slices
     assert sum(groups_per_slice[False]) > 3

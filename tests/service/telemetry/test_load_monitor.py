@@ -1,4 +1,4 @@
-"""Rates and quantiles against brute force; a clock that the tests move."""
+"""Rates and quantiles against reference computations, with a clock that the tests advance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Work:
 
 
 class Clock:
-    """Stands still but for what a test adds to `now`."""
+    """A clock that advances only when a test increases `now`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -39,7 +39,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_the_quantiles_are_latencies_that_their_share_of_the_requests_does_not_exceed() -> None:
+def test_latency_quantiles_equal_numpys_inverted_cdf_quantiles() -> None:
     rng = random.Random(0)
     for size in (1, 2, 10, 99, 100, 1001):
         seconds = [rng.expovariate(10) for _ in range(size)]
@@ -50,13 +50,13 @@ def test_the_quantiles_are_latencies_that_their_share_of_the_requests_does_not_e
     assert Quantiles.of([]) == (0, None, None, None)
 
 
-def test_rates_are_over_the_last_minute_and_older_traffic_does_not_count(clock: Clock) -> None:
+def test_rates_cover_only_the_last_minute(clock: Clock) -> None:
     seen, work = LoadMonitor(clock.monotonic, clock.time), Work()
     assert seen.now()["responses_per_s"] is None
     seen.refresh(work, "v000001")
     for second in range(200):
         clock.now += load_monitor.REFRESH_S
-        if second < 100:  # a burst that is long over
+        if second < 100:  # a burst that ended long ago
             seen.answered("/score", 503, 9.0)
             seen.scored(50, 5000)
         else:
@@ -74,7 +74,7 @@ def test_rates_are_over_the_last_minute_and_older_traffic_does_not_count(clock: 
     assert (now["latency"]["requests"], now["latency"]["p99_ms"]) == (31, 250.0)
 
 
-def test_the_history_is_bounded_and_can_be_asked_for_from_a_time_on(clock: Clock) -> None:
+def test_the_history_is_bounded_and_can_be_read_from_a_given_time(clock: Clock) -> None:
     seen, work = LoadMonitor(clock.monotonic, clock.time), Work(queued_tokens=7)
     for number in range(KEEP_POINTS + 50):
         clock.now += load_monitor.REFRESH_S
@@ -89,7 +89,7 @@ def test_the_history_is_bounded_and_can_be_asked_for_from_a_time_on(clock: Clock
     assert later == {name: column[-2:] for name, column in whole.items()}
 
 
-def test_only_scored_requests_count_as_latencies_and_few_of_them_are_kept(clock: Clock) -> None:
+def test_only_scored_requests_count_toward_latency_and_a_bounded_number_is_kept(clock: Clock) -> None:
     seen = LoadMonitor(clock.monotonic, clock.time)
     seen.answered("/versions", 200, 3.0)
     seen.answered("/score", 422, 3.0)

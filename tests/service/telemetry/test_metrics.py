@@ -1,4 +1,4 @@
-"""GET /metrics of a real server: what the traffic, the labels, the trainer and its jobs leave there."""
+"""GET /metrics of a real server: traffic, labels, the trainer and its jobs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def names_of(found: dict[str, float], metric: str) -> set[str]:
 
 
 @pytest.mark.parametrize(("kind", "pads"), [("bert", False), ("llama", False), ("gpt2", True)])
-def test_slices_show_their_tokens_time_and_padding(
+def test_the_metrics_report_the_tokens_duration_and_padding_of_slices(
     kind: Kind, pads: bool, checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, checkpoint(kind))
@@ -46,7 +46,7 @@ def test_slices_show_their_tokens_time_and_padding(
     assert found["rm_forward_duration_seconds_count"] == found["rm_batch_tokens_count"] >= 1
     assert found["rm_queue_duration_seconds_count"] == 1
     lengths = answer["groups"][0]["tokens"]
-    if kind == "llama":  # the prompt's tokens once
+    if kind == "llama":  # the prompt's tokens count once
         assert max(lengths) < found["rm_batch_tokens_sum"] < sum(lengths)
     else:
         assert found["rm_batch_tokens_sum"] == sum(lengths)
@@ -58,7 +58,7 @@ def test_slices_show_their_tokens_time_and_padding(
     assert found["process_resident_memory_bytes"] > 0
 
 
-def test_each_label_and_no_label_name_the_version_that_answers_them(
+def test_the_version_metric_names_the_current_version_and_the_version_of_each_label(
     checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
@@ -78,7 +78,7 @@ def test_each_label_and_no_label_name_the_version_that_answers_them(
         process.wait_until(lambda: len(names_of(series(process), "rm_version_info")) == 2)
 
 
-def test_the_trainer_and_how_its_jobs_end_are_seen_by_whoever_watches_the_service(
+def test_the_services_metrics_report_the_trainer_and_the_outcomes_of_its_jobs(
     checkpoint: Checkpoint, tmp_path: Path, redis_process: RedisProcess, redis_client: redis.Redis
 ) -> None:
     publish(tmp_path, checkpoint("bert"))
@@ -119,7 +119,7 @@ def test_the_trainer_and_how_its_jobs_end_are_seen_by_whoever_watches_the_servic
         process.wait_until(lambda: series(process)["rm_redis_up"] == 0)
 
 
-def test_a_job_is_counted_once_however_often_its_end_is_written(redis_client: redis.Redis) -> None:
+def test_a_job_is_counted_once_even_if_its_end_is_written_twice(redis_client: redis.Redis) -> None:
     jobs = JobBoard(redis_client)
     statuses: list[JobStatus] = ["failed", "failed", "cancelled"]
     for status in statuses:

@@ -1,4 +1,4 @@
-"""Labels and the canary over HTTP: two servers on one store."""
+"""Labels and the canary over HTTP, with two servers on one store."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ GROUPS = [
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four versions, the second current; the third calibrated."""
+    """Four versions. The second is current, the third is calibrated."""
     line = {"scale": 0.5, "shift": 2.0}
     return publish_several(tmp_path_factory.mktemp("data"), 4, current=2, calibrations={3: line})
 
 
 @pytest.fixture(autouse=True)
-def _none_left(servers: PairHere) -> Iterator[None]:
+def _remove_labels(servers: PairHere) -> Iterator[None]:
     yield
     for entry in servers[0].http.get("/labels").json():
         servers[0].http.delete(f"/labels/{entry['label']}")
@@ -66,7 +66,7 @@ def by_version(body: dict[str, Any]) -> dict[str, str]:
     return {group["id"]: group["version"] for group in body["groups"]}
 
 
-def test_a_label_is_a_name_for_a_version_on_every_server_and_keeps_it_in_memory(
+def test_a_label_names_a_version_on_every_server_and_keeps_it_in_memory(
     servers: PairHere,
 ) -> None:
     one, other = servers
@@ -82,7 +82,7 @@ def test_a_label_is_a_name_for_a_version_on_every_server_and_keeps_it_in_memory(
         assert answer.headers["x-rm-version"] == "v000001"
 
 
-def test_a_label_moves_and_goes(servers: PairHere) -> None:
+def test_a_label_can_be_moved_and_removed(servers: PairHere) -> None:
     one, other = servers
     put(one, "mine-1", "v000001")
     put(one, "mine-1", "v000003")
@@ -115,7 +115,7 @@ def test_a_label_moves_and_goes(servers: PairHere) -> None:
         ("a" * 64, {"version": "v000001"}, 422),
     ],
 )
-def test_a_label_that_makes_no_sense_is_refused_and_nothing_moves(
+def test_an_invalid_label_is_refused_and_changes_nothing(
     servers: PairHere, label: str, body: dict[str, Any], status: int
 ) -> None:
     answer = servers[0].http.put(f"/labels/{label}", json=body)
@@ -125,7 +125,7 @@ def test_a_label_that_makes_no_sense_is_refused_and_nothing_moves(
     assert labelled(servers[0]) == {}
 
 
-def test_a_share_of_the_prompts_meets_the_canary_and_always_the_same_ones_on_every_server(
+def test_the_canary_answers_the_same_share_of_prompts_on_every_server(
     servers: PairHere, data_dir: Path
 ) -> None:
     one, other = servers
@@ -138,7 +138,7 @@ def test_a_share_of_the_prompts_meets_the_canary_and_always_the_same_ones_on_eve
     assert 10 <= list(first.values()).count("v000003") <= 40
     assert set(first.values()) == {"v000002", "v000003"}
     offline = {"v000002": OfflineModel(data_dir / "m1"), "v000003": OfflineModel(data_dir / "m2")}
-    for asked, group in zip(GROUPS, bodies[0]["groups"], strict=True):  # each by one version, in its place
+    for asked, group in zip(GROUPS, bodies[0]["groups"], strict=True):  # one version per group, in order
         expected = [offline[group["version"]].score(str(asked["prompt"]), text) for text in asked["responses"]]
         assert group["raw"] == pytest.approx(expected, abs=TOLERANCE)
         if group["version"] == "v000003":
@@ -146,7 +146,7 @@ def test_a_share_of_the_prompts_meets_the_canary_and_always_the_same_ones_on_eve
         else:
             assert group["scores"] == group["raw"]
     alone = {id_: version for group in GROUPS for id_, version in by_version(_alone(one, group)).items()}
-    assert alone == first  # whatever else is in the request
+    assert alone == first  # independent of the other groups in the request
     put(one, "canary", "v000003", share=0.8)
     more = by_version(score(one))
     assert {id_ for id_, version in first.items() if version == "v000003"} < {
@@ -159,7 +159,7 @@ def _alone(process: Served, group: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-def test_a_pinned_request_meets_no_canary(servers: PairHere) -> None:
+def test_a_pinned_request_is_not_routed_to_the_canary(servers: PairHere) -> None:
     one, _ = servers
     put(one, "canary", "v000003", share=1.0)
     assert set(by_version(score(one)).values()) == {"v000003"}
@@ -170,7 +170,7 @@ def test_a_pinned_request_meets_no_canary(servers: PairHere) -> None:
     assert set(by_version(score(one, min_version="v000002")).values()) == {"v000002"}
 
 
-def test_a_shadow_answers_nobody(servers: PairHere) -> None:
+def test_a_shadow_canary_answers_no_request(servers: PairHere) -> None:
     one, _ = servers
     entry = put(one, "canary", "v000003", share=1.0, shadow=True)
     assert (entry["share"], entry["shadow"]) == (1.0, True)
@@ -184,7 +184,7 @@ def test_a_shadow_answers_nobody(servers: PairHere) -> None:
         (without_last_word, LAST_WORD, "failed", "internal_error"),
     ],
 )
-def test_what_a_canary_cannot_score_the_current_version_scores_for_whoever_did_not_ask_for_the_canary(
+def test_unpinned_groups_that_the_canary_cannot_score_fall_back_to_the_current_version(
     broken: Callable[[Path], Path],
     word: str,
     reason: str,
@@ -220,7 +220,7 @@ def test_what_a_canary_cannot_score_the_current_version_scores_for_whoever_did_n
             failed = process.http.post("/score", json={"groups": groups, **pin})
             assert (failed.status_code, failed.json()["error"]["code"]) == (500, code)
             assert failed.headers["x-rm-version"] == "v000002"
-        again = score(process)  # what the canary can score it still does
+        again = score(process)  # the canary still scores the groups that it can score
         for asked, scored in zip(GROUPS, again["groups"], strict=True):
             offline = canary if scored["version"] == "v000002" else sound
             expected = [offline.score(str(asked["prompt"]), text) for text in asked["responses"]]
@@ -232,7 +232,7 @@ def test_what_a_canary_cannot_score_the_current_version_scores_for_whoever_did_n
     assert process.output.count("the canary v000002 fails") == 1
 
 
-def test_where_the_current_version_fails_as_well_its_error_is_the_answer(
+def test_if_the_fallback_also_fails_the_error_of_the_current_version_is_returned(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, poisoned(tmp_path / "current", "pencils"))
@@ -246,7 +246,7 @@ def test_where_the_current_version_fails_as_well_its_error_is_the_answer(
         assert failed.headers["x-rm-version"] == "v000001"
 
 
-def test_each_group_is_logged_with_the_version_that_scored_it_and_the_score_that_was_served(
+def test_each_group_is_logged_with_the_version_and_the_scores_that_were_served(
     servers: PairHere, shared_redis: RedisProcess
 ) -> None:
     one, _ = servers
@@ -266,7 +266,7 @@ def test_each_group_is_logged_with_the_version_that_scored_it_and_the_score_that
     assert {version for version, _ in logged.values()} == {"v000002", "v000003"}
 
 
-def test_the_client_moves_labels_and_says_which_version_scored_each_group(
+def test_the_client_sets_labels_and_reports_the_version_that_scored_each_group(
     servers: PairHere,
 ) -> None:
     with RewardClient(servers[0].url) as client:
@@ -283,7 +283,7 @@ def test_the_client_moves_labels_and_says_which_version_scored_each_group(
         assert client.labels() == []
 
 
-def test_a_label_of_a_version_that_will_not_load_is_409_or_500_and_unpinned_requests_go_on(
+def test_labelling_an_invalid_version_fails_and_unpinned_requests_are_still_answered(
     servers: PairHere, data_dir: Path
 ) -> None:
     one, _ = servers
@@ -295,19 +295,21 @@ def test_a_label_of_a_version_that_will_not_load_is_409_or_500_and_unpinned_requ
     assert "extra" in refused.json()["error"]["message"]
     from metarm.store.versions import Label
 
-    store.set_label("canary", Label(name, 1.0))  # as another server could, before it was spoilt
+    store.set_label("canary", Label(name, 1.0))  # as another server could have done before the corruption
     one.wait_until(lambda: labelled(one) == {"canary": (name, False)})
     assert set(by_version(score(one)).values()) == {"v000002"}
     listed = one.http.get("/versions").json()
-    assert listed["refused"] is None  # the pointer's own version is served
+    assert listed["refused"] is None  # the version that the pointer names is served
     (refusal,) = [entry for entry in listed["refusals"] if entry["name"] == name]
     assert "extra" in refusal["reason"]
-    assert refusal["times"] == 1  # asked for twice, read once: its files are as they were
+    assert refusal["times"] == 1  # requested twice but read once, because its files have not changed
     (data_dir / "versions" / name / "extra").unlink()
     assert put(one, "canary", name, share=1.0)["loaded"]
 
 
-def test_labels_that_cannot_be_read_stay_as_they_were_and_it_is_said(servers: PairHere, data_dir: Path) -> None:
+def test_unreadable_labels_keep_their_last_state_and_the_readiness_reports_it(
+    servers: PairHere, data_dir: Path
+) -> None:
     one, _ = servers
     put(one, "stable", "v000001")
     file = data_dir / "versions" / "labels.json"
@@ -319,7 +321,7 @@ def test_labels_that_cannot_be_read_stay_as_they_were_and_it_is_said(servers: Pa
     one.wait_until(lambda: "labels" not in one.http.get("/ready").text)
 
 
-def test_only_an_admin_moves_labels_and_whoever_scores_may_lease(
+def test_only_an_admin_key_changes_labels_and_a_score_key_may_take_leases(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, make_checkpoint(tmp_path / "m", "bert"))
@@ -341,7 +343,7 @@ def test_only_an_admin_moves_labels_and_whoever_scores_may_lease(
         assert [status("GET", "/leases", key) for key in everyone] == [401, 200, 200]
 
 
-def test_a_label_cannot_be_moved_where_neither_this_server_nor_a_trainer_may_write(
+def test_a_label_change_is_refused_if_neither_the_server_nor_a_trainer_can_write(
     tmp_path: Path, redis_process: RedisProcess
 ) -> None:
     publish(tmp_path, make_checkpoint(tmp_path / "m", "bert"))

@@ -1,4 +1,4 @@
-"""Leases over HTTP: two servers on one Redis and one store."""
+"""Leases over HTTP, with two servers on one Redis and one store."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five versions, the last one current."""
+    """Five versions. The last one is current."""
     return publish_several(tmp_path_factory.mktemp("data"), 5, current=5)
 
 
 @pytest.fixture(autouse=True)
-def _none_left(servers: PairHere) -> Iterator[None]:
+def _release_leases(servers: PairHere) -> Iterator[None]:
     yield
     for lease in servers[0].http.get("/leases").json():
         servers[0].http.delete(f"/leases/{lease['lease']}")
@@ -44,8 +44,8 @@ def loaded(process: Served) -> set[str]:
     return {entry["name"] for entry in entries if entry["loaded"]}
 
 
-def crowd(process: Served, *versions: str) -> None:
-    """Bring other versions to memory, more than it keeps."""
+def load_others(process: Served, *versions: str) -> None:
+    """Load `versions`, more than the server keeps in memory."""
     for version in versions:
         body = {"groups": [GROUP], "version": version, "log": False}
         assert process.http.post("/score", json=body).status_code == 200
@@ -66,18 +66,18 @@ def test_a_leased_version_stays_in_memory_on_every_server_of_one_redis(
     made = lease(one, version="v000001")
     assert made["version"] == "v000001"
     assert before + 59 < made["expires"] < time.time() + 60.5
-    assert "v000001" in loaded(one)  # when it is answered it is loaded
+    assert "v000001" in loaded(one)  # the version is loaded before the lease is answered
     other.wait_until(lambda: "v000001" in loaded(other))
     for process in servers:
-        crowd(process, "v000002", "v000003", "v000004")
-        assert loaded(process) == {"v000001", "v000005"}  # the others made way for it
+        load_others(process, "v000002", "v000003", "v000004")
+        assert loaded(process) == {"v000001", "v000005"}  # the other versions were dropped
         listed = process.http.get("/leases").json()
         assert [entry["lease"] for entry in listed] == [made["lease"]]
         assert "rm_leases 1.0" in process.http.get("/metrics").text
         assert "rm_versions_loaded 2.0" in process.http.get("/metrics").text
 
 
-def test_a_lease_given_back_on_one_server_is_over_on_the_other(
+def test_a_lease_released_on_one_server_ends_on_the_other(
     servers: PairHere,
 ) -> None:
     one, other = servers
@@ -86,13 +86,13 @@ def test_a_lease_given_back_on_one_server_is_over_on_the_other(
     assert other.http.delete(f"/leases/{made['lease']}").json() == {"lease": made["lease"]}
     one.wait_until(lambda: "rm_leases 0.0" in one.http.get("/metrics").text)
     for process in servers:
-        crowd(process, "v000002", "v000003")
+        load_others(process, "v000002", "v000003")
         assert "v000001" not in loaded(process)
         again = process.http.delete(f"/leases/{made['lease']}")
         assert (again.status_code, again.json()["error"]["code"]) == (404, "unknown_lease")
 
 
-def test_a_lease_that_is_over_is_unknown_and_its_version_may_leave(
+def test_an_expired_lease_is_unknown_and_its_version_may_be_dropped(
     servers: PairHere,
 ) -> None:
     made = lease(servers[0], 1.0, version="v000002")
@@ -101,11 +101,11 @@ def test_a_lease_that_is_over_is_unknown_and_its_version_may_leave(
         assert process.http.get("/leases").json() == []
         renewed = process.http.post(f"/leases/{made['lease']}/renew", json={"ttl_s": 60})
         assert (renewed.status_code, renewed.json()["error"]["code"]) == (404, "unknown_lease")
-        crowd(process, "v000003", "v000004")
+        load_others(process, "v000003", "v000004")
         assert "v000002" not in loaded(process)
 
 
-def test_a_lease_is_renewed_on_any_server(servers: PairHere) -> None:
+def test_a_lease_can_be_renewed_on_any_server(servers: PairHere) -> None:
     one, other = servers
     made = lease(one, 4.0, version="v000001")
     renewed = other.http.post(f"/leases/{made['lease']}/renew", json={"ttl_s": 60})
@@ -113,11 +113,11 @@ def test_a_lease_is_renewed_on_any_server(servers: PairHere) -> None:
     assert renewed.json()["version"] == "v000001"
     assert renewed.json()["expires"] > made["expires"] + 50
     time.sleep(4.1)
-    crowd(one, "v000002", "v000003")
+    load_others(one, "v000002", "v000003")
     assert "v000001" in loaded(one)
 
 
-def test_a_lease_of_a_label_keeps_what_the_label_named_when_it_was_made(
+def test_a_lease_of_a_label_keeps_the_version_that_the_label_named_at_its_creation(
     servers: PairHere,
 ) -> None:
     one, _ = servers
@@ -127,7 +127,7 @@ def test_a_lease_of_a_label_keeps_what_the_label_named_when_it_was_made(
             made = lease(one, label="trusted")
     assert made["version"] == "v000001"
     assert one.http.delete("/labels/trusted").status_code == 200
-    crowd(one, "v000003", "v000004")
+    load_others(one, "v000003", "v000004")
     assert "v000001" in loaded(one)
     assert "v000002" not in loaded(one)
 
@@ -144,7 +144,7 @@ def test_a_lease_of_a_label_keeps_what_the_label_named_when_it_was_made(
         ({"label": "nothing", "ttl_s": 60}, 409, "version_unavailable"),
     ],
 )
-def test_a_lease_that_makes_no_sense_is_refused(
+def test_an_invalid_lease_request_is_refused(
     servers: PairHere, body: dict[str, Any], status: int, code: str
 ) -> None:
     answer = servers[0].http.post("/leases", json=body)
@@ -152,7 +152,7 @@ def test_a_lease_that_makes_no_sense_is_refused(
     assert servers[0].http.get("/leases").json() == []
 
 
-def test_leases_are_bounded_over_all_servers(servers: PairHere) -> None:
+def test_the_lease_limits_apply_across_all_servers(servers: PairHere) -> None:
     one, other = servers
     lease(one, version="v000001")
     lease(other, version="v000002")
@@ -164,7 +164,7 @@ def test_leases_are_bounded_over_all_servers(servers: PairHere) -> None:
     assert (fifth.status_code, fifth.json()["error"]["code"]) == (409, "too_many_leases")
 
 
-def test_the_client_pins_what_it_scores_inside_a_lease_and_gives_it_back(
+def test_the_client_pins_requests_inside_a_lease_and_releases_it(
     servers: PairHere,
 ) -> None:
     one, _ = servers
@@ -178,20 +178,22 @@ def test_the_client_pins_what_it_scores_inside_a_lease_and_gives_it_back(
             assert [entry["lease"] for entry in client.leases()] == [held.id]
         assert client.score([GROUP]).version == "v000005"
         assert client.leases() == []
-        held.release()  # over already: nothing to do
+        held.release()  # already released: no effect
         with pytest.raises(ClientError) as refused:
             held.renew(60)
         assert refused.value.error_code == "unknown_lease"
 
 
-def test_a_lease_outlives_redis_and_is_there_again_after_redis_lost_it(data_dir: Path, tmp_path: Path) -> None:
+def test_a_lease_survives_a_redis_outage_and_is_restored_after_redis_loses_its_data(
+    data_dir: Path, tmp_path: Path
+) -> None:
     with RedisProcess(tmp_path / "redis") as log, service_here(data_dir, log.url, **SETTINGS) as process:
         process.wait_ready()
         made = lease(process, 30.0, version="v000001")
         log.kill(signal.SIGKILL)
         log.wait()
         time.sleep(1.2)
-        crowd(process, "v000002", "v000003", "v000004")
+        load_others(process, "v000002", "v000003", "v000004")
         assert "v000001" in loaded(process)
         assert [entry["lease"] for entry in process.http.get("/leases").json()] == [made["lease"]]
         refused = process.http.post("/leases", json={"version": "v000002", "ttl_s": 60})
@@ -204,7 +206,7 @@ def test_a_lease_outlives_redis_and_is_there_again_after_redis_lost_it(data_dir:
         assert renewed.status_code == 200
 
 
-def test_a_restarted_server_holds_what_is_leased(data_dir: Path, shared_redis: RedisProcess) -> None:
+def test_a_restarted_server_loads_the_leased_versions(data_dir: Path, shared_redis: RedisProcess) -> None:
     with service_here(data_dir, shared_redis.url, **SETTINGS) as process:
         process.wait_ready()
         lease(process, 600.0, version="v000002")

@@ -1,4 +1,4 @@
-"""Which version answers a request, and which stay in memory; with loads that end when they are told."""
+"""Which version answers a request and which versions stay in memory, with loads that the test controls."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from tests.tiny import Kind
 FIRST, SECOND, THIRD, FOURTH, FIFTH = (f"v00000{number}" for number in range(1, 6))
 
 
-class Slow:
-    """Loads from a store; a name in `shut` waits until it is let go, one in `broken` is refused."""
+class ControlledLoader:
+    """Loads versions from a store. Names in `blocked` wait for their event, names in `broken` are refused."""
 
     def __init__(self, store: VersionStore, model: RewardModel) -> None:
         self._store = store
         self._model = model
         self.loads: Counter[str] = Counter()
-        self.shut: dict[str, asyncio.Event] = {}
+        self.blocked: dict[str, asyncio.Event] = {}
         self.broken: set[str] = set()
         self.counts: list[int] = []
 
     async def load(self, name: str) -> LoadedVersion:
         self.loads[name] += 1
-        if name in self.shut:
-            await self.shut[name].wait()
+        if name in self.blocked:
+            await self.blocked[name].wait()
         if name in self.broken:
             raise InvalidVersionError(f"{name} is broken")
         self._store.path(name)
@@ -44,21 +44,21 @@ class Slow:
 
 @pytest.fixture
 def store(tmp_path: Path) -> VersionStore:
-    """Five versions without weights; the second is current."""
+    """Five versions without weights. The second is current."""
     return weightless_store(tmp_path, 5, current=2)
 
 
 @pytest.fixture
-def slow(store: VersionStore, checkpoint: Callable[[Kind], Path]) -> Slow:
-    return Slow(store, load_model(checkpoint("bert"), 128))
+def loader(store: VersionStore, checkpoint: Callable[[Kind], Path]) -> ControlledLoader:
+    return ControlledLoader(store, load_model(checkpoint("bert"), 128))
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     asyncio.run(main)
 
 
-async def live_model(slow: Slow, store: VersionStore, keep: int = 2) -> LiveVersions:
-    live = LiveVersions(slow.load, keep, store, slow.counts.append)
+async def live_model(loader: ControlledLoader, store: VersionStore, keep: int = 2) -> LiveVersions:
+    live = LiveVersions(loader.load, keep, store, loader.counts.append)
     await live.make_current(SECOND)
     return live
 
@@ -68,17 +68,19 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_before_a_first_version_nothing_answers(slow: Slow, store: VersionStore) -> None:
-    live = LiveVersions(slow.load, 2, store)
+def test_without_a_current_version_no_request_is_answered(
+    loader: ControlledLoader, store: VersionStore
+) -> None:
+    live = LiveVersions(loader.load, 2, store)
     with pytest.raises(NotReadyError):
         asyncio.run(live.get(None, None))
 
 
-def test_a_pin_names_a_version_or_a_label_and_the_current_one_answers_the_rest(
-    slow: Slow, store: VersionStore
+def test_a_pin_selects_a_version_or_label_and_the_current_version_answers_other_requests(
+    loader: ControlledLoader, store: VersionStore
 ) -> None:
     async def main() -> None:
-        live = await live_model(slow, store)
+        live = await live_model(loader, store)
         live.labels = {"stable": Label(FIRST)}
         assert (await live.get(None, None)).name == SECOND
         assert (await live.get(FOURTH, None)).name == FOURTH
@@ -87,9 +89,11 @@ def test_a_pin_names_a_version_or_a_label_and_the_current_one_answers_the_rest(
     run(main())
 
 
-def test_what_cannot_be_met_names_all_that_is_here(slow: Slow, store: VersionStore) -> None:
+def test_an_unsatisfiable_pin_lists_the_available_versions_and_labels(
+    loader: ControlledLoader, store: VersionStore
+) -> None:
     async def main() -> None:
-        live = await live_model(slow, store)
+        live = await live_model(loader, store)
         live.labels = {"stable": Label(FIRST)}
         for pin, least in (("v000009", None), ("canary", None), (None, "v000009"), ("stable", SECOND)):
             with pytest.raises(VersionUnavailableError) as refused:
@@ -105,64 +109,66 @@ def test_what_cannot_be_met_names_all_that_is_here(slow: Slow, store: VersionSto
     run(main())
 
 
-def test_the_current_version_answers_whatever_it_is_new_enough_for(slow: Slow, store: VersionStore) -> None:
+def test_the_current_version_answers_any_min_version_that_it_satisfies(
+    loader: ControlledLoader, store: VersionStore
+) -> None:
     async def main() -> None:
-        live = await live_model(slow, store)
+        live = await live_model(loader, store)
         assert (await live.get(None, FIRST)).name == SECOND
         assert (await live.get(None, SECOND)).name == SECOND
 
     run(main())
 
 
-def test_a_newer_one_than_the_current_is_the_one_pointed_to_else_the_oldest_that_will_do(
-    slow: Slow, store: VersionStore
+def test_a_newer_min_version_selects_the_version_pointed_to_or_the_oldest_that_satisfies_it(
+    loader: ControlledLoader, store: VersionStore
 ) -> None:
     async def main() -> None:
-        live = await live_model(slow, store)
+        live = await live_model(loader, store)
         assert (await live.get(None, THIRD)).name == THIRD
-        store.activate(FOURTH)  # a swap that this server has not made yet
+        store.activate(FOURTH)  # this server has not swapped yet
         assert (await live.get(None, THIRD)).name == FOURTH
         assert (await live.get(None, FIFTH)).name == FIFTH
 
     run(main())
 
 
-def test_a_version_that_was_rolled_back_from_answers_no_min_version(slow: Slow, store: VersionStore) -> None:
+def test_a_withdrawn_version_satisfies_no_min_version(loader: ControlledLoader, store: VersionStore) -> None:
     async def main() -> None:
-        live = await live_model(slow, store)
+        live = await live_model(loader, store)
         store.activate(FIFTH)
         store.activate(SECOND)
         with pytest.raises(VersionUnavailableError) as refused:
             await live.get(None, FIFTH)
         assert refused.value.details["withdrawn"] == [FIFTH]
-        assert (await live.get(FIFTH, None)).name == FIFTH  # who names it gets it
+        assert (await live.get(FIFTH, None)).name == FIFTH  # an exact pin still gets it
         with pytest.raises(VersionUnavailableError):
             await live.get(None, FIFTH)
 
     run(main())
 
 
-def test_versions_beyond_the_bound_go_by_last_use_and_never_the_current(
-    slow: Slow, store: VersionStore
+def test_versions_beyond_the_limit_are_dropped_by_last_use_but_never_the_current_version(
+    loader: ControlledLoader, store: VersionStore
 ) -> None:
     async def main() -> None:
-        live = await live_model(slow, store, keep=3)
+        live = await live_model(loader, store, keep=3)
         for name in (FIRST, THIRD):
             await live.load(name)
         await live.load(FIRST)
         await live.load(FOURTH)
         await settle()
         assert live.loaded_names == [FIRST, SECOND, FOURTH]
-        assert slow.counts[-1] == 3
+        assert loader.counts[-1] == 3
 
     run(main())
 
 
-def test_a_version_in_use_stays_beyond_the_bound_and_goes_when_the_last_request_ends(
-    slow: Slow, store: VersionStore
+def test_a_version_in_use_stays_loaded_beyond_the_limit_until_its_last_request_ends(
+    loader: ControlledLoader, store: VersionStore
 ) -> None:
     async def main() -> None:
-        live = await live_model(slow, store)
+        live = await live_model(loader, store)
         first = await live.get(FIRST, None)
         with live.using(first):
             with live.using(first):
@@ -174,7 +180,7 @@ def test_a_version_in_use_stays_beyond_the_bound_and_goes_when_the_last_request_
             with live.using(await live.get(FIFTH, None)):
                 await settle()
                 assert live.loaded_names == [FIRST, SECOND, FIFTH]
-                assert slow.counts[-1] == 3
+                assert loader.counts[-1] == 3
         await settle()
         assert live.loaded_names == [SECOND, FIFTH]
         assert live.loaded(FIRST) is None
@@ -182,11 +188,11 @@ def test_a_version_in_use_stays_beyond_the_bound_and_goes_when_the_last_request_
     run(main())
 
 
-def test_a_version_is_not_dropped_between_the_load_and_the_request_that_waited_for_it(
-    slow: Slow, store: VersionStore
+def test_a_version_is_not_dropped_between_its_load_and_the_request_that_waits_for_it(
+    loader: ControlledLoader, store: VersionStore
 ) -> None:
     async def main() -> None:
-        live = await live_model(slow, store)
+        live = await live_model(loader, store)
         await live.hold("labels", [FIRST])
 
         async def request() -> LoadedVersion:
@@ -196,22 +202,24 @@ def test_a_version_is_not_dropped_between_the_load_and_the_request_that_waited_f
                 assert live.loaded(THIRD) is version
             return version
 
-        slow.shut[THIRD] = asyncio.Event()
+        loader.blocked[THIRD] = asyncio.Event()
         requests = [asyncio.create_task(request()) for _ in range(3)]
         await settle()
-        slow.shut[THIRD].set()
+        loader.blocked[THIRD].set()
         versions = await asyncio.gather(*requests)
-        assert slow.loads[THIRD] == 1
+        assert loader.loads[THIRD] == 1
         assert len(set(versions)) == 1
         await settle()
-        assert live.loaded_names == [FIRST, SECOND]  # both needed: the third had to go
+        assert live.loaded_names == [FIRST, SECOND]  # both are held or current, so the third is dropped
 
     run(main())
 
 
-def test_a_held_version_stays_until_every_source_lets_it_go(slow: Slow, store: VersionStore) -> None:
+def test_a_held_version_stays_loaded_until_every_source_releases_it(
+    loader: ControlledLoader, store: VersionStore
+) -> None:
     async def main() -> None:
-        live = await live_model(slow, store)
+        live = await live_model(loader, store)
         await live.hold("leases", [FIRST, THIRD])
         await live.hold("labels", [FIRST])
         await live.load(FOURTH)
@@ -228,11 +236,11 @@ def test_a_held_version_stays_until_every_source_lets_it_go(slow: Slow, store: V
     run(main())
 
 
-def test_a_hold_that_cannot_be_had_leaves_the_one_before(slow: Slow, store: VersionStore) -> None:
+def test_a_failed_hold_keeps_the_previous_hold(loader: ControlledLoader, store: VersionStore) -> None:
     async def main() -> None:
-        live = await live_model(slow, store)
+        live = await live_model(loader, store)
         await live.hold("cutover", [FIRST])
-        slow.broken.add(THIRD)
+        loader.broken.add(THIRD)
         with pytest.raises(InvalidVersionError):
             await live.hold("cutover", [THIRD])
         for name in (FOURTH, FIFTH):
@@ -243,29 +251,31 @@ def test_a_hold_that_cannot_be_had_leaves_the_one_before(slow: Slow, store: Vers
     run(main())
 
 
-def test_a_load_that_fails_leaves_everything_as_it_was_and_is_tried_again(
-    slow: Slow, store: VersionStore
+def test_a_failed_load_changes_nothing_and_is_retried_on_the_next_request(
+    loader: ControlledLoader, store: VersionStore
 ) -> None:
     async def main() -> None:
-        live = await live_model(slow, store)
+        live = await live_model(loader, store)
         await live.load(FIRST)
-        slow.broken.add(THIRD)
+        loader.broken.add(THIRD)
         failures = await asyncio.gather(*(live.get(THIRD, None) for _ in range(3)), return_exceptions=True)
         assert [type(failure) for failure in failures] == [InvalidVersionError] * 3
         with pytest.raises(InvalidVersionError):
             await live.make_current(THIRD)
         assert (live.current_name, live.loaded_names) == (SECOND, [FIRST, SECOND])
-        assert slow.loads[THIRD] == 2
-        slow.broken.clear()
+        assert loader.loads[THIRD] == 2
+        loader.broken.clear()
         await live.make_current(THIRD)
         assert live.current_name == THIRD
 
     run(main())
 
 
-def test_a_version_that_the_store_lost_is_409_and_not_404(slow: Slow, store: VersionStore) -> None:
+def test_a_version_missing_from_the_store_is_reported_as_unavailable(
+    loader: ControlledLoader, store: VersionStore
+) -> None:
     async def main() -> None:
-        live = await live_model(slow, store)
+        live = await live_model(loader, store)
         with pytest.raises(VersionUnavailableError) as refused:
             await live.load("v000009")
         assert isinstance(refused.value.__cause__, UnknownVersionError)
@@ -273,59 +283,63 @@ def test_a_version_that_the_store_lost_is_409_and_not_404(slow: Slow, store: Ver
     run(main())
 
 
-def test_a_slow_load_keeps_nobody_waiting_who_does_not_want_it(slow: Slow, store: VersionStore) -> None:
+def test_a_slow_load_delays_only_the_requests_for_that_version(
+    loader: ControlledLoader, store: VersionStore
+) -> None:
     async def main() -> None:
-        live = await live_model(slow, store, keep=3)
-        slow.shut[THIRD] = asyncio.Event()
+        live = await live_model(loader, store, keep=3)
+        loader.blocked[THIRD] = asyncio.Event()
         waiting = asyncio.create_task(live.get(THIRD, None))
         await settle()
         assert (await live.get(None, None)).name == SECOND
         assert (await live.get(FIRST, None)).name == FIRST
         assert not waiting.done()
-        slow.shut[THIRD].set()
+        loader.blocked[THIRD].set()
         assert (await waiting).name == THIRD
 
     run(main())
 
 
-def test_who_goes_away_while_a_version_loads_does_not_end_the_load_of_the_others(
-    slow: Slow, store: VersionStore
+def test_a_cancelled_waiter_does_not_cancel_the_load_for_other_waiters(
+    loader: ControlledLoader, store: VersionStore
 ) -> None:
     async def main() -> None:
-        live = await live_model(slow, store)
-        slow.shut[THIRD] = asyncio.Event()
+        live = await live_model(loader, store)
+        loader.blocked[THIRD] = asyncio.Event()
         gone, staying = (asyncio.create_task(live.get(THIRD, None)) for _ in range(2))
         await settle()
         gone.cancel()
         await settle()
-        slow.shut[THIRD].set()
+        loader.blocked[THIRD].set()
         assert (await staying).name == THIRD
-        assert slow.loads[THIRD] == 1
+        assert loader.loads[THIRD] == 1
 
     run(main())
 
 
-def test_a_version_that_nobody_waits_for_any_more_goes_when_it_comes(slow: Slow, store: VersionStore) -> None:
+def test_a_version_whose_waiters_have_left_is_dropped_after_its_load(
+    loader: ControlledLoader, store: VersionStore
+) -> None:
     async def main() -> None:
-        live = await live_model(slow, store)
+        live = await live_model(loader, store)
         await live.hold("leases", [FIRST])
-        slow.shut[THIRD] = asyncio.Event()
+        loader.blocked[THIRD] = asyncio.Event()
         gone = asyncio.create_task(live.get(THIRD, None))
         await settle()
         gone.cancel()
-        slow.shut[THIRD].set()
+        loader.blocked[THIRD].set()
         await settle()
-        assert slow.loads[THIRD] == 1
+        assert loader.loads[THIRD] == 1
         assert live.loaded_names == [FIRST, SECOND]
 
     run(main())
 
 
-def test_an_old_request_keeps_its_version_while_the_current_one_moves_on(
-    slow: Slow, store: VersionStore
+def test_a_running_request_keeps_its_version_while_the_current_version_changes(
+    loader: ControlledLoader, store: VersionStore
 ) -> None:
     async def main() -> None:
-        live = await live_model(slow, store)
+        live = await live_model(loader, store)
         old = await live.get(None, None)
         with live.using(old):
             for name in (THIRD, FOURTH, FIFTH):
@@ -342,22 +356,22 @@ def test_an_old_request_keeps_its_version_while_the_current_one_moves_on(
     run(main())
 
 
-def test_what_a_source_wants_is_loaded_behind_it_and_what_will_not_load_is_tried_again_later(
-    slow: Slow, store: VersionStore
+def test_held_versions_load_in_the_background_and_failed_loads_are_retried_later(
+    loader: ControlledLoader, store: VersionStore
 ) -> None:
     async def main() -> None:
         refusals = Refusals(store, lambda: None, retry_after_s=60.0)
-        live = LiveVersions(lambda name: refusals.load(name, slow.load), 2, store)
+        live = LiveVersions(lambda name: refusals.load(name, loader.load), 2, store)
         await live.make_current(SECOND)
-        slow.shut[THIRD], slow.broken = asyncio.Event(), {FOURTH}
+        loader.blocked[THIRD], loader.broken = asyncio.Event(), {FOURTH}
         for _ in range(3):
             live.hold_soon("leases", {FIRST, THIRD, FOURTH})
             await loaded(live, FIRST, SECOND)
             await no_load_of(FOURTH)
-        slow.shut[THIRD].set()
+        loader.blocked[THIRD].set()
         await loaded(live, FIRST, SECOND, THIRD)
-        assert slow.loads == {FIRST: 1, SECOND: 1, THIRD: 1, FOURTH: 1}
-        slow.broken = set()
+        assert loader.loads == {FIRST: 1, SECOND: 1, THIRD: 1, FOURTH: 1}
+        loader.broken = set()
         (store.path(FOURTH) / "mended").touch()
         live.hold_soon("leases", {FIRST, FOURTH})
         await loaded(live, FIRST, SECOND, FOURTH)
@@ -369,11 +383,11 @@ def test_what_a_source_wants_is_loaded_behind_it_and_what_will_not_load_is_tried
     run(main())
 
 
-def test_what_cannot_be_loaded_is_logged_once_for_each_source_that_wants_it(
-    slow: Slow, store: VersionStore, caplog: pytest.LogCaptureFixture
+def test_a_failed_background_load_is_logged_once_per_source(
+    loader: ControlledLoader, store: VersionStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        live = await live_model(slow, store)
+        live = await live_model(loader, store)
         for source in ("labels", "leases", "labels"):
             live.hold_soon(source, {"v000009"})
             await no_load_of("v000009")
@@ -386,10 +400,10 @@ def test_what_cannot_be_loaded_is_logged_once_for_each_source_that_wants_it(
     assert [line.split(" ")[0] for line in lines] == ["labels", "leases", "labels"]
 
 
-def test_closing_leaves_no_load_behind(slow: Slow, store: VersionStore) -> None:
+def test_closing_ends_background_loads(loader: ControlledLoader, store: VersionStore) -> None:
     async def main() -> None:
-        live = await live_model(slow, store)
-        slow.shut[THIRD] = asyncio.Event()
+        live = await live_model(loader, store)
+        loader.blocked[THIRD] = asyncio.Event()
         live.hold_soon("labels", {THIRD})
         await settle()
         await live.close()
@@ -401,7 +415,7 @@ def test_closing_leaves_no_load_behind(slow: Slow, store: VersionStore) -> None:
 async def loaded(live: LiveVersions, *names: str) -> None:
     """Wait until exactly these versions are in memory."""
     async with asyncio.timeout(30):
-        while live.loaded_names != list(names):  # noqa: ASYNC110 (nothing announces it)
+        while live.loaded_names != list(names):  # noqa: ASYNC110 (no event is set)
             await asyncio.sleep(0.001)
 
 

@@ -1,4 +1,5 @@
-"""Versions brought from a real store by the real loader: what is refused, and what one that passes has seen."""
+"""Versions loaded from a real store by the real loader: refusals, and the checks and warm-up of a valid
+version."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ PLAN = ForwardPlan(workers=1, threads=1, batch_tokens=200, slice_tokens=500)
 
 @dataclass
 class Served:
-    """A loader with the scorer's plan behind it, and what happened."""
+    """A loader connected to a scorer, with its plans and refusals."""
 
     store: VersionStore
     reduced: bool = False
@@ -87,7 +88,7 @@ def served(store: VersionStore, **options: Any) -> Iterator[Served]:
 
 @pytest.fixture
 def store(tmp_path: Path, checkpoint: Kinds) -> VersionStore:
-    """One good version, and one to be spoilt."""
+    """One valid version, and one for the test to corrupt."""
     store = VersionStore(tmp_path / "versions")
     store.prepare()
     publish(store, checkpoint("bert"))
@@ -96,7 +97,7 @@ def store(tmp_path: Path, checkpoint: Kinds) -> VersionStore:
 
 
 def publish(store: VersionStore, checkpoint: Path, **fields: Any) -> str:
-    """As the trainer does: saved, with a probe."""
+    """Publish a version as the trainer does, with a probe."""
     name, folder = store.stage()
     model = load_model(checkpoint, 512)
     model.save(folder)
@@ -105,7 +106,7 @@ def publish(store: VersionStore, checkpoint: Path, **fields: Any) -> str:
 
 
 def resealed(store: VersionStore, name: str) -> None:
-    """The folder as if it had been published as it is now: its digests and its seal are right."""
+    """Publish the folder again in its present state, so that its digests and its seal are valid."""
     manifest = {key: value for key, value in store.manifest(name).items() if key not in ("digests", "seal")}
     staged = store.root / ".staging" / name
     store.path(name).rename(staged)
@@ -192,7 +193,7 @@ def missing_file(folder: Path) -> None:
         (missing_file, "tokenizer.json"),
     ],
 )
-def test_a_folder_that_is_not_as_it_was_published_is_refused_and_the_reason_names_what_differs(
+def test_a_version_changed_after_publication_is_refused_and_the_reason_names_the_difference(
     store: VersionStore, spoil: Callable[[Path], None], names: str
 ) -> None:
     spoil(store.path("v000002"))
@@ -270,7 +271,7 @@ def config_of_nothing(folder: Path) -> None:
         (config_of_nothing, "v000002"),
     ],
 )
-def test_a_version_whose_digests_hold_is_refused_all_the_same_where_its_content_is_wrong(
+def test_a_version_with_valid_digests_but_invalid_content_is_refused(
     store: VersionStore, spoil: Callable[[Path], None], names: str
 ) -> None:
     spoil(store.path("v000002"))
@@ -283,7 +284,7 @@ def test_a_version_whose_digests_hold_is_refused_all_the_same_where_its_content_
 
 
 @pytest.mark.parametrize("line", [{"scale": -1.0, "shift": 0.0}, {"scale": 1.0, "tilt": 2.0}])
-def test_a_calibration_that_does_not_rise_is_refused_also_where_it_is_off(
+def test_an_invalid_calibration_is_refused_even_if_calibration_is_off(
     store: VersionStore, checkpoint: Kinds, line: dict[str, float]
 ) -> None:
     name = publish(store, checkpoint("bert"), calibration=line)
@@ -291,7 +292,7 @@ def test_a_calibration_that_does_not_rise_is_refused_also_where_it_is_off(
         s.load(name)
 
 
-def test_a_folder_that_is_a_link_is_no_version_and_the_message_says_why(
+def test_a_symbolic_link_is_not_accepted_as_a_version_and_the_message_explains_why(
     store: VersionStore, tmp_path: Path
 ) -> None:
     shutil.move(store.path("v000002"), tmp_path / "elsewhere")
@@ -307,7 +308,7 @@ def test_a_folder_that_is_a_link_is_no_version_and_the_message_says_why(
         assert s.refusals == []
 
 
-def test_anything_a_file_makes_a_library_raise_is_a_refusal(store: VersionStore) -> None:
+def test_an_unexpected_error_while_loading_is_reported_as_an_invalid_version(store: VersionStore) -> None:
     def prepare(model: RewardModel) -> None:
         raise ZeroDivisionError("no cores")
 
@@ -318,16 +319,14 @@ def test_anything_a_file_makes_a_library_raise_is_a_refusal(store: VersionStore)
     loader.close()
 
 
-def test_versions_of_one_architecture_share_one_plan_that_is_measured_once(store: VersionStore) -> None:
+def test_versions_of_one_architecture_share_one_measured_plan(store: VersionStore) -> None:
     with served(store) as s:
         first, second = s.load("v000001", "v000002")
         assert s.planned == [first.model]
         assert second.model is not first.model
 
 
-def test_a_loaded_version_knows_its_manifest_and_its_calibration(
-    store: VersionStore, checkpoint: Kinds
-) -> None:
+def test_a_loaded_version_has_its_manifest_and_its_calibration(store: VersionStore, checkpoint: Kinds) -> None:
     name = publish(store, checkpoint("bert"), calibration={"scale": 2.0, "shift": -1.0}, job="job-7")
     with served(store) as s:
         (version,) = s.load(name)
@@ -337,14 +336,14 @@ def test_a_loaded_version_knows_its_manifest_and_its_calibration(
         assert s.load(name)[0].calibration.scores([3.0]) == [3.0]
 
 
-def test_the_probe_is_compared_before_the_precision_is_reduced(store: VersionStore) -> None:
+def test_the_probe_is_checked_before_the_precision_is_reduced(store: VersionStore) -> None:
     with served(store, reduced=True) as s:
         (version,) = s.load("v000002")
         assert version.model.network.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
-def test_a_network_is_warmed_by_a_lone_text_and_its_first_like_by_a_slice_of_what_the_engine_takes(
+def test_every_network_is_warmed_up_with_one_text_and_each_new_architecture_also_with_a_slice(
     store: VersionStore, checkpoint: Kinds, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, like_it, other = [
@@ -363,14 +362,14 @@ def test_a_network_is_warmed_by_a_lone_text_and_its_first_like_by_a_slice_of_wha
             s.load(name)
     probed, lone, whole, again, lone_again, of_other, lone_of_other, whole_of_other = batches
     assert probed == again
-    assert lone == lone_again  # and no slice: its like has been warmed
+    assert lone == lone_again  # and no slice: its architecture is already warm
     for slice_tokens, batch_tokens in (whole, whole_of_other):
         assert PLAN.slice_tokens <= slice_tokens < PLAN.slice_tokens + 128
         assert batch_tokens == PLAN.batch_tokens
     assert max(lone[0], lone_of_other[0]) < 128 < of_other[0]
 
 
-def test_versions_that_come_while_one_serves_are_loaded_on_one_core(
+def test_versions_after_the_first_are_loaded_on_one_core(
     store: VersionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cores: list[int] = []
@@ -386,4 +385,4 @@ def test_versions_that_come_while_one_serves_are_loaded_on_one_core(
     with served(store) as s:
         s.load("v000001", "v000002", "v000001")
     assert cores == [usable_cores(), 1, 1]
-    assert torch.get_num_threads() == before  # of other threads
+    assert torch.get_num_threads() == before  # other threads are not affected

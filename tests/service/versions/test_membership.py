@@ -1,4 +1,4 @@
-"""A server's part in a cut-over, with the test as its coordinator: real Redis, store, swapper; no weights."""
+"""A server's part in a cut-over, with the test as coordinator: real Redis, store and swapper, no weights."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from tests.processes import BUSY_S, RedisProcess
 from tests.store import publish_weightless, weightless_store
 
 LEASE_MS = 60_000
-HELD_S = 30.0  # a member does not let go by itself before the test says how the cut-over ends
+HELD_S = 30.0  # long enough that only the test ends a hold
 
 
 @dataclass
 class Member:
-    """One server, and what a test does to it."""
+    """One server, and the steps of a cut-over that a test performs on it."""
 
     store: VersionStore
     live: LiveVersions
@@ -45,18 +45,18 @@ class Member:
     holds: list[tuple[str, float]]
     broken: set[str] = field(default_factory=set)
 
-    async def until_phase_said(self, id_: str, said: str) -> None:
+    async def wait_for_report(self, id_: str, said: str) -> None:
         await until(lambda: self._state(id_).servers[self.membership.id].startswith(said))
 
     async def begin(self, version: str, id_: str = "c1") -> None:
         await asyncio.to_thread(self.board.begin, id_, version, "test", LEASE_MS)
 
     async def begin_hold(self, version: str) -> None:
-        """Brings this member to where it holds."""
+        """Begin a cut-over and wait until this member holds."""
         await self.begin(version)
-        await self.until_phase_said("c1", "ready")
+        await self.wait_for_report("c1", "ready")
         await self.move("prepare", "hold")
-        await self.until_phase_said("c1", "held")
+        await self.wait_for_report("c1", "held")
 
     async def move(self, now: Phase, to: Phase) -> None:
         await asyncio.to_thread(self.board.move, "c1", now, to, "", LEASE_MS)
@@ -130,7 +130,7 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
 
 
-def test_new_requests_wait_between_hold_and_go_and_pinned_ones_do_not(
+def test_unpinned_requests_wait_between_hold_and_go_and_pinned_requests_do_not(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
     async def test() -> None:
@@ -149,11 +149,11 @@ def test_new_requests_wait_between_hold_and_go_and_pinned_ones_do_not(
 
 
 @pytest.mark.slow
-def test_after_a_cut_over_a_server_says_at_once_what_it_serves(
+def test_a_server_reports_its_new_version_immediately_after_a_cut_over(
     store: VersionStore, redis_process: RedisProcess, redis_client: redis.Redis
 ) -> None:
     async def test() -> None:
-        # a poll that comes only after the test's limit: the server must report by itself
+        # the next poll is later than the test's limit, so the server must report without it
         async with member(store, redis_process, read_pointer_after_s=HELD_S, idle_poll_s=12.0) as one:
             await one.begin_hold("v000002")
             store.activate("v000002")
@@ -163,7 +163,7 @@ def test_after_a_cut_over_a_server_says_at_once_what_it_serves(
     run(test)
 
 
-def test_an_abort_lets_new_requests_go_on_with_the_old_version(
+def test_an_abort_releases_waiting_requests_to_the_old_version(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
     async def test() -> None:
@@ -185,15 +185,15 @@ def test_an_abort_lets_new_requests_go_on_with_the_old_version(
         (False, True, "v000002"),
     ],
 )
-def test_a_hold_that_nobody_ends_ends_by_itself_with_what_the_pointer_says(
+def test_an_abandoned_hold_ends_by_itself_on_the_version_that_the_pointer_names(
     store: VersionStore, redis_process: RedisProcess, redis_answers: bool, pointer_moved: bool, expected: str
 ) -> None:
     async def test() -> None:
         async with member(store, redis_process) as one:
             await one.begin("v000002")
-            await one.until_phase_said("c1", "ready")
+            await one.wait_for_report("c1", "ready")
             if pointer_moved:
-                store.activate("v000002")  # which nobody here follows by itself
+                store.activate("v000002")  # no server here follows the pointer by itself
             held = time.monotonic()
             await one.begin_hold("v000002")
             if not redis_answers:
@@ -215,8 +215,8 @@ def test_a_version_that_does_not_load_is_refused_with_its_reason(
         async with member(store, redis_process) as one:
             one.broken.add("v000002")
             await one.begin("v000002")
-            await one.until_phase_said("c1", "refused: v000002: its weights are NaN")
-            assert one.swapper.refused is None  # the pointer has not moved: who loads records the refusal
+            await one.wait_for_report("c1", "refused: v000002: its weights are NaN")
+            assert one.swapper.refused is None  # the pointer has not moved; the loader records the refusal
             assert await one.captured() == "v000001"
 
     run(test)
@@ -228,7 +228,7 @@ def test_a_prepared_version_stays_in_memory_until_the_cut_over_ends(
     async def test() -> None:
         async with member(store, redis_process) as one:
             await one.begin("v000002")
-            await one.until_phase_said("c1", "ready")
+            await one.wait_for_report("c1", "ready")
             for _ in range(4):
                 await one.live.get(publish_weightless(store), None)
             assert "v000002" in one.live.loaded_names
@@ -236,11 +236,11 @@ def test_a_prepared_version_stays_in_memory_until_the_cut_over_ends(
     run(test)
 
 
-def test_a_lone_server_goes_without_a_hold(store: VersionStore, redis_process: RedisProcess) -> None:
+def test_a_lone_server_cuts_over_without_a_hold(store: VersionStore, redis_process: RedisProcess) -> None:
     async def test() -> None:
         async with member(store, redis_process) as one:
             await one.begin("v000002")
-            await one.until_phase_said("c1", "ready")
+            await one.wait_for_report("c1", "ready")
             await one.move("prepare", "go")
             await until(lambda: one.live.current_name == "v000002")
             assert one.holds == []
@@ -248,7 +248,7 @@ def test_a_lone_server_goes_without_a_hold(store: VersionStore, redis_process: R
     run(test)
 
 
-def test_a_server_that_starts_during_a_cut_over_answers_only_once_it_has_ended(
+def test_a_server_that_starts_during_a_cut_over_joins_only_after_it_has_ended(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
     async def test() -> None:
@@ -268,7 +268,7 @@ def test_a_server_that_starts_during_a_cut_over_answers_only_once_it_has_ended(
     run(test)
 
 
-def test_a_server_registers_once_redis_is_there_and_leaves_when_it_ends(
+def test_a_server_registers_when_redis_becomes_available_and_unregisters_on_shutdown(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
     fleet = Fleet(redis.Redis.from_url(redis_process.url))
@@ -284,7 +284,7 @@ def test_a_server_registers_once_redis_is_there_and_leaves_when_it_ends(
     assert fleet.live() == []
 
 
-def test_a_server_takes_part_again_once_a_killed_redis_is_back(
+def test_a_server_takes_part_in_cut_overs_again_after_a_killed_redis_restarts(
     store: VersionStore, redis_process: RedisProcess
 ) -> None:
     async def test() -> None:

@@ -14,7 +14,7 @@ from service.versions.refusals import MAX_REFUSALS, Refusals
 from tests.store import weightless_store
 
 
-def test_a_version_refused_again_is_one_entry_with_its_last_reason_and_is_logged_when_that_changes(
+def test_a_repeated_refusal_is_one_entry_and_is_logged_again_only_when_its_reason_changes(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -37,7 +37,7 @@ def test_a_version_refused_again_is_one_entry_with_its_last_reason_and_is_logged
     ]
 
 
-def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
+def test_only_the_newest_refusals_are_kept(tmp_path: Path) -> None:
     refused = Refusals(VersionStore(tmp_path), lambda: None)
     for number in range(MAX_REFUSALS + 5):
         refused.record(f"v{number:06d}", "no manifest")
@@ -47,7 +47,7 @@ def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
 
 
 class Reader:
-    """Verifies what it is asked to load, and counts."""
+    """Verifies versions, and counts how often it reads them."""
 
     def __init__(self, store: VersionStore, **options: float) -> None:
         self.store = store
@@ -74,7 +74,7 @@ def reader(tmp_path: Path) -> Reader:
     return Reader(weightless_store(tmp_path, 2))
 
 
-def test_a_corrupt_version_is_read_once_however_often_it_is_asked_for_and_loads_once_repaired(
+def test_a_corrupt_version_is_read_once_for_repeated_requests_and_loads_after_repair(
     reader: Reader,
 ) -> None:
     weights = reader.store.path("v000002") / "model.safetensors"
@@ -82,15 +82,15 @@ def test_a_corrupt_version_is_read_once_however_often_it_is_asked_for_and_loads_
     weights.write_bytes(b"wEights")
     assert all(reader.refuses("v000002") for _ in range(20))
     assert reader.reads == 1
-    assert not reader.refuses("v000001")  # others are none of its business
+    assert not reader.refuses("v000001")  # other versions are not affected
     weights.write_bytes(sound)
-    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a restored backup has it
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a restored backup does
     assert not any(reader.refuses("v000002") for _ in range(3))
     assert reader.reads == 5
 
 
 @pytest.mark.parametrize("spoil", ["a file too many", "a file too few", "no manifest"])
-def test_whatever_changes_in_its_folder_has_it_read_again(reader: Reader, spoil: str) -> None:
+def test_any_change_in_its_folder_causes_a_refused_version_to_be_read_again(reader: Reader, spoil: str) -> None:
     folder = reader.store.path("v000002")
     extra, weights, manifest = folder / "extra", folder / "model.safetensors", folder / "manifest.json"
     if spoil == "a file too many":
@@ -109,7 +109,7 @@ def test_whatever_changes_in_its_folder_has_it_read_again(reader: Reader, spoil:
     assert reader.reads == 2
 
 
-def test_a_refusal_is_not_remembered_for_ever(tmp_path: Path) -> None:
+def test_a_remembered_refusal_expires(tmp_path: Path) -> None:
     reader = Reader(weightless_store(tmp_path, 2), retry_after_s=0.0)
     (reader.store.path("v000002") / "model.safetensors").write_bytes(b"wEights")
     assert reader.refuses("v000002")
@@ -117,7 +117,7 @@ def test_a_refusal_is_not_remembered_for_ever(tmp_path: Path) -> None:
     assert reader.reads == 2
 
 
-def test_a_version_that_is_not_there_is_looked_for_each_time(reader: Reader) -> None:
+def test_the_absence_of_a_version_is_not_remembered(reader: Reader) -> None:
     for _ in range(2):
         with pytest.raises(UnknownVersionError):
             asyncio.run(reader.load("v000009"))
