@@ -16,7 +16,9 @@ def run(monkeypatch: pytest.MonkeyPatch, package: str, *arguments: str) -> None:
 
 
 def test_metarm_prints_its_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    run(monkeypatch, "metarm", "--version")
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, "metarm", "--version")
+    assert ended.value.code == 0
     assert capsys.readouterr().out.strip() == metarm.__version__
 
 

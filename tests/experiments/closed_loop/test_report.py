@@ -13,6 +13,8 @@ from experiments.closed_loop.report import main
 from experiments.closed_loop.tables import claims_table, summary, win_rows
 from tests.experiments.closed_loop.synthetic_studies import synthetic_run, synthetic_study
 
+ROOT = Path(__file__).parents[3]
+
 
 @pytest.fixture
 def study_file(tmp_path: Path) -> Path:
@@ -44,7 +46,9 @@ def test_without_matplotlib_the_error_names_the_extra(study_file: Path, tmp_path
         "from experiments.closed_loop.report import main\n"
         f"sys.exit(main(['--simulation', {str(study_file)!r}, '--out', {str(tmp_path)!r}]))"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code]
+    # from the checkout: experiments/ is not installed
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert "pip install 'metarm-server[demo]'" in ended.stderr
 
