@@ -201,6 +201,7 @@ class Setting:
     checkpoint: Checkpoint
     folder: Path  # of this run and model, with one subfolder per arm
     batches: Batches = "best"
+    before: Path | None = None  # another checkout of this project, whose service is an arm too
 
     def batch_size(self, best: Mapping[Kind, int], usual: int) -> int:
         """The batch size to run a peer with."""

@@ -20,14 +20,18 @@ COMMAND = (sys.executable, "-m", "service")
 READY_PATH = "/ready"
 
 
-def service(name: str, setting: Setting, settings: Mapping[str, str]) -> ServerPlan:
+def service(
+    name: str, setting: Setting, settings: Mapping[str, str], checkout: Path | None = None
+) -> ServerPlan:
     """The arm of a service with further `settings`: it logs samples, as it does by default, and has no score
-    cache."""
+    cache. `checkout` is the folder whose code it runs (default: this one)."""
     folder = setting.folder / name
     checkpoint = setting.checkpoint
     publish(checkpoint, folder)
     redis = EmbeddedRedis(folder / "redis")
     own = {"METARM_MAX_TOKENS": str(checkpoint.max_tokens), **settings}
+    if checkout:
+        own["PYTHONPATH"] = str(checkout)
     return ServerPlan(
         command=lambda _: list(COMMAND),
         folder=folder / "service",

@@ -16,6 +16,7 @@ GROUPS = frozenset({"grpo"})
 FLOAT32, EXPORTED = 1e-4, 1e-3  # the largest difference from the reference scores
 
 OURS, OFFLINE_OURS, NO_PREFIX = "ours", "offline", "ours-no-prefix"
+BEFORE = "before"  # the service of another checkout
 TORCH, OPTIMUM = "infinity-torch", "infinity-optimum"
 LITSERVE, SERVE_RM, CROSS_ENCODER = "litserve", "serve_rm", "cross-encoder"
 NAMES = (OURS, NO_PREFIX, OFFLINE_OURS, TORCH, OPTIMUM, LITSERVE, SERVE_RM, CROSS_ENCODER)
@@ -39,6 +40,9 @@ def roster(kind: Kind, setting: Setting) -> list[Arm]:
         ServerArm(LITSERVE, loads, FLOAT32, partial(litserve.plan, setting)),
         ServerArm(SERVE_RM, loads, FLOAT32, partial(serve_rm.plan, setting)),
     ]
+    if setting.before:
+        plan = partial(ours.service, BEFORE, setting, {}, setting.before)
+        arms.append(ServerArm(BEFORE, loads, FLOAT32, plan))
     if kind == "encoder":
         arms += [
             OfflineArm(OFFLINE_OURS, OFFLINE, FLOAT32, partial(ours.offline, setting)),

@@ -22,7 +22,7 @@ from bench.limit import Limit
 from bench.models import Kind, checkpoint
 from bench.places import WORK
 from bench.results import LoadResult, Results, aims
-from bench.roster import ENVIRONMENTS, FLOAT32, MIXED, NAMES, PEERS, roster
+from bench.roster import BEFORE, ENVIRONMENTS, FLOAT32, MIXED, NAMES, PEERS, roster
 from bench.system import system_aims
 from bench.workload import FULL, QUICK, GeneratedGroups, Load, RealPairs, Request, Source, encoder_pairs
 from metarm.errors import MetaRMError
@@ -42,6 +42,7 @@ class Plan:
     rounds: int
     data: Path | None
     batches: Batches
+    before: Path | None
 
 
 def main() -> None:
@@ -54,10 +55,11 @@ def main() -> None:
     sizes = QUICK if given.quick else FULL
     plan = Plan(
         loads=tuple(load for load in sizes if load.name in given.loads),
-        arms=frozenset(given.arms),
+        arms=frozenset(given.arms) | ({BEFORE} if given.before else set()),
         rounds=given.rounds or (QUICK_ROUNDS if given.quick else ROUNDS),
         data=given.data,
         batches=given.peer_batches,
+        before=given.before,
     )
     started = time.monotonic()
     results = run(plan)
@@ -88,7 +90,7 @@ def run(plan: Plan) -> Results:
 
 
 def _run_model(kind: Kind, plan: Plan, folder: Path, results: Results) -> None:
-    setting = Setting(checkpoint(kind), folder, plan.batches)
+    setting = Setting(checkpoint(kind), folder, plan.batches, plan.before)
     loads = [load for load in plan.loads if load.model == kind]
     names = {load.name for load in loads}
     source = _source(setting, plan.data)
@@ -215,6 +217,11 @@ def _arguments() -> argparse.Namespace:
         type=Path,
         help="folder of preference or group files: real texts",
     )
+    parser.add_argument(
+        "--before",
+        type=_checkout,
+        help="another checkout of this project: its service is one more arm",
+    )
     parser.add_argument("--out", type=Path, help="file to write every measurement to, as JSON")
     parser.add_argument(
         "--system",
@@ -234,6 +241,13 @@ def _names(known: Sequence[str]) -> Any:
         return chosen
 
     return names
+
+
+def _checkout(text: str) -> Path:
+    folder = Path(text).resolve()
+    if not (folder / "service" / "__main__.py").is_file():
+        raise argparse.ArgumentTypeError(f"{text}: not a checkout of this project")
+    return folder
 
 
 def _record(plan: Plan) -> dict[str, Any]:
