@@ -1,7 +1,7 @@
 """Loops: periodic work that survives every error, in tasks of the event loop or in threads. No torch.
 
-A loop reports each turn to its `LoopHealth`. An error is logged once while it stays the same, counted, and
-reported by `Loops.failing` after FAILING_TURNS failed turns in a row.
+A loop reports each turn to its `LoopHealth`. An error is counted, logged once while turns fail with the same
+message, and reported by `Loops.failing` after FAILING_TURNS failed turns in a row.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 FAILING_TURNS = 3
 PAUSE_S = 1.0
+MOST_LOGGED = 10  # different messages of consecutive failed turns
 EXPLAINED = (MetaRMError, redis.RedisError)  # the message says enough: no traceback
 
 
@@ -52,7 +53,7 @@ class LoopHealth:
         self.error, self.failed_turns = error, self.failed_turns + 1
         self._count_failure(self.name)
         message = f"{type(error).__name__}: {error}"
-        if message not in self._logged:
+        if message not in self._logged and len(self._logged) < MOST_LOGGED:
             self._logged.add(message)
             unexplained = None if isinstance(error, EXPLAINED) else error
             log.warning("%s failed; retrying: %s", self.name, message, exc_info=unexplained)
@@ -106,8 +107,13 @@ async def _run_periodically(
 
 
 async def _run_turn(loop: LoopHealth, turn: Callable[[], Awaitable[None]]) -> None:
+    task = asyncio.current_task()
     try:
         await turn()
+    except asyncio.CancelledError as error:
+        if task is None or task.cancelling():
+            raise
+        loop.failed(RuntimeError(f"what the turn waited for was cancelled: {error!r}"))
     except Exception as error:  # noqa: BLE001 (reported: a loop survives whatever one turn raises)
         loop.failed(error)
     else:

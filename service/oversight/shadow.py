@@ -76,11 +76,11 @@ class Shadow:
     async def process(self) -> None:
         """Wait for groups, then score all that wait."""
         await self._arrived.wait()
-        self._arrived.clear()
         self._earn()
         self._earned = min(self._earned, self._piece_tokens)  # time without work earns no more than one piece
         while waiting := self._next():
             await self._compare_next(waiting)
+        self._arrived.clear()  # after an error it stays set: the next turn continues
 
     def _next(self) -> Waiting | None:
         """A group of the most urgent plan; groups of a plan that ended are dropped."""

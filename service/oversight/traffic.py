@@ -61,11 +61,11 @@ class Traffic:
     async def process(self) -> None:
         """Wait for groups, then process all that wait, a few at a time."""
         await self._arrived.wait()
-        self._arrived.clear()
         while self._waiting:
             for _ in range(min(AT_ONCE, len(self._waiting))):
                 self._record(*self._waiting.popleft())
             await asyncio.sleep(0)
+        self._arrived.clear()  # after an error it stays set: the next turn continues
 
     def _record(self, group: ScoredGroup, policy: PolicyStamp | None) -> None:
         version = group.version

@@ -98,7 +98,7 @@ class SampleWriter:
         self._thread.join(SHUTDOWN_S + 5.0)
 
     def _run(self) -> None:
-        failures, next_trim, deadline, at_once = 0, 0.0, float("inf"), WRITE_AT_ONCE
+        failures, next_trim, deadline = 0, 0.0, float("inf")
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing, TRIM_EVERY_S)
@@ -107,31 +107,38 @@ class SampleWriter:
                     if not self._waiting or time.monotonic() > deadline:
                         self._drop_rest()
                         return
-                batch = [self._waiting[i] for i in range(min(at_once, len(self._waiting)))]
+                batch = [self._waiting[i] for i in range(min(WRITE_AT_ONCE, len(self._waiting)))]
             try:
-                if batch:
-                    self._remove(batch, written=self._write(batch), reason="duplicate")
+                asked = self._deliver(batch) if batch else False
                 if time.monotonic() >= next_trim:
                     self._trim()
                     next_trim = time.monotonic() + TRIM_EVERY_S
-                elif not batch:
+                elif not asked:
                     continue  # Redis was not asked: its state is unknown
                 self._metrics.redis_up.set(1)
                 self._health.succeeded()
                 failures = 0
-            except (TypeError, ValueError) as error:  # a group that the codec cannot encode is not retried
-                if len(batch) > 1:
-                    at_once = 1  # one by one, to isolate the faulty request
-                    continue
-                log.exception("dropped a request that cannot be encoded for the log: %s", error)
-                self._remove(batch, written=0, reason="unencodable")
-                at_once = WRITE_AT_ONCE
             except Exception as error:  # noqa: BLE001 (reported: the thread survives any error)
                 if isinstance(error, redis.RedisError):
                     self._metrics.redis_up.set(0)
                 self._health.failed(error)
                 time.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1
+
+    def _deliver(self, batch: Sequence[_Offered]) -> bool:
+        """Write the first requests of the buffer and remove them. One that cannot be encoded is dropped, alone.
+        Returns whether Redis was asked."""
+        try:
+            written = self._write(batch)
+        except (TypeError, ValueError) as error:
+            if len(batch) > 1:
+                asked = [self._deliver([offered]) for offered in batch]
+                return any(asked)
+            log.exception("dropped a request that cannot be encoded for the log: %s", error)
+            self._remove(batch, written=0, reason="unencodable")
+            return False
+        self._remove(batch, written=written, reason="duplicate")
+        return True
 
     def _write(self, batch: Sequence[_Offered]) -> int:
         """The number of groups that were new to the log."""

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from metarm.errors import NotReadyError
-from metarm.runtime.loops import FAILING_TURNS, LoopHealth, Loops
+from metarm.runtime.loops import FAILING_TURNS, MOST_LOGGED, LoopHealth, Loops
 
 
 class Turns:
@@ -100,3 +100,37 @@ def test_a_block_begins_even_if_the_first_turn_fails() -> None:
             assert turns.count == 1
 
     asyncio.run(main())
+
+
+def test_a_turn_whose_own_wait_is_cancelled_is_a_failed_turn_and_not_the_end() -> None:
+    counted: list[str] = []
+
+    async def main() -> None:
+        done, turns = asyncio.Event(), 0
+
+        async def turn() -> None:
+            nonlocal turns
+            turns += 1
+            if turns == 1:
+                cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                cancelled.cancel()
+                await cancelled
+            done.set()
+
+        async with Loops(counted.append, pause_s=0.0).running("leases", turn, 0.0):
+            await asyncio.wait_for(done.wait(), 30)
+
+    asyncio.run(main())
+    assert counted == ["leases"]
+
+
+def test_messages_that_differ_each_time_are_counted_but_not_logged_without_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    counted: list[str] = []
+    health = Loops(counted.append).add("swapper")
+    for attempt in range(100):
+        health.failed(OSError(f"attempt {attempt}"))
+    assert len(counted) == 100
+    assert len(caplog.records) == MOST_LOGGED
+    assert health.fault.endswith("attempt 99")

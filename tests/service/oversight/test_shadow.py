@@ -245,3 +245,27 @@ def test_traffic_is_queued_processed_in_small_batches_and_dropped_beyond_a_limit
             assert value_of(parts.metrics.drift.traffic_dropped) == 3
 
     asyncio.run(main())
+
+
+def test_an_error_about_one_group_leaves_the_others_for_the_next_turn(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    encoded = model.encoder.encode([(PROMPT, RESPONSES)])[0]
+    scores = [0.0, 1.0, 2.0, 3.0]
+    group = ScoredGroup(PROMPT, RESPONSES, LoadedVersion("v000002", model), encoded, scores, scores)
+    handed: list[ScoredGroup] = []
+
+    def fails_at_first(group: ScoredGroup, _plan: ShadowPlan) -> None:
+        handed.append(group)
+        if len(handed) == 1:
+            raise ZeroDivisionError
+
+    async def main() -> None:
+        async with wired(model) as parts:
+            traffic = Traffic(Drift(50), parts.metrics, lambda: [PLAN], fails_at_first)
+            async with Loops(pause_s=0.0).running("traffic", traffic.process, 0.0):
+                traffic.answered([group] * 20, None)
+                async with asyncio.timeout(30):
+                    while len(handed) < 20:  # noqa: ASYNC110 (the handler sets no event)
+                        await asyncio.sleep(0.005)
+
+    asyncio.run(main())

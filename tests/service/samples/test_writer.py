@@ -70,3 +70,31 @@ def test_the_log_is_trimmed_to_its_limit_and_trimmed_samples_are_counted(
     assert redis_client.xlen(SAMPLES) == 50
     assert dropped(metrics, "trimmed_count") == 70
     assert redis_client.hgetall(SAMPLES_TRIMMED) == {b"count": b"70"}
+
+
+@pytest.mark.parametrize("error", [ValueError("a fault of the trim"), OSError("another")])
+def test_a_trim_that_fails_costs_no_request(
+    metrics: Metrics, redis_client: redis.Redis, error: Exception
+) -> None:
+    class FailsToTrimAtFirst(SampleLog):
+        trims = 0
+
+        def trim(self, max_entries: int, max_age_s: float) -> dict[str, int]:
+            self.trims += 1
+            if self.trims == 1:
+                raise error
+            return super().trim(max_entries, max_age_s)
+
+    loop = Loops().add("sample-writer")
+    log = FailsToTrimAtFirst(redis_client)
+    writer = SampleWriter(log, metrics, loop, buffer_groups=1000, max_groups=50, max_age_s=1e6)
+    writer.offer(request("first"))
+    writer.start()
+    assert writer.flush(10)
+    writer.offer(request("later"))
+    assert writer.flush(10)
+    writer.close()
+    assert redis_client.xlen(SAMPLES) == 4
+    assert value_of(metrics.samples_logged) == 4
+    assert dropped(metrics, "unencodable") == 0
+    assert log.trims > 1
