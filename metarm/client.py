@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Protocol, Self, cast
 
 import httpx
@@ -16,6 +18,9 @@ from metarm.records import FINISHED, PolicyStamp, ScoredGroup, ScoreResult
 
 # the leases whose blocks the caller is in, the innermost last: each thread and each task has its own
 _entered: ContextVar[tuple[Lease, ...]] = ContextVar("entered leases", default=())
+
+
+MAX_PAUSE_S = 60.0  # between two attempts, whatever the server asks for
 
 
 class Clock(Protocol):
@@ -45,7 +50,8 @@ class RewardClient:
     ) -> None:
         """`timeout_s` limits one HTTP request. `clock` measures and makes every pause between requests."""
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, headers=headers)
+        self._connect = partial(httpx.Client, base_url=base_url, timeout=timeout_s, headers=headers)
+        self._http, self._process = self._connect(), os.getpid()
         self._retries = retries
         self._clock = clock
 
@@ -86,7 +92,13 @@ class RewardClient:
             "policy": asdict(policy) if isinstance(policy, PolicyStamp) else policy,
         }
         answer = self._send("POST", "/score", _without_none(body))
-        return ScoreResult(answer["version"], tuple(_scored(g) for g in answer["groups"]))
+        try:
+            result = ScoreResult(answer["version"], tuple(_scored(g) for g in answer["groups"]))
+        except (KeyError, TypeError) as error:
+            raise _foreign_answer("it is no answer of POST /score") from error
+        if [len(group.scores) for group in result.groups] != [len(group["responses"]) for group in groups]:
+            raise _foreign_answer("its scores are not one for each response")
+        return result
 
     def lease(self, *, version: str | None = None, label: str | None = None, ttl_s: float = 3600.0) -> Lease:
         """Keep `version`, or the version that `label` names, in memory for `ttl_s` seconds on every server.
@@ -176,11 +188,13 @@ class RewardClient:
         return next((lease.version for lease in reversed(_entered.get()) if lease._client is self), None)
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        if self._process != os.getpid():  # a child of fork must not share its parent's connections
+            self._http, self._process = self._connect(), os.getpid()
         for attempt in range(self._retries + 1):
             last_try = attempt == self._retries
             try:
                 response = self._http.request(method, path, json=body)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:  # no answer, or one that cannot be decoded
                 if last_try:
                     message = f"{method} {path}: no answer from {self._http.base_url} ({error})"
                     raise ClientError(message, error_code="unreachable") from error
@@ -231,6 +245,10 @@ def _without_none(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
+def _foreign_answer(why: str) -> ClientError:
+    return ClientError(f"POST /score: unreadable_answer: {why}", error_code="unreadable_answer")
+
+
 def _scored(group: Mapping[str, Any]) -> ScoredGroup:
     return ScoredGroup(
         group["id"],
@@ -247,9 +265,9 @@ def _pause_s(attempt: int) -> float:
 
 
 def _requested_pause_s(response: httpx.Response) -> float | None:
-    """Retry-After in seconds; None if it is missing, or a date."""
+    """Retry-After in seconds, at most MAX_PAUSE_S; None if it is missing, or a date."""
     asked = response.headers.get("retry-after", "")
-    return float(asked) if asked.isdigit() else None
+    return min(float(asked), MAX_PAUSE_S) if asked.isascii() and asked.isdigit() else None
 
 
 def _answer(method: str, path: str, response: httpx.Response) -> dict[str, Any]:
@@ -259,7 +277,7 @@ def _answer(method: str, path: str, response: httpx.Response) -> dict[str, Any]:
         if response.is_success:
             return body
         sent = MetaRMError.from_wire(body["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         sent = MetaRMError.from_wire({"code": "unreadable_answer", "message": response.text[:200]})
     status = response.status_code
     text = f"{method} {path}: {status} {sent.code}: {sent.message}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
+from metarm.errors import EXIT_CONFIGURATION, ConfigurationError
 from metarm.runtime import logs, process_environment
+from metarm.shared.connection import connect
 from service.settings import ServiceSettings
 
 
@@ -14,6 +16,11 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"  # all versions come from the store
     settings = ServiceSettings.from_command_line("metarm serve", sys.argv[1:])
     logs.configure("service", settings)
+    try:
+        connect(settings.required_redis_url).close()  # it does not ask Redis
+    except ConfigurationError as error:
+        logs.refuse("metarm serve", error.message)
+        sys.exit(EXIT_CONFIGURATION)
 
     with process_environment.gc_paused():
         import uvicorn  # not before the environment is set: the app imports torch

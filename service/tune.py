@@ -16,9 +16,14 @@ if TYPE_CHECKING:
     from service.scoring.plan import ForwardPlan
 
 
+class TuneSettings(ServiceSettings):
+    """Measure on the current version how the forward uses this machine best (workers, cores, batch size), show
+    the plans, and record the best for `metarm serve`. The settings are the server's."""
+
+
 def main() -> None:
     process_environment.ensure_set()
-    settings = ServiceSettings.from_command_line("metarm tune", sys.argv[1:])
+    settings = TuneSettings.from_command_line("metarm tune", sys.argv[1:])
     current = settings.store.current()
     if current is None:
         sys.exit(f"metarm tune: {settings.store.root} has no version yet; start the server once")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import subprocess
 import sys
 
 import pytest
 
 import metarm
+from metarm.errors import EXIT_CONFIGURATION
 
 
 def run(monkeypatch: pytest.MonkeyPatch, package: str, *arguments: str) -> None:
@@ -31,6 +34,19 @@ def test_an_invalid_setting_ends_a_process_before_it_starts_anything(
     with pytest.raises(SystemExit, match=option) as ended:
         run(monkeypatch, package, f"--{option}", value)
     assert "integer" in str(ended.value)
+
+
+@pytest.mark.parametrize("url", [None, "foo://x", "redis://h:notaport"])
+def test_a_service_without_a_usable_redis_url_ends_with_the_reason(url: str | None) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+    if url:
+        environment["REDIS_URL"] = url
+    command = [sys.executable, "-m", "service"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == EXIT_CONFIGURATION
+    assert ended.stderr.startswith("metarm serve: ")
+    assert "REDIS_URL" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_the_simulation_lists_its_commands(

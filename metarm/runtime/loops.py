@@ -41,7 +41,7 @@ class LoopHealth:
     @property
     def fault(self) -> str:
         """Of a loop that is failing, for people."""
-        return f"{self.name} has failed {self.failed_turns} times in a row: {self.error}"
+        return f"{self.name} has failed {self.failed_turns} times in a row: {_described(self.error)}"
 
     def succeeded(self) -> None:
         if self.error is not None:
@@ -52,11 +52,15 @@ class LoopHealth:
     def failed(self, error: Exception) -> None:
         self.error, self.failed_turns = error, self.failed_turns + 1
         self._count_failure(self.name)
-        message = f"{type(error).__name__}: {error}"
+        message = _described(error)
         if message not in self._logged and len(self._logged) < MOST_LOGGED:
             self._logged.add(message)
             unexplained = None if isinstance(error, EXPLAINED) else error
             log.warning("%s failed; retrying: %s", self.name, message, exc_info=unexplained)
+
+
+def _described(error: Exception | None) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 class Loops:
@@ -99,9 +103,11 @@ class Loops:
 async def _run_periodically(
     loop: LoopHealth, turn: Callable[[], Awaitable[None]], every_s: float, wait_first: bool
 ) -> None:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 (a coroutine of the event loop)
     if wait_first:
         await asyncio.sleep(every_s)
-    while True:
+    while not task.cancelling():  # a turn may turn its cancellation into another error
         await _run_turn(loop, turn)
         await asyncio.sleep(every_s + (loop.pause_s if loop.error is not None else 0.0))
 

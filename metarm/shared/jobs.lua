@@ -6,9 +6,11 @@ local SLOT, RECORD = KEYS[1], KEYS[2]
 local commands = {}
 
 -- Take the slot and write the record. KEYS: slot, record, index by time. Returns the job that has the slot.
+-- A job without a record, such as one that a full Redis evicted, does not hold the slot.
 function commands.create(id, record, created)
   local active = redis.call('GET', SLOT)
-  if active then return active end
+  local prefix = RECORD:sub(1, #RECORD - #id)
+  if active and redis.call('EXISTS', prefix .. active) == 1 then return active end
   redis.call('SET', SLOT, id)
   redis.call('SET', RECORD, record)
   redis.call('ZADD', KEYS[3], created, id)

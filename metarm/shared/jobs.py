@@ -88,9 +88,10 @@ class JobBoard:
         return Job(**orjson.loads(raw))
 
     def active(self) -> Job | None:
-        """The job that is queued or running, if any."""
+        """The job that is queued or running, if any. None also where its record is gone."""
         job_id = cast("bytes | None", self._redis.get(ACTIVE_JOB))
-        return self.get(job_id.decode()) if job_id else None
+        record = cast("bytes | None", self._redis.get(job_key(job_id.decode()))) if job_id else None
+        return Job(**orjson.loads(record)) if record else None
 
     def recent(self, count: int) -> list[Job]:
         """The last `count` jobs, newest first. Drops the ids of jobs whose record has expired."""

@@ -61,7 +61,9 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_redis_error(request: Request, error: Exception) -> Response:
-    return await _on_known_error(request, SampleLogUnavailableError(f"Redis does not answer: {error}"))
+    refused = isinstance(error, redis.ResponseError)  # such as: full, a replica, a key of another type
+    what = "Redis refuses a command" if refused else "Redis does not answer"
+    return await _on_known_error(request, SampleLogUnavailableError(f"{what}: {error}"))
 
 
 async def _on_unexpected_error(request: Request, error: Exception) -> Response:

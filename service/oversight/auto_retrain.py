@@ -1,4 +1,4 @@
-"""Automatic retrains (METARM_RETRAIN=auto): a run starts when the current version's spread ratio stays low."""
+"""Automatic retrains (METARM_RETRAIN=auto): a run starts when the current version's spread stays low."""
 
 from __future__ import annotations
 

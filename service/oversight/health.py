@@ -9,7 +9,6 @@ from typing import Any
 
 import redis
 
-from metarm.errors import UnknownJobError
 from metarm.runtime.loops import Loops
 from metarm.shared.jobs import Job, JobBoard
 from metarm.shared.presence import TrainerPresence
@@ -47,27 +46,23 @@ class HealthMonitor:
     def report(self) -> HealthReport:
         """The state now. Blocking."""
         try:
-            trainer, job = self._presence.status(), self._active()
+            trainer, job = self._presence.status(), self._jobs.active()
         except redis.RedisError as error:
             reason = f"{error}: scoring works, samples are buffered, retraining does not work"
-            return HealthReport(False, None, None, (("redis", reason), *self._own_faults()))
-        found = list(self._own_faults())
+            return HealthReport(False, None, None, (("redis", reason), *self._own_faults(redis_down=True)))
+        found = list(self._own_faults(redis_down=False))
         if trainer is None:
             found.insert(0, ("trainer", "no trainer is running: scoring works, retraining does not"))
         else:
             found += [("loop", f"the trainer's {fault}") for fault in trainer.get("failing", [])]
         return HealthReport(True, trainer, job, tuple(found))
 
-    def _own_faults(self) -> Iterator[Part]:
+    def _own_faults(self, *, redis_down: bool) -> Iterator[Part]:
+        """`redis_down`: Redis' own fault is reported already, so loops that fail because of it are left out.
+        One that answers but takes no writes (full, or a replica) shows in those loops alone."""
         refused = self._swapper.refused
         if refused:
             yield "version", f"{refused.name} was refused: {refused.reason}"
         for loop in self._loops.failing():
-            if not isinstance(loop.error, redis.RedisError):  # reported as the part `redis`
+            if not (redis_down and isinstance(loop.error, redis.RedisError)):
                 yield "loop", loop.fault
-
-    def _active(self) -> Job | None:
-        try:
-            return self._jobs.active()
-        except UnknownJobError:  # it ended between the two Redis commands
-            return None

@@ -82,6 +82,7 @@ class LiveVersions:
         self._background_loads: dict[tuple[str, str], asyncio.Task[None]] = {}  # by source and name
         self._unloadable: set[tuple[str, str]] = set()  # those whose failure was logged
         self._current: LoadedVersion | None = None
+        self.none_because = "the first version is still being created"
         self.gate = CaptureGate()
         self.labels: Mapping[str, Label] = {}  # as last read from the store
 
@@ -95,7 +96,7 @@ class LiveVersions:
 
     def current(self) -> LoadedVersion:
         if self._current is None:
-            raise NotReadyError("no reward model is loaded yet: the first version is still being created")
+            raise NotReadyError(f"no reward model is loaded yet: {self.none_because}")
         return self._current
 
     def loaded(self, name: str) -> LoadedVersion | None:

@@ -101,8 +101,9 @@ class Membership:
             self._fleet.leave(self.id)
         except redis.RedisError as error:
             log.info("the registration expires by itself: %s", error)
-        self._notices.close()
-        self._client.close()
+        finally:
+            self._notices.close()
+            self._client.close()
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -85,6 +85,7 @@ class Swapper:
         if found == self.refused:
             return
         log.error("cannot follow the pointer to %s, still serving %s", name, self._serving)
+        self._live.none_because = f"{name} was refused: {error.message}"
         self.refused = found
         if name == "current" or not isinstance(error, InvalidVersionError):  # a failed load is already recorded
             self._refusals.record(name, error.message)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -450,3 +451,74 @@ def test_label_calls_use_the_methods_and_paths_of_the_api() -> None:
         ("GET", "/labels", None),
         ("GET", "/leases", None),
     ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        None,
+        {"a": 1},
+        {"version": "v000003", "groups": []},
+        {"version": "v000003", "groups": [{**GROUP, "scores": [0.5]}]},
+        b"[" * 100_000,
+        b"not gzip",
+    ],
+    ids=str,
+)
+def test_an_answer_that_is_no_answer_of_the_server_is_a_client_error(body: Any) -> None:
+    headers = {"content-encoding": "gzip"} if body == b"not gzip" else {}
+    with (
+        answering(Answer(200, body, headers)) as server,
+        RewardClient(server.url, retries=0) as client,
+        pytest.raises(ClientError),
+    ):
+        client.score(GROUPS)
+
+
+@pytest.mark.parametrize(("asked", "pause_s"), [("999999999", 60.0), ("²", 0.25), ("2", 2.0)])
+def test_a_requested_pause_is_a_number_and_bounded(asked: str, pause_s: float) -> None:
+    slept: list[float] = []
+
+    class Recorder:
+        monotonic = staticmethod(time.monotonic)
+
+        def sleep(self, seconds: float) -> None:
+            slept.append(seconds)
+
+    busy = Answer(503, {"error": {"code": "overloaded", "message": "later"}}, {"retry-after": asked})
+    with (
+        answering(busy, Answer(200, SCORED)) as server,
+        RewardClient(server.url, clock=Recorder()) as client,
+    ):
+        client.score(GROUPS)
+    assert slept == [pause_s]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_of_fork_does_not_share_its_parents_connection() -> None:
+    ports: list[int] = []
+
+    class KeepsAlive(Handler):
+        protocol_version = "HTTP/1.1"
+
+        def _noted(self) -> None:
+            ports.append(self.client_address[1])
+            self._answer()
+
+        do_POST = _noted  # noqa: N815 (the name http.server looks for)
+
+    with answering(Answer(200, SCORED)) as server, RewardClient(server.url) as client:
+        server.RequestHandlerClass = KeepsAlive
+        client.score(GROUPS)
+        client.score(GROUPS)
+        child = os.fork()
+        if child == 0:
+            try:
+                client.score(GROUPS)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        client.score(GROUPS)
+    parent, again, forked, last = ports
+    assert parent == again == last != forked

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import pytest
 import redis
 
+from metarm.errors import NotReadyError
 from metarm.shared.fleet import Fleet
 from metarm.store.versions import VersionStore
 from service import server
@@ -121,5 +122,42 @@ def test_unreadable_labels_keep_their_last_state_and_do_not_prevent_a_start(
             labels.write_text("[]")
             await until(lambda: any("labels" in reason for _, reason in health.report().degraded))
             assert (await live.get("stable", None)).name == "v000001"
+
+    asyncio.run(main())
+
+
+def test_a_redis_that_answers_but_takes_no_writes_is_reported(
+    settings: ServiceSettings, redis_client: redis.Redis
+) -> None:
+    async def main() -> None:
+        async with server.running(settings, Metrics(), LoadMonitor()) as running:
+
+            def reported() -> bool:
+                report = running.oversight.health.report()
+                return report.redis and any(
+                    part == "loop" and "membership" in reason and "ReadOnlyError" in reason
+                    for part, reason in report.degraded
+                )
+
+            redis_client.replicaof("127.0.0.1", "1")
+            try:
+                await until(reported)
+            finally:
+                redis_client.replicaof("NO", "ONE")
+            await until(lambda: not reported())
+
+    asyncio.run(main())
+
+
+def test_a_current_version_that_cannot_be_loaded_is_the_reason_for_not_being_ready(
+    settings: ServiceSettings,
+) -> None:
+    for file in (settings.data_dir / "versions" / "v000001").glob("*.safetensors"):
+        file.unlink()
+
+    async def main() -> None:
+        async with server.running(settings, Metrics(), LoadMonitor()) as running:
+            with pytest.raises(NotReadyError, match=r"v000001 was refused: .*safetensors"):
+                running.versions.live.current()
 
     asyncio.run(main())

@@ -42,10 +42,9 @@ async def overview(
 
 def _health(found: HealthReport | None, server: Server) -> dict[str, Any]:
     degraded = list(found.degraded) if found else []
-    if server.versions.live.current_name is None:
-        degraded.insert(
-            0, ("version", "no reward model is loaded yet: the first version is still being created")
-        )
+    live = server.versions.live
+    if live.current_name is None:
+        degraded.insert(0, ("version", f"no reward model is loaded yet: {live.none_because}"))
     return {
         "redis": None if found is None else "up" if found.redis else "down",
         "trainer": {"state": str(found.trainer.get("state"))} if found and found.trainer else None,

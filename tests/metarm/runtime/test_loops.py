@@ -134,3 +134,25 @@ def test_messages_that_differ_each_time_are_counted_but_not_logged_without_end(
     assert len(counted) == 100
     assert len(caplog.records) == MOST_LOGGED
     assert health.fault.endswith("attempt 99")
+
+
+def test_a_turn_that_answers_its_cancellation_with_another_error_still_ends() -> None:
+    async def main() -> None:
+        waiting = asyncio.Event()
+
+        async def turn() -> None:
+            waiting.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                raise OSError("interrupted") from error
+
+        async with asyncio.timeout(30), Loops(pause_s=0.0).running("labels", turn, 0.0):
+            await waiting.wait()
+
+    asyncio.run(main())
+
+
+def test_the_fault_of_a_loop_names_the_kind_of_error(health: LoopHealth) -> None:
+    health.failed(AssertionError())
+    assert "AssertionError" in health.fault

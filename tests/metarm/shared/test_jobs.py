@@ -167,3 +167,14 @@ def test_every_method_raises_a_redis_error_when_the_server_is_down(redis_process
             board.recent(1)
         with pytest.raises(redis.RedisError):
             board.finish(job, "failed")
+
+
+def test_a_job_whose_record_was_evicted_does_not_block_the_next(
+    board: JobBoard, redis_client: redis.Redis
+) -> None:
+    evicted = board.create({})
+    redis_client.delete(job_key(evicted.id))
+    assert board.active() is None
+    assert board.active() is None
+    later = board.create({})
+    assert board.active() == later

@@ -344,3 +344,12 @@ def test_a_foreign_entry_is_delivered_as_unreadable_and_not_counted(
     assert sample_log.count_unused(10) == 1
     assert ids(unused(redis_client)) == [None, None, "a"]
     assert sample_log.count_unused(10) == 1
+
+
+def test_an_append_that_redis_refused_can_be_repeated(sample_log: SampleLog, redis_client: redis.Redis) -> None:
+    redis_client.set(SAMPLES, "no stream")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        sample_log.append([request("r", [group("a"), group("b")])])
+    redis_client.delete(SAMPLES)
+    assert sample_log.append([request("r", [group("a"), group("b")])]) == 2
+    assert sample_log.append([request("r", [group("a"), group("b")])]) == 0
