@@ -76,7 +76,7 @@ def test_the_place_lists_the_failing_loops_of_the_trainer(presence: Faulty, redi
         wait_until(lambda: "failing" in (presence.status() or {}))
         status = presence.status()
         assert status is not None
-        assert status["failing"] == ["job-loop has failed 3 times in a row: stale file handle"]
+        assert status["failing"] == ["job-loop has failed 3 times in a row: OSError: stale file handle"]
         job_loop.succeeded()
         wait_until(lambda: "failing" not in (presence.status() or {"failing": []}))
     finally:

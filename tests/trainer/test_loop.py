@@ -27,7 +27,7 @@ from metarm.records import PolicyStamp, Preference, SampleGroup
 from metarm.runtime.code_version import code_version
 from metarm.runtime.loops import Loops
 from metarm.shared.jobs import Job, JobBoard
-from metarm.shared.keys import ACTIVE_JOB, LEASES, TRAINER
+from metarm.shared.keys import ACTIVE_JOB, LEASES, TRAINER, job_key
 from metarm.shared.leases import leased_versions
 from metarm.shared.presence import TrainerPresence
 from metarm.shared.sample_log import LoggedRequest, SampleLog
@@ -570,10 +570,11 @@ def test_an_unexpected_error_in_a_turn_does_not_end_the_trainer(
     bench = make_bench(gate_tolerance=1.0)
     log_samples(bench.log)
     stop = threading.Event()
-    redis_client.set(ACTIVE_JOB, "job-unknown")
+    redis_client.set(ACTIVE_JOB, "job-damaged")
+    redis_client.set(job_key("job-damaged"), b"no JSON")
     worker = threading.Thread(target=bench.trainer.run, args=(stop,))
     worker.start()
-    wait_until(lambda: "job-loop failed; retrying: UnknownJobError" in caplog.text)
+    wait_until(lambda: "job-loop failed; retrying: JSONDecodeError" in caplog.text)
     redis_client.delete(ACTIVE_JOB)
     job = bench.jobs.create({})
     wait_until(lambda: bench.jobs.get(job.id).status == "published")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,9 +27,10 @@ def in_thread(work: Callable[[], Any]) -> Any:
 
 
 def run_parallel() -> set[int]:
-    """Make torch use all its threads, and return the ids of this process's threads."""
+    """Make torch use all its threads, and return the ids of the threads that Python did not start."""
     torch.zeros(torch.get_num_threads() * PARALLEL_WORK).add_(1)
-    return {int(task.name) for task in Path("/proc/self/task").iterdir()}
+    everyone = {int(task.name) for task in Path("/proc/self/task").iterdir()}
+    return everyone - {thread.native_id for thread in threading.enumerate()}
 
 
 def affinities(threads: Iterable[int]) -> list[list[int]]:
