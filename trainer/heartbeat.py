@@ -92,12 +92,7 @@ class Heartbeat:
 
     def _renew(self) -> None:
         """Take or renew the place. After an error it counts as held or not, as before."""
-        with self._renewing:
-            try:
-                failing = [loop.fault for loop in self._loops.failing()]
-                status = {**self._status, **({"failing": failing} if failing else {})}
-                self._held = self._presence.hold(self.holder, status, LIFETIME_MS)
-            except Exception as error:  # noqa: BLE001 (reported: the thread survives any error)
-                self._health.failed(error)
-            else:
-                self._health.succeeded()
+        with self._renewing, self._health.turn():
+            failing = [loop.fault for loop in self._loops.failing()]
+            status = {**self._status, **({"failing": failing} if failing else {})}
+            self._held = self._presence.hold(self.holder, status, LIFETIME_MS)

@@ -86,15 +86,10 @@ class Trainer:
         After an error of one turn the next continues with the same job. Raises TrainerReplacedError.
         """
         while not stop.is_set():
-            try:
+            with self._health.turn(TrainerReplacedError):
                 self._run_next(stop)
-            except TrainerReplacedError:
-                raise
-            except Exception as error:  # noqa: BLE001 (reported: the trainer survives any error of a turn)
-                self._health.failed(error)
+            if self._health.error is not None:
                 stop.wait(self._health.pause_s)
-            else:
-                self._health.succeeded()
             stop.wait(POLL_S)
 
     def _run_next(self, stop: threading.Event) -> None:

@@ -69,14 +69,11 @@ class StoreClerk:
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
-            try:
+            with self._health.turn():
                 self._heartbeat.check()
                 self._commands.serve_one(self._do)
-            except Exception as error:  # noqa: BLE001 (reported: the thread survives any error)
-                self._health.failed(error)
+            if self._health.error is not None:
                 self._stopping.wait(self._health.pause_s)
-            else:
-                self._health.succeeded()
 
     def _do(self, kind: Kind, arguments: Mapping[str, Any]) -> Any:
         log.info("command from a service: %s %s", kind, arguments)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import redis
 
@@ -42,6 +42,19 @@ class LoopHealth:
     def fault(self) -> str:
         """Of a loop that is failing, for people."""
         return f"{self.name} has failed {self.failed_turns} times in a row: {_described(self.error)}"
+
+    @contextmanager
+    def turn(self, *fatal: type[Exception]) -> Iterator[None]:
+        """One turn, in the block. Its error is reported and suppressed, unless it is of a kind in `fatal`;
+        after the block `error` has it."""
+        try:
+            yield
+        except fatal:
+            raise
+        except Exception as error:  # noqa: BLE001 (reported: a loop survives whatever one turn raises)
+            self.failed(error)
+        else:
+            self.succeeded()
 
     def succeeded(self) -> None:
         if self.error is not None:
@@ -114,13 +127,10 @@ async def _run_periodically(
 
 async def _run_turn(loop: LoopHealth, turn: Callable[[], Awaitable[None]]) -> None:
     task = asyncio.current_task()
-    try:
-        await turn()
-    except asyncio.CancelledError as error:
-        if task is None or task.cancelling():
-            raise
-        loop.failed(RuntimeError(f"what the turn waited for was cancelled: {error!r}"))
-    except Exception as error:  # noqa: BLE001 (reported: a loop survives whatever one turn raises)
-        loop.failed(error)
-    else:
-        loop.succeeded()
+    with loop.turn():
+        try:
+            await turn()
+        except asyncio.CancelledError as error:
+            if task is None or task.cancelling():
+                raise
+            raise RuntimeError("what the turn waited for was cancelled") from error

@@ -107,14 +107,11 @@ class Membership:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            try:
+            with self._health.turn():
                 self._turn()
-            except Exception as error:  # noqa: BLE001 (reported: the thread survives whatever one turn raises)
+            if self._health.error is not None:
                 self._registered = None
-                self._health.failed(error)
                 self._stopping.wait(self._idle_poll_s)
-            else:
-                self._health.succeeded()
 
     def _turn(self) -> None:
         self._notices.subscribe()
