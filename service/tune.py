@@ -30,12 +30,13 @@ def main() -> None:
     with process_environment.gc_paused():
         import torch  # not before the environment is set
 
-        from metarm.model.reward_model import load_model, quiet_transformers
+        from metarm.model.reward_model import load_version, quiet_transformers
         from service.scoring.measuring import THOROUGH, best_plan, measure_plans
         from service.scoring.plan_choice import TUNING_FILE, fingerprint, write_plan
 
     quiet_transformers()
-    model, cores = load_model(settings.store.path(current), settings.max_tokens), usable_cores()
+    folder, manifest = settings.store.path(current), settings.store.manifest(current)
+    model, cores = load_version(folder, manifest, settings.max_tokens), usable_cores()
     print(f"{current}, {model.route.name} route, {cores} cores, torch {torch.__version__}", flush=True)
     results = list(measure_plans(model, cores, THOROUGH))
     if not results:

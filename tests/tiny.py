@@ -46,6 +46,8 @@ CHAT_TEMPLATE = (
     "<|{{ message['role'] }}|>{{ message['content'] }}</s>{% endfor %}"
 )
 
+DATED_TEMPLATE = "Today is {{ strftime_now('%d %b %Y') }}." + CHAT_TEMPLATE
+
 
 def encode_one(encoder: Encoder, prompt: Prompt, response: str) -> Encoded:
     return encoder.encode([(prompt, [response])])[0][0]
@@ -60,6 +62,19 @@ def make_checkpoint(folder: Path, kind: Kind, *, seed: int = 0, max_tokens: int 
         for parameter in network.parameters():
             parameter.mul_(3.0)
     network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def dated_checkpoint(folder: Path) -> Path:
+    """A tiny model whose chat template prints the date."""
+    return with_template(make_checkpoint(folder, "llama-chat"), DATED_TEMPLATE)
+
+
+def with_template(folder: Path, template: str) -> Path:
+    """Give a checkpoint another chat template."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -7,12 +7,16 @@ import logging
 import math
 import threading
 from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from metarm.errors import ConfigurationError, InvalidRequestError, JobCancelledError, TrainingError
+from metarm.model import probe
+from metarm.model.chat_template import TextRules
 from metarm.model.reward_model import RewardModel, import_model
 from metarm.runtime.code_version import code_version
 from metarm.store.versions import VersionStore
@@ -33,6 +37,7 @@ DEMO_SHA256 = {
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
 }
 DEMO_SOURCE = "packaged MiniLM-L6-v2"
+REPEATS = 5  # encodings of the probe that must agree
 
 
 def ensure_first_version(
@@ -74,7 +79,13 @@ def first_checkpoint(settings: LearningSettings) -> tuple[RewardModel, list[str]
     lacks, which are random. Raises ConfigurationError."""
     source = settings.model or str(packaged_encoder())
     init_head = settings.init_head or settings.model is None
-    return import_model(source, settings.max_tokens, init_head, settings.seed)
+    rules = TextRules(
+        settings.template_date or datetime.now(UTC).date(), settings.split_special_tokens or False
+    )
+    model, missing = import_model(source, settings.max_tokens, init_head, settings.seed, rules)
+    if len({probe.digest(model.encoder) for _ in range(REPEATS)}) > 1:
+        raise ConfigurationError(f"{source}: its chat template gives the same text different tokens each time")
+    return model, missing
 
 
 def first_manifest(model: RewardModel, settings: LearningSettings, method: str) -> dict[str, Any]:
@@ -99,7 +110,7 @@ def publish_first(
 ) -> str:
     """Make `model` the store's current version, and return its name. Raises ConfigurationError if a score is
     not finite."""
-    with Staging(store, model.encoder.max_tokens) as staged:
+    with Staging(store) as staged:
         name, saved = staged.save_and_load(model)  # what is described is what is served
         if curve is not None:
             store.keep_curve(name, curve.record())
@@ -126,12 +137,16 @@ def _described(
 
 
 def _check_origin(store: VersionStore, settings: TrainerSettings) -> None:
-    origin = store.manifest(store.names()[0]).get("source")
-    if settings.model is not None and origin != settings.model:
-        raise ConfigurationError(
-            f"{store.root} holds versions that began as {origin}, not {settings.model}: "
-            "use another --data-dir, or leave --model out"
-        )
+    manifest = store.manifest(store.names()[0])
+    origin, rules = manifest.get("source"), TextRules.of(manifest)
+    began = {"model": origin, **asdict(rules)}
+    for name in began:
+        asked = getattr(settings, name)
+        if asked is not None and asked != began[name]:
+            raise ConfigurationError(
+                f"{store.root} holds versions that began with the {name} {began[name]}, not {asked}: "
+                f"use another --data-dir, or leave METARM_{name.upper()} unset"
+            )
 
 
 def packaged_encoder() -> Path:

@@ -19,7 +19,7 @@ from metarm.errors import (
     NotReadyError,
     TrainingError,
 )
-from metarm.model.reward_model import load_model
+from metarm.model.reward_model import load_version
 from metarm.records import JobStatus
 from metarm.runtime import logs, tracing
 from metarm.runtime.loops import LoopHealth
@@ -141,7 +141,7 @@ class Trainer:
         log.info("%s: %s, %s", job.id, of_run, options.record())
         tracked.begin({**options.record(), **of_run})
 
-        with Staging(self._store, self._settings.max_tokens) as staged:
+        with Staging(self._store) as staged:
             with Progress(job.id, options.steps) as progress:
                 on_step = self._on_step(job, options.steps, stop, tracked, progress)
                 given = preferences, samples.groups, options, thresholds
@@ -165,7 +165,7 @@ class Trainer:
         if name is None:
             raise NotReadyError("there is no version to adapt yet")
         manifest = self._store.manifest(name)
-        model = load_model(self._store.path(name), self._settings.max_tokens)
+        model = load_version(self._store.path(name), manifest, self._settings.max_tokens)
         return Parent(name, model, Calibration.of(manifest), manifest.get("source"))
 
     def _finish(self, job: Job, name: str, *, resumed: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -30,6 +31,16 @@ class LearningSettings(ProcessSettings):
         description="First version: checkpoint folder or hub id. Unset: the packaged MiniLM.",
     )
     init_head: bool = Field(False, description="Give a bare backbone a new scalar head and fine-tune it.")
+    template_date: date | None = Field(
+        None,
+        description="Date that a chat template is told if it prints one (YYYY-MM-DD). It is recorded in the "
+        "first version's manifest, and later versions keep it. Unset: the day on which the first is made.",
+    )
+    split_special_tokens: bool | None = Field(
+        None,
+        description="Read control tokens in prompts and responses as ordinary text. Recorded as template_date "
+        "is. Unset: no, as transformers and training engines do by default.",
+    )
 
     train_threads: int | None = Field(
         None, ge=1, description="Torch threads of a run. Unset: all cores that this process may use."

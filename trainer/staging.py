@@ -13,10 +13,8 @@ from metarm.store.versions import VersionStore
 class Staging:
     """The files of one version, for a `with` block; deleted at its end unless published or rejected."""
 
-    def __init__(self, store: VersionStore, max_tokens: int) -> None:
-        """`max_tokens` is the limit of the model as it is loaded again."""
+    def __init__(self, store: VersionStore) -> None:
         self._store = store
-        self._max_tokens = max_tokens
         self._name: str | None = None
 
     def __enter__(self) -> Self:
@@ -36,4 +34,4 @@ class Staging:
         self._name, folder = self._store.stage()
         with tracing.span("save", version=self._name):
             model.save(folder)
-            return self._name, load_model(folder, self._max_tokens)
+            return self._name, load_model(folder, model.encoder.max_tokens, rules=model.encoder.rules)

@@ -14,7 +14,7 @@ from experiments.closed_loop.records import DIGITS, RetrainRecord
 from experiments.closed_loop.reward_models import failed_retrain, in_requests, retrain_record
 from metarm.errors import TrainingError
 from metarm.figures import PairScores
-from metarm.model.reward_model import DEFAULT_BATCH_TOKENS, RewardModel, load_model
+from metarm.model.reward_model import DEFAULT_BATCH_TOKENS, RewardModel, load_version
 from metarm.records import SampleGroup
 from metarm.store.calibration import IDENTITY, Calibration
 from simulation.optimise import Groups
@@ -63,7 +63,7 @@ class InProcess:
 
         parent = Parent(self.version, self._model, self.calibration, None)
         given = parent, self._preferences, self._samples, chosen, Thresholds.of(self._settings)
-        with Staging(self._store, self._settings.max_tokens) as staged:
+        with Staging(self._store) as staged:
             try:
                 candidate = retrain(*given, on_step, staged.save_and_load)
             except TrainingError as error:  # as on a server: nothing changes, and the samples stay for the next
@@ -83,8 +83,9 @@ class InProcess:
     def _load_current(self) -> RewardModel:
         """The current version as loaded from disk, as a server has it."""
         self.version = str(self._store.current())
-        self.calibration = Calibration.of(self._store.manifest(self.version))
-        return load_model(self._store.path(self.version), self._settings.max_tokens)
+        manifest = self._store.manifest(self.version)
+        self.calibration = Calibration.of(manifest)
+        return load_version(self._store.path(self.version), manifest, self._settings.max_tokens)
 
     @torch.inference_mode()
     def _request(self, groups: Groups) -> list[list[float]]:

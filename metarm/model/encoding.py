@@ -1,6 +1,6 @@
 """Encoding: (prompt, response) → token ids, as the checkpoint's tokenizer requires.
 
-No other code handles chat templates, special tokens or truncation. The tokenizer decides between three formats
+No other code handles special tokens or truncation. The tokenizer decides between three formats
 (docs/api.md, "How text becomes tokens"):
 
 | format | when                    | tokens                                                        |
@@ -18,18 +18,18 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
-from jinja2 import TemplateError
 from tokenizers import Encoding as TokenizerEncoding
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
+from metarm.model.chat_template import DEFAULT_RULES, ChatTemplate, ControlTokens, TextRules, texts_of
 from metarm.records import Message, Prompt
 from metarm.store.manifest import MANIFEST
 from metarm.store.versions import CURVE
@@ -42,12 +42,14 @@ UNSET_LENGTH = 10**9  # from here on, a tokenizer's model_max_length means "not 
 class Encoded:
     """One sequence: token ids (S,), segment ids (S,) if the model reads them, and whether tokens
     were dropped to fit. The first `prompt_tokens` tokens come from the prompt alone; sequences of
-    other responses to it usually begin with the same ones."""
+    other responses to it usually begin with the same ones. `control_tokens`: the text of prompt or response
+    contains control tokens of the tokenizer."""
 
     ids: list[int]
     type_ids: list[int] | None
     truncated: bool
     prompt_tokens: int = field(default=0, compare=False)
+    control_tokens: bool = field(default=False, compare=False)
 
     @property
     def key(self) -> bytes:
@@ -60,13 +62,22 @@ class Encoded:
 class Encoder:
     """Encodes for one checkpoint. Thread-safe."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, max_tokens: int, rules: TextRules = DEFAULT_RULES
+    ) -> None:
         """`max_tokens` limits every sequence, special tokens included."""
         self.tokenizer = tokenizer
         self.max_tokens = min(max_tokens, _declared_limit(tokenizer))
+        self.rules = rules
         self.format = _format_of(tokenizer)
+        self._template = ChatTemplate(tokenizer, rules.template_date)
+        added = tokenizer.added_tokens_decoder.values()
+        self._control_tokens = ControlTokens(token.content for token in added if token.special)
+        self._added_tokens = ControlTokens(token.content for token in added if token.content.strip())
         self._uses_segments = "token_type_ids" in tokenizer.model_input_names
         self._plain_tokenizer = _plain_copy(tokenizer.backend_tokenizer)
+        if rules.split_special_tokens and self.format != "chat":
+            self._plain_tokenizer.encode_special_tokens = True  # as text
         self._frame = _pair_frame(self._plain_tokenizer) if self.format == "pair" else None
 
     def encode(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
@@ -74,33 +85,51 @@ class Encoder:
 
         Raises InvalidRequestError if the chat template refuses the messages, or a sequence is empty.
         """
-        if self.format == "pair":
-            return self._encode_pairs(groups)
+        encoded = self._encode_pairs(groups) if self.format == "pair" else self._encode_whole(groups)
+        return [
+            self._with_control_tokens(prompt, responses, samples)
+            for (prompt, responses), samples in zip(groups, encoded, strict=True)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """The fields of a version's manifest about the encoding."""
+        day = self.rules.template_date
+        return {
+            "format": self.format,
+            "max_tokens": self.max_tokens,
+            "template_date": day.isoformat() if day else None,
+            "split_special_tokens": self.rules.split_special_tokens,
+        }
+
+    def _encode_whole(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
         texts = [self._texts(prompt, responses) for prompt, responses in groups]
         flat = [text for group in texts for text, _ in group]
         special = self.format == "concat"
         encoded = iter(self._plain_tokenizer.encode_batch(flat, add_special_tokens=special))
         return [[self._single(next(encoded), first) for _, first in group] for group in texts]
 
-    def describe(self) -> dict[str, Any]:
-        """The fields of a version's manifest about the encoding."""
-        return {"format": self.format, "max_tokens": self.max_tokens}
+    def _with_control_tokens(
+        self, prompt: Prompt, responses: Sequence[str], encoded: Sequence[Encoded]
+    ) -> list[Encoded]:
+        """The sequences of a group, marked where their text has control tokens; these are read as text if the
+        rules say so."""
+        written, samples = texts_of(prompt), list(encoded)
+        for place, response in enumerate(responses):
+            texts = (*written, response)
+            splits = self.rules.split_special_tokens and self.format == "chat"
+            if splits and self._added_tokens.found_in(*texts):
+                samples[place] = self._fit(self._template.ids_of_plain_text(prompt, response), prompt_tokens=0)
+            if self._control_tokens.found_in(*texts):
+                samples[place] = replace(samples[place], control_tokens=True)
+        return samples
 
     def _texts(self, prompt: Prompt, responses: Sequence[str]) -> list[tuple[str, int]]:
         """For each response, the whole text and how many of its first characters come from the prompt."""
         if self.format == "concat":
             first = _plain_text(prompt)
             return [(first + response, len(first)) for response in responses]
-        chars = _common_start(self._conversation(prompt, "A"), self._conversation(prompt, "B"))
-        return [(self._conversation(prompt, response), chars) for response in responses]
-
-    def _conversation(self, prompt: Prompt, response: str) -> str:
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        conversation = [*messages, {"role": "assistant", "content": response}]
-        try:
-            return cast("str", self.tokenizer.apply_chat_template(conversation, tokenize=False))
-        except TemplateError as error:
-            raise InvalidRequestError(f"the model's chat template rejects these messages: {error}") from error
+        chars = _common_start(self._template.render(prompt, "A"), self._template.render(prompt, "B"))
+        return [(self._template.render(prompt, response), chars) for response in responses]
 
     def _single(self, encoding: TokenizerEncoding, prompt_chars: int) -> Encoded:
         ids: list[int] = encoding.ids
@@ -110,6 +139,10 @@ class Encoder:
             ids.append(eos)
         if not ids:
             raise InvalidRequestError("prompt and response are both empty: send some text to score")
+        return self._fit(ids, prompt_tokens)
+
+    def _fit(self, ids: list[int], prompt_tokens: int) -> Encoded:
+        """The last `max_tokens` ids as a sequence; the first `prompt_tokens` ids come from the prompt."""
         if len(ids) <= self.max_tokens:
             return Encoded(ids, self._segments(ids), False, prompt_tokens)
         dropped = len(ids) - self.max_tokens
@@ -181,20 +214,20 @@ def _pair_frame(fast: Tokenizer) -> PairFrame:
     )
 
 
-def load_encoder(path: Path | str, max_tokens: int) -> Encoder:
+def load_encoder(path: Path | str, max_tokens: int, rules: TextRules = DEFAULT_RULES) -> Encoder:
     """The encoder of a checkpoint folder or hub id. Folders with equal files share one encoder while it is in
     use. Raises InvalidVersionError."""
     if not isinstance(path, Path):
-        return _read_encoder(path, max_tokens)
-    key = (_digest_of_encoding(path), max_tokens)
+        return _read_encoder(path, max_tokens, rules)
+    key = (_digest_of_encoding(path), max_tokens, rules)
     encoder = _in_use.get(key)
     if encoder is None:
-        encoder = _in_use[key] = _read_encoder(path, max_tokens)
+        encoder = _in_use[key] = _read_encoder(path, max_tokens, rules)
     return encoder
 
 
 # Most versions share one tokenizer. Reading one holds the GIL for about 50 ms, which delays every request.
-_in_use: WeakValueDictionary[tuple[bytes, int], Encoder] = WeakValueDictionary()
+_in_use: WeakValueDictionary[tuple[bytes, int, TextRules], Encoder] = WeakValueDictionary()
 
 
 def _digest_of_encoding(folder: Path) -> bytes:
@@ -208,7 +241,7 @@ def _digest_of_encoding(folder: Path) -> bytes:
     return digest.digest()
 
 
-def _read_encoder(path: Path | str, max_tokens: int) -> Encoder:
+def _read_encoder(path: Path | str, max_tokens: int, rules: TextRules) -> Encoder:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
@@ -218,7 +251,7 @@ def _read_encoder(path: Path | str, max_tokens: int) -> Encoder:
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
         # transformers returns such a tokenizer for a folder without tokenizer files
         raise InvalidVersionError(f"{path}: its tokenizer has no vocabulary: check that its files are complete")
-    return Encoder(tokenizer, max_tokens)
+    return Encoder(tokenizer, max_tokens, rules)
 
 
 def _format_of(tokenizer: PreTrainedTokenizerFast) -> Format:

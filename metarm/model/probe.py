@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from metarm.errors import InvalidVersionError
-from metarm.model.encoding import Encoded
+from metarm.model.encoding import Encoded, Encoder
 from metarm.model.reward_model import RewardModel
 
 TEXTS = (
@@ -52,6 +52,11 @@ def check(model: RewardModel, manifest: Mapping[str, Any]) -> None:
         raise InvalidVersionError(f"{name}: its scores are not finite")
     if record is not None:
         _compare_scores(name, samples, scores, record)
+
+
+def digest(encoder: Encoder) -> bytes:
+    """A digest of the probe's tokens."""
+    return hashlib.sha256(b"".join(sample.key for group in encoder.encode(TEXTS) for sample in group)).digest()
 
 
 def _compare_tokens(name: str, samples: Sequence[Encoded], record: Sequence[Mapping[str, Any]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.utils import logging as transformers_logging
 
 from metarm.errors import ConfigurationError, InvalidVersionError
+from metarm.model.chat_template import DEFAULT_RULES, TextRules
 from metarm.model.encoding import Encoded, Encoder, load_encoder
 from metarm.model.forward import Padded, PrefixStore, choose_route
 
@@ -94,7 +95,9 @@ class RewardModel:
         tokenizer.save_pretrained(folder)
 
 
-def load_model(path: Path, max_tokens: int, share_prompts: bool = True) -> RewardModel:
+def load_model(
+    path: Path, max_tokens: int, share_prompts: bool = True, rules: TextRules = DEFAULT_RULES
+) -> RewardModel:
     """A published version, in float32. Raises InvalidVersionError unless it is a complete safetensors
     checkpoint with one label."""
     config = _config_of(path)
@@ -104,22 +107,35 @@ def load_model(path: Path, max_tokens: int, share_prompts: bool = True) -> Rewar
     if missing:
         raise InvalidVersionError(f"{path}: the checkpoint lacks the weights {', '.join(missing)}")
     _take_into_memory(network)
-    return RewardModel(network, load_encoder(path, _limit(config, max_tokens)), share_prompts)
+    return RewardModel(network, load_encoder(path, _limit(config, max_tokens), rules), share_prompts)
 
 
-def import_model(source: str, max_tokens: int, init_head: bool, seed: int) -> tuple[RewardModel, list[str]]:
+def load_version(
+    folder: Path, manifest: Mapping[str, Any], max_tokens: int, share_prompts: bool = True
+) -> RewardModel:
+    """A published version that reads text as its manifest says; `max_tokens` can only lower its limit. Raises
+    InvalidVersionError."""
+    limit = (manifest.get("encoding") or {}).get("max_tokens", max_tokens)
+    return load_model(folder, min(limit, max_tokens), share_prompts, TextRules.of(manifest))
+
+
+def import_model(
+    source: str, max_tokens: int, init_head: bool, seed: int, rules: TextRules = DEFAULT_RULES
+) -> tuple[RewardModel, list[str]]:
     """A user's checkpoint (folder or hub id), and the names of the weights that the checkpoint lacks.
 
     A checkpoint without a trained one-label head is refused unless `init_head`, which then gives it
     a new one from `seed`. Raises ConfigurationError.
     """
     try:
-        return _import_model(source, max_tokens, init_head, seed)
+        return _import_model(source, max_tokens, init_head, seed, rules)
     except InvalidVersionError as error:
         raise ConfigurationError(error.message) from error
 
 
-def _import_model(source: str, max_tokens: int, init_head: bool, seed: int) -> tuple[RewardModel, list[str]]:
+def _import_model(
+    source: str, max_tokens: int, init_head: bool, seed: int, rules: TextRules
+) -> tuple[RewardModel, list[str]]:
     config = _config_of(source)
     has_head = any(a.endswith("ForSequenceClassification") for a in config.architectures or [])
     if has_head and config.num_labels != 1:
@@ -132,7 +148,7 @@ def _import_model(source: str, max_tokens: int, init_head: bool, seed: int) -> t
             f"{source} is a bare backbone: it lacks {', '.join(missing)}. Pass --init-head to give it a new, "
             "untrained head that is then fine-tuned on the preferences"
         )
-    return RewardModel(network, load_encoder(source, _limit(config, max_tokens))), missing
+    return RewardModel(network, load_encoder(source, _limit(config, max_tokens), rules)), missing
 
 
 def quiet_transformers() -> None:

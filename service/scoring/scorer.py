@@ -224,5 +224,6 @@ class Scorer:
         self._metrics.responses_scored.labels(version).inc(len(flat))
         self._metrics.tokens_scored.labels(version).inc(tokens)
         self._metrics.responses_truncated.inc(sum(sample.truncated for sample in flat))
+        self._metrics.responses_with_control_tokens.inc(sum(sample.control_tokens for sample in flat))
         self._metrics.score_cache.labels("miss").inc(computed)
         self._metrics.score_cache.labels("hit").inc(len(flat) - computed)

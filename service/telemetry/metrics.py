@@ -34,6 +34,10 @@ class Metrics:
         self.responses_scored = counter("rm_responses_scored_total", "Responses scored.", ("version",))
         self.tokens_scored = counter("rm_tokens_scored_total", "Tokens scored.", ("version",))
         self.responses_truncated = counter("rm_responses_truncated_total", "Responses cut to fit.")
+        self.responses_with_control_tokens = counter(
+            "rm_responses_with_control_tokens_total",
+            "Responses scored whose text, or their prompt's, contains control tokens such as </s>.",
+        )
         self.queue_tokens = gauge("rm_queue_tokens", "Tokens waiting for a forward thread.")
         self.queue_seconds = histogram(
             "rm_queue_duration_seconds",

@@ -13,7 +13,7 @@ import torch
 
 from metarm.errors import InvalidVersionError, UnknownVersionError
 from metarm.model import probe
-from metarm.model.reward_model import RewardModel, load_model
+from metarm.model.reward_model import RewardModel, load_version
 from metarm.runtime.cores import usable_cores
 from metarm.runtime.priority import lower_thread_priority
 from metarm.runtime.tracing import span
@@ -83,8 +83,7 @@ class VersionLoader:
     def _verified(self, name: str) -> LoadedVersion:
         manifest = self._store.verify(name)
         calibration = Calibration.of(manifest)
-        limit = (manifest.get("encoding") or {}).get("max_tokens", self._max_tokens)
-        model = load_model(self._store.path(name), min(limit, self._max_tokens), self._share_prompts)
+        model = load_version(self._store.path(name), manifest, self._max_tokens, self._share_prompts)
         probe.check(model, manifest)  # in float32, as it was taken
         if self._reduced:
             model.reduce_precision()

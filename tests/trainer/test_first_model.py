@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ import torch
 
 from metarm.errors import ConfigurationError, JobCancelledError
 from metarm.model import probe
-from metarm.model.reward_model import load_model
+from metarm.model.reward_model import load_model, load_version
 from metarm.records import Preference, Prompt
 from metarm.runtime.code_version import code_version
 from metarm.store.versions import VersionStore
 from tests.demo_groups import demo_groups
 from tests.processes import Process, RedisProcess, service
 from tests.store import publish
-from tests.tiny import Kind
+from tests.tiny import CHAT_TEMPLATE, Kind, dated_checkpoint, encode_one, make_checkpoint, with_template
 from trainer.bootstrap import ensure_first_version
 from trainer.first_model import run
 from trainer.preferences import PreferenceSet, load_preferences
@@ -54,6 +55,62 @@ def settings(preferences: Path, model: Path, data_dir: Path, **changes: Any) -> 
 def metarm_train(tmp_path: Path, *arguments: object) -> Process:
     command = [sys.executable, "-m", "metarm", "train", *map(str, arguments)]
     return Process(command, tmp_path / "output.txt", {"METARM_TRAIN_THREADS": "1"})
+
+
+def in_process_settings(tmp_path: Path, model: Path, **changes: Any) -> TrainerSettings:
+    return TrainerSettings(data_dir=tmp_path, model=str(model), max_tokens=128, **changes)
+
+
+def first_version(settings: TrainerSettings) -> dict[str, Any]:
+    settings.store.prepare()
+    ensure_first_version(settings.store, settings, ConfigurationError("no pairs"), threading.Event())
+    return settings.store.manifest("v000001")
+
+
+def test_the_first_version_records_the_date_its_template_is_told_and_keeps_it(tmp_path: Path) -> None:
+    model = dated_checkpoint(tmp_path / "dated")
+    given = in_process_settings(tmp_path, model, template_date="2024-07-26", split_special_tokens=True)
+    manifest = first_version(given)
+    assert manifest["encoding"]["template_date"] == "2024-07-26"
+    assert manifest["encoding"]["split_special_tokens"] is True
+    served = load_version(given.store.path("v000001"), manifest, 512)
+    probe.check(served, manifest)
+    assert "Today is 26 Jul 2024." in served.encoder.tokenizer.decode(
+        encode_one(served.encoder, "Who?", "I.").ids
+    )
+    assert first_version(in_process_settings(tmp_path, model)) == manifest, (
+        "unset settings keep what is recorded"
+    )
+
+
+def test_the_first_version_is_pinned_to_the_day_on_which_it_is_made(tmp_path: Path) -> None:
+    before = datetime.now(UTC).date().isoformat()
+    manifest = first_version(in_process_settings(tmp_path, dated_checkpoint(tmp_path / "dated")))
+    assert manifest["encoding"]["template_date"] in (before, datetime.now(UTC).date().isoformat())
+    assert manifest["encoding"]["split_special_tokens"] is False
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("template_date", "2025-01-01"), ("split_special_tokens", True), ("model", "other")]
+)
+def test_a_setting_that_differs_from_what_the_versions_began_with_is_refused(
+    setting: str, value: object, tmp_path: Path
+) -> None:
+    model = dated_checkpoint(tmp_path / "dated")
+    first_version(in_process_settings(tmp_path, model, template_date="2024-07-26"))
+    changed = in_process_settings(tmp_path, model).model_copy(
+        update={setting: date.fromisoformat(str(value)) if setting == "template_date" else value}
+    )
+    with pytest.raises(ConfigurationError, match=f"METARM_{setting.upper()}"):
+        first_version(changed)
+
+
+def test_a_template_that_gives_a_text_other_tokens_each_time_is_refused(tmp_path: Path) -> None:
+    template = "{{ range(100000) | random }}" + CHAT_TEMPLATE
+    model = with_template(make_checkpoint(tmp_path / "random", "llama-chat"), template)
+    with pytest.raises(ConfigurationError, match="different tokens each time"):
+        first_version(in_process_settings(tmp_path, model))
+    assert VersionStore(tmp_path / "versions").names() == []
 
 
 @pytest.mark.slow

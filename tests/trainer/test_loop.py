@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from metarm.errors import ConfigurationError, CutOverAbortedError
 from metarm.model import probe
-from metarm.model.reward_model import RewardModel, load_model
+from metarm.model.reward_model import RewardModel, load_model, load_version
 from metarm.records import PolicyStamp, Preference, SampleGroup
 from metarm.runtime.code_version import code_version
 from metarm.runtime.loops import Loops
@@ -37,7 +37,7 @@ from metarm.store.versions import Label, VersionStore, version_number
 from tests.demo_groups import demo_groups
 from tests.processes import wait_until
 from tests.store import publish
-from tests.tiny import Kind
+from tests.tiny import Kind, dated_checkpoint
 from trainer import retrain
 from trainer.heartbeat import Heartbeat, TrainerReplacedError
 from trainer.loop import MAX_ATTEMPTS, Trainer
@@ -224,6 +224,18 @@ def test_a_run_publishes_an_accepted_candidate_and_acknowledges_its_samples(
     assert all((difference is not None) == (method == "metarm") for difference in curve["difference"])
     assert bench.log.count_unused(100) == 0
     assert bench.jobs.active() is None
+
+
+def test_a_child_reads_text_as_its_parent_does(make_bench: Callable[..., Bench], tmp_path: Path) -> None:
+    bench = make_bench(gate_tolerance=1.0, max_tokens=128)
+    encoding = {"max_tokens": 96, "template_date": "2024-07-26", "split_special_tokens": True}
+    publish(tmp_path, dated_checkpoint(tmp_path / "dated"), encoding=encoding)
+    log_samples(bench.log)
+    job = bench.run(ascent="none")
+    assert job.status == "published", job
+    manifest = bench.store.verify(str(job.candidate))
+    assert manifest["encoding"] == {"format": "chat", **encoding}
+    probe.check(load_version(bench.store.path(str(job.candidate)), manifest, 512), manifest)
 
 
 @pytest.mark.parametrize("trainable", ["lora", "head"])

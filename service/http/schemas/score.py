@@ -92,4 +92,6 @@ class TokenizeResponse(BaseModel):
     version: str
     format: Literal["chat", "pair", "concat"]
     max_tokens: int
+    template_date: str | None = Field(None, description="The date that the chat template is told.")
+    split_special_tokens: bool = Field(description="Whether control tokens in texts are read as text.")
     groups: list[GroupTokens]

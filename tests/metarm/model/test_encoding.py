@@ -173,7 +173,7 @@ def test_no_sequence_exceeds_the_limit_of_the_model(checkpoint: Kinds, kind: Kin
     encoder = load_encoder(checkpoint(kind), 10_000)
     encoded = encode_one(encoder, "words " * 500, "more words " * 500)
     assert encoder.max_tokens == len(encoded.ids) == 128
-    assert encoder.describe() == {"format": encoder.format, "max_tokens": 128}
+    assert encoder.describe()["max_tokens"] == 128
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])

@@ -1,0 +1,136 @@
+"""A tokenizer's chat template, rendered as of a fixed date, and the control tokens that a text may forge."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, tzinfo
+from typing import Any, cast
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
+
+from metarm.errors import InvalidRequestError, InvalidVersionError
+from metarm.records import Prompt
+
+CLOCK = "strftime_now"  # the function by which a template reads the date
+
+
+@dataclass(frozen=True, slots=True)
+class TextRules:
+    """What decides the tokens of a text, apart from the tokenizer's files and the limit of tokens.
+
+    `template_date` is the day that a chat template is told (midnight UTC); None: a template that asks for it is
+    refused. `split_special_tokens`: prompts and responses are never read as control tokens.
+    """
+
+    template_date: date | None = None
+    split_special_tokens: bool = False
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> TextRules:
+        """The rules that a version was made with. A manifest without a date gives the day it was made.
+
+        Raises InvalidVersionError.
+        """
+        encoding = manifest.get("encoding") or {}
+        day = encoding.get("template_date") or str(manifest.get("created"))[:10]
+        try:
+            return cls(date.fromisoformat(day), encoding.get("split_special_tokens") is True)
+        except (TypeError, ValueError) as error:
+            raise InvalidVersionError(f"its manifest has the template_date {day!r}: {error}") from error
+
+
+DEFAULT_RULES = TextRules()
+
+
+class ChatTemplate:
+    """Renders conversations. Thread-safe."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, on: date | None) -> None:
+        """`on`: the date that the template is told instead of today's. Raises InvalidVersionError if this
+        release of transformers does not take it."""
+        self._tokenizer = tokenizer
+        self._clock = _PinnedClock(on)
+        self._encoding = threading.Lock()  # transformers sets options of the shared tokenizer
+        if on is not None and CLOCK in str(tokenizer.chat_template):
+            year = self._apply("", "", chat_template="{{ strftime_now('%Y') }}", tokenize=False)
+            if year != f"{on:%Y}":
+                raise InvalidVersionError(
+                    "its chat template reads the date, which transformers does not let be pinned"
+                )
+
+    def render(self, prompt: Prompt, response: str) -> str:
+        """The conversation that ends with `response`. Raises InvalidRequestError if the template rejects it."""
+        return cast("str", self._apply(prompt, response, tokenize=False))
+
+    def ids_of_plain_text(self, prompt: Prompt, response: str) -> list[int]:
+        """The token ids of the conversation, whose only control tokens are the template's own: those in the
+        messages are read as ordinary text (transformers' `sanitize_control_tokens`). Raises as `render`."""
+        with self._encoding:
+            ids = self._apply(prompt, response, return_dict=False, sanitize_control_tokens=True)
+        return cast("list[int]", ids)
+
+    def _apply(self, prompt: Prompt, response: str, **options: Any) -> object:
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        conversation = [*messages, {"role": "assistant", "content": response}]
+        before = _clock_in_use.set(self._clock)
+        try:
+            return self._tokenizer.apply_chat_template(conversation, **options)
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+            raise InvalidRequestError(f"the model's chat template rejects these messages: {error}") from error
+        finally:
+            _clock_in_use.reset(before)
+
+
+class _PinnedClock:
+    """What a template learns of the time: midnight UTC of one day."""
+
+    def __init__(self, on: date | None) -> None:
+        self._now = None if on is None else datetime.combine(on, time(), UTC)
+
+    def strftime(self, form: str) -> str:
+        if self._now is None:
+            raise TemplateError("it reads the date, and none is pinned for this model")
+        seconds = str(int(self._now.timestamp()))  # libc computes %s in the machine's time zone
+        return self._now.strftime(form.replace("%s", seconds))
+
+
+_clock_in_use: ContextVar[_PinnedClock | None] = ContextVar("clock of the template", default=None)
+
+
+class _Clock(datetime):
+    """Takes the place of `datetime` where transformers defines `strftime_now` for templates. Its renderer takes
+    no functions of ours."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Any:
+        return _clock_in_use.get() or super().now(tz)
+
+
+chat_template_utils.datetime = _Clock  # type: ignore[attr-defined]
+
+
+class ControlTokens:
+    """Strings that a tokenizer reads as control tokens wherever they stand."""
+
+    def __init__(self, contents: Iterable[str]) -> None:
+        self._by_start: dict[str, list[str]] = defaultdict(list)  # most texts have none of the few beginnings
+        for content in contents:
+            self._by_start[content[:2]].append(content)
+
+    def found_in(self, *texts: str) -> bool:
+        return any(
+            start in text and any(content in text for content in contents)
+            for text in texts
+            for start, contents in self._by_start.items()
+        )
+
+
+def texts_of(prompt: Prompt) -> list[str]:
+    """The strings that a client wrote in a prompt."""
+    return [prompt] if isinstance(prompt, str) else [text for m in prompt for text in (m["role"], m["content"])]
