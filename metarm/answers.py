@@ -14,7 +14,7 @@ import orjson
 from metarm.errors import ClientError, MetaRMError, PayloadTooLargeError
 from metarm.records import ScoredGroup, ScoreResult
 
-VERSION_NAME = re.compile(r"v\d+")  # a pin of another form is a label
+VERSION_NAME = re.compile(r"v[0-9]+")  # a pin of another form is a label
 
 
 @dataclass(frozen=True, slots=True)

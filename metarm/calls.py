@@ -252,10 +252,10 @@ def checked_seconds(name: str, value: float, *, or_none: bool = False) -> float:
 def path(*names: str) -> str:
     """The path of these names. Raises ClientError `invalid_request` for a name that is none."""
     try:
-        if "" in names or "." in names or ".." in names:
-            raise ValueError("a name in a path is neither empty nor dots")
+        if not all(isinstance(name, str) for name in names) or {"", ".", ".."} & {*names}:
+            raise ValueError("a name is a text, and neither empty nor dots")
         return "".join(f"/{quote(name, safe='')}" for name in names)
-    except (TypeError, ValueError) as error:  # no text, or a lone surrogate
+    except ValueError as error:  # also a lone surrogate
         raise refused(f"no path can be made of {names!r:.200}: {error}") from error
 
 
