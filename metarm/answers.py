@@ -62,7 +62,7 @@ def has(fields: Fields) -> Check:
     )
 
 
-READY: Fields = {"status": is_text, "version": is_text, "degraded": list_of(is_object)}
+READY: Fields = {"status": is_text, "version": is_text, "degraded": nullable(list_of(is_object))}
 VERSIONS: Fields = {
     "current": nullable(is_text),
     "serving": nullable(is_text),
@@ -73,7 +73,7 @@ DRIFT: Fields = {
     "watch": has({"watching": nullable(is_object), "ended": list_of(is_object)}),
 }
 ACTIVATED: Fields = {"current": is_text, "serving": nullable(is_text)}
-ACCEPTED_JOB: Fields = {"job": is_text, "status": is_text}
+ACCEPTED_JOB: Fields = {"job": is_text, "status": nullable(is_text)}
 JOB: Fields = {
     "status": is_text,
     "progress": is_object,

@@ -74,11 +74,7 @@ class Calls:
         try:
             self._tls = httpx.create_ssl_context()
             self._connect()
-        except (
-            OSError,
-            ValueError,
-            httpx.InvalidURL,
-        ) as error:  # of the variables SSL_CERT_FILE, HTTP_PROXY, …
+        except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:  # of SSL_CERT_FILE, ALL_PROXY, …
             raise refused(f"the environment's settings for TLS or proxies are unusable: {error}") from error
 
     def close(self) -> None:
@@ -108,12 +104,12 @@ class Calls:
                 if perhaps_done and call.gone == error.error_code:
                     return None
                 perhaps_done = perhaps_done or failure.perhaps_done
+                if failure.perhaps_done and not call.repeatable:
+                    noted(error, "not sent again, because it may have been carried out")
+                    raise error from failure.cause
                 if failure.asked_s is not None:
                     error.retry_after_s = math.ceil(min(failure.asked_s, MAX_PAUSE_S))
                 if not failure.passes:
-                    raise error from failure.cause
-                if failure.perhaps_done and not call.repeatable:
-                    noted(error, "not sent again, because it may have been carried out")
                     raise error from failure.cause
                 if pooled and failure.stale:
                     pooled = False

@@ -39,7 +39,7 @@ class RewardClient:
         *,
         api_key: str | None = None,
         timeout_s: float = 180.0,
-        deadline_s: float = 900.0,
+        deadline_s: float = 1800.0,
         retries: int = 5,
         clock: Clock = time,
     ) -> None:

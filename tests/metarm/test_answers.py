@@ -182,7 +182,7 @@ WRONG_FIELDS: list[tuple[str, Any]] = [
     ("drift", {"versions": [], "watch": {"watching": None, "ended": None}}),
     ("activate", {"current": ["v000001"], "serving": "v000001"}),
     ("retrain", {"job": "", "status": "queued"}),
-    ("retrain", {"job": "job-1", "status": None}),
+    ("retrain", {"job": "job-1", "status": 3}),
     ("job", {**JOB, "job": "job-2"}),
     ("job", {**JOB, "progress": None}),
     ("cancel", {**JOB, "error": "failed"}),
