@@ -167,7 +167,7 @@ class Calls:
     def _exchange(
         self, call: Call, content: bytes | None, limit_s: float, pooled: bool, trace: Any
     ) -> tuple[httpx.Response, bytes]:
-        """The response and its body. Raises ClientError and what httpx raises."""
+        """The response and its body. Raises what httpx raises, and RuntimeError after `close`."""
         until = self._clock.monotonic() + limit_s
         if self._closed:
             raise RuntimeError("the client is closed")
