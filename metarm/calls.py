@@ -18,6 +18,7 @@ from metarm.errors import ClientError
 from metarm.pauses import MAX_PAUSE_S, asked_pause_s, pause_s
 
 MAX_REQUEST_S = 86_400.0  # a longer timeout does not fit into a socket's
+CONNECT_S = 30.0  # a server that is there accepts a connection before that
 MAX_ANSWER_BYTES = 64 * 2**20
 KEEP_IDLE_S = 4.0  # less than servers and proxies keep an idle connection (uvicorn alone: 5 s)
 NOT_DONE = frozenset({408, 429, 503})  # the request was not carried out, and may be later
@@ -179,7 +180,7 @@ class Calls:
             call.path,
             content=content,
             headers={} if content is None else {"Content-Type": "application/json"},
-            timeout=limit_s,
+            timeout=httpx.Timeout(limit_s, connect=min(limit_s, CONNECT_S)),
             extensions={"trace": trace},
         ) as response:
             body = bytearray()

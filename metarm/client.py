@@ -38,13 +38,14 @@ class RewardClient:
         base_url: str = "http://127.0.0.1:8080",
         *,
         api_key: str | None = None,
-        timeout_s: float = 180.0,
+        timeout_s: float = 600.0,
         deadline_s: float = 1800.0,
         retries: int = 5,
         clock: Clock = time,
     ) -> None:
-        """`timeout_s` limits one HTTP request; `deadline_s` one call, with all its requests and pauses
-        (math.inf: no limit). `clock` measures and makes every pause between requests.
+        """`timeout_s` limits one HTTP request, and must leave a server time to score as much as one request may
+        hold; `deadline_s` limits one call, with all its requests and pauses (math.inf: no limit). `clock`
+        measures and makes every pause between requests.
 
         Raises ClientError `invalid_request` for a base URL or key that no request can be sent with.
         """
