@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict
-from functools import partial
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self
 
-import httpx
+from metarm import answers
+from metarm.answers import Answer, checked, checked_list, equal_to
+from metarm.calls import Call, Calls, Clock, checked_seconds, path, refused
+from metarm.errors import ClientError
+from metarm.records import FINISHED, PolicyStamp, ScoreResult
+from metarm.score_parts import PartedScore, RefusedSizes, checked_groups
 
-from metarm.errors import ClientError, MetaRMError
-from metarm.records import FINISHED, PolicyStamp, ScoredGroup, ScoreResult
+LAST_POLL_S = 5.0  # the last answer that wait_for_job waits for may take that long
 
 # the leases whose blocks the caller is in, the innermost last: each thread and each task has its own
 _entered: ContextVar[tuple[Lease, ...]] = ContextVar("entered leases", default=())
 
 
-MAX_PAUSE_S = 60.0  # between two attempts, whatever the server asks for
-
-
-class Clock(Protocol):
-    """The functions of the module `time` that a client uses."""
-
-    def monotonic(self) -> float: ...
-
-    def sleep(self, seconds: float, /) -> None: ...
-
-
 class RewardClient:
-    """A synchronous client. Thread-safe.
+    """A synchronous client. Thread-safe, and usable after a fork.
 
-    Overload (503) and connection failures are retried `retries` times, after the pause that Retry-After
-    requests, else after an exponentially growing one. A retried request has the same `request_id`, so that its
-    samples are logged once. Every other failure raises ClientError.
+    Every failure raises ClientError (its `error_code` says which), also an answer that is not of the documented
+    shape. A call is sent again, at most `retries` times and until `deadline_s`, where that can help: after a
+    failed connection and the statuses 408, 429, 502, 503 and 504, with pauses as long as Retry-After asks for
+    (at most 60 s), else growing from 0.25 s to 5 s. `retrain`, `activate` and `lease` are not sent again if the
+    server may have carried them out: the answer was lost, or a proxy answered 502 or 504. A repeated `score`
+    has the same `request_id`, so that its samples are logged once.
     """
 
     def __init__(
@@ -44,16 +38,21 @@ class RewardClient:
         base_url: str = "http://127.0.0.1:8080",
         *,
         api_key: str | None = None,
-        timeout_s: float = 180.0,
+        timeout_s: float = 600.0,
+        deadline_s: float = 1800.0,
         retries: int = 5,
         clock: Clock = time,
     ) -> None:
-        """`timeout_s` limits one HTTP request. `clock` measures and makes every pause between requests."""
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._connect = partial(httpx.Client, base_url=base_url, timeout=timeout_s, headers=headers)
-        self._http, self._process = self._connect(), os.getpid()
-        self._retries = retries
+        """`timeout_s` limits one HTTP request, and must leave a server time to score as much as one request may
+        hold; `deadline_s` limits one call, with all its requests and pauses (math.inf: no limit). `clock`
+        measures and makes every pause between requests.
+
+        Raises ClientError `invalid_request` for a base URL or key that no request can be sent with.
+        """
+        limits = {"timeout_s": timeout_s, "deadline_s": deadline_s}
+        self._calls = Calls(base_url, api_key, **limits, retries=retries, clock=clock)
         self._clock = clock
+        self._refused_sizes = RefusedSizes()
 
     def __enter__(self) -> Self:
         return self
@@ -62,11 +61,12 @@ class RewardClient:
         self.close()
 
     def close(self) -> None:
-        self._http.close()
+        """Close the connections; every later call raises ClientError `client_closed`."""
+        self._calls.close()
 
     def score(
         self,
-        groups: Sequence[Mapping[str, Any]],
+        groups: Iterable[Mapping[str, Any]],
         *,
         version: str | None = None,
         min_version: str | None = None,
@@ -75,15 +75,21 @@ class RewardClient:
         policy: PolicyStamp | Mapping[str, Any] | None = None,
         request_id: str | None = None,
     ) -> ScoreResult:
-        """Score groups `{"id"?, "prompt", "responses"}`.
+        """Score groups `{"id"?, "prompt", "responses"}`, as many as wanted.
 
         `version`, a name or a label, scores all groups; the default inside the block of a lease is the
         lease's version. Without a pin, a canary scores the prompts it takes, and their groups name it. `raw`
         adds the rewards before calibration. `policy`: the policy that wrote the responses, as a PolicyStamp
         or {"name", "step"}.
+
+        Groups that the server refuses as too large (413) are halved until it takes them, and the parts sent one
+        after the other; the result is that of one request, with one version at the top. If the server swaps in
+        between, the version of the first part scores the rest as well, a canary's prompts included; if that
+        version is gone, the current one scores all parts again. The parts have request ids of their own, made
+        of `request_id`. A single group that is too large is divided by its responses: they get their scores
+        from one version, and are logged as several groups of the prompt.
         """
-        body: dict[str, Any] = {
-            "groups": list(groups),
+        options = {
             "log": log,
             "request_id": request_id or uuid.uuid4().hex,
             "version": version or self._leased_version(),
@@ -91,74 +97,83 @@ class RewardClient:
             "raw": raw or None,
             "policy": asdict(policy) if isinstance(policy, PolicyStamp) else policy,
         }
-        answer = self._send("POST", "/score", _without_none(body))
-        try:
-            result = ScoreResult(answer["version"], tuple(_scored(g) for g in answer["groups"]))
-        except (KeyError, TypeError) as error:
-            raise _foreign_answer("it is no answer of POST /score") from error
-        if [len(group.scores) for group in result.groups] != [len(group["responses"]) for group in groups]:
-            raise _foreign_answer("its scores are not one for each response")
-        return result
+        if not isinstance(options["request_id"], str):
+            raise refused(f"request_id is {request_id!r:.200}, and no text")
+        deadline = self._calls.deadline()
+
+        def send(body: Mapping[str, Any]) -> Answer:
+            return self._send(Call("POST", "/score", body), deadline)
+
+        return PartedScore(checked_groups(groups), _without_none(options), send, self._refused_sizes).result()
 
     def lease(self, *, version: str | None = None, label: str | None = None, ttl_s: float = 3600.0) -> Lease:
         """Keep `version`, or the version that `label` names, in memory for `ttl_s` seconds on every server.
 
         The block of `with client.lease(label="stable") as lease:` pins every `score` of this client to the
         lease's version and releases the lease at its end. It pins in its own thread (or asyncio task) only: in
-        another thread pass `version=lease.version`. Renew the lease before `ttl_s` seconds have passed.
+        another thread pass `version=lease.version`. Renew the lease before `ttl_s` seconds have passed. A
+        lease whose answer is lost stays in force until then.
         """
-        body = {"version": version, "label": label, "ttl_s": ttl_s}
-        state = self._send("POST", "/leases", _without_none(body))
+        body = _without_none({"version": version, "label": label, "ttl_s": ttl_s})
+        fields = answers.LEASE if version is None else {**answers.LEASE, "version": equal_to(version)}
+        state = checked(self._send(Call("POST", "/leases", body, repeatable=False)), fields)
         return Lease(self, state["lease"], state["version"], state["expires"])
 
     def leases(self) -> list[dict[str, Any]]:
-        return cast("list[dict[str, Any]]", self._send("GET", "/leases"))
+        return checked_list(self._send(Call("GET", "/leases")), answers.LEASE)
 
     def renew(self, lease: str, ttl_s: float = 3600.0) -> dict[str, Any]:
         """Extend a lease to `ttl_s` seconds from now. Raises ClientError `unknown_lease` once it is over."""
-        return self._send("POST", f"/leases/{lease}/renew", {"ttl_s": ttl_s})
+        answer = self._send(Call("POST", path("leases", lease, "renew"), {"ttl_s": ttl_s}))
+        return checked(answer, {**answers.LEASE, "lease": equal_to(lease)})
 
     def release(self, lease: str) -> None:
-        self._send("DELETE", f"/leases/{lease}")
+        answer = self._calls.send(Call("DELETE", path("leases", lease), gone="unknown_lease"))
+        if answer is not None:
+            checked(answer, {"lease": equal_to(lease)})
 
     def labels(self) -> list[dict[str, Any]]:
-        return cast("list[dict[str, Any]]", self._send("GET", "/labels"))
+        return checked_list(self._send(Call("GET", "/labels")), answers.LABEL)
 
     def set_label(
         self, label: str, version: str, *, share: float | None = None, shadow: bool | None = None
     ) -> dict[str, Any]:
         """Create or move a label. `share` and `shadow` apply to the label `canary` only."""
-        return self._send(
-            "PUT", f"/labels/{label}", _without_none({"version": version, "share": share, "shadow": shadow})
-        )
+        body = _without_none({"version": version, "share": share, "shadow": shadow})
+        answer = self._send(Call("PUT", path("labels", label), body))
+        return checked(answer, {"label": equal_to(label), "version": equal_to(version)})
 
     def remove_label(self, label: str) -> None:
-        self._send("DELETE", f"/labels/{label}")
+        answer = self._calls.send(Call("DELETE", path("labels", label), gone="unknown_label"))
+        if answer is not None:
+            checked(answer, {"label": equal_to(label)})
 
     def ready(self) -> dict[str, Any]:
         """The answer of GET /ready. Raises ClientError while no model is loaded."""
-        return self._send("GET", "/ready")
+        return checked(self._send(Call("GET", "/ready")), answers.READY)
 
     def versions(self) -> dict[str, Any]:
-        return self._send("GET", "/versions")
+        return checked(self._send(Call("GET", "/versions")), answers.VERSIONS)
 
     def drift(self) -> dict[str, Any]:
         """Drift figures of the server's scores, and the watches over promoted versions."""
-        return self._send("GET", "/drift")
+        return checked(self._send(Call("GET", "/drift")), answers.DRIFT)
 
     def activate(self, version: str) -> dict[str, Any]:
         """Make `version`, older or newer, the current one."""
-        return self._send("POST", f"/versions/{version}/activate")
+        call = Call("POST", path("versions", version, "activate"), repeatable=False)
+        return checked(self._send(call), answers.ACTIVATED)
 
     def retrain(self, **options: Any) -> dict[str, Any]:
         """Start a retrain job. `options` change the trainer's defaults."""
-        return self._send("POST", "/retrain", options)
+        call = Call("POST", "/retrain", options, repeatable=False)
+        return checked(self._send(call), answers.ACCEPTED_JOB)
 
     def job(self, job_id: str) -> dict[str, Any]:
-        return self._send("GET", f"/retrain/{job_id}")
+        return self._job("GET", job_id)
 
     def cancel(self, job_id: str) -> dict[str, Any]:
-        return self._send("DELETE", f"/retrain/{job_id}")
+        return self._job("DELETE", job_id)
 
     def wait_for_job(
         self,
@@ -170,41 +185,43 @@ class RewardClient:
     ) -> dict[str, Any]:
         """Poll until the job is published, rejected, failed or cancelled; return its last state.
 
-        Raises TimeoutError after `timeout_s` seconds; the job itself continues.
+        A server that is away or overloaded meanwhile is asked again. Raises TimeoutError after `timeout_s`
+        seconds, if need be with the last ClientError as its cause; the job itself continues.
         """
-        deadline = self._clock.monotonic() + timeout_s
+        deadline = self._clock.monotonic() + checked_seconds("timeout_s", timeout_s, or_none=True)
+        poll_s = checked_seconds("poll_s", poll_s, or_none=True)
+        status = "of unknown status"
         while True:
-            state = self.job(job_id)
-            if on_progress is not None:
-                on_progress(state)
-            if state["status"] in FINISHED:
-                return state
-            if self._clock.monotonic() > deadline:
-                raise TimeoutError(f"job {job_id} is still {state['status']} after {timeout_s:.0f} s")
-            self._clock.sleep(poll_s)
+            failure, pause_s = None, poll_s
+            try:
+                state = self._job("GET", job_id, min(self._calls.deadline(), deadline + LAST_POLL_S))
+            except ClientError as error:
+                if error.retry_after_s is None:
+                    raise
+                failure, pause_s = error, max(poll_s, error.retry_after_s)
+            else:
+                status = state["status"]
+                if on_progress is not None:
+                    on_progress(state)
+                if status in FINISHED:
+                    return state
+            left_s = deadline - self._clock.monotonic()
+            if left_s <= 0:
+                raise TimeoutError(f"job {job_id} is still {status} after {timeout_s:.0f} s") from failure
+            self._clock.sleep(min(pause_s, left_s))
+
+    def _job(self, method: str, job_id: str, deadline: float | None = None) -> dict[str, Any]:
+        answer = self._send(Call(method, path("retrain", job_id)), deadline)
+        return checked(answer, {**answers.JOB, "job": equal_to(job_id)})
 
     def _leased_version(self) -> str | None:
         """The version of the innermost lease of this client whose block the caller is in."""
         return next((lease.version for lease in reversed(_entered.get()) if lease._client is self), None)
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        if self._process != os.getpid():  # a child of fork must not share its parent's connections
-            self._http, self._process = self._connect(), os.getpid()
-        for attempt in range(self._retries + 1):
-            last_try = attempt == self._retries
-            try:
-                response = self._http.request(method, path, json=body)
-            except httpx.RequestError as error:  # no answer, or one that cannot be decoded
-                if last_try:
-                    message = f"{method} {path}: no answer from {self._http.base_url} ({error})"
-                    raise ClientError(message, error_code="unreachable") from error
-                self._clock.sleep(_pause_s(attempt))
-                continue
-            if response.status_code == 503 and not last_try:
-                self._clock.sleep(_requested_pause_s(response) or _pause_s(attempt))
-                continue
-            return _answer(method, path, response)
-        raise AssertionError("unreachable: the last try returns or raises")
+    def _send(self, call: Call, deadline: float | None = None) -> Answer:
+        answer = self._calls.send(call, deadline)
+        assert answer is not None  # noqa: S101 (None only answers a call with `gone`)
+        return answer
 
 
 class Lease:
@@ -243,44 +260,3 @@ class Lease:
 
 def _without_none(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
-
-
-def _foreign_answer(why: str) -> ClientError:
-    return ClientError(f"POST /score: unreadable_answer: {why}", error_code="unreadable_answer")
-
-
-def _scored(group: Mapping[str, Any]) -> ScoredGroup:
-    return ScoredGroup(
-        group["id"],
-        tuple(group["scores"]),
-        tuple(group["tokens"]),
-        tuple(group["truncated"]),
-        group["version"],
-        tuple(group["raw"]) if group.get("raw") is not None else None,
-    )
-
-
-def _pause_s(attempt: int) -> float:
-    return float(min(0.25 * 2**attempt, 5.0))
-
-
-def _requested_pause_s(response: httpx.Response) -> float | None:
-    """Retry-After in seconds, at most MAX_PAUSE_S; None if it is missing, or a date."""
-    asked = response.headers.get("retry-after", "")
-    return min(float(asked), MAX_PAUSE_S) if asked.isascii() and asked.isdigit() else None
-
-
-def _answer(method: str, path: str, response: httpx.Response) -> dict[str, Any]:
-    """The JSON body of a success. Raises ClientError with the server's code, message and details."""
-    try:
-        body: dict[str, Any] = response.json()
-        if response.is_success:
-            return body
-        sent = MetaRMError.from_wire(body["error"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        sent = MetaRMError.from_wire({"code": "unreadable_answer", "message": response.text[:200]})
-    status = response.status_code
-    text = f"{method} {path}: {status} {sent.code}: {sent.message}"
-    error = ClientError(text, http_status=status, error_code=sent.code)
-    error.details = sent.details
-    raise error

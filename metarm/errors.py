@@ -72,13 +72,17 @@ class MetaRMError(Exception):
         Raises ValueError for anything that is not an error record.
         """
         try:
-            code, message = str(record["code"]), str(record["message"])
-            retry_after_s, details = record.get("retry_after_s"), dict(record.get("details") or {})
+            code, message = record["code"], record["message"]
+            retry_after_s, details = record.get("retry_after_s"), record.get("details")
         except (KeyError, TypeError, AttributeError) as unreadable:
-            raise ValueError(f"not an error record: {record!r}") from unreadable
+            raise ValueError(f"not an error record: {record!r:.200}") from unreadable
+        texts = isinstance(code, str) and code != "" and isinstance(message, str)
+        pause = retry_after_s is None or (type(retry_after_s) is int and retry_after_s >= 0)
+        if not (texts and pause and (details is None or isinstance(details, dict))):
+            raise ValueError(f"not an error record: {record!r:.200}")
         kind = next((kind for kind in _with_subclasses(MetaRMError) if kind.code == code), MetaRMError)
         error = kind(message, retry_after_s=retry_after_s)
-        error.code, error.details = code, details
+        error.code, error.details = code, dict(details or {})
         return error
 
     @staticmethod
@@ -216,8 +220,11 @@ class ConfigurationError(MetaRMError):
 
 
 class ClientError(MetaRMError):
-    """A request to the server failed. `http_status` is None if no answer came; `error_code` is the `code`
-    of the server's error, or the client's own: `unreachable`, `unreadable_answer`."""
+    """A request to the server failed. `http_status` is None if no answer came.
+
+    `error_code` is the `code` of the server's error, or the client's own: `unreachable`, `unreadable_answer`,
+    `invalid_request` (what the caller passed cannot be sent), `deadline_exceeded`, `client_closed`.
+    """
 
     code = "client_error"
 

@@ -5,8 +5,8 @@
 | PolicyStamp | RL workers                  | service, trainer                       |
 | SampleGroup | service/http/routes         | trainer, through the sample log        |
 | Preference  | trainer/preferences.py      | trainer                                |
-| ScoredGroup | metarm/client.py            | RL workers                             |
-| ScoreResult | metarm/client.py            | RL workers                             |
+| ScoredGroup | metarm/answers.py           | RL workers                             |
+| ScoreResult | metarm/score_parts.py       | RL workers                             |
 """
 
 from __future__ import annotations

@@ -4,95 +4,17 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 
 from metarm import ClientError, PolicyStamp, RewardClient
 from metarm.records import ScoredGroup, ScoreResult
 from metarm.runtime.processes import free_port
+from tests.scripted_http import Answer, Clock, Handler, KeepsAlive, answering, api, error, job
 
 GROUPS = [{"prompt": "One?", "responses": ["Yes.", "No."]}]
 GROUP = {"id": "0", "version": "v000003", "scores": [0.5, -1.0], "tokens": [4, 5], "truncated": [False, True]}
 SCORED = {"version": "v000003", "groups": [GROUP]}
-
-
-@dataclass
-class Answer:
-    status: int
-    body: Any
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Received:
-    method: str
-    path: str
-    headers: Mapping[str, str]
-    body: Any
-    at: float
-
-
-class ScriptedHttpServer(ThreadingHTTPServer):
-    """A server that sends its answers in order, repeats the last one, and records the requests."""
-
-    daemon_threads = True
-
-    def __init__(self, answers: list[Answer], port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
-        self.answers = answers
-        self.received: list[Received] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: ScriptedHttpServer
-
-    def _answer(self) -> None:
-        length = int(self.headers.get("content-length") or 0)
-        body = json.loads(self.rfile.read(length)) if length else None
-        received = self.server.received
-        answer = self.server.answers[min(len(received), len(self.server.answers) - 1)]
-        received.append(Received(self.command, self.path, dict(self.headers), body, time.monotonic()))
-        data = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
-        self.send_response(answer.status)
-        for name, value in {"content-length": str(len(data)), **answer.headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815 (the names http.server looks for)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name it has in http.server)
-        pass
-
-
-@contextmanager
-def answering(*answers: Answer, port: int = 0) -> Iterator[ScriptedHttpServer]:
-    with ScriptedHttpServer(list(answers), port) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def error(status: int, code: str, message: str, details: Any = None, **headers: str) -> Answer:
-    body = {"code": code, "message": message} | ({"details": details} if details else {})
-    return Answer(status, {"error": body}, {name.replace("_", "-"): value for name, value in headers.items()})
-
-
-def job(status: str) -> Answer:
-    return Answer(200, {"job": "job-1", "status": status, "progress": {"step": 1, "steps": 2}})
 
 
 def test_scores_are_returned_as_records_with_the_version_that_produced_them() -> None:
@@ -191,7 +113,7 @@ def test_a_rejection_raises_the_servers_code_and_message_without_a_retry(status:
 def test_an_error_response_in_another_format_raises_a_client_error(body: bytes) -> None:
     with (
         answering(Answer(502, body)) as server,
-        RewardClient(server.url) as client,
+        RewardClient(server.url, clock=Clock()) as client,
         pytest.raises(ClientError) as raised,
     ):
         client.ready()
@@ -255,19 +177,6 @@ def test_waiting_for_a_job_ends_when_the_job_ends(status: str) -> None:
     assert {(r.method, r.path) for r in server.received} == {("GET", "/retrain/job-1")}
 
 
-class Clock:
-    """A clock whose `sleep` advances the time without waiting."""
-
-    def __init__(self) -> None:
-        self.slept: list[float] = []
-
-    def monotonic(self) -> float:
-        return sum(self.slept)
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-
-
 def test_waiting_for_a_job_ends_at_the_timeout() -> None:
     clock = Clock()
     with (
@@ -276,24 +185,23 @@ def test_waiting_for_a_job_ends_at_the_timeout() -> None:
         pytest.raises(TimeoutError, match="job-1 is still running"),
     ):
         client.wait_for_job("job-1", timeout_s=60.0, poll_s=25.0)
-    assert clock.slept == [25.0, 25.0, 25.0]
+    assert clock.slept == [25.0, 25.0, 10.0]
     assert len(server.received) == 4
 
 
 def test_every_other_call_uses_the_method_and_path_of_the_api() -> None:
-    with answering(Answer(200, {"fine": True})) as server, RewardClient(server.url) as client:
-        for answer in (
-            client.ready(),
-            client.versions(),
-            client.activate("v000001"),
-            client.retrain(steps=3),
-            client.job("job-1"),
-            client.cancel("job-1"),
-        ):
-            assert answer == {"fine": True}
+    with answering(by=api) as server, RewardClient(server.url) as client:
+        client.ready()
+        client.versions()
+        client.drift()
+        client.activate("v000001")
+        client.retrain(steps=3)
+        client.job("job-1")
+        client.cancel("job-1")
     assert [(r.method, r.path, r.body) for r in server.received] == [
         ("GET", "/ready", None),
         ("GET", "/versions", None),
+        ("GET", "/drift", None),
         ("POST", "/versions/v000001/activate", None),
         ("POST", "/retrain", {"steps": 3}),
         ("GET", "/retrain/job-1", None),
@@ -314,10 +222,9 @@ def test_raw_rewards_are_returned_on_request_with_each_groups_version() -> None:
 
 
 def test_inside_a_lease_requests_are_pinned_unless_they_name_a_version() -> None:
-    answers = [LEASED, *[Answer(200, SCORED)] * 3, Answer(200, {"lease": "lease-1"}), Answer(200, SCORED)]
-    with answering(*answers) as server, RewardClient(server.url) as client:
+    with answering(by=api) as server, RewardClient(server.url) as client:
         with client.lease(label="stable", ttl_s=60) as lease:
-            assert (lease.id, lease.version, lease.expires) == ("lease-1", "v000002", 100.0)
+            assert (lease.id, lease.version, lease.expires) == ("of-v000002", "v000002", 100.0)
             client.score(GROUPS)
             client.score(GROUPS, version="canary")
             client.score(GROUPS, min_version="v000001")
@@ -325,15 +232,12 @@ def test_inside_a_lease_requests_are_pinned_unless_they_name_a_version() -> None
     first, *scored, released, last = server.received
     assert (first.method, first.path, first.body) == ("POST", "/leases", {"label": "stable", "ttl_s": 60})
     assert [request.body.get("version") for request in scored] == ["v000002", "canary", "v000002"]
-    assert (released.method, released.path) == ("DELETE", "/leases/lease-1")
+    assert (released.method, released.path) == ("DELETE", "/leases/of-v000002")
     assert "version" not in last.body
 
 
 def test_the_inner_of_two_nested_leases_pins() -> None:
-    inner = Answer(201, {"lease": "lease-2", "version": "v000001", "expires": 100.0})
-    fine = Answer(200, SCORED)
-    answers = (LEASED, inner, fine, fine, fine, LEASED, fine)
-    with answering(*answers) as server, RewardClient(server.url) as client:
+    with answering(by=api) as server, RewardClient(server.url) as client:
         with client.lease(version="v000002"), client.lease(version="v000001"):
             client.score(GROUPS)
         with client.lease(version="v000002"):
@@ -342,25 +246,6 @@ def test_the_inner_of_two_nested_leases_pins() -> None:
 
 
 def test_a_lease_pins_the_requests_of_its_own_thread_only() -> None:
-    class Leasing(Handler):
-        """Leases the requested version, and scores with the pinned one."""
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            version = body.get("version") or "v000009"
-            leased = {"lease": f"of {version}", "version": version, "expires": 100.0}
-            self._send(leased if self.path == "/leases" else {**SCORED, "version": version})
-
-        def do_DELETE(self) -> None:
-            self._send({})
-
-        def _send(self, body: Any) -> None:
-            data = json.dumps(body).encode()
-            self.send_response(200)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
     both_inside = threading.Barrier(3, timeout=30)
     found: dict[str, list[str]] = {}
 
@@ -371,8 +256,7 @@ def test_a_lease_pins_the_requests_of_its_own_thread_only() -> None:
             both_inside.wait()
         found[version].append(client.score(GROUPS).version)
 
-    with answering(Answer(200, {})) as server, RewardClient(server.url) as client:
-        server.RequestHandlerClass = Leasing
+    with answering(by=api) as server, RewardClient(server.url) as client:
         versions = ("v000001", "v000002")
         threads = [threading.Thread(target=score_leased, args=(client, version)) for version in versions]
         for thread in threads:
@@ -387,7 +271,7 @@ def test_a_lease_pins_the_requests_of_its_own_thread_only() -> None:
 
 
 def test_a_lease_pins_only_the_requests_of_its_own_client() -> None:
-    with answering(LEASED, Answer(200, SCORED)) as server:  # noqa: SIM117 (the server outlives both clients)
+    with answering(by=api) as server:  # noqa: SIM117 (the server outlives both clients)
         with RewardClient(server.url) as client, RewardClient(server.url) as other:
             with client.lease(version="v000002"):
                 other.score(GROUPS)
@@ -395,9 +279,7 @@ def test_a_lease_pins_only_the_requests_of_its_own_client() -> None:
 
 
 def test_leases_that_end_in_another_order_each_pin_until_their_own_end() -> None:
-    inner = Answer(201, {"lease": "lease-2", "version": "v000001", "expires": 100.0})
-    fine = Answer(200, SCORED)
-    with answering(LEASED, inner, fine, fine, fine) as server, RewardClient(server.url) as client:
+    with answering(by=api) as server, RewardClient(server.url) as client:
         first, second = client.lease(version="v000002"), client.lease(version="v000001")
         first.__enter__()
         second.__enter__()
@@ -438,12 +320,12 @@ def test_a_renewed_lease_has_its_new_expiry() -> None:
 
 
 def test_label_calls_use_the_methods_and_paths_of_the_api() -> None:
-    with answering(Answer(200, {"label": "canary"})) as server, RewardClient(server.url) as client:
+    with answering(by=api) as server, RewardClient(server.url) as client:
         client.set_label("canary", "v000003", share=0.1)
         client.set_label("stable", "v000003")
         client.remove_label("stable")
-        client.labels()
-        client.leases()
+        assert [label["label"] for label in client.labels()] == ["stable"]
+        assert [lease["lease"] for lease in client.leases()] == ["of-v000009"]
     assert [(r.method, r.path, r.body) for r in server.received] == [
         ("PUT", "/labels/canary", {"version": "v000003", "share": 0.1}),
         ("PUT", "/labels/stable", {"version": "v000003"}),
@@ -453,61 +335,8 @@ def test_label_calls_use_the_methods_and_paths_of_the_api() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        [],
-        None,
-        {"a": 1},
-        {"version": "v000003", "groups": []},
-        {"version": "v000003", "groups": [{**GROUP, "scores": [0.5]}]},
-        b"[" * 100_000,
-        b"not gzip",
-    ],
-    ids=str,
-)
-def test_an_answer_that_is_no_answer_of_the_server_is_a_client_error(body: Any) -> None:
-    headers = {"content-encoding": "gzip"} if body == b"not gzip" else {}
-    with (
-        answering(Answer(200, body, headers)) as server,
-        RewardClient(server.url, retries=0) as client,
-        pytest.raises(ClientError),
-    ):
-        client.score(GROUPS)
-
-
-@pytest.mark.parametrize(("asked", "pause_s"), [("999999999", 60.0), ("²", 0.25), ("2", 2.0)])
-def test_a_requested_pause_is_a_number_and_bounded(asked: str, pause_s: float) -> None:
-    slept: list[float] = []
-
-    class Recorder:
-        monotonic = staticmethod(time.monotonic)
-
-        def sleep(self, seconds: float) -> None:
-            slept.append(seconds)
-
-    busy = Answer(503, {"error": {"code": "overloaded", "message": "later"}}, {"retry-after": asked})
-    with (
-        answering(busy, Answer(200, SCORED)) as server,
-        RewardClient(server.url, clock=Recorder()) as client,
-    ):
-        client.score(GROUPS)
-    assert slept == [pause_s]
-
-
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_child_of_fork_does_not_share_its_parents_connection() -> None:
-    ports: list[int] = []
-
-    class KeepsAlive(Handler):
-        protocol_version = "HTTP/1.1"
-
-        def _noted(self) -> None:
-            ports.append(self.client_address[1])
-            self._answer()
-
-        do_POST = _noted  # noqa: N815 (the name http.server looks for)
-
     with answering(Answer(200, SCORED)) as server, RewardClient(server.url) as client:
         server.RequestHandlerClass = KeepsAlive
         client.score(GROUPS)
@@ -520,5 +349,5 @@ def test_a_child_of_fork_does_not_share_its_parents_connection() -> None:
                 os._exit(0)
         os.waitpid(child, 0)
         client.score(GROUPS)
-    parent, again, forked, last = ports
+    parent, again, forked, last = (received.port for received in server.received)
     assert parent == again == last != forked

@@ -70,7 +70,16 @@ def test_an_unknown_code_is_kept() -> None:
 
 @pytest.mark.parametrize(
     "record",
-    [None, [], "text", 7, {}, {"code": "a"}, {"message": "a"}, {"code": "a", "message": "b", "details": 7}],
+    [
+        *(None, [], "text", 7, {}, {"code": "a"}, {"message": "a"}),
+        *({"code": code, "message": "b"} for code in ("", None, 7, ["a"])),
+        *({"code": "a", "message": message} for message in (None, 7, {"text": "b"})),
+        *({"code": "a", "message": "b", "details": details} for details in (7, "", [], [["a", 1]], False)),
+        *(
+            {"code": "a", "message": "b", "retry_after_s": pause}
+            for pause in ("3", -1, True, 1.5, float("nan"))
+        ),
+    ],
 )
 def test_an_invalid_error_record_is_rejected(record: Any) -> None:
     with pytest.raises(ValueError, match="not an error record"):

@@ -1,0 +1,294 @@
+"""One call of the server: sent again where that can help, within a deadline. Every failure is a ClientError."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import httpx
+
+from metarm.answers import Answer, noted, read
+from metarm.errors import ClientError
+from metarm.pauses import MAX_PAUSE_S, asked_pause_s, pause_s
+
+MAX_REQUEST_S = 86_400.0  # a longer timeout does not fit into a socket's
+CONNECT_S = 30.0  # a server that is there accepts a connection before that
+MAX_ANSWER_BYTES = 64 * 2**20
+KEEP_IDLE_S = 4.0  # less than servers and proxies keep an idle connection (uvicorn alone: 5 s)
+NOT_DONE = frozenset({408, 429, 503})  # the request was not carried out, and may be later
+PERHAPS_DONE = frozenset({502, 504})  # a proxy's: the server may have carried the request out
+NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+
+
+class Clock(Protocol):
+    """The functions of the module `time` that a client uses."""
+
+    def monotonic(self) -> float: ...
+
+    def sleep(self, seconds: float, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A method, a path and a JSON body. A `repeatable` call may be carried out twice. `gone` is the code of the
+    error that answers a second time, where that is a success."""
+
+    method: str
+    path: str
+    body: Mapping[str, Any] | None = None
+    repeatable: bool = True
+    gone: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+class Calls:
+    """Sends calls to one server. Thread-safe, and usable after a fork."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None,
+        *,
+        timeout_s: float,
+        deadline_s: float,
+        retries: int,
+        clock: Clock,
+    ) -> None:
+        """Raises ClientError `invalid_request` for a value that no request can be sent with."""
+        self._url = _checked_url(base_url)
+        self._headers = _checked_headers(api_key)
+        self._timeout_s = min(checked_seconds("timeout_s", timeout_s), MAX_REQUEST_S)
+        self._deadline_s = checked_seconds("deadline_s", deadline_s)
+        if type(retries) is not int or retries < 0:
+            raise refused(f"retries is {retries!r}: give a whole number from 0 on")
+        self._retries = retries
+        self._clock = clock
+        self._closed = False
+        try:
+            self._tls = httpx.create_ssl_context()
+            self._connect()
+        except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:  # of SSL_CERT_FILE, ALL_PROXY, …
+            raise refused(f"the environment's settings for TLS or proxies are unusable: {error}") from error
+
+    def close(self) -> None:
+        self._closed = True
+        if self._process == os.getpid():
+            self._pooled.close()
+            self._unpooled.close()
+
+    def deadline(self) -> float:
+        """The end of a call that begins now, by the clock."""
+        return self._clock.monotonic() + self._deadline_s
+
+    def send(self, call: Call, deadline: float | None = None) -> Answer | None:
+        """The answer of a success; None if the call was carried out, but its answer lost (`gone`).
+
+        `deadline` by the clock; by default `deadline_s` from now. Raises ClientError; its `retry_after_s` is
+        set if the call may succeed later.
+        """
+        content = None if call.body is None else _encoded(call, call.body)
+        deadline = self.deadline() if deadline is None else deadline
+        failures, perhaps_done, pooled = 0, False, call.repeatable
+        while True:
+            try:
+                return self._attempt(call, content, deadline, pooled)
+            except _FailedError as failure:
+                error = failure.error
+                if perhaps_done and call.gone == error.error_code:
+                    return None
+                perhaps_done = perhaps_done or failure.perhaps_done
+                if failure.perhaps_done and not call.repeatable:
+                    noted(error, "not sent again, because it may have been carried out")
+                    raise error from failure.cause
+                if failure.asked_s is not None:
+                    error.retry_after_s = math.ceil(min(failure.asked_s, MAX_PAUSE_S))
+                if not failure.passes:
+                    raise error from failure.cause
+                if pooled and failure.stale:
+                    pooled = False
+                    continue
+                wait_s = pause_s(failures, failure.asked_s)
+                error.retry_after_s = math.ceil(wait_s)
+                if failures == self._retries:
+                    raise error from failure.cause
+                if self._clock.monotonic() + wait_s >= deadline:
+                    noted(error, f"not sent again: deadline_s={self._deadline_s:g} ends before")
+                    raise error from failure.cause
+            self._clock.sleep(wait_s)
+            failures, pooled = failures + 1, call.repeatable
+
+    def _attempt(self, call: Call, content: bytes | None, deadline: float, pooled: bool) -> Answer:
+        """Send the request once. Raises _FailedError."""
+        left_s = deadline - self._clock.monotonic()
+        if left_s <= 0:
+            text = f"{call}: not sent: deadline_s={self._deadline_s:g} is over"
+            raise _FailedError(ClientError(text, error_code="deadline_exceeded"))
+        connected: list[str] = []
+
+        def note(event: str, _info: Any) -> None:
+            if event == "connection.connect_tcp.started":
+                connected.append(event)
+
+        try:
+            response, body = self._exchange(call, content, min(self._timeout_s, left_s), pooled, note)
+        except NEVER_SENT as error:
+            invalid = any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error))
+            raise _FailedError(self._unreachable(call, error), error, passes=not invalid) from error
+        except httpx.DecodingError as error:
+            text = f"{call}: unreadable_answer: {error}"
+            raise _FailedError(ClientError(text, error_code="unreadable_answer"), error) from error
+        except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            stale = not connected and not isinstance(error, httpx.TimeoutException)
+            raise _FailedError(
+                self._unreachable(call, error), error, passes=True, perhaps_done=True, stale=stale
+            ) from error
+        except Exception as error:  # httpx and what it uses also raise RuntimeError, OSError and ValueError
+            unreachable = self._client_closed(call) if self._closed else self._unreachable(call, error)
+            raise _FailedError(unreachable, error) from error
+        status, headers = response.status_code, response.headers
+        try:
+            return read(str(call), status, headers.get("location", ""), body)
+        except ClientError as error:
+            raise _FailedError(
+                error,
+                error.__cause__,
+                passes=status in NOT_DONE | PERHAPS_DONE,
+                perhaps_done=status in PERHAPS_DONE,
+                asked_s=asked_pause_s(headers),
+            ) from error
+
+    def _exchange(
+        self, call: Call, content: bytes | None, limit_s: float, pooled: bool, trace: Any
+    ) -> tuple[httpx.Response, bytes]:
+        """The response and its body. Raises what httpx raises, and RuntimeError after `close`."""
+        until = self._clock.monotonic() + limit_s
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        if self._process != os.getpid():  # a child of fork must not share its parent's connections
+            self._connect()
+        http = self._pooled if pooled else self._unpooled
+        with http.stream(
+            call.method,
+            call.path,
+            content=content,
+            headers={} if content is None else {"Content-Type": "application/json"},
+            timeout=httpx.Timeout(limit_s, connect=min(limit_s, CONNECT_S)),
+            extensions={"trace": trace},
+        ) as response:
+            body = bytearray()
+            for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise httpx.DecodingError(f"the answer exceeds {MAX_ANSWER_BYTES} bytes")
+                if self._clock.monotonic() > until:
+                    raise httpx.ReadTimeout(f"the answer is not complete after {limit_s:g} s")
+        return response, bytes(body)
+
+    def _connect(self) -> None:
+        def connect(kept: int | None) -> httpx.Client:
+            limits = httpx.Limits(max_keepalive_connections=kept, keepalive_expiry=KEEP_IDLE_S)
+            return httpx.Client(base_url=self._url, headers=self._headers, limits=limits, verify=self._tls)
+
+        # A connection that was idle may be dead: a call that must not be repeated opens its own.
+        self._pooled, self._unpooled = connect(None), connect(0)
+        self._process = os.getpid()
+
+    def _unreachable(self, call: Call, error: Exception) -> ClientError:
+        place = self._url.copy_with(userinfo=b"")
+        text = f"{call}: no answer from {place} ({str(error) or type(error).__name__})"
+        return ClientError(text, error_code="unreachable")
+
+    def _client_closed(self, call: Call) -> ClientError:
+        return ClientError(f"{call}: the client is closed", error_code="client_closed")
+
+
+class _FailedError(Exception):
+    """`passes`: a repetition may succeed. `perhaps_done`: the server may have carried out the request. `stale`:
+    the connection had been idle. `asked_s`: the pause that the server asks for."""
+
+    def __init__(
+        self,
+        error: ClientError,
+        cause: BaseException | None = None,
+        *,
+        passes: bool = False,
+        perhaps_done: bool = False,
+        stale: bool = False,
+        asked_s: float | None = None,
+    ) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.cause = cause
+        self.passes = passes
+        self.perhaps_done = perhaps_done
+        self.stale = stale
+        self.asked_s = asked_s
+
+
+def refused(why: str) -> ClientError:
+    """The error for what cannot be sent."""
+    return ClientError(f"invalid_request: {why}", error_code="invalid_request")
+
+
+def checked_seconds(name: str, value: float, *, or_none: bool = False) -> float:
+    """Seconds above 0 (with `or_none` also 0), or infinity. Raises ClientError `invalid_request`."""
+    number = isinstance(value, int | float) and type(value) is not bool
+    if not (number and (value > 0 or (or_none and value == 0))):
+        raise refused(f"{name} is {value!r}: give a number of seconds {'from' if or_none else 'above'} 0")
+    return float(value)
+
+
+def path(*names: str) -> str:
+    """The path of these names. Raises ClientError `invalid_request` for a name that is none."""
+    try:
+        if not all(isinstance(name, str) for name in names) or {"", ".", ".."} & {*names}:
+            raise ValueError("a name is a text, and neither empty nor dots")
+        return "".join(f"/{quote(name, safe='')}" for name in names)
+    except ValueError as error:  # also a lone surrogate
+        raise refused(f"no path can be made of {names!r:.200}: {error}") from error
+
+
+def _encoded(call: Call, body: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RuntimeError) as error:  # no JSON, NaN or a lone surrogate, too deep
+        raise refused(f"{call}: the body cannot be sent as JSON: {error}") from error
+
+
+def _checked_url(base_url: str) -> httpx.URL:
+    try:
+        url = httpx.URL(base_url)
+        usable = url.scheme in ("http", "https") and url.host and not url.query and not url.fragment
+    except (httpx.InvalidURL, TypeError, ValueError) as error:
+        raise refused(f"the base URL is invalid: {error}") from error
+    if not usable or not 0 < (url.port or 80) < 65_536:
+        raise refused(f"the base URL {url.copy_with(userinfo=b'')} is not of the form http://host:port")
+    return url
+
+
+def _checked_headers(api_key: str | None) -> dict[str, str]:
+    """Raises ClientError `invalid_request`, which does not name the key, for one that no header can hold."""
+    if not api_key:
+        return {}
+    if (
+        not (isinstance(api_key, str) and api_key.isascii() and api_key.isprintable())
+        or api_key != api_key.strip()
+    ):
+        raise refused(
+            "the API key is no header value: it has other than printable ASCII characters, or spaces around it"
+        )
+    return {"Authorization": f"Bearer {api_key}"}
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
