@@ -17,9 +17,10 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, cast
 from weakref import WeakValueDictionary
@@ -30,11 +31,15 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
+from metarm.model.tails import Tail, Tails
 from metarm.records import Message, Prompt
 from metarm.store.manifest import MANIFEST
 from metarm.store.versions import CURVE
 
 Format = Literal["chat", "pair", "concat"]
+Group = tuple[Prompt, Sequence[str]]  # a prompt and its responses
+PORTION_CHARS = 64_000  # about 50 ms of work
+NEAR_CHARS = 32
 UNSET_LENGTH = 10**9  # from here on, a tokenizer's model_max_length means "not set"
 
 
@@ -67,32 +72,59 @@ class Encoder:
         self.format = _format_of(tokenizer)
         self._uses_segments = "token_type_ids" in tokenizer.model_input_names
         self._plain_tokenizer = _plain_copy(tokenizer.backend_tokenizer)
+        self._tails = Tails(self._plain_tokenizer)
         self._frame = _pair_frame(self._plain_tokenizer) if self.format == "pair" else None
 
-    def encode(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
+    def encode(self, groups: Sequence[Group]) -> list[list[Encoded]]:
         """Encode the (prompt, response) sequences of each group, in order.
 
         Raises InvalidRequestError if the chat template refuses the messages, or a sequence is empty.
         """
-        if self.format == "pair":
-            return self._encode_pairs(groups)
-        texts = [self._texts(prompt, responses) for prompt, responses in groups]
-        flat = [text for group in texts for text, _ in group]
-        special = self.format == "concat"
-        encoded = iter(self._plain_tokenizer.encode_batch(flat, add_special_tokens=special))
-        return [[self._single(next(encoded), first) for _, first in group] for group in texts]
+        encoded = chain.from_iterable(self.portions(groups))
+        return [list(islice(encoded, len(responses))) for _, responses in groups]
+
+    def portions(self, groups: Sequence[Group]) -> Iterator[list[Encoded]]:
+        """Encode as `encode` does, in portions: each step encodes the next few sequences, of at most
+        PORTION_CHARS characters or one alone. Raises what `encode` raises, at any step."""
+        known: dict[Hashable, Any] = {}  # equal texts are encoded once
+        for portion in _portions(groups):
+            yield (self._encode_pairs if self.format == "pair" else self._encode_joined)(portion, known)
 
     def describe(self) -> dict[str, Any]:
         """The fields of a version's manifest about the encoding."""
         return {"format": self.format, "max_tokens": self.max_tokens}
 
-    def _texts(self, prompt: Prompt, responses: Sequence[str]) -> list[tuple[str, int]]:
-        """For each response, the whole text and how many of its first characters come from the prompt."""
+    def _encode_joined(self, groups: Sequence[Group], known: dict[Hashable, Any]) -> list[Encoded]:
+        """`known` holds sequences by prompt and response, and by prompt the characters that come from it."""
+        sequences = [(_key(prompt), response) for prompt, responses in groups for response in responses]
+        prompts = {_key(prompt): prompt for prompt, _ in groups}
+        new = [
+            (prompt, response)
+            for prompt, response in dict.fromkeys(sequences)
+            if (prompt, response) not in known
+        ]
+        texts = [self._text(prompts[key], response) for key, response in new]
+        tails = self._tails.encode_batch(texts, self.max_tokens, add_special_tokens=self._adds_special_tokens)
+        for key, text, tail in zip(new, texts, tails, strict=True):
+            if key[0] not in known:
+                known[key[0]] = self._prompt_chars(prompts[key[0]])
+            known[key] = self._single(text, tail, known[key[0]])
+        return [known[key] for key in sequences]
+
+    @property
+    def _adds_special_tokens(self) -> bool:
+        return self.format == "concat"  # a chat template writes its own
+
+    def _text(self, prompt: Prompt, response: str) -> str:
+        return (
+            _plain_text(prompt) + response if self.format == "concat" else self._conversation(prompt, response)
+        )
+
+    def _prompt_chars(self, prompt: Prompt) -> int:
+        """How many of the first characters of every text come from the prompt."""
         if self.format == "concat":
-            first = _plain_text(prompt)
-            return [(first + response, len(first)) for response in responses]
-        chars = _common_start(self._conversation(prompt, "A"), self._conversation(prompt, "B"))
-        return [(self._conversation(prompt, response), chars) for response in responses]
+            return len(_plain_text(prompt))
+        return _common_start(self._conversation(prompt, "A"), self._conversation(prompt, "B"))
 
     def _conversation(self, prompt: Prompt, response: str) -> str:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -102,9 +134,9 @@ class Encoder:
         except TemplateError as error:
             raise InvalidRequestError(f"the model's chat template rejects these messages: {error}") from error
 
-    def _single(self, encoding: TokenizerEncoding, prompt_chars: int) -> Encoded:
-        ids: list[int] = encoding.ids
-        prompt_tokens = _tokens_before(encoding, prompt_chars)
+    def _single(self, text: str, tail: Tail, prompt_chars: int) -> Encoded:
+        ids: list[int] = tail.encoding.ids
+        prompt_tokens = _tokens_before(tail.encoding, prompt_chars - tail.start)
         eos = self.tokenizer.eos_token_id
         if self.format == "concat" and eos is not None and ids[-1:] != [eos]:
             ids.append(eos)
@@ -113,21 +145,25 @@ class Encoder:
         if len(ids) <= self.max_tokens:
             return Encoded(ids, self._segments(ids), False, prompt_tokens)
         dropped = len(ids) - self.max_tokens
-        start = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        if tail.start:  # of the first token of the whole, and of the prompt's part, the last ids say nothing
+            first = self._tails.first_ids(text, add_special_tokens=self._adds_special_tokens)
+        else:
+            first = ids[:1]
+        start = first if first == [self.tokenizer.bos_token_id] else []
         ids = start + ids[dropped + len(start) :]
         return Encoded(ids, self._segments(ids), True, max(0, prompt_tokens - dropped))
 
     def _segments(self, ids: list[int]) -> list[int] | None:
         return [0] * len(ids) if self._uses_segments else None
 
-    def _encode_pairs(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
-        texts = [text for prompt, responses in groups for text in (_plain_text(prompt), *responses)]
-        parts = iter(self._plain_tokenizer.encode_batch(texts, add_special_tokens=False))
-        encoded = []
-        for _, responses in groups:
-            first = next(parts).ids
-            encoded.append([self._pair(first, next(parts).ids) for _ in responses])
-        return encoded
+    def _encode_pairs(self, groups: Sequence[Group], known: dict[Hashable, Any]) -> list[Encoded]:
+        """`known` holds the last ids of each text."""
+        sequences = [(_plain_text(prompt), response) for prompt, responses in groups for response in responses]
+        new = [text for text in dict.fromkeys(chain.from_iterable(sequences)) if text not in known]
+        tails = self._tails.encode_batch(new, self.max_tokens, add_special_tokens=False)
+        # one more than fits, which shows that the text is truncated
+        known.update(zip(new, (tail.encoding.ids[-self.max_tokens - 1 :] for tail in tails), strict=True))
+        return [self._pair(known[prompt], known[response]) for prompt, response in sequences]
 
     def _pair(self, first: list[int], second: list[int]) -> Encoded:
         assert self._frame is not None  # noqa: S101 (the format is "pair")
@@ -248,12 +284,40 @@ def _common_start(one: str, other: str) -> int:
 
 def _tokens_before(encoding: TokenizerEncoding, chars: int) -> int:
     """The number of tokens that lie wholly within the first `chars` characters of the text."""
-    for char in range(chars - 1, -1, -1):
+    for char in range(chars - 1, max(-1, chars - 1 - NEAR_CHARS), -1):
         token = encoding.char_to_token(char)
         if token is not None:  # some characters have no token, such as a space that the tokenizer drops
-            span = encoding.token_to_chars(token)
-            return int(token) + (span is None or span[1] <= chars)
-    return 0
+            break
+    else:  # of more characters, the one that has a token
+        last = max((min(end, chars) for start, end in encoding.offsets if start < min(end, chars)), default=0)
+        token = encoding.char_to_token(last - 1) if last else None
+    if token is None:
+        return 0
+    span = encoding.token_to_chars(token)
+    return int(token) + (span is None or span[1] <= chars)
+
+
+def _key(prompt: Prompt) -> Hashable:
+    return prompt if isinstance(prompt, str) else tuple((turn["role"], turn["content"]) for turn in prompt)
+
+
+def _portions(groups: Sequence[Group]) -> Iterator[list[Group]]:
+    """The groups in order, divided so that the texts of a portion have at most PORTION_CHARS characters, or that
+    it is one response."""
+    portion: list[Group] = []
+    left = PORTION_CHARS
+    for prompt, responses in groups:
+        prompt_chars = len(prompt) if isinstance(prompt, str) else sum(len(turn["content"]) for turn in prompt)
+        begin = 0
+        for place, response in enumerate(responses):
+            chars = prompt_chars + len(response)
+            if chars > left and (portion or place > begin):
+                yield [*portion, (prompt, responses[begin:place])]
+                portion, left, begin = [], PORTION_CHARS, place
+            left -= chars
+        portion.append((prompt, responses[begin:]))
+    if portion:
+        yield portion
 
 
 def _plain_text(prompt: Prompt) -> str:
