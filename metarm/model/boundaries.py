@@ -1,15 +1,14 @@
 """Where a tokenizer always splits: places from which on its tokens do not depend on the text to their left.
 
-A place lies in a *transition*: before a character of one class, after a character of another. For a tokenizer, a
-transition holds on three conditions:
+A place lies in a *transition*: before a character of one class, after a character of another. A tokenizer
+splits at every place of a transition if
 
-| condition | evidence |
-| --- | --- |
-| the steps before the model read no text to their left | their kinds (`_STEPS`), and a regex without look-behind |
-| the model never joins across it | every text of a probe is split there before the model; a BPE model may have no token that contains it instead |
-| the whole has no exception | in the probe, texts encoded from such places on have the tokens of the whole texts |
+* the steps before the model read nothing to their left: by their kinds, and by a regex without look-behind;
+* the model joins nothing across it: these steps split every text of a probe there, or no token of a BPE model
+  contains it;
+* texts of the probe that are encoded from such places on have the tokens of the whole texts.
 
-Added tokens are found in the raw text before anything else, so a place inside of one is left out.
+Added tokens are found in the raw text before all this, so places inside of one do not count.
 """
 
 from __future__ import annotations
@@ -108,7 +107,7 @@ def safe_boundaries(tokenizer: Tokenizer) -> Boundaries | None:
     normalized = _normalized_added(tokenizer)
     if any(re.search(r"[\s▁ĠĊ]", token.strip("▁ ")) for token in normalized):
         return None  # any white space may be normalized to theirs
-    texts = probe_texts(tokenizer)
+    texts = probe_texts(tokenizer, [pattern for step in steps for pattern in _pattern_of(step).values()])
     inner_spaces = any(token.rstrip for token in added)  # such a token takes the white space after it
     precompiled = any(step["type"] == "Precompiled" for step in steps)  # reads graphemes
     candidates = [
@@ -124,8 +123,11 @@ def safe_boundaries(tokenizer: Tokenizer) -> Boundaries | None:
 def first_token_from(encoding: Encoding, place: int) -> int:
     """The index of the first token that begins at a place of the text or after it. Special tokens that a
     post-processor adds and tokens without a character do not count."""
-    offsets = encoding.offsets
-    return next((n for n, (start, end) in enumerate(offsets) if place <= start < end), len(offsets))
+    for token in range(len(encoding)):
+        span = encoding.token_to_chars(token)
+        if span is not None and place <= span[0] < span[1]:
+            return token
+    return len(encoding)
 
 
 def _steps_of(component: Any) -> Iterator[dict[str, Any]]:
@@ -141,16 +143,21 @@ def _steps_of(component: Any) -> Iterator[dict[str, Any]]:
 
 def _reads_to_the_left(step: dict[str, Any]) -> bool:
     """Whether a step's result may depend on text to the left of a place that no match of it spans."""
-    pattern = step.get("pattern")
-    regex = pattern.get("Regex", "") if isinstance(pattern, dict) else ""
+    regex = _pattern_of(step).get("Regex", "")
     outside = re.sub(r"(\\.)|\[\^?\]?(?:\\.|[^\]\\])*\]", lambda match: match[1] or "", regex)  # of its classes
     return step["type"] not in _STEPS or re.search(r"\(\?<|\\[ABGKYyb]|\^", outside) is not None
+
+
+def _pattern_of(step: dict[str, Any]) -> dict[str, str]:
+    """The pattern of a step by its kind, "Regex" or "String"; empty if it has none."""
+    pattern = step.get("pattern")
+    return pattern if isinstance(pattern, dict) else {}
 
 
 def _normalized_added(tokenizer: Tokenizer) -> list[str]:
     """The added tokens that are found in the normalized text, as they stand there and as they were declared."""
     normalizer = tokenizer.normalizer
-    if normalizer is None:
+    if not any(_steps_of(normalizer)):
         return []
     declared = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.normalized]
     return declared + [normalizer.normalize_str(content) for content in declared]

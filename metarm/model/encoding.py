@@ -39,7 +39,7 @@ from metarm.store.versions import CURVE
 Format = Literal["chat", "pair", "concat"]
 Group = tuple[Prompt, Sequence[str]]  # a prompt and its responses
 PORTION_CHARS = 64_000  # about 50 ms of work
-NEAR_CHARS = 32
+NEAR_CHARS = 32  # before the end of a prompt: its last token is nearly always there
 UNSET_LENGTH = 10**9  # from here on, a tokenizer's model_max_length means "not set"
 
 
@@ -145,7 +145,7 @@ class Encoder:
         if len(ids) <= self.max_tokens:
             return Encoded(ids, self._segments(ids), False, prompt_tokens)
         dropped = len(ids) - self.max_tokens
-        if tail.start:  # of the first token of the whole, and of the prompt's part, the last ids say nothing
+        if tail.start:
             first = self._tails.first_ids(text, add_special_tokens=self._adds_special_tokens)
         else:
             first = ids[:1]
@@ -288,8 +288,9 @@ def _tokens_before(encoding: TokenizerEncoding, chars: int) -> int:
         token = encoding.char_to_token(char)
         if token is not None:  # some characters have no token, such as a space that the tokenizer drops
             break
-    else:  # of more characters, the one that has a token
-        last = max((min(end, chars) for start, end in encoding.offsets if start < min(end, chars)), default=0)
+    else:  # a long run without a token, or no text: each search for a character passes over all tokens
+        spans = filter(None, map(encoding.token_to_chars, reversed(range(len(encoding)))))
+        last = next((min(end, chars) for start, end in spans if start < min(end, chars)), 0)
         token = encoding.char_to_token(last - 1) if last else None
     if token is None:
         return 0
@@ -302,8 +303,8 @@ def _key(prompt: Prompt) -> Hashable:
 
 
 def _portions(groups: Sequence[Group]) -> Iterator[list[Group]]:
-    """The groups in order, divided so that the texts of a portion have at most PORTION_CHARS characters, or that
-    it is one response."""
+    """The groups in order, divided: the sequences of a portion have at most PORTION_CHARS characters, or it is
+    one sequence."""
     portion: list[Group] = []
     left = PORTION_CHARS
     for prompt, responses in groups:

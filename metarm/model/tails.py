@@ -49,8 +49,8 @@ class Tails:
         ]
 
     def encode(self, text: str, count: int, *, add_special_tokens: bool) -> Tail:
-        """Encode a text so that its last `count` tokens are those of the whole. If the tail does not start at 0,
-        the whole has more than `count` tokens. Costs at most twice what the whole costs."""
+        """Encode a text so that its last `count` tokens are those of the whole; a tail that does not start at 0
+        has more than `count` such tokens. Costs at most twice what the whole costs."""
         window = CHARS_PER_TOKEN * count
         boundaries = self._safe_boundaries() if self.is_long(text, count) else None
         while boundaries is not None and 2 * window < len(text):
@@ -58,12 +58,12 @@ class Tails:
             if tail is not None:
                 return tail
             window *= 2
-        return Tail(self._tokenizer.encode(text, add_special_tokens=add_special_tokens), 0)
+        return Tail(self._encoded(text, add_special_tokens), 0)
 
     def first_ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """The id of a text's first token, in a list; an empty list if it has none."""
         head = len(text) - len(text.lstrip()) + HEAD_CHARS  # an added token may take the white space before it
-        return self._tokenizer.encode(text[:head], add_special_tokens=add_special_tokens).ids[:1]
+        return self._encoded(text[:head], add_special_tokens).ids[:1]
 
     def _from(
         self, text: str, place: int, boundaries: Boundaries, count: int, add_special_tokens: bool
@@ -74,10 +74,14 @@ class Tails:
         exact = None if start is None else boundaries.after(text, start + 1)
         if start is None or exact is None:
             return None
-        encoding = self._tokenizer.encode(text[start:], add_special_tokens=add_special_tokens)
+        encoding = self._encoded(text[start:], add_special_tokens)
         if len(encoding) - first_token_from(encoding, exact - start) <= count:
             return None
         return Tail(encoding, start)
+
+    def _encoded(self, text: str, add_special_tokens: bool) -> Encoding:
+        """A text's encoding, without the GIL, which `Tokenizer.encode` holds."""
+        return self._tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)[0]
 
     def _safe_boundaries(self) -> Boundaries | None:
         with self._lock:

@@ -89,7 +89,7 @@ def test_of_a_long_prose_only_the_end_is_tokenised(kind: str) -> None:
         ("llama-3", "你好，世界。" * 10_000),
         ("llama-3", "line\n\n\n" * 10_000),
         ("llama-3", "QUJDREVG+/8=" * 5_000),
-        ("gemma", "word\n\n word" * 5_000),
+        ("gemma", "word word\n\n" * 5_000),
         ("t5", "one, two " * 5_000),
     ],
 )
