@@ -108,16 +108,18 @@ def safe_boundaries(tokenizer: Tokenizer) -> Boundaries | None:
     if any(re.search(r"[\s▁ĠĊ]", token.strip("▁ ")) for token in normalized):
         return None  # any white space may be normalized to theirs
     texts = probe_texts(tokenizer, [pattern for step in steps for pattern in _pattern_of(step).values()])
-    inner_spaces = any(token.rstrip for token in added)  # such a token takes the white space after it
+    takes_spaces = any(token.rstrip for token in added)  # those after it
     precompiled = any(step["type"] == "Precompiled" for step in steps)  # reads graphemes
     candidates = [
-        one for one in TRANSITIONS if one.left or not (precompiled or (inner_spaces and " " in one.right))
+        one for one in TRANSITIONS if one.left or not (precompiled or (takes_spaces and " " in one.right))
     ]
     sure = _never_joined(tokenizer, steps, _not_in(normalized, candidates), texts)
     if not sure:
         return None
-    wide = [one for one in sure if not one.left]  # they hold nearly all places of the others, and are found faster
-    boundaries = Boundaries(wide or sure, {token.content for token in added})
+    wide = [one for one in sure if not one.left]
+    if any(" " in one.right for one in wide):
+        sure = wide  # they hold nearly all places of the others, and are found faster
+    boundaries = Boundaries(sure, {token.content for token in added})
     return boundaries if all(_agrees(tokenizer, boundaries, text) for text in texts) else None
 
 

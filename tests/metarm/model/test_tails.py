@@ -142,3 +142,11 @@ def test_an_added_token_of_several_words_is_not_cut() -> None:
         tail = tails.encode(text, 8, add_special_tokens=False)
         assert tail.start > 0
         assert tail.encoding.ids[-8:] == backend.encode(text, add_special_tokens=False).ids[-8:]
+
+
+@pytest.mark.parametrize("spaces", [31, 33, 5000])
+def test_prompt_tokens_end_before_any_number_of_characters_without_a_token(spaces: int) -> None:
+    """A tokenizer that trims offsets gives a token of spaces an empty span."""
+    encoder = encoder_of("llama-3", WHOLE)
+    few, many = (encode_one(encoder, "two words" + " " * number, "yes").prompt_tokens for number in (2, spaces))
+    assert many == few > 3

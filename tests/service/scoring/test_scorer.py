@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarm.errors import NonFiniteScoreError, PayloadTooLargeError
+from metarm.errors import NonFiniteScoreError, NotReadyError, PayloadTooLargeError
 from metarm.model.encoding import Encoded, Encoder
 from metarm.model.encoding import Group as TextGroup
 from metarm.model.forward import PrefixCache
@@ -297,6 +297,20 @@ def test_a_cancelled_request_is_tokenised_no_further(checkpoint: Kinds) -> None:
             for more in range(1, 20):
                 await w.scorer.encode(version, SMALL)
                 assert encoder.begun == begun + more
+
+    asyncio.run(main())
+
+
+def test_a_request_under_way_is_not_tokenised_after_the_end(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    model.encoder = encoder = Counting(model.encoder.tokenizer, 128)
+
+    async def main() -> None:
+        async with wired(model) as w:
+            request = asyncio.create_task(w.scorer.encode(LoadedVersion("v000001", model), LARGE))
+            await asyncio.to_thread(wait_until, lambda: encoder.begun >= 3)
+        with pytest.raises(NotReadyError, match="shutting down"):
+            await request
 
     asyncio.run(main())
 
