@@ -10,7 +10,7 @@ No other code handles chat templates, special tokens or truncation. The tokenize
 | concat | neither                 | tokenizer(prompt + response), then EOS if it is missing       |
 
 A sequence over `max_tokens` loses tokens from the left, the prompt's first: every pooled score depends on the
-end of the response. `truncated` records it.
+end of the response. `truncated` records it. Of a much longer text only the end is tokenised (tails.py).
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
+from metarm.model.portions import Group, portions_of
 from metarm.model.tails import Tail, Tails
 from metarm.records import Message, Prompt
 from metarm.store.manifest import MANIFEST
 from metarm.store.versions import CURVE
 
 Format = Literal["chat", "pair", "concat"]
-Group = tuple[Prompt, Sequence[str]]  # a prompt and its responses
-PORTION_CHARS = 64_000  # about 50 ms of work
 NEAR_CHARS = 32  # before the end of a prompt: its last token is nearly always there
 UNSET_LENGTH = 10**9  # from here on, a tokenizer's model_max_length means "not set"
 
@@ -87,7 +86,7 @@ class Encoder:
         """Encode as `encode` does, in portions: each step encodes the next few sequences, of at most
         PORTION_CHARS characters or one alone. Raises what `encode` raises, at any step."""
         known: dict[Hashable, Any] = {}  # equal texts are encoded once
-        for portion in _portions(groups):
+        for portion in portions_of(groups):
             yield (self._encode_pairs if self.format == "pair" else self._encode_joined)(portion, known)
 
     def describe(self) -> dict[str, Any]:
@@ -300,25 +299,6 @@ def _tokens_before(encoding: TokenizerEncoding, chars: int) -> int:
 
 def _key(prompt: Prompt) -> Hashable:
     return prompt if isinstance(prompt, str) else tuple((turn["role"], turn["content"]) for turn in prompt)
-
-
-def _portions(groups: Sequence[Group]) -> Iterator[list[Group]]:
-    """The groups in order, divided: the sequences of a portion have at most PORTION_CHARS characters, or it is
-    one sequence."""
-    portion: list[Group] = []
-    left = PORTION_CHARS
-    for prompt, responses in groups:
-        prompt_chars = len(prompt) if isinstance(prompt, str) else sum(len(turn["content"]) for turn in prompt)
-        begin = 0
-        for place, response in enumerate(responses):
-            chars = prompt_chars + len(response)
-            if chars > left and (portion or place > begin):
-                yield [*portion, (prompt, responses[begin:place])]
-                portion, left, begin = [], PORTION_CHARS, place
-            left -= chars
-        portion.append((prompt, responses[begin:]))
-    if portion:
-        yield portion
 
 
 def _plain_text(prompt: Prompt) -> str:

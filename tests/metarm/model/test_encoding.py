@@ -17,7 +17,8 @@ from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
-from metarm.model.encoding import PORTION_CHARS, Encoded, Encoder, load_encoder
+from metarm.model.encoding import Encoded, Encoder, load_encoder
+from metarm.model.portions import PORTION_CHARS
 from metarm.model.reward_model import load_model
 from metarm.records import Message, Prompt
 from tests.tiny import CORPUS, Kind, encode_one

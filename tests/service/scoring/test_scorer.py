@@ -13,8 +13,8 @@ import torch
 
 from metarm.errors import NonFiniteScoreError, NotReadyError, PayloadTooLargeError
 from metarm.model.encoding import Encoded, Encoder
-from metarm.model.encoding import Group as TextGroup
 from metarm.model.forward import PrefixCache
+from metarm.model.portions import Group as TextGroup
 from metarm.model.reward_model import RewardModel, load_model
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
