@@ -31,12 +31,13 @@ DEEPSEEK = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
+BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
 PROSE = "Größe, naïve café. It's 3.14 or 1,000; don't you'll see?\n\nNext:  你好，世界。这是一个测试！\n"
 TRAINING = [*CORPUS, *(f"{one} {PROSE}" for one in CORPUS)]
 KINDS = (
     *("minilm", "bert", "bert-cased", "gpt2", "gpt2-spaced", "llama-3", "llama-3-chat", "qwen-chat"),
     *("o200k", "deepseek", "t5", "xlm-roberta", "albert", "llama-2", "llama-2-normalized", "metaspace"),
-    *("phi-3", "gemma"),
+    *("phi-3", "gemma", "bloom", "falcon", "neox"),
 )  # fmt: skip
 SPECIAL = ["<unk>", "<s>", "</s>", "<mask>", "<|user|>", "<|assistant|>"]
 
@@ -86,6 +87,15 @@ def _backend(kind: str) -> tuple[Tokenizer, dict[str, str]]:
         case "deepseek":
             splits = [pre.Split(Regex(pattern), "isolated") for pattern in DEEPSEEK]
             backend = _bpe(pre.Sequence([*splits, no_regex]))
+        case "bloom":
+            backend = _bpe(pre.Sequence([pre.Split(Regex(BLOOM), "isolated"), no_regex]))
+        case "falcon":
+            threes = pre.Split(Regex("[0-9][0-9][0-9]"), "isolated")
+            by_regex = pre.ByteLevel(add_prefix_space=False)
+            backend = _bpe(pre.Sequence([pre.Punctuation("contiguous"), by_regex, pre.Digits(), threes]))
+        case "neox":  # and ModernBERT
+            backend = _bpe(pre.ByteLevel(add_prefix_space=False), normalizers.NFC())
+            backend.add_tokens([AddedToken(" " * n, normalized=True) for n in range(2, 25)])
         case "t5":
             one_space = normalizers.Replace(Regex(" {2,}"), " ")
             backend = _unigram(

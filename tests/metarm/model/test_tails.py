@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer
@@ -62,7 +62,7 @@ def test_a_long_text_is_encoded_as_if_it_were_tokenised_whole(kind: str) -> None
     frame = len(encode_one(whole, "", "").ids)
     for limit in (8, 21):
         encoder = encoder_of(kind, limit)
-        for prompt, response in pairs_of(hard_texts(limit, 60, 400)):
+        for prompt, response in pairs_of(hard_texts(limit, 40, 400)):
             expected = truncated(
                 encode_one(whole, prompt, response), encode_one(whole, prompt, ""), frame, encoder
             )
@@ -127,7 +127,9 @@ def has_single_words(backend: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("change", [joins_words, looks_behind, counts_characters, has_single_words])
-def test_a_tokenizer_that_may_split_a_text_by_what_stands_to_the_left_is_given_whole_texts(change) -> None:  # type: ignore[no-untyped-def]
+def test_a_tokenizer_that_may_read_to_the_left_is_given_whole_texts(
+    change: Callable[[Tokenizer], None],
+) -> None:
     backend = plain("gpt2")
     change(backend)
     assert Tails(backend).encode("one two three four five " * 1000, 8, add_special_tokens=False).start == 0
