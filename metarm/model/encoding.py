@@ -10,16 +10,17 @@ No other code handles special tokens or truncation. The tokenizer decides betwee
 | concat | neither                 | tokenizer(prompt + response), then EOS if it is missing       |
 
 A sequence over `max_tokens` loses tokens from the left, the prompt's first: every pooled score depends on the
-end of the response. `truncated` records it.
+end of the response. `truncated` records it. Of a much longer text only the end is tokenised (tails.py).
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakValueDictionary
@@ -30,11 +31,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
 from metarm.model.chat_template import DEFAULT_RULES, ChatTemplate, ControlTokens, TextRules, texts_of
+from metarm.model.portions import Group, portions_of
+from metarm.model.tails import Tail, Tails
 from metarm.records import Message, Prompt
 from metarm.store.manifest import MANIFEST
 from metarm.store.versions import CURVE
 
 Format = Literal["chat", "pair", "concat"]
+NEAR_CHARS = 32  # before the end of a prompt: its last token is nearly always there
 UNSET_LENGTH = 10**9  # from here on, a tokenizer's model_max_length means "not set"
 
 
@@ -78,18 +82,24 @@ class Encoder:
         self._plain_tokenizer = _plain_copy(tokenizer.backend_tokenizer)
         if rules.split_special_tokens and self.format != "chat":
             self._plain_tokenizer.encode_special_tokens = True  # as text
+        self._tails = Tails(self._plain_tokenizer)
         self._frame = _pair_frame(self._plain_tokenizer) if self.format == "pair" else None
 
-    def encode(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
+    def encode(self, groups: Sequence[Group]) -> list[list[Encoded]]:
         """Encode the (prompt, response) sequences of each group, in order.
 
         Raises InvalidRequestError if the chat template refuses the messages, or a sequence is empty.
         """
-        encoded = self._encode_pairs(groups) if self.format == "pair" else self._encode_whole(groups)
-        return [
-            self._with_control_tokens(prompt, responses, samples)
-            for (prompt, responses), samples in zip(groups, encoded, strict=True)
-        ]
+        encoded = chain.from_iterable(self.portions(groups))
+        return [list(islice(encoded, len(responses))) for _, responses in groups]
+
+    def portions(self, groups: Sequence[Group]) -> Iterator[list[Encoded]]:
+        """Encode as `encode` does, in portions: each step encodes the next few sequences, of at most
+        PORTION_CHARS characters or one alone. Raises what `encode` raises, at any step."""
+        known: dict[Hashable, Any] = {}  # equal texts are encoded once
+        for portion in portions_of(groups):
+            encoded = (self._encode_pairs if self.format == "pair" else self._encode_joined)(portion, known)
+            yield self._with_control_tokens(portion, encoded)
 
     def describe(self) -> dict[str, Any]:
         """The fields of a version's manifest about the encoding."""
@@ -101,66 +111,89 @@ class Encoder:
             "split_special_tokens": self.rules.split_special_tokens,
         }
 
-    def _encode_whole(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
-        texts = [self._texts(prompt, responses) for prompt, responses in groups]
-        flat = [text for group in texts for text, _ in group]
-        special = self.format == "concat"
-        encoded = iter(self._plain_tokenizer.encode_batch(flat, add_special_tokens=special))
-        return [[self._single(next(encoded), first) for _, first in group] for group in texts]
+    def _with_control_tokens(self, groups: Sequence[Group], encoded: Sequence[Encoded]) -> list[Encoded]:
+        """The sequences, marked where their text has control tokens; these are read as text if the rules say
+        so."""
+        texts = [(prompt, response) for prompt, responses in groups for response in responses]
+        return [
+            self._with_control_tokens_of(prompt, response, sample)
+            for (prompt, response), sample in zip(texts, encoded, strict=True)
+        ]
 
-    def _with_control_tokens(
-        self, prompt: Prompt, responses: Sequence[str], encoded: Sequence[Encoded]
-    ) -> list[Encoded]:
-        """The sequences of a group, marked where their text has control tokens; these are read as text if the
-        rules say so."""
-        written, samples = texts_of(prompt), list(encoded)
-        for place, response in enumerate(responses):
-            texts = (*written, response)
-            splits = self.rules.split_special_tokens and self.format == "chat"
-            if splits and self._added_tokens.found_in(*texts):
-                samples[place] = self._fit(self._template.ids_of_plain_text(prompt, response), prompt_tokens=0)
-            if self._control_tokens.found_in(*texts):
-                samples[place] = replace(samples[place], control_tokens=True)
-        return samples
+    def _with_control_tokens_of(self, prompt: Prompt, response: str, sample: Encoded) -> Encoded:
+        texts = (*texts_of(prompt), response)
+        splits = self.rules.split_special_tokens and self.format == "chat"
+        if splits and self._added_tokens.found_in(*texts):
+            ids = self._template.ids_of_plain_text(prompt, response)
+            sample = self._fit(ids, ids[:1], prompt_tokens=0)
+        return replace(sample, control_tokens=True) if self._control_tokens.found_in(*texts) else sample
 
-    def _texts(self, prompt: Prompt, responses: Sequence[str]) -> list[tuple[str, int]]:
-        """For each response, the whole text and how many of its first characters come from the prompt."""
+    def _encode_joined(self, groups: Sequence[Group], known: dict[Hashable, Any]) -> list[Encoded]:
+        """`known` holds sequences by prompt and response, and by prompt the characters that come from it."""
+        sequences = [(_key(prompt), response) for prompt, responses in groups for response in responses]
+        prompts = {_key(prompt): prompt for prompt, _ in groups}
+        new = [
+            (prompt, response)
+            for prompt, response in dict.fromkeys(sequences)
+            if (prompt, response) not in known
+        ]
+        texts = [self._text(prompts[key], response) for key, response in new]
+        tails = self._tails.encode_batch(texts, self.max_tokens, add_special_tokens=self._adds_special_tokens)
+        for key, text, tail in zip(new, texts, tails, strict=True):
+            if key[0] not in known:
+                known[key[0]] = self._prompt_chars(prompts[key[0]])
+            known[key] = self._single(text, tail, known[key[0]])
+        return [known[key] for key in sequences]
+
+    @property
+    def _adds_special_tokens(self) -> bool:
+        return self.format == "concat"  # a chat template writes its own
+
+    def _text(self, prompt: Prompt, response: str) -> str:
         if self.format == "concat":
-            first = _plain_text(prompt)
-            return [(first + response, len(first)) for response in responses]
-        chars = _common_start(self._template.render(prompt, "A"), self._template.render(prompt, "B"))
-        return [(self._template.render(prompt, response), chars) for response in responses]
+            return _plain_text(prompt) + response
+        return self._template.render(prompt, response)
 
-    def _single(self, encoding: TokenizerEncoding, prompt_chars: int) -> Encoded:
-        ids: list[int] = encoding.ids
-        prompt_tokens = _tokens_before(encoding, prompt_chars)
+    def _prompt_chars(self, prompt: Prompt) -> int:
+        """How many of the first characters of every text come from the prompt."""
+        if self.format == "concat":
+            return len(_plain_text(prompt))
+        return _common_start(self._template.render(prompt, "A"), self._template.render(prompt, "B"))
+
+    def _single(self, text: str, tail: Tail, prompt_chars: int) -> Encoded:
+        ids: list[int] = tail.encoding.ids
+        prompt_tokens = _tokens_before(tail.encoding, prompt_chars - tail.start)
         eos = self.tokenizer.eos_token_id
         if self.format == "concat" and eos is not None and ids[-1:] != [eos]:
             ids.append(eos)
         if not ids:
             raise InvalidRequestError("prompt and response are both empty: send some text to score")
-        return self._fit(ids, prompt_tokens)
+        first = ids[:1]
+        if tail.start and len(ids) > self.max_tokens:
+            first = self._tails.first_ids(text, add_special_tokens=self._adds_special_tokens)
+        return self._fit(ids, first, prompt_tokens)
 
-    def _fit(self, ids: list[int], prompt_tokens: int) -> Encoded:
-        """The last `max_tokens` ids as a sequence; the first `prompt_tokens` ids come from the prompt."""
+    def _fit(self, ids: list[int], first: list[int], prompt_tokens: int) -> Encoded:
+        """The last `max_tokens` ids of a text that begins with the token `first`. The first `prompt_tokens` of
+        `ids` come from the prompt."""
         if len(ids) <= self.max_tokens:
             return Encoded(ids, self._segments(ids), False, prompt_tokens)
         dropped = len(ids) - self.max_tokens
-        start = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        start = first if first == [self.tokenizer.bos_token_id] else []
         ids = start + ids[dropped + len(start) :]
         return Encoded(ids, self._segments(ids), True, max(0, prompt_tokens - dropped))
 
     def _segments(self, ids: list[int]) -> list[int] | None:
         return [0] * len(ids) if self._uses_segments else None
 
-    def _encode_pairs(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[Encoded]]:
-        texts = [text for prompt, responses in groups for text in (_plain_text(prompt), *responses)]
-        parts = iter(self._plain_tokenizer.encode_batch(texts, add_special_tokens=False))
-        encoded = []
-        for _, responses in groups:
-            first = next(parts).ids
-            encoded.append([self._pair(first, next(parts).ids) for _ in responses])
-        return encoded
+    def _encode_pairs(self, groups: Sequence[Group], known: dict[Hashable, Any]) -> list[Encoded]:
+        """`known` holds the last ids of each text."""
+        sequences = [(_plain_text(prompt), response) for prompt, responses in groups for response in responses]
+        new = [text for text in dict.fromkeys(chain.from_iterable(sequences)) if text not in known]
+        tails = self._tails.encode_batch(new, self.max_tokens, add_special_tokens=False)
+        # one more than fits, which shows that the text is truncated
+        known.update(zip(new, (tail.encoding.ids[-self.max_tokens - 1 :] for tail in tails), strict=True))
+        return [self._pair(known[prompt], known[response]) for prompt, response in sequences]
 
     def _pair(self, first: list[int], second: list[int]) -> Encoded:
         assert self._frame is not None  # noqa: S101 (the format is "pair")
@@ -281,12 +314,22 @@ def _common_start(one: str, other: str) -> int:
 
 def _tokens_before(encoding: TokenizerEncoding, chars: int) -> int:
     """The number of tokens that lie wholly within the first `chars` characters of the text."""
-    for char in range(chars - 1, -1, -1):
+    for char in range(chars - 1, max(-1, chars - 1 - NEAR_CHARS), -1):
         token = encoding.char_to_token(char)
         if token is not None:  # some characters have no token, such as a space that the tokenizer drops
-            span = encoding.token_to_chars(token)
-            return int(token) + (span is None or span[1] <= chars)
-    return 0
+            break
+    else:  # a long run without a token, or no text: each search for a character passes over all tokens
+        spans = filter(None, map(encoding.token_to_chars, reversed(range(len(encoding)))))
+        last = next((min(end, chars) for start, end in spans if start < min(end, chars)), 0)
+        token = encoding.char_to_token(last - 1) if last else None
+    if token is None:
+        return 0
+    span = encoding.token_to_chars(token)
+    return int(token) + (span is None or span[1] <= chars)
+
+
+def _key(prompt: Prompt) -> Hashable:
+    return prompt if isinstance(prompt, str) else tuple((turn["role"], turn["content"]) for turn in prompt)
 
 
 def _plain_text(prompt: Prompt) -> str:

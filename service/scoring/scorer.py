@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from cachetools import LRUCache
@@ -131,10 +132,21 @@ class Scorer:
         return [scored[n] for n in range(len(groups))]
 
     async def encode(self, version: LoadedVersion, groups: Sequence[Group]) -> list[list[Encoded]]:
-        """The sequences of each group as the version's model reads them."""
+        """The sequences of each group as the version's model reads them. Requests take turns, portion by
+        portion, so that a small one waits for no large one. Raises NotReadyError after `running` has ended."""
         loop = asyncio.get_running_loop()
+        total = sum(len(group.responses) for group in groups)
+        encoded: list[Encoded] = []
         with span("tokenise", version=version.name, groups=len(groups)):
-            return await loop.run_in_executor(self._tokenizer_threads, version.model.encoder.encode, groups)
+            portions = version.model.encoder.portions(groups)
+            while len(encoded) < total:
+                try:
+                    portion = loop.run_in_executor(self._tokenizer_threads, next, portions)
+                except RuntimeError as error:  # the threads take no more work
+                    raise NotReadyError("the server is shutting down") from error
+                encoded += await portion
+        flat = iter(encoded)
+        return [list(islice(flat, len(group.responses))) for group in groups]
 
     async def rewards(
         self, version: LoadedVersion, groups: Sequence[Sequence[Encoded]], *, background: bool = False

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
 from metarm.model.encoding import Encoded, Encoder, load_encoder
+from metarm.model.portions import PORTION_CHARS
 from metarm.model.reward_model import load_model
 from metarm.records import Message, Prompt
 from tests.tiny import CORPUS, Kind, encode_one
@@ -191,6 +193,42 @@ def test_a_truncated_response_does_not_shorten_the_prompt_of_the_next_response(c
     (group,) = encoder.encode([(PROMPT, [RESPONSE * 9, "Yes.", RESPONSE * 2, "No."])])
     assert [e.truncated for e in group] == [True, False, True, False]
     assert group == encode_alone(encoder, PROMPT, [RESPONSE * 9, "Yes.", RESPONSE * 2, "No."])
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
+def test_portions_are_bounded_and_have_all_sequences_in_order(checkpoint: Kinds, kind: Kind) -> None:
+    encoder = load_encoder(checkpoint(kind), 30)
+    words = "the answer is forty two and the second train is cheaper "
+    lengths = [[0], [40_000, 30_000, 0, 10, 100_000, 20], [], [100] * 700, [63_000], [2000] * 40]
+    groups = [
+        (
+            f"{n} {words}" * (n + 1),
+            [f"{n} {i} {words * (chars // len(words))}" for i, chars in enumerate(group)],
+        )
+        for n, group in enumerate(lengths)
+    ]
+    portions = list(encoder.portions(groups))
+    flat = [(prompt, response) for prompt, responses in groups for response in responses]
+    sequences = iter(flat)
+    for portion in portions:
+        chars = [sum(map(len, texts)) for texts in islice(sequences, len(portion))]
+        assert len(portion) == 1 or sum(chars) <= PORTION_CHARS
+    assert next(sequences, None) is None
+    assert len(portions) < len(flat) / 10
+    expected = [encode_one(encoder, prompt, response) for prompt, response in flat]
+    assert [sample for portion in portions for sample in portion] == expected
+    assert encoder.encode(groups) == [encode_alone(encoder, *group) for group in groups]
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "llama-chat"])
+def test_equal_texts_of_a_request_are_tokenised_once(checkpoint: Kinds, kind: Kind) -> None:
+    encoder = load_encoder(checkpoint(kind), 30)
+    word = "z" * 200_000  # no tokenizer may cut it
+    started = time.monotonic()
+    groups = encoder.encode([("Why?", [word] * 1000), (conversation(("user", "How?")), [word] * 1000)])
+    assert time.monotonic() - started < 20  # one by one they take minutes
+    assert [len(group) for group in groups] == [1000, 1000]
+    assert groups[1][-1] == encode_one(encoder, "How?", word)
 
 
 def test_truncation_and_padding_stored_in_the_tokenizer_are_ignored(checkpoint: Kinds) -> None:

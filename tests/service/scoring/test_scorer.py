@@ -11,17 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarm.errors import NonFiniteScoreError, PayloadTooLargeError
-from metarm.model.encoding import Encoded
+from metarm.errors import NonFiniteScoreError, NotReadyError, PayloadTooLargeError
+from metarm.model.encoding import Encoded, Encoder
 from metarm.model.forward import PrefixCache
+from metarm.model.portions import Group as TextGroup
 from metarm.model.reward_model import RewardModel, load_model
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
 from service.scoring.plan import ForwardPlan
-from service.scoring.scorer import Scorer
+from service.scoring.scorer import Group, Scorer
 from service.telemetry.metrics import Metrics
 from service.versions.live import LoadedVersion
 from tests.metarm.model.forward.networks import plain_scores
+from tests.processes import wait_until
 from tests.series import value_of
 from tests.tiny import Kind
 
@@ -237,3 +239,82 @@ def test_a_group_stays_in_one_slice_if_its_prompt_is_shared(checkpoint: Kinds) -
         asyncio.run(main())
     assert sum(groups_per_slice[True]) == 3  # no group is in two slices
     assert sum(groups_per_slice[False]) > 3
+
+
+LARGE = [Group("Why?", [f"{number} {'the answer ' * 6000}" for number in range(100)])]  # in 100 portions
+SMALL = [Group(PROMPT, RESPONSES)]
+
+
+def test_a_small_request_is_tokenised_while_large_ones_are_under_way(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    version, ended = LoadedVersion("v000001", model), []
+
+    async def main() -> None:
+        async with wired(model) as w:
+
+            async def encode(name: str, groups: list[Group]) -> list[list[Encoded]]:
+                encoded = await w.scorer.encode(version, groups)
+                ended.append(name)
+                return encoded
+
+            large = [asyncio.create_task(encode("large", LARGE)) for _ in range(3)]
+            await asyncio.sleep(0)  # until they have begun
+            assert await encode("small", SMALL) == model.encoder.encode(SMALL)
+            assert ended == ["small"]
+            assert await asyncio.gather(*large) == [model.encoder.encode(LARGE)] * 3
+
+    asyncio.run(main())
+
+
+class Counting(Encoder):
+    """Counts the portions that it has begun."""
+
+    begun = 0
+
+    def portions(self, groups: Sequence[TextGroup]) -> Iterator[list[Encoded]]:
+        portions = super().portions(groups)
+        while True:
+            self.begun += 1
+            try:
+                yield next(portions)
+            except StopIteration:
+                return
+
+
+def test_a_cancelled_request_is_tokenised_no_further(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    model.encoder = encoder = Counting(model.encoder.tokenizer, 128)
+    version = LoadedVersion("v000001", model)
+
+    async def main() -> None:
+        async with wired(model) as w:
+            request = asyncio.create_task(w.scorer.encode(version, LARGE))
+            await asyncio.to_thread(wait_until, lambda: encoder.begun >= 3)
+            request.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await request
+            begun = encoder.begun  # the last one may be under way
+            for more in range(1, 20):
+                await w.scorer.encode(version, SMALL)
+                assert encoder.begun == begun + more
+
+    asyncio.run(main())
+
+
+def test_a_request_under_way_is_not_tokenised_after_the_end(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    model.encoder = encoder = Counting(model.encoder.tokenizer, 128)
+
+    async def main() -> None:
+        async with wired(model) as w:
+            request = asyncio.create_task(w.scorer.encode(LoadedVersion("v000001", model), LARGE))
+            await asyncio.to_thread(wait_until, lambda: encoder.begun >= 3)
+        with pytest.raises(NotReadyError, match="shutting down"):
+            await request
+
+    asyncio.run(main())
+
+
+def test_a_small_request_is_tokenised_in_one_portion(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    assert len(list(model.encoder.portions(SMALL * 50))) == 1
