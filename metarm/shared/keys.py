@@ -2,7 +2,7 @@
 
 | key                      | type   | holds                                                       |
 | ------------------------ | ------ | ----------------------------------------------------------- |
-| metarm:samples           | stream | scored sample groups; consumer group `trainer`              |
+| metarm:samples           | stream | sample groups; group `trainer`: the last entry used          |
 | metarm:samples:trimmed   | hash   | entries trimmed so far, by reason: count, age               |
 | metarm:request:{id}      | string | this request id has been logged (expires)                   |
 | metarm:job:{id}          | string | a retrain job as JSON (expires 30 days after its end)       |
