@@ -37,7 +37,7 @@ class LoggedRequest:
 class Unused:
     """What no finished run has used: the newest groups of two or more responses, oldest first, the ids of the
     oldest and of the newest unused entry ("" without any), and the number of all unused entries by what a run
-    does with them: used, superseded (older groups), single_response, unreadable (of another codec or program)."""
+    does with them: used, superseded (older groups), single_response, unreadable (another codec or program)."""
 
     groups: list[SampleGroup]
     first_entry: str
