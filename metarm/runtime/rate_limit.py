@@ -9,8 +9,8 @@ MOST_KINDS = 1000
 
 
 class RateLimit:
-    """Admits at most one event of each kind in `every_s` seconds. Of more than MOST_KINDS kinds, it forgets those
-    that it admitted longest ago."""
+    """Admits at most one event of each kind in `every_s` seconds. Of more than MOST_KINDS kinds, it forgets the
+    ones admitted longest ago."""
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s

@@ -341,7 +341,7 @@ def _names_in(folder: Path, suffix: str = "") -> list[str]:
 
 
 def some(key: str, names: Sequence[str]) -> dict[str, Any]:
-    """Details of an error: the last MOST_NAMED `names` and, if there are more, their number as `{key}_count`."""
+    """Details of an error: the last MOST_NAMED `names`; if there are more, their number as `{key}_count`."""
     cut = {f"{key}_count": len(names)} if len(names) > MOST_NAMED else {}
     return {key: list(names[-MOST_NAMED:]), **cut}
 

@@ -16,9 +16,8 @@ log = logging.getLogger(__name__)
 
 
 class Labels:
-    """Lives on the event loop. A store may have more labels than the limits permit, such as one of an earlier
-    release: then the versions of the first labels by name are held, that of the canary before all, and the others
-    are loaded when they are requested."""
+    """Lives on the event loop. A store of an earlier release may have more labels than the limits permit: the
+    canary's version and those of the first labels by name are then held, the others are loaded on request."""
 
     def __init__(
         self, store: VersionStore, live: LiveVersions, *, most_labels: int, most_versions: int
@@ -39,8 +38,8 @@ class Labels:
         left_out = versions[self._most_versions :]
         if left_out and left_out != self._left_out:
             log.warning(
-                "labels name %d versions; %d stay in memory (METARM_MAX_LABELLED_VERSIONS), the others are loaded "
-                "when they are requested",
+                "labels name %d versions; %d stay in memory (METARM_MAX_LABELLED_VERSIONS), the others are "
+                "loaded on request",
                 len(versions),
                 self._most_versions,
             )
