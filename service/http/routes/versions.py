@@ -96,8 +96,8 @@ def _entry(name: str, current: bool, status: Status, server: Server) -> VersionE
         "loaded": name in server.versions.live.loaded_names,
     }
     try:
-        made_from = {key: server.versions.store.manifest(name).get(key) for key in LINEAGE}
-        found = VersionEntry(**entry, status=status, **made_from)
+        manifest = server.versions.store.manifest(name)
+        found = VersionEntry(**entry, status=status, **{key: manifest.get(key) for key in LINEAGE})
     except InvalidVersionError as error:
         return VersionEntry(**entry, status="unreadable", reasons=[error.message])
     except ValidationError as error:
