@@ -57,6 +57,14 @@ class _Page(NamedTuple):
     data: list[bytes]
 
 
+class _Counted(NamedTuple):
+    """Where the unused entries began, the newest one that was counted, and the groups among them."""
+
+    begins: tuple[str, bytes | None]
+    newest: bytes
+    groups: int
+
+
 class SampleLog:
     """Thread-safe. Every method raises redis.RedisError when Redis does not answer."""
 
@@ -64,6 +72,7 @@ class SampleLog:
         self._redis = client
         self._append_once = load_script(client, "sample_log")
         self._unused_page = load_script(client, "unused_samples")
+        self._counted: _Counted | None = None
 
     def append(self, requests: Sequence[LoggedRequest]) -> int:
         """Log the requests in one pipeline; return the number of groups written. A request whose id was logged
@@ -88,12 +97,19 @@ class SampleLog:
         return trimmed
 
     def count_unused(self, at_most: int) -> int:
-        """Groups with two or more responses that no finished run has used, counted up to `at_most`."""
-        count = 0
-        for page in self._unused_pages(lambda: 0):
+        """Groups with two or more responses that no finished run has used, counted up to `at_most`. A second
+        call counts only what is new, unless entries were used or trimmed meanwhile."""
+        first = self._first_unused()
+        oldest = cast("list[tuple[bytes, object]]", self._redis.xrange(SAMPLES, first, count=1))
+        begins = (first, oldest[0][0] if oldest else None)
+        known = self._counted if self._counted and self._counted.begins == begins else None
+        count, newest = known.groups if known else 0, known.newest if known else b""
+        for page in self._unused_pages(f"({newest.decode()}" if newest else first, lambda: 0):
+            newest = max(newest, page.newest, key=_place)
             count += page.groups
             if count >= at_most:
                 return at_most
+        self._counted = _Counted(begins, newest, count)
         return count
 
     def read_unused(self, most: int) -> Unused:
@@ -102,7 +118,7 @@ class SampleLog:
         groups: list[SampleGroup] = []
         first = last = b""
         several = single = unreadable = 0
-        for page in self._unused_pages(lambda: most - len(groups)):
+        for page in self._unused_pages(self._first_unused(), lambda: most - len(groups)):
             decoded = [group for group in map(_decode, page.data) if group is not None]
             broken = len(page.data) - len(decoded)
             groups.extend(decoded)
@@ -119,7 +135,7 @@ class SampleLog:
 
     def acknowledge_through(self, last_id: str) -> None:
         """Mark every entry up to and including `last_id` as used. Nothing changes if it is used already."""
-        if _place(last_id) < _place(self._first_unused().lstrip("(")):
+        if _place(last_id.encode()) < _place(self._first_unused().lstrip("(").encode()):
             return
         with self._redis.pipeline() as pipeline:
             # an earlier release claims what it reads: what it had claimed ends with its consumer
@@ -127,10 +143,10 @@ class SampleLog:
             pipeline.xgroup_setid(SAMPLES, SAMPLES_GROUP, last_id)
             pipeline.execute()
 
-    def _unused_pages(self, wanted: Callable[[], int]) -> Iterator[_Page]:
-        """The unused entries from the newest back, a page at a time. `wanted` returns how many groups' data is
-        still wanted."""
-        oldest, newest = self._first_unused(), "+"
+    def _unused_pages(self, oldest: str, wanted: Callable[[], int]) -> Iterator[_Page]:
+        """The entries from the newest back to `oldest`, a page at a time. `wanted` returns the number of groups
+        whose data is still wanted."""
+        newest = "+"
         while True:
             page = _Page(*self._unused_page([SAMPLES], [newest, oldest, max(0, wanted()), SAMPLE_BEGINS]))
             yield page
@@ -171,7 +187,7 @@ def _decode(data: bytes) -> SampleGroup | None:
         return None
 
 
-def _place(entry_id: str) -> tuple[int, int]:
-    """A stream id as Redis orders it."""
-    ms, _, sequence = entry_id.partition("-")
-    return int(ms), int(sequence or 0)
+def _place(entry_id: bytes) -> tuple[int, int]:
+    """A stream id as Redis orders it; an empty one comes first."""
+    ms, _, sequence = entry_id.partition(b"-")
+    return int(ms or 0), int(sequence or 0)

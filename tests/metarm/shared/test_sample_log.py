@@ -438,3 +438,31 @@ def fill(client: redis.Redis, entries: int, responses: int) -> None:
         for _ in range(1000):
             pipeline.xadd(SAMPLES, {"k": responses, "data": data})
         pipeline.execute()
+
+
+def test_a_second_count_reads_only_what_is_new(sample_log: SampleLog, redis_client: redis.Redis) -> None:
+    fill(redis_client, 5_000, responses=1)
+    log_each(sample_log, ["1", "2"])
+    assert sample_log.count_unused(100) == 2
+    redis_client.config_set("slowlog-log-slower-than", 0)
+
+    def pages() -> int:
+        """Pages that the next count reads, whose result is checked against a new process's."""
+        redis_client.slowlog_reset()
+        count = sample_log.count_unused(100)
+        commands = [entry["command"].split()[0] for entry in redis_client.slowlog_get(1000)]
+        assert count == SampleLog(redis_client).count_unused(100)
+        return commands.count(b"EVALSHA")
+
+    assert pages() == 1
+    fill(redis_client, 1_000, responses=1)
+    log_each(sample_log, ["3"])
+    assert pages() <= 2
+    sample_log.trim(max_entries=500, max_age_s=1e9)
+    assert pages() == 1
+    sample_log.acknowledge_through(entry_ids(redis_client)[-2])
+    assert sample_log.count_unused(100) == 1
+    sample_log.trim(max_entries=0, max_age_s=1e9)
+    assert sample_log.count_unused(100) == 0
+    log_each(sample_log, ["4"])
+    assert sample_log.count_unused(100) == 1
