@@ -27,24 +27,16 @@ class Labels:
         self._live = live
         self._most_labels = most_labels
         self._most_versions = most_versions
+        self._held: list[str] = []
         self._left_out: list[str] = []
 
     async def follow(self) -> None:
         """Read the labels once. They apply immediately; the versions they name are loaded in the background.
         Raises InvalidVersionError or OSError if they cannot be read; then the last ones stay."""
-        labels = self._live.labels = self._store.labels()
-        by_rank = sorted(labels, key=lambda label: (label != CANARY, label))
-        versions = list(dict.fromkeys(labels[label].version for label in by_rank))
-        left_out = versions[self._most_versions :]
-        if left_out and left_out != self._left_out:
-            log.warning(
-                "labels name %d versions; %d stay in memory (METARM_MAX_LABELLED_VERSIONS), the others are "
-                "loaded on request",
-                len(versions),
-                self._most_versions,
-            )
-        self._left_out = left_out
-        self._live.hold_soon(SOURCE, versions[: self._most_versions])
+        labels = self._store.labels()
+        if labels is not self._live.labels:  # the store returns the same object while the file is unchanged
+            self._live.labels, self._held = labels, self._chosen(labels)
+        self._live.hold_soon(SOURCE, self._held)
 
     async def require_room(self, label: str, target: Label) -> None:
         """Raises TooManyLabelsError if this change would exceed a limit."""
@@ -61,6 +53,21 @@ class Labels:
                 "(METARM_MAX_LABELLED_VERSIONS): remove a label, or name one of these versions",
                 limit=self._most_versions,
             )
+
+    def _chosen(self, labels: Mapping[str, Label]) -> list[str]:
+        """The versions to hold."""
+        by_rank = sorted(labels, key=lambda label: (label != CANARY, label))
+        versions = list(dict.fromkeys(labels[label].version for label in by_rank))
+        left_out = versions[self._most_versions :]
+        if left_out and left_out != self._left_out:
+            log.warning(
+                "labels name %d versions; %d stay in memory (METARM_MAX_LABELLED_VERSIONS), the others are "
+                "loaded on request",
+                len(versions),
+                self._most_versions,
+            )
+        self._left_out = left_out
+        return versions[: self._most_versions]
 
 
 def _versions(labels: Mapping[str, Label]) -> set[str]:
