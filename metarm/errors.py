@@ -13,6 +13,7 @@
     ├── VersionUnavailableError    the pinned version cannot be served      409
     ├── JobConflictError           another retrain is queued or running     409
     ├── TooManyLeasesError         the limit of leases is reached           409
+    ├── TooManyLabelsError         the limit of labels is reached           409
     ├── CutOverAbortedError        some server could not take a version     409
     ├── OverloadedError            the queue is full                        503
     ├── NotReadyError              no model is loaded yet                   503
@@ -154,6 +155,11 @@ class JobConflictError(MetaRMError):
 class TooManyLeasesError(MetaRMError):
     status = 409
     code = "too_many_leases"
+
+
+class TooManyLabelsError(MetaRMError):
+    status = 409
+    code = "too_many_labels"
 
 
 class CutOverAbortedError(MetaRMError):

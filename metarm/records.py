@@ -20,6 +20,7 @@ import orjson
 from metarm.errors import InvalidRequestError
 
 CODEC_VERSION = 1
+SAMPLE_BEGINS = f'{{"v":{CODEC_VERSION},'.encode()  # every logged sample of this codec
 
 # the meta step of a run: docs/metarm.md
 Ascent = Literal["none", "sgd", "adam", "shared_adam", "joint", "second_order", "conservative"]

@@ -82,6 +82,12 @@ class ServiceSettings(ProcessSettings):
     max_leased_versions: int = Field(
         4, ge=0, description="Distinct versions that leases may keep in memory at once."
     )
+    max_labels: int = Field(100, ge=1, description="Labels that may exist at once.")
+    max_labelled_versions: int = Field(
+        8,
+        ge=1,
+        description="Distinct versions that labels may name, and keep in memory on every server and on disk.",
+    )
     max_lease_s: float = Field(86_400, ge=1, description="Longest duration of a lease without renewal.")
     poll_ms: int = Field(500, ge=10, description="Interval at which the service checks for a new version.")
     cut_over_prepare_s: float = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -27,8 +28,9 @@ from metarm.runtime.progress import Progress
 from metarm.shared.jobs import Job, JobBoard
 from metarm.shared.sample_log import SampleLog
 from metarm.store.calibration import Calibration
+from metarm.store.manifest import created_at
 from metarm.store.retention import Retention
-from metarm.store.versions import VersionStore
+from metarm.store.versions import VersionStore, version_number
 from trainer.gate import Thresholds
 from trainer.heartbeat import Heartbeat, TrainerReplacedError
 from trainer.learning_curve import LearningCurve
@@ -45,6 +47,7 @@ from trainer.training import TrainOptions
 log = logging.getLogger(__name__)
 POLL_S = 0.2
 MAX_ATTEMPTS = 3
+CLOCKS_DIFFER_S = 86_400  # at most, between the machines of the service and of the trainer
 
 
 class Stopping(Exception):  # noqa: N818 (a signal, not an error)
@@ -240,13 +243,20 @@ class Trainer:
             log.warning("%s goes on without Redis: %s", job.id, error)
 
     def _recorded_outcome(self, job: Job) -> str | None:
-        """The version that this job published or rejected; None if it did not come so far."""
-        for name in [*self._store.names(), *self._store.rejected()]:
+        """The version that this job published or rejected; None if it did not come so far. It is newer than the
+        job: the search begins with the newest version, and ends at one that is older."""
+        names = [*self._store.names(), *self._store.rejected()]
+        for name in sorted(names, key=version_number, reverse=True):
             try:
-                if self._store.manifest(name).get("job") == job.id:
-                    return name
+                manifest = self._store.manifest(name)
             except InvalidVersionError as error:
                 log.warning("passed over: %s", error.message)
+                continue
+            if manifest.get("job") == job.id:
+                return name
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # of unknown age
+                if created_at(manifest) < job.created - CLOCKS_DIFFER_S:
+                    return None
         return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +13,8 @@ from trainer.settings import TrainerSettings
 
 @dataclass(frozen=True, slots=True)
 class MetaSet:
-    """Groups of two or more responses, newest last, and the range of stream entries they were read from.
-
-    `counts` of the entries: used, superseded (older than the newest `max_groups`), single_response, unreadable
-    (trimmed meanwhile, or written by another codec).
-    """
+    """Groups of two or more responses, newest last, the range of all unused stream entries, and their `counts`
+    (metarm/shared/sample_log.py)."""
 
     groups: list[SampleGroup]
     first_entry: str
@@ -37,22 +33,11 @@ class MetaSet:
 
 
 def read_meta_set(sample_log: SampleLog, settings: TrainerSettings) -> MetaSet:
-    """Read all unused entries, which stay unacknowledged. Raises NotEnoughDataError."""
-    newest: deque[SampleGroup] = deque(maxlen=settings.max_groups)
-    seen: list[str] = []
-    counts = {"used": 0, "superseded": 0, "single_response": 0, "unreadable": 0}
-    for entry in sample_log.read_unused():
-        seen.append(entry.id)
-        if entry.group is None:
-            counts["unreadable"] += 1
-        elif len(entry.group.responses) < 2:
-            counts["single_response"] += 1
-        else:
-            counts["superseded"] += len(newest) == settings.max_groups
-            newest.append(entry.group)
-    if len(newest) < settings.min_groups:
+    """Read the newest unused groups, which stay unacknowledged. Raises NotEnoughDataError."""
+    unused = sample_log.read_unused(settings.max_groups)
+    if len(unused.groups) < settings.min_groups:
         raise NotEnoughDataError(
-            f"{len(newest)} unused sample groups with two or more responses; {settings.min_groups} are needed"
+            f"{len(unused.groups)} unused sample groups with two or more responses; "
+            f"{settings.min_groups} are needed"
         )
-    counts["used"] = len(newest)
-    return MetaSet(list(newest), seen[0], seen[-1], counts)
+    return MetaSet(unused.groups, unused.first_entry, unused.last_entry, unused.counts)

@@ -29,6 +29,7 @@ from metarm.shared.keys import (
 from metarm.shared.scripts import load_script
 
 KEEP_FINISHED_S = 30 * 86400
+KEEP_JOBS = 1000  # the newest
 KEEP_CANCEL_S = 86400
 
 
@@ -72,7 +73,9 @@ class JobBoard:
         id_ = f"job-{uuid.uuid4().hex[:12]}"
         job = Job(id=id_, status="queued", created=time.time(), options=options, trigger=trigger)
         keys = [ACTIVE_JOB, job_key(job.id), JOBS]
-        running = cast("bytes | None", self._script(keys, ["create", job.id, _dump(job), job.created]))
+        running = cast(
+            "bytes | None", self._script(keys, ["create", job.id, _dump(job), job.created, KEEP_JOBS])
+        )
         if running is not None:
             name = running.decode()
             raise JobConflictError(

@@ -2,18 +2,18 @@
 
 | key                      | type   | holds                                                       |
 | ------------------------ | ------ | ----------------------------------------------------------- |
-| metarm:samples           | stream | scored sample groups; consumer group `trainer`              |
+| metarm:samples           | stream | sample groups; group `trainer`: the last one used           |
 | metarm:samples:trimmed   | hash   | entries trimmed so far, by reason: count, age               |
 | metarm:request:{id}      | string | this request id has been logged (expires)                   |
 | metarm:job:{id}          | string | a retrain job as JSON (expires 30 days after its end)       |
-| metarm:jobs              | zset   | job ids by creation time                                    |
+| metarm:jobs              | zset   | ids of the newest 1000 jobs by creation time                |
 | metarm:jobs:active       | string | id of the job that is queued or running                     |
 | metarm:jobs:ended        | hash   | number of jobs that have ended, by status                   |
 | metarm:trackers:failed   | hash   | number of runs that lost a tracker, by tracker              |
 | metarm:job:{id}:cancel   | string | a request to cancel this job (expires)                      |
 | metarm:trainer           | string | the live trainer's status as JSON (expires without renewal) |
 | metarm:leases            | hash   | leases by id: expiry and version (expires with the last)    |
-| metarm:watches           | hash   | the watch over each promoted version, as JSON               |
+| metarm:watches           | hash   | the newest 200 watches over promoted versions, as JSON      |
 | metarm:retrain:cooldown  | string | the version whose drift started a retrain last (expires)    |
 | metarm:service:{id}      | string | a live service's registration as JSON (expires)             |
 | metarm:services          | set    | ids of services that are or were live                       |

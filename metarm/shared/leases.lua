@@ -3,7 +3,7 @@
 --
 -- KEYS: the hash. ARGV: a command, then what the command takes. Every command first drops expired leases.
 
-local LEASES, RELEASED = KEYS[1], '-'
+local LEASES, RELEASED, MOST_RELEASED = KEYS[1], '-', 1000
 
 local now_ms = now()
 local leases = {} -- id → {expiry, version}
@@ -29,6 +29,20 @@ end
 local function held(id)
   local lease = leases[id]
   if lease and lease[2] ~= RELEASED then return lease end
+end
+
+-- Bound the marks of released leases: a client may create and release many within the time that one would last.
+local function drop_marks()
+  local marks = {}
+  for id, lease in pairs(leases) do
+    if lease[2] == RELEASED then marks[#marks + 1] = id end
+  end
+  if #marks <= MOST_RELEASED then return end
+  table.sort(marks, function(a, b) return leases[a][1] < leases[b][1] end)
+  for i = 1, #marks - MOST_RELEASED do
+    redis.call('HDEL', LEASES, marks[i])
+    leases[marks[i]] = nil
+  end
 end
 
 local commands = {}
@@ -67,6 +81,7 @@ function commands.release(id)
   local lease = held(id)
   if not lease then return 0 end
   put(id, lease[1], RELEASED)
+  drop_marks()
   return 1
 end
 

@@ -1,7 +1,7 @@
 """Leases in Redis, shared by all servers: each keeps a version in memory until it expires or is released.
 
 A released lease stays, marked, until it would have expired, so that a server can tell it from one that
-Redis has lost. Layout: leases.lua.
+Redis has lost. Of more than a thousand marks, those that would expire first are dropped. Layout: leases.lua.
 """
 
 from __future__ import annotations
@@ -43,10 +43,15 @@ class LeaseBoard:
         most_leases, most_versions = self._most_leases, self._most_versions
         answer = self._run("create", lease, version, _ms(ttl_s), most_leases, most_versions).decode()
         if answer == "leases":
-            raise TooManyLeasesError(f"the limit of {most_leases} leases is reached", limit=most_leases)
+            raise TooManyLeasesError(
+                f"the limit of {most_leases} leases is reached (METARM_MAX_LEASES)", limit=most_leases
+            )
         if answer == "versions":
-            message = f"the limit of {most_versions} versions that leases keep in memory is reached"
-            raise TooManyLeasesError(message, limit=most_versions)
+            raise TooManyLeasesError(
+                f"the limit of {most_versions} versions that leases keep in memory is reached "
+                "(METARM_MAX_LEASED_VERSIONS)",
+                limit=most_versions,
+            )
 
     def restore(self, lease: str, version: str, ttl_s: float) -> None:
         """Write a lease that Redis has lost; nothing changes if Redis has it, even released."""

@@ -1,26 +1,26 @@
-"""The sample log: scored groups on a Redis stream, read by the trainer's consumer group.
+"""The sample log: scored groups on a Redis stream, of which a run reads the newest.
 
-No other code uses Redis Streams. A group counts as used once it is acknowledged; the trainer acknowledges it
-when the outcome of the run is durable. Every trainer reads under the same consumer name, so that the next one
-receives what a crashed one had read.
+No other code uses Redis Streams. The position of a consumer group is the last entry that counts as used; the
+trainer moves it when the outcome of the run is durable (docs/decisions/0001). Nothing is claimed, so the next
+trainer reads what a crashed one had read. Redis counts the entries that nobody wants, and does not send them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import redis
 from redis.exceptions import ResponseError
 
 from metarm.errors import InvalidRequestError
-from metarm.records import SampleGroup, decode_sample, encode_sample
+from metarm.records import SAMPLE_BEGINS, SampleGroup, decode_sample, encode_sample
 from metarm.shared.keys import SAMPLES, SAMPLES_CONSUMER, SAMPLES_GROUP, SAMPLES_TRIMMED, request_key
 from metarm.shared.scripts import load_script
 
-PAGE = 500
+TRIM_AT_ONCE = 5_000  # entries: a few milliseconds of Redis' time
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,35 @@ class LoggedRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One stream entry. `group` is None if the data cannot be decoded, or was trimmed while pending."""
+class Unused:
+    """What no finished run has used: the newest groups of two or more responses, oldest first, the ids of the
+    oldest and of the newest unused entry ("" without any), and the number of all unused entries by what a run
+    does with them: used, superseded (older groups), single_response, unreadable (another codec or program)."""
 
-    id: str
-    group: SampleGroup | None
+    groups: list[SampleGroup]
+    first_entry: str
+    last_entry: str
+    counts: dict[str, int]
+
+
+class _Page(NamedTuple):
+    """The answer of unused_samples.lua: a page of entries, and the data of its wanted groups, newest first."""
+
+    newest: bytes
+    oldest: bytes
+    is_last: bool
+    groups: int
+    single: int
+    unreadable: int
+    data: list[bytes]
+
+
+class _Counted(NamedTuple):
+    """Where the unused entries began, the newest one that was counted, and the groups among them."""
+
+    begins: tuple[str, bytes | None]
+    newest: bytes
+    groups: int
 
 
 class SampleLog:
@@ -47,6 +71,8 @@ class SampleLog:
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
         self._append_once = load_script(client, "sample_log")
+        self._unused_page = load_script(client, "unused_samples")
+        self._counted: _Counted | None = None
 
     def append(self, requests: Sequence[LoggedRequest]) -> int:
         """Log the requests in one pipeline; return the number of groups written. A request whose id was logged
@@ -64,76 +90,80 @@ class SampleLog:
         """Drop the oldest entries over either bound; return how many each bound dropped. Redis also keeps the
         sums over all servers and restarts."""
         oldest_ms = max(0, int((time.time() - max_age_s) * 1000))
-        by_age = self._redis.xtrim(SAMPLES, minid=oldest_ms, approximate=False)
-        by_count = self._redis.xtrim(SAMPLES, maxlen=max_entries, approximate=False)
-        trimmed = {"age": by_age, "count": by_count}
+        trimmed = {"age": self._trim(oldest_ms=oldest_ms), "count": self._trim(max_entries)}
         for reason, entries in trimmed.items():
             if entries:
                 self._redis.hincrby(SAMPLES_TRIMMED, reason, entries)
         return trimmed
 
     def count_unused(self, at_most: int) -> int:
-        """Groups with two or more responses that no finished run has used, counted up to `at_most`.
-
-        Entries are acknowledged from the front (`acknowledge_through`), so all from the first pending
-        one on are unused.
-        """
-        self._ensure_group()
-        pending = self._redis.xpending_range(SAMPLES, SAMPLES_GROUP, "-", "+", count=1)
-        first = cast("bytes", pending[0]["message_id"]) if pending else b"(" + self._last_delivered()
-        count = 0
-        for _, fields in self._range(first, b"+"):
-            count += _responses_in(fields) >= 2
+        """Groups with two or more responses that no finished run has used, counted up to `at_most`. A second
+        call counts only what is new, unless entries were used or trimmed meanwhile."""
+        first = self._first_unused()
+        oldest = cast("list[tuple[bytes, object]]", self._redis.xrange(SAMPLES, first, count=1))
+        begins = (first, oldest[0][0] if oldest else None)
+        known = self._counted if self._counted and self._counted.begins == begins else None
+        count, newest = known.groups if known else 0, known.newest if known else b""
+        for page in self._unused_pages(f"({newest.decode()}" if newest else first, lambda: 0):
+            newest = max(newest, page.newest, key=_place)
+            count += page.groups
             if count >= at_most:
-                break
+                return at_most
+        self._counted = _Counted(begins, newest, count)
         return count
 
-    def read_unused(self) -> Iterator[Entry]:
-        """Every entry that no finished run has used, oldest first: those that an unfinished run has read, then
-        new ones. They stay pending until `acknowledge_through`."""
+    def read_unused(self, most: int) -> Unused:
+        """The newest `most` groups with two or more responses that no finished run has used. Only they are sent
+        and decoded, whatever else lies there. They stay unused until `acknowledge_through`."""
+        groups: list[SampleGroup] = []
+        first = last = b""
+        several = single = unreadable = 0
+        for page in self._unused_pages(self._first_unused(), lambda: most - len(groups)):
+            decoded = [group for group in map(_decode, page.data) if group is not None]
+            broken = len(page.data) - len(decoded)
+            groups.extend(decoded)
+            several, single = several + page.groups - broken, single + page.single
+            unreadable += page.unreadable + broken
+            first, last = page.oldest or first, last or page.newest
+        counts = {
+            "used": len(groups),
+            "superseded": several - len(groups),
+            "single_response": single,
+            "unreadable": unreadable,
+        }
+        return Unused(groups[::-1], first.decode(), last.decode(), counts)
+
+    def acknowledge_through(self, last_id: str) -> None:
+        """Mark every entry up to and including `last_id` as used. Nothing changes if it is used already."""
+        if _place(last_id.encode()) < _place(self._first_unused().lstrip("(").encode()):
+            return
+        with self._redis.pipeline() as pipeline:
+            # an earlier release claims what it reads: what it had claimed ends with its consumer
+            pipeline.xgroup_delconsumer(SAMPLES, SAMPLES_GROUP, SAMPLES_CONSUMER)
+            pipeline.xgroup_setid(SAMPLES, SAMPLES_GROUP, last_id)
+            pipeline.execute()
+
+    def _unused_pages(self, oldest: str, wanted: Callable[[], int]) -> Iterator[_Page]:
+        """The entries from the newest back to `oldest`, a page at a time. `wanted` returns the number of groups
+        whose data is still wanted."""
+        newest = "+"
+        while True:
+            page = _Page(*self._unused_page([SAMPLES], [newest, oldest, max(0, wanted()), SAMPLE_BEGINS]))
+            yield page
+            if page.is_last:
+                return
+            newest = f"({page.oldest.decode()}"
+
+    def _first_unused(self) -> str:
+        """Where the unused entries begin, as XRANGE takes it: at the first claim of an earlier release, else
+        after the group's position."""
         self._ensure_group()
-        yield from self._pages(start="0")
-        yield from self._pages(start=">")
-
-    def acknowledge_through(self, last_id: str) -> int:
-        """Mark the entries read, up to and including `last_id`, as used; return their number.
-
-        A run reads everything unused, so the pending entries up to its last one are those it read.
-        """
-        acknowledged = 0
-        while True:
-            pending = self._redis.xpending_range(SAMPLES, SAMPLES_GROUP, "-", last_id, count=PAGE)
-            if not pending:
-                return acknowledged
-            ids = [entry["message_id"] for entry in pending]
-            acknowledged += self._redis.xack(SAMPLES, SAMPLES_GROUP, *ids)
-
-    def _pages(self, start: str) -> Iterator[Entry]:
-        while True:
-            answer = self._redis.xreadgroup(SAMPLES_GROUP, SAMPLES_CONSUMER, {SAMPLES: start}, count=PAGE)
-            entries = _stream_entries(answer)
-            for id_, fields in entries:
-                yield Entry(id_.decode(), _decode(fields))
-            if not entries:
-                return
-            if start != ">":
-                start = entries[-1][0].decode()
-
-    def _last_delivered(self) -> bytes:
+        claimed = self._redis.xpending_range(SAMPLES, SAMPLES_GROUP, "-", "+", count=1)
+        if claimed:
+            return cast("bytes", claimed[0]["message_id"]).decode()
         groups = self._redis.xinfo_groups(SAMPLES)
-        last: bytes = next(g["last-delivered-id"] for g in groups if g["name"] == SAMPLES_GROUP.encode())
-        return last
-
-    def _range(self, first: bytes, last: bytes) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
-        while True:
-            page = cast(
-                "list[tuple[bytes, dict[bytes, bytes]]]",
-                self._redis.xrange(SAMPLES, first, last, count=PAGE),
-            )
-            yield from page
-            if len(page) < PAGE:
-                return
-            first = b"(" + page[-1][0]
+        used: bytes = next(g["last-delivered-id"] for g in groups if g["name"] == SAMPLES_GROUP.encode())
+        return f"({used.decode()}"
 
     def _ensure_group(self) -> None:
         try:
@@ -142,28 +172,22 @@ class SampleLog:
             if "BUSYGROUP" not in str(error):
                 raise
 
-
-def _stream_entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """The entries of the one stream in an XREADGROUP reply: a list in RESP2, a map in RESP3."""
-    if not answer:
-        return []
-    if isinstance(answer, dict):
-        (pages,) = answer.values()
-        return [entry for page in pages for entry in page]
-    ((_, entries),) = answer
-    return cast("list[tuple[bytes, dict[bytes, bytes]]]", entries)
+    def _trim(self, max_entries: int | None = None, oldest_ms: int | None = None) -> int:
+        """Whole nodes of the stream in steps, so that no command blocks Redis for long; then the exact rest."""
+        trimmed = 0
+        while step := self._redis.xtrim(SAMPLES, max_entries, True, oldest_ms, TRIM_AT_ONCE):
+            trimmed += step
+        return trimmed + self._redis.xtrim(SAMPLES, max_entries, approximate=False, minid=oldest_ms)
 
 
-def _decode(fields: dict[bytes, bytes] | None) -> SampleGroup | None:
-    if not fields or b"data" not in fields:
-        return None
+def _decode(data: bytes) -> SampleGroup | None:
     try:
-        return decode_sample(fields[b"data"])
+        return decode_sample(data)
     except InvalidRequestError:
         return None
 
 
-def _responses_in(fields: dict[bytes, bytes]) -> int:
-    """The number of responses in an entry, without decoding its data; 0 for another program's entry."""
-    k = fields.get(b"k", b"0")
-    return int(k) if k.isdigit() else 0
+def _place(entry_id: bytes) -> tuple[int, int]:
+    """A stream id as Redis orders it; an empty one comes first."""
+    ms, _, sequence = entry_id.partition(b"-")
+    return int(ms or 0), int(sequence or 0)

@@ -58,6 +58,7 @@ class StoreCommands:
             if found is not None:
                 return _value_of(orjson.loads(found[1]))
         if self._redis.delete(command_key(id_)):
+            self._redis.lrem(COMMANDS, 1, id_)
             raise TrainerUnavailableError(f"the trainer did not take the command within {timeout_s:g} s")
         raise TrainerUnavailableError(f"the trainer took the command but did not answer within {timeout_s:g} s")
 

@@ -12,6 +12,7 @@ import redis
 from metarm.shared.keys import WATCHES
 from metarm.shared.scripts import load_script
 
+KEEP = 200
 Outcome = Literal["watching", "left", "passed", "unjudged", "rolled_back"]
 # an outcome never replaces one of a higher rank, because servers end their watches in any order
 RANK: Mapping[Outcome, int] = {"watching": 0, "left": 1, "passed": 2, "unjudged": 2, "rolled_back": 3}
@@ -42,13 +43,13 @@ class WatchBoard:
         self._script = load_script(client, "watches")
 
     def read(self) -> dict[str, WatchRecord]:
-        """Every version that was ever watched."""
+        """The newest KEEP watches, by version."""
         raw = cast("dict[bytes, bytes]", self._redis.hgetall(WATCHES))
         return {version.decode(): _load(record) for version, record in raw.items()}
 
     def save(self, record: WatchRecord) -> None:
         """Write a record, unless one of a higher rank is there. A watch that was left may start again."""
-        self._script([WATCHES], [record.version, _dump(record), RANK[record.outcome]])
+        self._script([WATCHES], [record.version, _dump(record), RANK[record.outcome], KEEP])
 
 
 def _dump(record: WatchRecord) -> bytes:

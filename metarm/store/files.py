@@ -11,11 +11,18 @@ import orjson
 
 from metarm.errors import InvalidVersionError
 
+MOST_BYTES = 32 * 2**20  # of a JSON file of the store: thousands of times a usual manifest
+
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises InvalidVersionError if the file is not a JSON object, and FileNotFoundError."""
+    """Raises InvalidVersionError if the file is not a JSON object or has over MOST_BYTES, and
+    FileNotFoundError."""
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise InvalidVersionError(f"{path.name} has over {MOST_BYTES} bytes, the most that is read")
     try:
-        content = orjson.loads(path.read_bytes())
+        content = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise InvalidVersionError(f"{path.name} is not readable JSON: {error}") from error
     if not isinstance(content, dict):

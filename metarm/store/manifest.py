@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from calendar import timegm
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +25,12 @@ def record(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that every manifest begins with, then `fields`."""
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {"format": FORMAT, "name": name, "created": created, **fields}
+
+
+def created_at(manifest: Mapping[str, Any]) -> float:
+    """When a version was made, in Unix seconds. Raises KeyError, TypeError or ValueError if the manifest does
+    not say so."""
+    return timegm(time.strptime(manifest["created"], "%Y-%m-%dT%H:%M:%SZ"))
 
 
 def seal(folder: Path, name: str, fields: Mapping[str, Any]) -> None:

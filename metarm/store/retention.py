@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from calendar import timegm
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from metarm.errors import InvalidVersionError
+from metarm.store.manifest import created_at
 from metarm.store.versions import VersionStore
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def reasons_to_keep(
     for name in names:
         try:
             manifest = store.manifest(name)
-            kept[name] = "young" if _age_s(manifest) < grace_s else None
+            kept[name] = "young" if time.time() - created_at(manifest) < grace_s else None
             parents[name], measured[name] = manifest.get("parent"), held_out_accuracy(manifest)
         except (InvalidVersionError, KeyError, ValueError, TypeError, AttributeError):
             kept[name] = "its manifest cannot be read"
@@ -85,8 +85,3 @@ def _best(measured: Mapping[str, float | None]) -> str | None:
     """The version with the highest held-out accuracy, the newest of equals."""
     rows = [(value, place, name) for place, (name, value) in enumerate(measured.items()) if value is not None]
     return max(rows)[2] if rows else None
-
-
-def _age_s(manifest: Mapping[str, Any]) -> float:
-    """Seconds since the version was created."""
-    return time.time() - timegm(time.strptime(manifest["created"], "%Y-%m-%dT%H:%M:%SZ"))

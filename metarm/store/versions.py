@@ -22,6 +22,7 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ NAME = re.compile(r"v\d{6,}")
 LABELS = "labels.json"
 Status = Literal["published", "rejected", "pruned"]
 WITHDRAWN = ".withdrawn"
+MOST_NAMED = 20  # versions or labels in an error
+MOST_WITHDRAWN = 100  # names in .withdrawn, apart from those of versions on disk
+SETTLED_S = 1.0  # a file this old has another time stamp after a change
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,9 @@ class VersionStore:
         self._staging = root / ".staging"
         self._rejected = root / "rejected"
         self._pruned = root / "pruned"
+        self._labels: tuple[tuple[int, ...], Mapping[str, Label]] | None = (
+            None  # of which file, and its content
+        )
 
     def prepare(self) -> None:
         """Create the folders. Delete what a crashed writer left in staging."""
@@ -68,10 +75,7 @@ class VersionStore:
 
     def names(self) -> list[str]:
         """Published versions, oldest first."""
-        if not self.root.is_dir():
-            return []
-        found = [p.name for p in self.root.iterdir() if NAME.fullmatch(p.name) and not p.is_symlink()]
-        return sorted(found, key=version_number)
+        return _names_in(self.root)
 
     def current(self) -> str | None:
         """The version that the pointer names; None before the first version. Raises InvalidVersionError."""
@@ -91,9 +95,11 @@ class VersionStore:
         """The folder of a published version. Raises UnknownVersionError."""
         folder = self.root / name
         if NAME.fullmatch(name) and folder.is_symlink():
-            raise UnknownVersionError(f"{name} is a symbolic link, not a version", known=self.names())
+            raise UnknownVersionError(
+                f"{name} is a symbolic link, not a version", **some("known", self.names())
+            )
         if not NAME.fullmatch(name) or not folder.is_dir():
-            raise UnknownVersionError(f"there is no version {name!r}", known=self.names())
+            raise UnknownVersionError(f"there is no version {name!r}", **some("known", self.names()))
         return folder
 
     def manifest(self, name: str) -> dict[str, Any]:
@@ -117,11 +123,22 @@ class VersionStore:
         file = self.path(name) / CURVE
         return read_json(file) if file.is_file() else None
 
-    def labels(self) -> dict[str, Label]:
-        """Every label and its target. Raises InvalidVersionError."""
+    def labels(self) -> Mapping[str, Label]:
+        """Every label and its target; the file is read again if it has changed. Raises InvalidVersionError."""
         file = self.root / LABELS
         if not file.is_file():
             return {}
+        found = file.stat()
+        signature = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if self._labels is None or self._labels[0] != signature:
+            labels = self._read_labels(file)
+            if time.time() - found.st_mtime < SETTLED_S:
+                return labels
+            self._labels = signature, labels
+        return self._labels[1]
+
+    @staticmethod
+    def _read_labels(file: Path) -> Mapping[str, Label]:
         try:
             found = {label: Label(**fields) for label, fields in read_json(file).items()}
             usable = all(NAME.fullmatch(to.version) and 0 <= to.share <= 1 for to in found.values())
@@ -144,12 +161,12 @@ class VersionStore:
 
     def rejected(self) -> list[str]:
         """Rejected candidates, oldest first."""
-        return _stems(self._rejected)
+        return _names_in(self._rejected, ".json")
 
     def pruned(self) -> list[str]:
         """Published versions of which only the manifest is left, oldest first."""
         published = set(self.names())
-        return [name for name in _stems(self._pruned) if name not in published]
+        return [name for name in _names_in(self._pruned, ".json") if name not in published]
 
     def statuses(self) -> dict[str, Status]:
         """The status of every version and candidate, oldest first."""
@@ -264,8 +281,15 @@ class VersionStore:
         now = {*known, *([before] if before and goes_back else [])} - {name}
         if now == set(known):
             return None
-        self._write_withdrawn(sorted(now, key=version_number))
+        self._write_withdrawn(self._still_withdrawn(sorted(now, key=version_number)))
         return known
+
+    def _still_withdrawn(self, names: Sequence[str]) -> Sequence[str]:
+        """`names` without the oldest of which no files are left."""
+        if len(names) <= MOST_WITHDRAWN:
+            return names
+        on_disk, newest = set(self.names()), set(names[-MOST_WITHDRAWN:])
+        return [name for name in names if name in on_disk or name in newest]
 
     def _write_withdrawn(self, names: Sequence[str]) -> None:
         write_durably(self.root / WITHDRAWN, json_bytes({"versions": names}))
@@ -279,10 +303,9 @@ class VersionStore:
     def remove_label(self, label: str) -> None:
         """Raises UnknownVersionError if there is no such label, and ReadOnlyStoreError."""
         with self._locked():
-            labels = self.labels()
-            if label not in labels:
-                raise UnknownVersionError(f"there is no label {label!r}", known=sorted(labels))
-            del labels[label]
+            labels = dict(self.labels())
+            if labels.pop(label, None) is None:
+                raise UnknownVersionError(f"there is no label {label!r}", **some("known", sorted(labels)))
             self._write_labels(labels)
 
     def _write_labels(self, labels: Mapping[str, Label]) -> None:
@@ -302,10 +325,25 @@ class VersionStore:
             yield
 
 
-def _stems(folder: Path) -> list[str]:
-    """The versions whose manifests are in `folder`, oldest first."""
-    found = [path.stem for path in folder.glob("v*.json") if NAME.fullmatch(path.stem)]
-    return sorted(found, key=version_number)
+def _names_in(folder: Path, suffix: str = "") -> list[str]:
+    """The versions that entries of `folder` are named after, oldest first; none if there is no such folder. The
+    kernel lists names and kinds of entries in one: thousands take milliseconds."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [
+                entry.name.removesuffix(suffix)
+                for entry in entries
+                if entry.name.endswith(suffix) and not entry.is_symlink()
+            ]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(filter(NAME.fullmatch, found), key=version_number)
+
+
+def some(key: str, names: Sequence[str]) -> dict[str, Any]:
+    """Details of an error: the last MOST_NAMED `names`; if there are more, their number as `{key}_count`."""
+    cut = {f"{key}_count": len(names)} if len(names) > MOST_NAMED else {}
+    return {key: list(names[-MOST_NAMED:]), **cut}
 
 
 def version_number(name: str) -> int:

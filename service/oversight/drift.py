@@ -18,6 +18,7 @@ from service.oversight.recent_scores import RecentScores
 
 KEEP_STEPS = 32  # policy steps of a version with their own figures; older ones are merged
 KEEP_VERSIONS = 32
+KEEP_OTHERS = 4  # versions that a version is compared with: its parent and the last shadows
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,7 @@ class VersionDrift:
         self.steps: OrderedDict[PolicyStamp | None, Figures] = OrderedDict()  # seen last is last
         self.older, self.older_steps = Figures(), 0
         self.non_finite = 0  # requests that failed on a non-finite score
-        self.compared: dict[str, Compared] = {}
+        self.compared: OrderedDict[str, Compared] = OrderedDict()  # compared last is last
         self.recent = RecentScores()
         self._window_groups = window_groups
         self._window: deque[Figures] = deque(maxlen=window_groups)
@@ -213,6 +214,9 @@ class VersionDrift:
         """Add a group that the version `other`, whose manifest is given, scored too."""
         if other not in self.compared:
             self.compared[other] = Compared(Reference.of(manifest), self._window_groups)
+            if len(self.compared) > KEEP_OTHERS:
+                self.compared.popitem(last=False)
+        self.compared.move_to_end(other)
         self.compared[other].add(group)
 
     def window(self) -> Figures:

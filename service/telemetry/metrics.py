@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
 
 from prometheus_client import ProcessCollector, generate_latest
 
@@ -17,6 +18,7 @@ HOLD_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 LOAD_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 TOKEN_BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 65_536)
 SHARE_BUCKETS = (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1)
+MOST_VERSIONS = 32  # with series of their own, besides those in memory: the last loaded
 DROPPED = ("buffer_full", "shutdown", "unencodable", "duplicate", "trimmed_count", "trimmed_age")
 
 
@@ -114,6 +116,7 @@ class Metrics:
         self.drift = DriftMetrics(self.registry)
         self.training = TrainingMetrics(self.registry)
         ProcessCollector(registry=self.registry.prometheus)
+        self._versions: OrderedDict[str, None] = OrderedDict()  # loaded last is last
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
@@ -138,6 +141,16 @@ class Metrics:
 
     def observe_hold(self, outcome: str, seconds: float) -> None:
         self.hold_seconds.labels(outcome).observe(seconds)
+
+    def count_load(self, version: str, in_memory: Collection[str]) -> None:
+        """Count a load of a version. The series of versions that left memory long ago end."""
+        self.version_loads.labels(version).inc()
+        self._versions[version] = None
+        self._versions.move_to_end(version)
+        for other in list(self._versions)[: max(0, len(self._versions) - MOST_VERSIONS)]:
+            if other not in in_memory:
+                del self._versions[other]
+        self.registry.keep("version", {*self._versions, *in_memory})
 
     def show_versions(self, current: str | None, labels: Mapping[str, str]) -> None:
         """`labels` are versions by label."""

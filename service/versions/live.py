@@ -19,7 +19,7 @@ from metarm.errors import (
 )
 from metarm.model.reward_model import RewardModel
 from metarm.store.calibration import IDENTITY, Calibration
-from metarm.store.versions import NAME, Label, VersionStore, version_number
+from metarm.store.versions import NAME, Label, VersionStore, some, version_number
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class LiveVersions:
         `version`, a name or a label, pins it. Without a pin, once the gate is open, the current version answers
         if it is at least `min_version`; otherwise the version that the store's pointer names or the oldest that
         was not rolled back, if it is new enough. Raises VersionUnavailableError (409) if there is none, with a
-        list of this server's versions.
+        list of this server's newest versions.
         """
         least = 0 if min_version is None else version_number(_valid_name(min_version))
         if version is not None:
@@ -234,13 +234,16 @@ class LiveVersions:
         return self.labels[label].version
 
     async def _unavailable(self, why: str) -> VersionUnavailableError:
-        on_disk, withdrawn = await asyncio.to_thread(lambda: (self._store.names(), self._store.withdrawn()))
+        names, withdrawn = await asyncio.to_thread(lambda: (self._store.names(), self._store.withdrawn()))
+        on_disk = some("on_disk", names)
+        loaded, newest = ", ".join(self.loaded_names), ", ".join(on_disk["on_disk"])
+        more = f" (the newest of {len(names)})" if "on_disk_count" in on_disk else ""
         return VersionUnavailableError(
-            f"{why}; loaded: {', '.join(self.loaded_names) or 'none'}; on disk: {', '.join(on_disk) or 'none'}",
+            f"{why}; loaded: {loaded or 'none'}; on disk: {newest or 'none'}{more}",
             current=self.current_name,
             loaded=self.loaded_names,
-            on_disk=on_disk,
-            withdrawn=withdrawn,
+            **on_disk,
+            **some("withdrawn", withdrawn),
             labels={label: target.version for label, target in self.labels.items()},
         )
 

@@ -68,10 +68,12 @@ class Versions:
             prepare=prepare,
             on_load=metrics.load_seconds.observe,
         )
-        self._loads = metrics.version_loads
+        self._count_load = metrics.count_load
         self.live = LiveVersions(self._load, settings.keep_loaded, store, metrics.versions_loaded.set)
         self.swapper = Swapper(store, self.live, self.refusals, lambda _: metrics.swaps.labels("swapped").inc())
-        self._labels = Labels(store, self.live)
+        most_versions = settings.max_labelled_versions
+        self._labels = Labels(store, self.live, most_labels=settings.max_labels, most_versions=most_versions)
+        self._labelling = asyncio.Lock()  # so that changes at one server do not exceed the limits together
         board = LeaseBoard(client, most_leases=settings.max_leases, most_versions=settings.max_leased_versions)
         self.leases = Leases(board, self.live, metrics.leases.set)
         self.fleet = Fleet(client)
@@ -121,10 +123,14 @@ class Versions:
         return Activation(current=name, serving=self.live.current_name, servers=servers)
 
     async def set_label(self, label: str, target: Label) -> None:
-        """Create a label, or move it to a version, which is loaded first. Raises as `activate`."""
+        """Create a label, or move it to a version, which is loaded first. Raises as `activate`, and
+        TooManyLabelsError."""
+        await self._labels.require_room(label, target)
         version = await self.live.load(target.version)
         with self.live.using(version):  # until the label holds it
-            await asyncio.to_thread(self._administration.set_label, label, target)
+            async with self._labelling:
+                await self._labels.require_room(label, target)
+                await asyncio.to_thread(self._administration.set_label, label, target)
             await self._labels.follow()
 
     async def remove_label(self, label: str) -> None:
@@ -134,7 +140,7 @@ class Versions:
 
     async def _load(self, name: str) -> LoadedVersion:
         version = await self.refusals.load(name, self._loader.load)
-        self._loads.labels(name).inc()
+        self._count_load(name, self.live.loaded_names)
         return version
 
 

@@ -646,3 +646,29 @@ def test_the_next_trainer_promotes_a_version_published_before_a_crash_unless_the
     bench.work_until_idle()
     assert bench.jobs.get(job.id).status == "published"
     assert bench.store.current() == ("v000003" if moved_by_others else "v000002")
+
+
+@pytest.mark.parametrize("made", ["published", "rejected"])
+def test_the_outcome_of_a_job_is_searched_from_the_newest_version_back_to_its_start(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    bench = make_bench()
+    for number in range(10, 310):
+        fields = {"job": f"job-{number}", "created": "2020-01-01T00:00:00Z"}
+        (bench.store.root / "rejected" / f"v{number:06d}.json").write_text(json.dumps(fields))
+    job = bench.jobs.create({})
+    name, _ = bench.store.stage()
+    outcome = {"job": "another", "verdict": {}, "samples": {}}
+    bench.store.publish(name, outcome) if made == "published" else bench.store.reject(name, outcome)
+    reads: list[str] = []
+    read = VersionStore.manifest
+
+    def counted(store: VersionStore, name: str) -> dict[str, Any]:
+        reads.append(name)
+        return read(store, name)
+
+    monkeypatch.setattr(VersionStore, "manifest", counted)
+    bench.jobs.save(job.with_changes(status="running", attempts=MAX_ATTEMPTS))
+    bench.work_until_idle()
+    assert bench.jobs.get(job.id).status == "failed"  # given up: no version is this job's
+    assert reads == [name, "v000309"]

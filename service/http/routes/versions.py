@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 import redis
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from pydantic import ValidationError
 
 from metarm.errors import InvalidVersionError
-from metarm.store.versions import Status
+from metarm.store.versions import Status, version_number
 from service.http.access import RunningServer, require_admin, require_key
+from service.http.schemas.fields import VersionName
 from service.http.schemas.versions import Activated, ActivateRequest, VersionCurve, VersionEntry, VersionList
 from service.server import Server
 
@@ -32,20 +33,28 @@ LINEAGE = (  # with the files that it names, enough to reproduce the version
 
 
 @router.get("", response_model=VersionList, dependencies=[Depends(require_key)])
-def versions(server: RunningServer) -> dict[str, Any]:
-    """Every version with its lineage; which one is current, and which one this server serves."""
-    current = server.versions.store.current()
+def versions(
+    server: RunningServer,
+    count: Annotated[int, Query(ge=1, le=1000, description="The newest versions to list.")] = 100,
+    before: Annotated[VersionName | None, Query(description="List only versions older than this one.")] = None,
+) -> dict[str, Any]:
+    """The newest versions with their lineage, and always the one that is current and the one that this server
+    serves."""
+    current, serving = server.versions.store.current(), server.versions.live.current_name
+    statuses = server.versions.store.statuses()
+    older = [name for name in statuses if before is None or version_number(name) < version_number(before)]
+    always = {current, serving} if before is None else set()
+    listed = [name for place, name in enumerate(older) if place >= len(older) - count or name in always]
     refused = server.versions.swapper.refused
     return {
         "current": current,
-        "serving": server.versions.live.current_name,
+        "serving": serving,
         **_servers(server),
         "refused": {"name": refused.name, "reason": refused.reason} if refused else None,
         "refusals": [asdict(refusal) for refusal in server.versions.refusals.all()],
         "rollbacks": server.oversight.watch.rollbacks(),
-        "versions": [
-            _entry(n, n == current, status, server) for n, status in server.versions.store.statuses().items()
-        ],
+        "versions": [_entry(name, name == current, statuses[name], server) for name in listed],
+        "total": len(statuses),
     }
 
 
@@ -87,8 +96,8 @@ def _entry(name: str, current: bool, status: Status, server: Server) -> VersionE
         "loaded": name in server.versions.live.loaded_names,
     }
     try:
-        made_from = {key: server.versions.store.manifest(name).get(key) for key in LINEAGE}
-        found = VersionEntry(**entry, status=status, **made_from)
+        manifest = server.versions.store.manifest(name)
+        found = VersionEntry(**entry, status=status, **{key: manifest.get(key) for key in LINEAGE})
     except InvalidVersionError as error:
         return VersionEntry(**entry, status="unreadable", reasons=[error.message])
     except ValidationError as error:

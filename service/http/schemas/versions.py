@@ -67,7 +67,10 @@ class VersionList(BaseModel):
         description="Every version that this server has refused to load since its start, the latest last."
     )
     rollbacks: list[WatchEnded] = Field(description="Versions that a watch rolled back, the newest first.")
-    versions: list[VersionEntry]
+    versions: list[VersionEntry] = Field(
+        description="The newest `count`, oldest first; the current and the serving."
+    )
+    total: int = Field(description="Versions in all.")
 
 
 class CurvePoint(BaseModel):

@@ -8,6 +8,7 @@ import redis
 
 from metarm.shared.cut_over import CutOverBoard
 from metarm.shared.fleet import Fleet, ServiceRecord, new_service_id
+from metarm.shared.keys import SERVICES
 
 
 def record(name: str, started: float = 0.0) -> ServiceRecord:
@@ -57,3 +58,13 @@ def test_a_new_service_does_not_wait_for_a_dead_coordinator(redis_client: redis.
 
 def test_service_ids_are_unique() -> None:
     assert new_service_id() != new_service_id()
+
+
+def test_a_new_service_removes_the_ids_of_those_that_ended_without_leaving(redis_client: redis.Redis) -> None:
+    fleet = Fleet(redis_client)
+    fleet.renew(record("alive"))
+    redis_client.sadd(SERVICES, *[f"killed-{number}" for number in range(1000)])
+    fleet.renew(record("alive"))
+    assert redis_client.scard(SERVICES) == 1001
+    fleet.renew(record("new"))
+    assert redis_client.smembers(SERVICES) == {b"alive", b"new"}

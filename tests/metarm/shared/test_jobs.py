@@ -9,8 +9,8 @@ import redis
 from metarm.errors import JobConflictError, UnknownJobError
 from metarm.records import FINISHED, JobStatus
 from metarm.shared.connection import connect
-from metarm.shared.jobs import JobBoard, RetrainCooldown, public_view
-from metarm.shared.keys import job_key
+from metarm.shared.jobs import KEEP_JOBS, JobBoard, RetrainCooldown, public_view
+from metarm.shared.keys import JOBS, job_key
 from tests.processes import RedisProcess
 
 
@@ -178,3 +178,14 @@ def test_a_job_whose_record_was_evicted_does_not_block_the_next(
     assert board.active() is None
     later = board.create({})
     assert board.active() == later
+
+
+def test_only_the_newest_jobs_are_kept(board: JobBoard, redis_client: redis.Redis) -> None:
+    old = {f"job-{number}": float(number) for number in range(KEEP_JOBS + 500)}  # of an earlier release
+    redis_client.zadd(JOBS, old)
+    redis_client.mset({job_key(job): b"{}" for job in old})
+    job = board.create({})
+    assert redis_client.zcard(JOBS) == KEEP_JOBS
+    assert len(redis_client.keys(job_key("*"))) == KEEP_JOBS
+    assert board.get(job.id) == board.active() == job
+    assert redis_client.zrevrange(JOBS, 0, 1) == [job.id.encode(), f"job-{KEEP_JOBS + 499}".encode()]

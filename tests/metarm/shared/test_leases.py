@@ -111,3 +111,16 @@ def test_a_very_long_lease_keeps_its_expiry_exactly(redis_client: redis.Redis) -
     leases.release("a")
     leases.create("b", "v000001", 10 * 365 * 86400.0)
     assert leases.all()["b"].left_s == pytest.approx(10 * 365 * 86400.0, abs=5)
+
+
+def test_the_marks_of_released_leases_are_bounded_and_those_that_end_last_stay(
+    redis_client: redis.Redis,
+) -> None:
+    leases = board(redis_client, leases=3)
+    leases.create("held", "v000001", 10.0)
+    for number in range(1100):
+        leases.create(f"lease-{number}", "v000001", 3600.0 + number)
+        leases.release(f"lease-{number}")
+    marks = [f"lease-{number}" for number in range(100, 1100)]
+    assert sorted(leases.all()) == sorted(["held", *marks])
+    assert leases.all()["held"].version == "v000001"

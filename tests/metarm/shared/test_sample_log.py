@@ -8,11 +8,13 @@ from typing import cast
 import pytest
 import redis
 
-from metarm.records import Message, PolicyStamp, SampleGroup, encode_sample
+from metarm.records import Message, PolicyStamp, SampleGroup, decode_sample, encode_sample
 from metarm.shared.connection import connect
-from metarm.shared.keys import SAMPLES, SAMPLES_TRIMMED
-from metarm.shared.sample_log import Entry, LoggedRequest, SampleLog
+from metarm.shared.keys import SAMPLES, SAMPLES_CONSUMER, SAMPLES_GROUP, SAMPLES_TRIMMED
+from metarm.shared.sample_log import TRIM_AT_ONCE, LoggedRequest, SampleLog, Unused
 from tests.processes import BUSY_S, RedisProcess
+
+KINDS = ("used", "superseded", "single_response", "unreadable")
 
 
 @pytest.fixture
@@ -41,13 +43,24 @@ def log_each(sample_log: SampleLog, names: Sequence[str], responses: int = 2) ->
     return sample_log.append([request(f"request-{name}", [group(name, responses)]) for name in names])
 
 
-def ids(entries: Sequence[Entry]) -> list[str | None]:
-    return [entry.group.id if entry.group else None for entry in entries]
+def unused(client: redis.Redis) -> Unused:
+    """What a newly started trainer would read."""
+    return SampleLog(client).read_unused(10**6)
 
 
-def unused(client: redis.Redis) -> list[Entry]:
-    """The entries that a newly started trainer would read."""
-    return list(SampleLog(client).read_unused())
+def ids(found: Unused) -> list[str]:
+    return [group.id for group in found.groups]
+
+
+def entry_ids(client: redis.Redis) -> list[str]:
+    return [id_.decode() for id_, _ in cast("list[tuple[bytes, object]]", client.xrange(SAMPLES))]
+
+
+def claim(client: redis.Redis) -> None:
+    """Read everything as a trainer of an earlier release does: as a consumer that claims it."""
+    SampleLog(client).count_unused(1)  # creates the group
+    while client.xreadgroup(SAMPLES_GROUP, SAMPLES_CONSUMER, {SAMPLES: ">"}, count=500):
+        pass
 
 
 def test_groups_are_read_in_logging_order_and_unchanged(
@@ -55,22 +68,25 @@ def test_groups_are_read_in_logging_order_and_unchanged(
 ) -> None:
     assert sample_log.append([request("a", [group("1"), group("2", 1)]), request("b", [group("3", 4)])]) == 3
     assert sample_log.append([request("c", [group("4")])]) == 1
-    assert [e.group for e in unused(redis_client)] == [group("1"), group("2", 1), group("3", 4), group("4")]
+    found = unused(redis_client)
+    assert found.groups == [group("1"), group("3", 4), group("4")]
+    assert found.counts == {"used": 3, "superseded": 0, "single_response": 1, "unreadable": 0}
     assert redis_client.xlen(SAMPLES) == 4
 
 
 def test_entries_on_several_pages_are_read_in_order_and_only_once(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
-    names = [str(i) for i in range(1203)]
+    names = [str(i) for i in range(2203)]
     assert log_each(sample_log, names) == len(names)
     reader = SampleLog(redis_client)
-    assert ids(list(reader.read_unused())) == names
+    assert ids(reader.read_unused(10_000)) == names
     log_each(sample_log, ["new"])
-    again = list(reader.read_unused())
+    again = reader.read_unused(10_000)
     assert ids(again) == [*names, "new"]
-    assert reader.acknowledge_through(again[-1].id) == len(names) + 1
-    assert unused(redis_client) == []
+    assert [again.first_entry, again.last_entry] == [entry_ids(redis_client)[0], entry_ids(redis_client)[-1]]
+    reader.acknowledge_through(again.last_entry)
+    assert ids(unused(redis_client)) == []
 
 
 def test_a_repeated_request_id_is_logged_once(sample_log: SampleLog, redis_client: redis.Redis) -> None:
@@ -106,46 +122,46 @@ def test_unused_entries_are_delivered_again_until_they_are_acknowledged(
     log_each(sample_log, ["3"])
     again = unused(redis_client)
     assert ids(again) == ["1", "2", "3"]
-    assert again[:2] == taken
-    assert sample_log.acknowledge_through(again[-1].id) == 3
-    assert unused(redis_client) == []
+    assert again.groups[:2] == taken.groups
+    sample_log.acknowledge_through(again.last_entry)
+    assert ids(unused(redis_client)) == []
 
 
 def test_acknowledged_entries_are_never_delivered_again(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     log_each(sample_log, ["1", "2"])
-    sample_log.acknowledge_through(unused(redis_client)[-1].id)
+    sample_log.acknowledge_through(unused(redis_client).last_entry)
     log_each(sample_log, ["3"])
     assert ids(unused(redis_client)) == ["3"]
     assert redis_client.xlen(SAMPLES) == 3  # acknowledged entries stay for other readers until they are trimmed
 
 
-def test_only_entries_read_up_to_the_given_one_are_acknowledged(
+def test_only_entries_up_to_the_given_one_are_acknowledged(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     log_each(sample_log, ["1", "2", "3"])
-    entries = unused(redis_client)
+    first, second, _ = entry_ids(redis_client)
     log_each(sample_log, ["4"])
-    assert sample_log.acknowledge_through(entries[1].id) == 2
-    assert sample_log.acknowledge_through(entries[1].id) == 0
-    assert ids(unused(redis_client)) == ["3", "4"]
+    for entry in (second, second, first):  # one that is used already changes nothing
+        sample_log.acknowledge_through(entry)
+        assert ids(unused(redis_client)) == ["3", "4"]
 
 
 def test_an_entry_that_was_not_read_is_not_acknowledged(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     log_each(sample_log, ["1"])
-    first = unused(redis_client)[0]
+    first = unused(redis_client)
     log_each(sample_log, ["2"])
-    assert sample_log.acknowledge_through(first.id) == 1
+    sample_log.acknowledge_through(first.last_entry)
     assert ids(unused(redis_client)) == ["2"]
 
 
 def test_an_empty_log_can_be_counted_read_and_trimmed(sample_log: SampleLog, redis_client: redis.Redis) -> None:
     assert redis_client.xlen(SAMPLES) == 0
     assert sample_log.count_unused(10) == 0
-    assert list(sample_log.read_unused()) == []
+    assert sample_log.read_unused(10) == Unused([], "", "", dict.fromkeys(KINDS, 0))
     assert sample_log.trim(10, 10) == {"age": 0, "count": 0}
     assert redis_client.hgetall(SAMPLES_TRIMMED) == {}
 
@@ -165,9 +181,9 @@ def test_groups_read_by_an_unfinished_run_still_count_as_unused(
     taken = unused(redis_client)
     log_each(sample_log, ["3"])
     assert sample_log.count_unused(100) == 3
-    sample_log.acknowledge_through(taken[0].id)
+    sample_log.acknowledge_through(taken.first_entry)
     assert sample_log.count_unused(100) == 2
-    sample_log.acknowledge_through(taken[-1].id)
+    sample_log.acknowledge_through(taken.last_entry)
     assert sample_log.count_unused(100) == 1
 
 
@@ -188,10 +204,10 @@ def test_counting_does_not_claim_entries(sample_log: SampleLog, redis_client: re
 
 
 def test_groups_beyond_a_page_are_counted(sample_log: SampleLog, redis_client: redis.Redis) -> None:
-    log_each(sample_log, [str(i) for i in range(700)])
-    assert sample_log.count_unused(2000) == 700
-    unused(redis_client)
-    assert sample_log.count_unused(2000) == 700
+    log_each(sample_log, [str(i) for i in range(2500)])
+    assert sample_log.count_unused(5000) == 2500
+    claim(redis_client)
+    assert sample_log.count_unused(5000) == 2500
 
 
 def test_trimming_by_count_keeps_exactly_the_newest(sample_log: SampleLog, redis_client: redis.Redis) -> None:
@@ -227,46 +243,45 @@ def test_trimmed_entries_are_counted_by_reason_across_servers(
     assert redis_client.xlen(SAMPLES) == 0
 
 
-def test_a_trimmed_entry_that_was_claimed_is_delivered_as_unreadable(
+def test_an_entry_that_was_trimmed_after_an_unfinished_run_read_it_is_not_delivered_again(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     log_each(sample_log, ["1", "2", "3"])
-    unused(redis_client)
+    claim(redis_client)
     sample_log.trim(max_entries=1, max_age_s=3600)
     log_each(sample_log, ["4"])
     assert sample_log.count_unused(100) == 2
-    entries = unused(redis_client)
-    assert ids(entries) == [None, None, "3", "4"]
-    assert sample_log.acknowledge_through(entries[-1].id) == 4
-    assert unused(redis_client) == []
+    found = unused(redis_client)
+    assert ids(found) == ["3", "4"]
+    sample_log.acknowledge_through(found.last_entry)
+    assert ids(unused(redis_client)) == []
 
 
-def test_a_trimmed_entry_that_was_not_claimed_is_not_delivered(
-    sample_log: SampleLog, redis_client: redis.Redis
-) -> None:
+def test_a_trimmed_entry_is_not_delivered(sample_log: SampleLog, redis_client: redis.Redis) -> None:
     log_each(sample_log, ["1", "2", "3"])
     sample_log.trim(max_entries=1, max_age_s=3600)
     assert sample_log.count_unused(100) == 1
     assert ids(unused(redis_client)) == ["3"]
 
 
-@pytest.mark.parametrize("data", [b"", b"not json", b'{"v":99}', b"\xff"])
-def test_an_entry_that_cannot_be_decoded_is_delivered_as_unreadable(
+@pytest.mark.parametrize("data", [b"", b"not json", b'{"v":99}', b"\xff", b'{"v":1,', b'{"v":1,"id":"x"}'])
+def test_an_entry_that_cannot_be_decoded_is_counted_as_unreadable(
     sample_log: SampleLog, redis_client: redis.Redis, data: bytes
 ) -> None:
     log_each(sample_log, ["1"])
     redis_client.xadd(SAMPLES, {"k": 2, "data": data})
     log_each(sample_log, ["2"])
-    entries = unused(redis_client)
-    assert ids(entries) == ["1", None, "2"]
-    assert sample_log.acknowledge_through(entries[-1].id) == 3
+    found = unused(redis_client)
+    assert ids(found) == ["1", "2"]
+    assert found.counts["unreadable"] == 1
+    assert ids(sample_log.read_unused(2)) == ["1", "2"]  # it takes no other group's place
 
 
 def test_every_acknowledged_append_survives_a_killed_redis_server(redis_process: RedisProcess) -> None:
     with redis_process.client() as client:
         sample_log = SampleLog(client)
         log_each(sample_log, [str(i) for i in range(40)])
-        sample_log.acknowledge_through(unused(client)[9].id)
+        sample_log.acknowledge_through(entry_ids(client)[9])
         for i in range(40, 60):
             log_each(sample_log, [str(i)])
         while cast("dict[str, int]", client.info("persistence"))["aof_buffer_length"]:
@@ -294,7 +309,7 @@ def test_every_method_raises_a_redis_error_when_the_server_is_down(redis_process
         with pytest.raises(redis.RedisError):
             sample_log.count_unused(1)
         with pytest.raises(redis.RedisError):
-            list(sample_log.read_unused())
+            sample_log.read_unused(1)
         with pytest.raises(redis.RedisError):
             sample_log.acknowledge_through("1-0")
         redis_process.start()
@@ -315,12 +330,12 @@ def test_a_call_to_a_hanging_server_fails_within_the_timeout(redis_process: Redi
         assert time.monotonic() - started < 0.2 + BUSY_S
 
 
-def test_pending_single_responses_do_not_hide_the_groups_behind_them(
+def test_single_responses_do_not_hide_the_groups_behind_them(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     log_each(sample_log, [f"single-{i}" for i in range(600)], responses=1)
     log_each(sample_log, [f"pair-{i}" for i in range(200)])
-    assert len(unused(redis_client)) == 800  # claimed by a run that does not finish
+    claim(redis_client)
     assert sample_log.count_unused(128) == 128
     assert sample_log.count_unused(1000) == 200
 
@@ -329,21 +344,21 @@ def test_pending_groups_are_counted_after_older_ones_are_trimmed(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     log_each(sample_log, [str(i) for i in range(1500)])
-    assert len(unused(redis_client)) == 1500
+    claim(redis_client)
     sample_log.trim(max_entries=700, max_age_s=1e9)
     assert sample_log.count_unused(128) == 128
     assert sample_log.count_unused(5000) == 700
 
 
-def test_a_foreign_entry_is_delivered_as_unreadable_and_not_counted(
+def test_a_foreign_entry_is_unreadable_and_not_counted_as_a_group(
     sample_log: SampleLog, redis_client: redis.Redis
 ) -> None:
     redis_client.xadd(SAMPLES, {"something": "else"})
     redis_client.xadd(SAMPLES, {"k": "many", "data": "{}"})
     log_each(sample_log, ["a"])
     assert sample_log.count_unused(10) == 1
-    assert ids(unused(redis_client)) == [None, None, "a"]
-    assert sample_log.count_unused(10) == 1
+    found = unused(redis_client)
+    assert (ids(found), found.counts["unreadable"]) == (["a"], 2)
 
 
 def test_an_append_that_redis_refused_can_be_repeated(sample_log: SampleLog, redis_client: redis.Redis) -> None:
@@ -353,3 +368,101 @@ def test_an_append_that_redis_refused_can_be_repeated(sample_log: SampleLog, red
     redis_client.delete(SAMPLES)
     assert sample_log.append([request("r", [group("a"), group("b")])]) == 2
     assert sample_log.append([request("r", [group("a"), group("b")])]) == 0
+
+
+def test_only_the_newest_groups_are_sent_and_decoded_whatever_else_lies_there(
+    sample_log: SampleLog, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+
+    def counted(data: bytes) -> SampleGroup:
+        decoded.append(data)
+        return decode_sample(data)
+
+    monkeypatch.setattr("metarm.shared.sample_log.decode_sample", counted)
+    fill(redis_client, 10_000, responses=2)
+    fill(redis_client, 10_000, responses=1)
+    log_each(sample_log, [str(i) for i in range(30)])
+    log_each(sample_log, ["single"], responses=1)
+    sent_before = cast("dict[str, int]", redis_client.info("stats"))["total_net_output_bytes"]
+    found = sample_log.read_unused(20)
+    assert ids(found) == [str(i) for i in range(10, 30)]
+    assert found.counts == {"used": 20, "superseded": 10_010, "single_response": 10_001, "unreadable": 0}
+    assert len(decoded) == 20
+    sent = cast("dict[str, int]", redis_client.info("stats"))["total_net_output_bytes"] - sent_before
+    assert sent < 100_000  # all entries have megabytes
+    assert [found.first_entry, found.last_entry] == [entry_ids(redis_client)[0], entry_ids(redis_client)[-1]]
+    sample_log.acknowledge_through(found.last_entry)
+    assert sample_log.read_unused(20).counts == dict.fromkeys(KINDS, 0)
+
+
+def test_entries_that_an_earlier_release_has_claimed_are_honoured(
+    sample_log: SampleLog, redis_client: redis.Redis
+) -> None:
+    log_each(sample_log, [str(i) for i in range(6)])
+    claim(redis_client)
+    entries = entry_ids(redis_client)
+    redis_client.xack(SAMPLES, SAMPLES_GROUP, *entries[:2])  # by its last finished run
+    log_each(sample_log, ["6", "7"])
+    assert ids(unused(redis_client)) == ["2", "3", "4", "5", "6", "7"]
+    sample_log.acknowledge_through(entries[1])
+    assert ids(unused(redis_client)) == ["2", "3", "4", "5", "6", "7"]
+    sample_log.acknowledge_through(entries[3])
+    assert ids(unused(redis_client)) == ["4", "5", "6", "7"]
+    claim(redis_client)  # the earlier release again
+    assert ids(unused(redis_client)) == ["4", "5", "6", "7"]
+    sample_log.acknowledge_through(entry_ids(redis_client)[-1])
+    assert sample_log.count_unused(10) == 0
+    assert redis_client.xpending(SAMPLES, SAMPLES_GROUP)["pending"] == 0
+
+
+def test_no_command_trims_more_than_a_step_of_a_large_log(
+    sample_log: SampleLog, redis_client: redis.Redis
+) -> None:
+    fill(redis_client, 20_000, responses=1)
+    redis_client.config_set("slowlog-log-slower-than", 0)
+    redis_client.slowlog_reset()
+    redis_client.config_set("slowlog-max-len", 1000)
+    assert sample_log.trim(max_entries=123, max_age_s=1e9) == {"age": 0, "count": 19_877}
+    assert redis_client.xlen(SAMPLES) == 123
+    commands = [entry["command"].split() for entry in redis_client.slowlog_get(1000)]
+    by_count = [command for command in commands if command[0] == b"XTRIM" and b"MAXLEN" in command]
+    assert [command[3] for command in by_count].count(b"~") >= 19_877 // TRIM_AT_ONCE
+
+
+def fill(client: redis.Redis, entries: int, responses: int) -> None:
+    """Log equal groups, quickly."""
+    data = encode_sample(group("filler", responses))
+    for _ in range(0, entries, 1000):
+        pipeline = client.pipeline(transaction=False)
+        for _ in range(1000):
+            pipeline.xadd(SAMPLES, {"k": responses, "data": data})
+        pipeline.execute()
+
+
+def test_a_second_count_reads_only_what_is_new(sample_log: SampleLog, redis_client: redis.Redis) -> None:
+    fill(redis_client, 5_000, responses=1)
+    log_each(sample_log, ["1", "2"])
+    assert sample_log.count_unused(100) == 2
+    redis_client.config_set("slowlog-log-slower-than", 0)
+
+    def pages() -> int:
+        """Pages that the next count reads, whose result is checked against a new process's."""
+        redis_client.slowlog_reset()
+        count = sample_log.count_unused(100)
+        commands = [entry["command"].split()[0] for entry in redis_client.slowlog_get(1000)]
+        assert count == SampleLog(redis_client).count_unused(100)
+        return commands.count(b"EVALSHA")
+
+    assert pages() == 1
+    fill(redis_client, 1_000, responses=1)
+    log_each(sample_log, ["3"])
+    assert pages() <= 2
+    sample_log.trim(max_entries=500, max_age_s=1e9)
+    assert pages() == 1
+    sample_log.acknowledge_through(entry_ids(redis_client)[-2])
+    assert sample_log.count_unused(100) == 1
+    sample_log.trim(max_entries=0, max_age_s=1e9)
+    assert sample_log.count_unused(100) == 0
+    log_each(sample_log, ["4"])
+    assert sample_log.count_unused(100) == 1

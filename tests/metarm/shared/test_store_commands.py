@@ -103,3 +103,12 @@ def test_a_command_that_is_not_taken_in_time_is_never_executed(
     serve(lambda kind, _arguments: done.append(kind))
     time.sleep(0.2)
     assert done == []
+
+
+def test_a_command_that_was_withdrawn_leaves_nothing_behind(
+    commands: StoreCommands, redis_client: redis.Redis
+) -> None:
+    for _ in range(3):
+        with pytest.raises(TrainerUnavailableError, match="did not take"):
+            commands.ask("remove_label", {"label": "stable"}, 0.05)
+    assert redis_client.keys("metarm:command*") == []

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import threading
+import tracemalloc
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -15,8 +18,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from metarm.errors import InvalidVersionError, ReadOnlyStoreError, UnknownVersionError
 from metarm.model.reward_model import load_model
+from metarm.store.files import MOST_BYTES, read_json
 from metarm.store.manifest import MANIFEST
-from metarm.store.versions import Label, VersionStore, version_number
+from metarm.store.versions import MOST_WITHDRAWN, Label, VersionStore, version_number
 from tests.tiny import Kind
 
 FILES = {"config.json": b'{"a": 1}', "model.safetensors": bytes(range(256)), "nested/vocab.txt": b"x\ny\n"}
@@ -435,3 +439,60 @@ def test_unreadable_labels_raise_an_error(store: VersionStore, labels: bytes) ->
     (store.root / "labels.json").write_bytes(labels)
     with pytest.raises(InvalidVersionError, match=r"labels\.json"):
         store.labels()
+
+
+def test_an_error_names_the_newest_versions_and_how_many_there_are(store: VersionStore) -> None:
+    for number in range(1, 301):
+        (store.root / f"v{number:06d}").mkdir()
+    with pytest.raises(UnknownVersionError) as unknown:
+        store.path("v000999")
+    assert unknown.value.details == {
+        "known": [f"v{number:06d}" for number in range(281, 301)],
+        "known_count": 300,
+    }
+
+
+def test_the_list_of_withdrawn_versions_forgets_the_oldest_that_are_not_on_disk(store: VersionStore) -> None:
+    old, current, newer = publish(store), publish(store), publish(store)
+    gone = [f"v{number:06d}" for number in range(10, 310)]
+    (store.root / ".withdrawn").write_bytes(orjson.dumps({"versions": [old, *gone]}))
+    store.activate(newer)
+    store.activate(current)
+    assert store.withdrawn() == [old, newer, *gone[-MOST_WITHDRAWN:]]
+
+
+def test_labels_are_read_again_only_when_they_have_changed(
+    store: VersionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+
+    def counted(path: Path) -> dict[str, Any]:
+        reads.append(path)
+        return read_json(path)
+
+    monkeypatch.setattr("metarm.store.versions.read_json", counted)
+    name = publish(store)
+    other = VersionStore(store.root)  # of another process
+    for share in (0.25, 0.5):
+        other.set_label("canary", Label(name, share))
+        assert store.labels() == {"canary": Label(name, share)}  # at once, although it was just written
+    os.utime(store.root / "labels.json", (1e9, 1e9))
+    store.labels()
+    reads.clear()
+    assert [store.labels() for _ in range(10)] == [{"canary": Label(name, 0.5)}] * 10
+    assert reads == []
+    other.remove_label("canary")
+    assert store.labels() == {}
+
+
+@pytest.mark.parametrize("file", [MANIFEST, "curve.json"])
+def test_a_file_of_a_hundred_megabytes_is_refused_and_not_read(store: VersionStore, file: str) -> None:
+    name = publish(store)
+    with (store.root / name / file).open("wb") as huge:
+        huge.truncate(100 * 2**20)
+    tracemalloc.start()
+    with pytest.raises(InvalidVersionError, match=f"{file} has over {MOST_BYTES} bytes"):
+        store.manifest(name) if file == MANIFEST else store.curve(name)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * MOST_BYTES

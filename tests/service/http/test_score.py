@@ -363,8 +363,8 @@ def test_samples_are_logged_once_per_request_id_and_never_with_log_false(
         server.wait_until(lambda: _logged(client) >= before + 3)
         server.wait_until(lambda: 'rm_samples_dropped_total{reason="duplicate"} 2.0' in _metrics(server))
         assert _logged(client) == before + 3
-        entries = [e.group for e in SampleLog(client).read_unused()]
-    sample = next(e for e in entries if e and e.request_id == "retry-me")
+        entries = SampleLog(client).read_unused(100).groups
+    sample = next(e for e in entries if e.request_id == "retry-me")
     assert sample.responses == tuple(GROUP["responses"])
     assert sample.version == "v000001"
     assert sample.policy is not None

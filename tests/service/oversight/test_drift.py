@@ -177,3 +177,13 @@ def test_a_share_selects_that_fraction_of_prompts_deterministically() -> None:
     turns: list[Message] = [{"role": "user", "content": "Hi"}]
     assert share_of(turns) == share_of([{"content": "Hi", "role": "user"}])
     assert share_of(turns) != share_of("Hi")
+
+
+def test_a_version_keeps_comparisons_with_the_versions_compared_last() -> None:
+    drift = Drift(window_groups=5).of("v000200", {})
+    group = Comparison.of_group([0.0, 1.0], [1.0, 0.0])
+    for number in range(100):
+        drift.compare(f"v{number:06d}", {}, group)
+        drift.compare("v000000", {}, group)  # the parent, all the time
+    assert list(drift.compared) == ["v000097", "v000098", "v000099", "v000000"]
+    assert drift.compared["v000000"].total.groups == 101

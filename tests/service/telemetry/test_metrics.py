@@ -14,6 +14,7 @@ from metarm.records import JobStatus
 from metarm.shared.jobs import JobBoard
 from metarm.shared.presence import TrainerPresence
 from metarm.store.versions import Label, VersionStore
+from service.telemetry.metrics import MOST_VERSIONS, Metrics
 from tests.processes import RedisProcess, Served, service_here
 from tests.store import publish
 from tests.tiny import Kind
@@ -132,3 +133,24 @@ def test_a_job_is_counted_once_even_if_its_end_is_written_twice(redis_client: re
 def ended(found: dict[str, float]) -> dict[str, float]:
     name = re.compile(r'rm_retrain_jobs_total\{status="(\w+)"\}')
     return {match[1]: value for key, value in found.items() if (match := name.fullmatch(key))}
+
+
+def test_only_versions_in_memory_and_those_loaded_last_have_series() -> None:
+    metrics = Metrics()
+    for number in range(1, 1001):
+        version = f"v{number:06d}"
+        metrics.count_load(version, ["v000001"])
+        metrics.responses_scored.labels(version).inc(3)
+        metrics.drift.score.labels(version).observe(0.5)
+        metrics.drift.rollbacks.labels(version).inc()
+    text = metrics.render().decode()
+    kept = {"v000001", *(f"v{number:06d}" for number in range(1001 - MOST_VERSIONS, 1001))}
+    for metric in (
+        "rm_version_loads_total",
+        "rm_responses_scored_total",
+        "rm_score_count",
+        "rm_rollbacks_total",
+    ):
+        assert set(re.findall(rf'^{metric}{{version="(v\d+)"}}', text, re.MULTILINE)) == kept
+    assert 'rm_responses_scored_total{version="v000001"} 3.0' in text
+    assert "rm_build_info{version=" in text

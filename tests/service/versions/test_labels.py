@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from metarm import RewardClient
 from metarm.shared.keys import SAMPLES
 from metarm.shared.sample_log import SampleLog
-from metarm.store.versions import VersionStore
+from metarm.store.versions import Label, VersionStore
 from tests.offline import TOLERANCE, OfflineModel
 from tests.processes import PairHere, RedisProcess, Served, service_here
 from tests.store import publish, publish_several
@@ -227,7 +228,7 @@ def test_unpinned_groups_that_the_canary_cannot_score_fall_back_to_the_current_v
             assert scored["scores"] == pytest.approx(expected, abs=TOLERANCE)
         with redis_process.client() as client:
             process.wait_until(lambda: client.xlen(SAMPLES) >= len(groups))
-            logged = {entry.group.version for entry in SampleLog(client).read_unused() if entry.group}
+            logged = {group.version for group in SampleLog(client).read_unused(10_000).groups}
         assert logged == {"v000001"}
     assert process.output.count("the canary v000002 fails") == 1
 
@@ -254,11 +255,9 @@ def test_each_group_is_logged_with_the_version_and_the_scores_that_were_served(
     body = score(one, log=True, request_id="logged-here")
     with shared_redis.client() as client:
         one.wait_until(lambda: client.xlen(SAMPLES) >= len(GROUPS))
-        entries = [entry.group for entry in SampleLog(client).read_unused()]
+        entries = SampleLog(client).read_unused(10_000).groups
     logged = {
-        entry.id: (entry.version, list(entry.scores))
-        for entry in entries
-        if entry and entry.request_id == "logged-here"
+        entry.id: (entry.version, list(entry.scores)) for entry in entries if entry.request_id == "logged-here"
     }
     assert logged == {
         f"logged-here/{group['id']}": (group["version"], group["scores"]) for group in body["groups"]
@@ -354,3 +353,65 @@ def test_a_label_change_is_refused_if_neither_the_server_nor_a_trainer_can_write
         answer = process.http.put("/labels/stable", json={"version": "v000001"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "trainer_unavailable")
         assert labelled(process) == {}
+
+
+def test_the_numbers_of_labels_and_of_labelled_versions_are_limited(
+    data_dir: Path, redis_process: RedisProcess
+) -> None:
+    limits = {"METARM_MAX_LABELS": "4", "METARM_MAX_LABELLED_VERSIONS": "2"}
+    with service_here(data_dir, redis_process.url, **SETTINGS, **limits) as process:
+        process.wait_ready()
+        put(process, "a", "v000001")
+        put(process, "b", "v000003")
+        refused = process.http.put("/labels/c", json={"version": "v000004"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "too_many_labels")
+        assert "2 versions" in refused.json()["error"]["message"]
+        assert "METARM_MAX_LABELLED_VERSIONS" in refused.json()["error"]["message"]
+        put(process, "b", "v000004")  # a label may move, and a version may have several
+        put(process, "c", "v000004")
+        put(process, "canary", "v000001", share=0.5)
+        refused = process.http.put("/labels/e", json={"version": "v000001"})
+        assert (refused.status_code, refused.json()["error"]["details"]) == (409, {"limit": 4})
+        assert "METARM_MAX_LABELS" in refused.json()["error"]["message"]
+        assert labelled(process) == {
+            "a": ("v000001", True),
+            "b": ("v000004", True),
+            "c": ("v000004", True),
+            "canary": ("v000001", True),
+        }
+        for label in ("a", "b", "c", "canary"):
+            process.http.delete(f"/labels/{label}")
+
+
+def test_labels_that_are_put_at_the_same_time_do_not_exceed_the_limits(
+    data_dir: Path, redis_process: RedisProcess
+) -> None:
+    limits = {"METARM_MAX_LABELS": "3"}
+    with service_here(data_dir, redis_process.url, **SETTINGS, **limits) as process:
+        process.wait_ready()
+        with ThreadPoolExecutor(8) as threads:
+            url = process.http.put
+            answers = list(threads.map(lambda n: url(f"/labels/l{n}", json={"version": "v000001"}), range(16)))
+        assert sorted(answer.status_code for answer in answers) == [200] * 3 + [409] * 13
+        for label in labelled(process):
+            process.http.delete(f"/labels/{label}")
+
+
+def test_of_more_labels_than_the_limit_some_versions_are_held_and_the_others_load_on_request(
+    tmp_path: Path, redis_process: RedisProcess
+) -> None:
+    data_dir = publish_several(tmp_path, 5, current=1)
+    store = VersionStore(data_dir / "versions")
+    for number in range(1, 6):  # by an earlier release
+        store.set_label("canary" if number == 5 else f"label-{number}", Label(f"v{number:06d}"))
+    limits = {"METARM_KEEP_LOADED": "2", "METARM_MAX_LABELLED_VERSIONS": "2", "METARM_POLL_MS": "50"}
+    with service_here(data_dir, redis_process.url, **limits) as process:
+        process.wait_ready()
+        process.wait_until(lambda: process.http.get("/overview").json()["loaded"] == ["v000001", "v000005"])
+        assert score(process, version="label-4")["version"] == "v000004"
+        assert score(process, version="label-3")["version"] == "v000003"
+        process.wait_until(lambda: process.http.get("/overview").json()["loaded"] == ["v000001", "v000005"])
+        assert process.output.count("METARM_MAX_LABELLED_VERSIONS") == 1
+        put(process, "label-2", "v000005")  # fewer versions than before, although still too many
+        refused = process.http.put("/labels/more", json={"version": "v000002"})
+        assert refused.json()["error"]["code"] == "too_many_labels"
