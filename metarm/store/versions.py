@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from metarm.errors import InvalidVersionError, ReadOnlyStoreError, UnknownVersionError
+from metarm.errors import ConfigurationError, InvalidVersionError, ReadOnlyStoreError, UnknownVersionError
 from metarm.store.files import json_bytes, read_json, sync, write_durably
 from metarm.store.manifest import MANIFEST, check, record, seal
 
@@ -58,11 +58,16 @@ class VersionStore:
         self._pruned = root / "pruned"
 
     def prepare(self) -> None:
-        """Create the folders. Delete what a crashed writer left in staging."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self._staging, ignore_errors=True)
-        self._staging.mkdir()
-        self._rejected.mkdir(exist_ok=True)
+        """Create the folders. Delete what a crashed writer left in staging. Raises ConfigurationError."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self._staging, ignore_errors=True)
+            self._staging.mkdir(exist_ok=True)
+            self._rejected.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the version store {self.root} cannot be written ({error.strerror}): set METARM_DATA_DIR"
+            ) from error
 
     # --- reading -------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 import redis
 
 from metarm.model.reward_model import RewardModel
+from metarm.runtime.addresses import url_of
 from metarm.runtime.loops import Loops
 from metarm.shared.connection import connect
 from metarm.shared.coordinator import COMMAND_TIMEOUT_S, Coordinator
@@ -81,7 +81,7 @@ class Versions:
             store,
             self.live,
             self.swapper,
-            url=_url(settings),
+            url=url_of(settings.host, settings.port, "elsewhere"),
             on_hold=metrics.observe_hold,
             loop=loops.add("membership"),
         )
@@ -136,9 +136,3 @@ class Versions:
         version = await self.refusals.load(name, self._loader.load)
         self._loads.labels(name).inc()
         return version
-
-
-def _url(settings: ServiceSettings) -> str:
-    """The URL at which other processes probably reach this server."""
-    host = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 (no bind)
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
