@@ -18,6 +18,7 @@ Only this module knows the layout. No torch: callers save the weights into the s
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -79,15 +80,15 @@ class VersionStore:
         return sorted(found, key=version_number)
 
     def current(self) -> str | None:
-        """The version that the pointer names; None before the first version. Raises InvalidVersionError."""
+        """The version that the pointer names; None before the first version. Raises InvalidVersionError; its
+        cause is an OSError other than EINVAL if the store cannot be read."""
         try:
             target = os.readlink(self.root / "current")
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise InvalidVersionError(
-                f"the pointer 'current' is not a symbolic link: {error.strerror}"
-            ) from error
+            fault = "is not a symbolic link" if error.errno == errno.EINVAL else "cannot be read"
+            raise InvalidVersionError(f"the pointer 'current' {fault}: {error.strerror}") from error
         if not NAME.fullmatch(target):
             raise InvalidVersionError(f"the pointer 'current' names {target!r}, which is not a version name")
         return target

@@ -34,7 +34,10 @@ LINEAGE = (  # with the files that it names, enough to reproduce the version
 @router.get("", response_model=VersionList, dependencies=[Depends(require_key)])
 def versions(server: RunningServer) -> dict[str, Any]:
     """Every version with its lineage; which one is current, and which one this server serves."""
-    current = server.versions.store.current()
+    try:
+        current = server.versions.store.current()
+    except InvalidVersionError:
+        current = None  # `refused` has the reason
     refused = server.versions.swapper.refused
     return {
         "current": current,
