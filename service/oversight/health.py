@@ -57,6 +57,9 @@ class HealthMonitor:
         except redis.RedisError as error:
             reason = f"{error}: scoring works, samples are buffered, retraining does not work"
             return HealthReport(False, None, None, (("redis", reason), *self._own_faults(redis_down=True)))
+        except Exception as error:  # noqa: BLE001 (reported: a damaged record must not hide the other parts)
+            reason = f"its state in Redis cannot be read: {type(error).__name__}: {error}"
+            return HealthReport(True, None, None, (("trainer", reason), *self._own_faults(redis_down=False)))
         found = list(self._own_faults(redis_down=False))
         if trainer is None:
             found.insert(0, ("trainer", "no trainer is running: scoring works, retraining does not"))
