@@ -102,16 +102,13 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head, self._unbroken = True, 0
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # fields after a body are no headers of its request
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         if self._check_head and self._head_bytes > MAX_HEAD_BYTES:
             raise _too_large()
         if self.parser.should_upgrade() and any(name in BODY_HEADERS for name, _ in self.headers):
             raise MalformedRequestError("send no Upgrade header with a body: this server speaks HTTP/1.1 only")
         super().on_headers_complete()
+        self.headers = []  # fields after a body are no headers of its request
         self._in_head, self._in_body, self._unbroken = False, True, 0
 
     def on_body(self, body: bytes) -> None:
