@@ -44,9 +44,8 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._header_timeout_s = header_timeout_s
         self._log = log
-        self._deadline: asyncio.TimerHandle | None = (
-            None  # of a head or the rest of a body; of a refused client
-        )
+        # of a head, of the rest of a body that is answered, or of a refused client
+        self._deadline: asyncio.TimerHandle | None = None
         self._in_head = False  # from the first byte of a head to its last
         self._in_body = False
         self._check_head = False  # whether a head that ends in these bytes may be too large
@@ -93,9 +92,7 @@ class Connection(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
                 return
-            except (
-                httptools.HttpParserUpgrade
-            ) as upgrade:  # not supported: the request is answered as any other
+            except httptools.HttpParserUpgrade as upgrade:  # it is answered as any other request
                 data = data[upgrade.args[0] :]
 
     def on_message_begin(self) -> None:
@@ -173,9 +170,9 @@ class Connection(HttpToolsProtocol):
             elif self.cycle.response_started:
                 self.transport.close()
             else:
-                self.cycle.disconnected = True
-                self.cycle.message_event.set()
                 self._write_refusal(error)
+                self.cycle.disconnected = True  # what the application answers now is not sent
+                self.cycle.message_event.set()
 
     def _write_refusal(self, error: MetaRMError) -> None:
         self._unset_keepalive_if_required()
