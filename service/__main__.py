@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from typing import NoReturn
 
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError
 from metarm.runtime import logs, process_environment
@@ -22,8 +23,7 @@ def main() -> None:
         connect(settings.required_redis_url).close()  # it does not ask Redis
         sockets = bind(settings.host, settings.port)  # they refuse connections until the server has started
     except ConfigurationError as error:
-        logs.refuse("metarm serve", error.message)
-        sys.exit(EXIT_CONFIGURATION)
+        _refuse(error)
 
     with process_environment.gc_paused():
         from metarm.model.reward_model import quiet_transformers  # imports torch, after the environment is set
@@ -32,10 +32,18 @@ def main() -> None:
 
     quiet_transformers()
     server = web_server(create_app(settings), settings)
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after the end
-        server.run(sockets)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after the end
+            server.run(sockets)
+    except ConfigurationError as error:
+        _refuse(error)
     if not server.started:
         sys.exit(1)
+
+
+def _refuse(error: ConfigurationError) -> NoReturn:
+    logs.refuse("metarm serve", error.message)
+    sys.exit(EXIT_CONFIGURATION)
 
 
 if __name__ == "__main__":

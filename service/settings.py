@@ -32,11 +32,13 @@ class ServiceSettings(ProcessSettings):
     keep_alive_s: float = Field(
         75.0,
         gt=0,
+        le=86_400,
         description="Time for which an idle connection stays open: longer than clients keep theirs.",
     )
     header_timeout_s: float = Field(
         20.0,
         gt=0,
+        le=86_400,
         description="Time in which a connection must send the request line and headers of a request it begins, "
         "and a new connection its first ones.",
     )

@@ -11,6 +11,7 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
+from metarm.errors import ConfigurationError
 from metarm.runtime.addresses import url_of
 from service.http.connections import Connection
 from service.settings import ServiceSettings
@@ -25,10 +26,15 @@ class WebServer(uvicorn.Server):
     """Runs on sockets that are bound already, so that an address that cannot be used shows before the start."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Raises ConfigurationError if another process has begun to listen at the address meanwhile."""
         await super().startup(sockets)
-        for listening in sockets or ():
-            host, port = listening.getsockname()[:2]
-            log.info("listening on %s", url_of(host, port))
+        listening = [found for found in sockets or () if found.fileno() != -1]
+        for found in listening:
+            log.info("listening on %s", url_of(*found.getsockname()[:2]))
+        if not listening:  # uvloop closes a socket that cannot listen, and raises nothing
+            self.started = False
+            await self.lifespan.shutdown()
+            raise ConfigurationError("cannot listen (Address already in use): set METARM_HOST and METARM_PORT")
 
 
 def web_server(app: FastAPI, settings: ServiceSettings) -> WebServer:

@@ -177,6 +177,8 @@ def test_the_log_level_may_be_in_lower_case() -> None:
         (["--data-dir", sys.executable], sys.executable),
         (["--data-dir", f"{sys.executable}/below"], sys.executable),
         (["--keep-alive-s", "0"], "keep_alive_s"),
+        (["--keep-alive-s", "inf"], "keep_alive_s"),
+        (["--header-timeout-s", "nan"], "header_timeout_s"),
         (["--header-timeout-s", "-1"], "header_timeout_s"),
     ],
 )
