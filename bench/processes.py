@@ -12,6 +12,7 @@ import psutil
 
 from bench.places import ROOT, THREADS
 from metarm.runtime import process_environment
+from metarm.runtime.addresses import url_of
 from metarm.runtime.processes import Process, without_settings
 
 END_S = 20.0
@@ -96,7 +97,7 @@ class Server(Child):
         working_folder: Path | None = None,
     ) -> None:
         super().__init__(command, folder, settings, working_folder=working_folder)
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = url_of("127.0.0.1", port)
         self._ready_url = self.url + ready_path
 
     def wait_started(self) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from metarm.client import RewardClient
 from metarm.errors import ClientError
+from metarm.runtime.addresses import url_of
 from metarm.runtime.processes import START_S, Process, free_port, without_settings
 
+HOST = "127.0.0.1"
 STOP_S = 120.0
 
 
@@ -19,8 +21,8 @@ class PrivateServer(Process):
     def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
         """Its data are in `folder`/data; `settings` by their environment names."""
         port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        ours = {"METARM_DATA_DIR": str(folder / "data"), "METARM_PORT": str(port)}
+        self.url = url_of(HOST, port)
+        ours = {"METARM_DATA_DIR": str(folder / "data"), "METARM_HOST": HOST, "METARM_PORT": str(port)}
         super().__init__(
             [sys.executable, "-m", "metarm", "up"],
             folder / "server.txt",

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from metarm.answers import Answer, noted, read
+from metarm.api_keys import fault_of
 from metarm.errors import ClientError
 from metarm.pauses import MAX_PAUSE_S, asked_pause_s, pause_s
 
@@ -278,13 +279,9 @@ def _checked_headers(api_key: str | None) -> dict[str, str]:
     """Raises ClientError `invalid_request`, which does not name the key, for one that no header can hold."""
     if not api_key:
         return {}
-    if (
-        not (isinstance(api_key, str) and api_key.isascii() and api_key.isprintable())
-        or api_key != api_key.strip()
-    ):
-        raise refused(
-            "the API key is no header value: it has other than printable ASCII characters, or spaces around it"
-        )
+    fault = fault_of(api_key) if isinstance(api_key, str) else "it is no text"
+    if fault is not None:
+        raise refused(f"the API key cannot be sent: {fault}")
     return {"Authorization": f"Bearer {api_key}"}
 
 

@@ -3,7 +3,10 @@
     MetaRMError
     ├── InvalidRequestError        the request is invalid                   422
     │   └── NotEnoughDataError     too few samples or preferences           422
+    ├── MalformedRequestError      no HTTP request, or a broken one         400
+    ├── RequestTimeoutError        a request did not arrive in time         408
     ├── PayloadTooLargeError       over a size limit                        413
+    ├── HeadersTooLargeError       request line and headers over the limit  431
     ├── UnknownVersionError        no such version                          404
     ├── UnknownJobError            no such retrain job                      404
     ├── UnknownLabelError          no such label                            404
@@ -107,9 +110,24 @@ class NotEnoughDataError(InvalidRequestError):
     code = "not_enough_data"
 
 
+class MalformedRequestError(MetaRMError):
+    status = 400
+    code = "malformed_request"
+
+
+class RequestTimeoutError(MetaRMError):
+    status = 408
+    code = "request_timeout"
+
+
 class PayloadTooLargeError(MetaRMError):
     status = 413
     code = "payload_too_large"
+
+
+class HeadersTooLargeError(MetaRMError):
+    status = 431
+    code = "headers_too_large"
 
 
 class UnknownVersionError(MetaRMError):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from typing import NoReturn
 
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError
 from metarm.runtime import logs, process_environment
+from metarm.runtime.addresses import bind
 from metarm.shared.connection import connect
 from service.settings import ServiceSettings
 
@@ -18,26 +21,29 @@ def main() -> None:
     logs.configure("service", settings)
     try:
         connect(settings.required_redis_url).close()  # it does not ask Redis
+        sockets = bind(settings.host, settings.port)  # they refuse connections until the server has started
     except ConfigurationError as error:
-        logs.refuse("metarm serve", error.message)
-        sys.exit(EXIT_CONFIGURATION)
+        _refuse(error)
 
     with process_environment.gc_paused():
-        import uvicorn  # not before the environment is set: the app imports torch
-
-        from metarm.model.reward_model import quiet_transformers
+        from metarm.model.reward_model import quiet_transformers  # imports torch, after the environment is set
         from service.http.app import create_app
+        from service.http.web_server import web_server
 
     quiet_transformers()
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,  # uvicorn logs through the handlers of logs.configure
-        access_log=False,
-        timeout_graceful_shutdown=30,
-        http="httptools",
-    )
+    server = web_server(create_app(settings), settings)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after the end
+            server.run(sockets)
+    except ConfigurationError as error:
+        _refuse(error)
+    if not server.started:
+        sys.exit(1)
+
+
+def _refuse(error: ConfigurationError) -> NoReturn:
+    logs.refuse("metarm serve", error.message)
+    sys.exit(EXIT_CONFIGURATION)
 
 
 if __name__ == "__main__":

@@ -72,9 +72,11 @@ async def running(settings: ServiceSettings, metrics: Metrics, load: LoadMonitor
         retraining = Retraining(jobs, presence, samples, sample_log)
         scorer = _scorer(settings, metrics, drift)
         await stack.enter_async_context(scorer.running())
-        versions = Versions(settings, client, metrics, loops, scorer.prepare)
+        versions = Versions(settings, client, metrics, loops, presence, scorer.prepare)
         await stack.enter_async_context(versions.running())
-        oversight = Oversight(settings, client, metrics, loops, versions, scorer, retraining, drift, load)
+        oversight = Oversight(
+            settings, client, metrics, loops, versions, scorer, retraining, presence, drift, load
+        )
         await stack.enter_async_context(oversight.running())
         await stack.enter_async_context(loops.running("idle-memory", IdleMemory().release, CHECK_S))
         yield Server(settings, metrics, load, scorer, versions, oversight, samples, jobs, presence, retraining)

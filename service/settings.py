@@ -4,31 +4,43 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
-from metarm.runtime.settings import ProcessSettings
-
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+from metarm.runtime.addresses import is_loopback
+from metarm.runtime.settings import ApiKey, Host, ProcessSettings
 
 
 class ServiceSettings(ProcessSettings):
     """The scoring server: HTTP in, scores out, samples to the log."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: Host = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
-    published_on: str | None = Field(
+    published_on: Host | None = Field(
         None,
         description="Address at which others reach the server, if it is not `host`, as in a container. It "
         "decides whether the server may run without keys.",
     )
-    score_keys: list[SecretStr] = Field(
+    score_keys: list[ApiKey] = Field(
         default=[], description="API keys (JSON list) that may score and read. Unset: no key is required."
     )
-    admin_keys: list[SecretStr] = Field(
+    admin_keys: list[ApiKey] = Field(
         default=[], description="API keys (JSON list) that may also retrain and activate versions."
     )
     allow_open: bool = Field(
         False, description="Serve without keys on an address that other machines can reach (a closed network)."
+    )
+    keep_alive_s: float = Field(
+        75.0,
+        gt=0,
+        le=86_400,
+        description="Time for which an idle connection stays open: longer than clients keep theirs.",
+    )
+    header_timeout_s: float = Field(
+        20.0,
+        gt=0,
+        le=86_400,
+        description="Time in which a connection must send the request line and headers of a request it begins, "
+        "and a new connection its first ones.",
     )
     score_workers: int | None = Field(
         None, ge=1, description="Threads that run forwards in parallel on one model. Unset: as measured."
@@ -155,7 +167,7 @@ class ServiceSettings(ProcessSettings):
     @model_validator(mode="after")
     def _not_open_to_the_world(self) -> ServiceSettings:
         address = self.published_on or self.host
-        if address not in LOOPBACK and not (self.score_keys or self.admin_keys or self.allow_open):
+        if not is_loopback(address) and not (self.score_keys or self.admin_keys or self.allow_open):
             raise ValueError(
                 f"{address} can be reached from other machines: set METARM_SCORE_KEYS and METARM_ADMIN_KEYS, "
                 "or METARM_ALLOW_OPEN=true on a closed network"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from metarm.errors import MetaRMError
 from metarm.runtime import process_environment
 from metarm.runtime.cores import usable_cores
 from metarm.runtime.tables import print_table
@@ -24,7 +25,10 @@ class TuneSettings(ServiceSettings):
 def main() -> None:
     process_environment.ensure_set()
     settings = TuneSettings.from_command_line("metarm tune", sys.argv[1:])
-    current = settings.store.current()
+    try:
+        current = settings.store.current()
+    except MetaRMError as error:
+        sys.exit(f"metarm tune: {error.message}")
     if current is None:
         sys.exit(f"metarm tune: {settings.store.root} has no version yet; start the server once")
     with process_environment.gc_paused():

@@ -11,18 +11,23 @@ from pathlib import Path
 
 import orjson
 
+from metarm import api_keys
 from metarm.client import RewardClient
-from metarm.errors import MetaRMError
+from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, MetaRMError
 from simulation.demo import Outcome, run_demo
 from simulation.optimise import Pressure
 from simulation.rounds import Plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 the server refused or did not answer, 2 wrong arguments, 130 interrupted."""
+    """Exit status: 0 done, 1 the server refused or did not answer, 2 wrong arguments, 78 an API key that no
+    header can carry, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
-        _demo(options)
+        _demo(options, _api_key(options))
+    except ConfigurationError as error:
+        print(f"metarm demo: {error}", file=sys.stderr)
+        return EXIT_CONFIGURATION
     except (MetaRMError, TimeoutError, OSError) as error:
         print(f"metarm demo: {error}", file=sys.stderr)
         return 1
@@ -32,7 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _demo(options: argparse.Namespace) -> None:
+def _api_key(options: argparse.Namespace) -> str | None:
+    """The key of the command line, else METARM_API_KEY unless it is empty. Raises ConfigurationError."""
+    key = getattr(options, "api_key", None)
+    source = "--api-key" if key is not None else "METARM_API_KEY"
+    key = key if key is not None else os.environ.get(source) or None
+    fault = None if key is None else api_keys.fault_of(key)
+    if fault is not None:
+        raise ConfigurationError(f"the key of {source} {fault}")
+    return key
+
+
+def _demo(options: argparse.Namespace, key: str | None) -> None:
     plan = Plan(
         rounds=options.rounds,
         prompts=options.prompts,
@@ -49,7 +65,6 @@ def _demo(options: argparse.Namespace) -> None:
     draws = find_spec("matplotlib") is not None
     if not draws:
         print("no demo.png without matplotlib: pip install 'metarm-server[demo]'", file=sys.stderr)
-    key = getattr(options, "api_key", None) or os.environ.get("METARM_API_KEY")
     with RewardClient(options.url, api_key=key) as client:
         outcome = run_demo(client, plan, retrain, options.retrain_timeout, sys.stdout)
     written = [options.out / "demo.json"]

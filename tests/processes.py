@@ -16,12 +16,13 @@ from typing import Any, Self
 import httpx
 import pytest
 import redis
-import uvicorn
 
 from metarm.runtime import process_environment, processes
+from metarm.runtime.addresses import bind, url_of
 from metarm.runtime.embedded_redis import EmbeddedRedis
 from metarm.runtime.processes import free_port
 from service.http.app import create_app
+from service.http.web_server import web_server
 from service.settings import ServiceSettings
 
 BUSY_S = 2.5  # tolerance for a busy machine in waits that a test measures
@@ -73,11 +74,10 @@ class RedisProcess(Process):
 class Served:
     """A server that tests access over HTTP, in another process or in this one."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self.port = port
-        self.url = f"http://127.0.0.1:{port}"
-        fresh = httpx.Limits(keepalive_expiry=2.0)  # the server closes connections that are idle for 5 s
-        self.http = httpx.Client(base_url=self.url, timeout=60.0, limits=fresh)
+        self.url = url_of(host, port)
+        self.http = httpx.Client(base_url=self.url, timeout=60.0)
 
     def answers(self, path: str, status: int = 200) -> bool:
         try:
@@ -102,7 +102,8 @@ class HttpProcess(Process, Served):
     """A process that serves HTTP once it is ready."""
 
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
-        Served.__init__(self, int(environment.get("METARM_PORT") or free_port()))
+        host = environment.get("METARM_HOST") or "127.0.0.1"
+        Served.__init__(self, int(environment.get("METARM_PORT") or free_port()), host)
         given = {**environment, "METARM_PORT": str(self.port)}
         Process.__init__(self, command, folder / "output.txt", given)
 
@@ -116,15 +117,14 @@ class HttpThread(Served):
 
     def __init__(self, settings: Mapping[str, str]) -> None:
         """`settings` are named by their environment variables."""
-        super().__init__(free_port())
         with pytest.MonkeyPatch.context() as patched:
             for name, value in settings.items():
                 patched.setenv(name, value)
-            app = create_app(ServiceSettings(port=self.port))
-        own = {"log_config": None, "access_log": False, "http": "httptools", "timeout_graceful_shutdown": 30}
-        config = uvicorn.Config(app, port=self.port, **own)  # type: ignore[arg-type]
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
+            given = ServiceSettings(port=free_port())
+            self._server = web_server(create_app(given), given)
+        super().__init__(given.port, given.host)
+        sockets = bind(given.host, given.port)
+        self._thread = threading.Thread(target=self._server.run, args=[sockets], daemon=True)
         self._log = io.StringIO()
         self._handler = logging.StreamHandler(self._log)
 

@@ -17,7 +17,8 @@ from metarm.shared.presence import TrainerPresence
 
 def main() -> None:
     try:
-        status = TrainerPresence(connect(ProcessSettings().required_redis_url)).status()
+        settings = ProcessSettings.parse("python -m trainer.health", [])
+        status = TrainerPresence(connect(settings.required_redis_url)).status()
     except (MetaRMError, redis.RedisError) as error:
         sys.exit(f"the trainer's state is unknown: {error}")
     if status is None:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -30,9 +30,10 @@ from pydantic import AliasChoices, Field
 import metarm
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError
 from metarm.runtime import logs, process_environment
+from metarm.runtime.addresses import bind, url_of
 from metarm.runtime.child import Child, GivenUpError, ending
 from metarm.runtime.embedded_redis import EmbeddedRedis
-from metarm.runtime.settings import ProcessSettings
+from metarm.runtime.settings import Host, ProcessSettings
 
 POLL_S = 0.2
 START_POLL_S = 0.05  # until ready: the user waits
@@ -43,7 +44,7 @@ class LaunchSettings(ProcessSettings):
     """Run Redis, the scoring service and the trainer together. The environment sets all other settings of
     `metarm serve` and `metarm trainer`."""
 
-    host: str = Field("127.0.0.1", description="Address the service listens on.")
+    host: Host = Field("127.0.0.1", description="Address the service listens on.")
     port: int = Field(8080, ge=1, le=65535, description="Port the service listens on.")
     model: str | None = Field(
         None, description="First version: checkpoint folder or hub id. Unset: the packaged MiniLM."
@@ -116,7 +117,7 @@ def _supervise(settings: LaunchSettings, children: list[Child], trainer: Child, 
     """Restart children that die until `stop`; start the trainer once the service answers. Raises
     GivenUpError."""
     ready = False
-    with httpx.Client(base_url=_url(settings), timeout=2.0) as http:
+    with httpx.Client(base_url=url_of(settings.host, settings.port), timeout=2.0) as http:
         while not stop.requested:
             for child in children:
                 child.revive(starting=not ready)
@@ -131,14 +132,8 @@ def _supervise(settings: LaunchSettings, children: list[Child], trainer: Child, 
 
 def _check_port(settings: LaunchSettings) -> None:
     """Raises ConfigurationError if another process listens on the port: its answers would look like ours."""
-    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): set METARM_PORT"
-            ) from error
+    for probe in bind(settings.host, settings.port):
+        probe.close()
 
 
 def _start_redis(settings: LaunchSettings, children: list[Child], stop: _Stop) -> str:
@@ -185,8 +180,14 @@ class _Stop:
 @contextlib.contextmanager
 def _claimed(data_dir: Path) -> Iterator[None]:
     """Lock the data directory: two launchers would share one Redis folder. Raises ConfigurationError."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with open(data_dir / ".lock", "w") as handle:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        opened = open(data_dir / ".lock", "w")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{data_dir.absolute()} cannot be written ({error.strerror}): set METARM_DATA_DIR"
+        ) from error
+    with opened as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -194,18 +195,14 @@ def _claimed(data_dir: Path) -> Iterator[None]:
         yield
 
 
-def _url(settings: LaunchSettings) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 (not a bind)
-    return f"http://{host}:{settings.port}"
-
-
 def _started_text(settings: LaunchSettings, redis_url: str) -> str:
+    url = url_of(settings.host, settings.port)
     kept = "" if settings.redis_url else " (embedded Valkey, append-only file)"
     packages = ", ".join(f"{name} {package_version(name)}" for name in ("torch", "transformers", "fastapi"))
     return "\n".join(
         [
             f"MetaRM Server {metarm.__version__}, Python {sys.version.split()[0]}, {packages}",
-            f"  service   {_url(settings)}  (API description: {_url(settings)}/docs)",
+            f"  service   {url}  (API description: {url}/docs)",
             "  trainer   in the background; it creates the first version if the store is empty",
             f"  redis     {logs.without_password(redis_url)}{kept}",
             f"  data      {settings.data_dir.absolute()}",
@@ -214,11 +211,13 @@ def _started_text(settings: LaunchSettings, redis_url: str) -> str:
 
 
 def _ready_text(settings: LaunchSettings) -> str:
+    url = url_of(settings.host, settings.port)
+    quoted = shlex.quote(f"{url}/score")  # [ is for the shell
     body = '{"groups":[{"prompt":"What is 17 + 25?","responses":["17 + 25 is 42.","It is 41!"]}]}'
     return "\n".join(
         [
             "ready. Try:",
-            f"  curl -s {_url(settings)}/score -H 'content-type: application/json' -d '{body}'",
+            f"  curl -s {quoted} -H 'content-type: application/json' -d '{body}'",
             "Ctrl-C stops everything.",
         ]
     )

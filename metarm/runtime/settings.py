@@ -6,13 +6,22 @@ a `.env` file, else its default. Its description is its help text.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Protocol, Self, cast
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -22,11 +31,49 @@ from pydantic_settings import (
     get_subcommand,
 )
 
-from metarm.errors import ConfigurationError
+from metarm import api_keys
+from metarm.errors import EXIT_CONFIGURATION, ConfigurationError
+from metarm.runtime.addresses import without_brackets
 from metarm.store.versions import VersionStore
 
+
+def _usable_key(key: SecretStr, info: ValidationInfo) -> SecretStr:
+    fault = api_keys.fault_of(key.get_secret_value())
+    if fault is not None:
+        raise ValueError(f"a key of METARM_{str(info.field_name).upper()} {fault}: no client could send it")
+    return key
+
+
+def _usable_url(url: str | None) -> str | None:
+    """Of the value no part is in an error: it may hold a password."""
+    if url is None:
+        return None
+    if not url.isprintable():
+        raise ValueError("the URL has control characters")
+    secret = url.rpartition("@")[0] if url.startswith("unix://") else url  # a path may have any name
+    if api_keys.UNEXPANDED.search(secret):
+        raise ValueError("the URL has an unexpanded ${…}")
+    return url
+
+
+def _usable_host(host: str) -> str:
+    host = without_brackets(host)
+    if not host or not host.isprintable() or any(character.isspace() for character in host):
+        raise ValueError("this is no address: it is empty, or has white space or control characters")
+    return host
+
+
+def _log_level(name: str) -> str:
+    if name.upper() not in logging.getLevelNamesMapping():
+        raise ValueError(f"{name!r} is none of DEBUG, INFO, WARNING and ERROR")
+    return name.upper()
+
+
+ApiKey = Annotated[SecretStr, AfterValidator(_usable_key)]  # of a server
+Host = Annotated[str, AfterValidator(_usable_host)]  # an address or a name, IPv6 with or without brackets
 RedisUrl = Annotated[
     str | None,
+    AfterValidator(_usable_url),
     Field(
         validation_alias=AliasChoices("METARM_REDIS_URL", "REDIS_URL"),
         description="Redis or Valkey server, 6.2 or later. Unset: `metarm up` starts an embedded one.",
@@ -51,20 +98,27 @@ class CommandLine(BaseSettings):
 
     @classmethod
     def parse(cls, command: str, arguments: Sequence[str]) -> Self:
-        """Read the settings of `command`. Raises ConfigurationError for an invalid value; exits after
-        `--help` and, with status 2, for an unknown argument."""
+        """Read the settings of `command`. Raises ConfigurationError for an invalid value or a .env that cannot
+        be read; exits after `--help` and, with status 2, for an unknown or a missing argument."""
         try:
             return cls(_cli_parse_args=list(arguments), _cli_prog_name=command)
-        except (ValidationError, SettingsError) as error:
+        except ValidationError as error:
             raise ConfigurationError(_message_of(error)) from error
+        except SettingsError as error:
+            raise ConfigurationError(str(error)) from error
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f".env is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        except OSError as error:
+            raise ConfigurationError(f".env cannot be read: {error.strerror}") from error
 
     @classmethod
     def from_command_line(cls, command: str, arguments: Sequence[str]) -> Self:
-        """`parse` for a program: an invalid value ends it with a message on stderr and status 1."""
+        """`parse` for a program: an invalid value ends it with a message on stderr and EXIT_CONFIGURATION."""
         try:
             return cls.parse(command, arguments)
         except ConfigurationError as error:
-            sys.exit(f"{command}: {error.message}")
+            print(f"{command}: {error.message}", file=sys.stderr)
+            sys.exit(EXIT_CONFIGURATION)
 
 
 class Arguments(CommandLine):
@@ -95,12 +149,13 @@ class CommandGroup(Arguments):
 
     @classmethod
     def run_from(cls, command: str, arguments: Sequence[str]) -> int:
-        """Run the subcommand that `arguments` name. Returns its exit status, or 2 for wrong arguments."""
+        """Run the subcommand that `arguments` name. Returns its exit status, 2 for wrong arguments, or
+        EXIT_CONFIGURATION for an invalid value."""
+        chosen: object = cls.from_command_line(command, arguments)
         try:
-            chosen: object = cls.parse(command, arguments)
             while isinstance(chosen, CommandGroup):
                 chosen = get_subcommand(chosen, cli_exit_on_error=False)
-        except (ConfigurationError, SettingsError) as error:
+        except SettingsError as error:
             print(f"{command}: {error}", file=sys.stderr)
             return 2
         return cast("Runnable", chosen).run()
@@ -111,6 +166,14 @@ class StoreSettings(CommandLine):
 
     data_dir: Path = Field(Path("data"), description="Folder of all persistent data: versions/, redis/.")
 
+    @field_validator("data_dir")
+    @classmethod
+    def _no_file(cls, folder: Path) -> Path:
+        for part in (folder, *folder.absolute().parents):
+            if part.exists() and not part.is_dir():
+                raise ValueError(f"{part} is a file, not a folder")
+        return folder
+
     @property
     def store(self) -> VersionStore:
         return VersionStore(self.data_dir.absolute() / "versions")
@@ -120,7 +183,9 @@ class ProcessSettings(StoreSettings):
     """Settings that the service, the trainer and the launcher share."""
 
     redis_url: RedisUrl = None
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_level: Annotated[str, AfterValidator(_log_level)] = Field(
+        "INFO", description="DEBUG, INFO, WARNING or ERROR."
+    )
     log_format: Literal["console", "json"] = Field(
         "console", description="console: readable lines. json: one JSON object a line, for log collectors."
     )
@@ -164,7 +229,8 @@ def _each(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _message_of(error: ValidationError | SettingsError) -> str:
-    if isinstance(error, SettingsError):
-        return str(error)
-    return "; ".join(": ".join([*(str(part) for part in e["loc"]), e["msg"]]) for e in error.errors())
+def _message_of(error: ValidationError) -> str:
+    return "; ".join(
+        ": ".join([*(str(part) for part in e["loc"]), e["msg"].removeprefix("Value error, ")])
+        for e in error.errors()
+    )

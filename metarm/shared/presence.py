@@ -18,6 +18,8 @@ class TrainerPresence:
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
         self._script = load_script(client, "presence")
+        self.last_status: dict[str, Any] | None = None  # as last read
+        self.last_error: redis.RedisError | None = None  # of the last reading
 
     def hold(self, holder: str, status: Mapping[str, Any], lifetime_ms: int) -> bool:
         """Take or renew the place for trainer `holder`, for `lifetime_ms`; False while another one holds it."""
@@ -30,5 +32,11 @@ class TrainerPresence:
 
     def status(self) -> dict[str, Any] | None:
         """The status of the live trainer; None if none is running."""
-        raw = cast("bytes | None", self._redis.get(TRAINER))
-        return cast("dict[str, Any]", orjson.loads(raw)) if raw else None
+        try:
+            raw = cast("bytes | None", self._redis.get(TRAINER))
+        except redis.RedisError as error:
+            self.last_error = error
+            raise
+        self.last_status = cast("dict[str, Any]", orjson.loads(raw)) if raw else None
+        self.last_error = None
+        return self.last_status

@@ -18,6 +18,7 @@ Only this module knows the layout. No torch: callers save the weights into the s
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -28,7 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from metarm.errors import InvalidVersionError, ReadOnlyStoreError, UnknownVersionError
+from metarm.errors import ConfigurationError, InvalidVersionError, ReadOnlyStoreError, UnknownVersionError
 from metarm.store.files import json_bytes, read_json, sync, write_durably
 from metarm.store.manifest import MANIFEST, check, record, seal
 
@@ -65,11 +66,16 @@ class VersionStore:
         )
 
     def prepare(self) -> None:
-        """Create the folders. Delete what a crashed writer left in staging."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self._staging, ignore_errors=True)
-        self._staging.mkdir()
-        self._rejected.mkdir(exist_ok=True)
+        """Create the folders. Delete what a crashed writer left in staging. Raises ConfigurationError."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self._staging, ignore_errors=True)
+            self._staging.mkdir(exist_ok=True)
+            self._rejected.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the version store {self.root} cannot be written ({error.strerror}): set METARM_DATA_DIR"
+            ) from error
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -78,15 +84,15 @@ class VersionStore:
         return _names_in(self.root)
 
     def current(self) -> str | None:
-        """The version that the pointer names; None before the first version. Raises InvalidVersionError."""
+        """The version that the pointer names; None before the first version. Raises InvalidVersionError; its
+        cause is an OSError other than EINVAL if the store cannot be read."""
         try:
             target = os.readlink(self.root / "current")
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise InvalidVersionError(
-                f"the pointer 'current' is not a symbolic link: {error.strerror}"
-            ) from error
+            fault = "is not a symbolic link" if error.errno == errno.EINVAL else "cannot be read"
+            raise InvalidVersionError(f"the pointer 'current' {fault}: {error.strerror}") from error
         if not NAME.fullmatch(target):
             raise InvalidVersionError(f"the pointer 'current' names {target!r}, which is not a version name")
         return target

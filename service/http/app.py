@@ -27,7 +27,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     """The application for `settings`, by default the environment's (`uvicorn --factory`). Raises
     ConfigurationError."""
     process_environment.check()
-    settings = settings or ServiceSettings()
+    settings = settings or ServiceSettings.parse("metarm serve", [])
     metrics, load_monitor = Metrics(), LoadMonitor()
 
     @asynccontextmanager

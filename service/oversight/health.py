@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ import redis
 from metarm.runtime.loops import Loops
 from metarm.shared.jobs import Job, JobBoard
 from metarm.shared.presence import TrainerPresence
-from service.versions.swapper import Swapper
 
 REFRESH_S = 2.0
 Part = tuple[str, str]  # a part of the system that does not work, and why
@@ -20,8 +19,8 @@ Part = tuple[str, str]  # a part of the system that does not work, and why
 
 @dataclass(frozen=True, slots=True)
 class HealthReport:
-    """The parts that do not work, the live trainer's status, and the job that is queued or running. Trainer and
-    job are also None while Redis does not answer."""
+    """The parts that do not work, except the version, the live trainer's status, and the job that is queued or
+    running. Trainer and job are also None while Redis does not answer."""
 
     redis: bool
     trainer: Mapping[str, Any] | None
@@ -32,16 +31,24 @@ class HealthReport:
 class HealthMonitor:
     """Examines the server on request, and every REFRESH_S seconds for `last`."""
 
-    def __init__(self, jobs: JobBoard, presence: TrainerPresence, swapper: Swapper, loops: Loops) -> None:
+    def __init__(
+        self, jobs: JobBoard, presence: TrainerPresence, version_fault: Callable[[], str | None], loops: Loops
+    ) -> None:
+        """`version_fault` says why the version that should serve does not."""
         self._jobs = jobs
         self._presence = presence
-        self._swapper = swapper
+        self._version_fault = version_fault
         self._loops = loops
         self.last: HealthReport | None = None
 
     async def refresh(self) -> None:
         """Renew `last`."""
         self.last = await asyncio.to_thread(self.report)
+
+    def degraded(self, report: HealthReport | None) -> list[Part]:
+        """The parts that do not work: the version as it is now, the others as in `report`."""
+        fault = self._version_fault()
+        return [*([("version", fault)] if fault else []), *(report.degraded if report else ())]
 
     def report(self) -> HealthReport:
         """The state now. Blocking."""
@@ -50,6 +57,9 @@ class HealthMonitor:
         except redis.RedisError as error:
             reason = f"{error}: scoring works, samples are buffered, retraining does not work"
             return HealthReport(False, None, None, (("redis", reason), *self._own_faults(redis_down=True)))
+        except Exception as error:  # noqa: BLE001 (reported: a damaged record must not hide the other parts)
+            reason = f"its state in Redis cannot be read: {type(error).__name__}: {error}"
+            return HealthReport(True, None, None, (("trainer", reason), *self._own_faults(redis_down=False)))
         found = list(self._own_faults(redis_down=False))
         if trainer is None:
             found.insert(0, ("trainer", "no trainer is running: scoring works, retraining does not"))
@@ -60,9 +70,6 @@ class HealthMonitor:
     def _own_faults(self, *, redis_down: bool) -> Iterator[Part]:
         """`redis_down`: Redis' own fault is reported already, so loops that fail because of it are left out.
         One that answers but takes no writes (full, or a replica) shows in those loops alone."""
-        refused = self._swapper.refused
-        if refused:
-            yield "version", f"{refused.name} was refused: {refused.reason}"
         for loop in self._loops.failing():
             if not (redis_down and isinstance(loop.error, redis.RedisError)):
                 yield "loop", loop.fault

@@ -41,6 +41,7 @@ class Oversight:
         versions: Versions,
         scorer: Scorer,
         retraining: Retraining,
+        presence: TrainerPresence,
         drift: Drift,
         load_monitor: LoadMonitor,
     ) -> None:
@@ -59,7 +60,7 @@ class Oversight:
         self.auto_retrain = AutoRetrain(
             settings, live, drift, retraining, RetrainCooldown(client, settings.retrain_cooldown_s), metrics
         )
-        self.health = HealthMonitor(JobBoard(client), TrainerPresence(client), versions.swapper, loops)
+        self.health = HealthMonitor(JobBoard(client), presence, versions.fault, loops)
         self._shadow = Shadow(
             live,
             scorer,
@@ -88,7 +89,8 @@ class Oversight:
         }
         async with AsyncExitStack() as stack:
             for name, (turn, every_s) in turns.items():
-                await stack.enter_async_context(self._loops.running(name, turn, every_s))
+                first = name == "health"  # the first request may ask for it
+                await stack.enter_async_context(self._loops.running(name, turn, every_s, first_turn=first))
             yield
 
     def _plans(self) -> list[ShadowPlan]:

@@ -76,9 +76,10 @@ class Watch:
         await self._share_records()
         if not self._was_read:
             return  # it is not yet known whether a watch was under way
-        if self._live.current_name != self._serving:
-            before, self._serving = self._serving, self._live.current_name
-            await self._follow_current(before)
+        current = self._live.current_name
+        if current != self._serving:
+            await self._follow_current(current, self._serving)
+            self._serving = current  # not before: after an error the next turn follows again
         if self._watched:
             await self._judge_watched(self._watched)
 
@@ -113,9 +114,8 @@ class Watch:
     def _newest(self) -> list[WatchRecord]:
         return sorted(self._records.values(), key=lambda record: record.at, reverse=True)
 
-    async def _follow_current(self, before: str | None) -> None:
+    async def _follow_current(self, current: str | None, before: str | None) -> None:
         """Begin or end a watch after the current version has changed from `before`."""
-        current = self._serving
         if self._watched and self._watched.version != current:
             await self._end("left", f"{current} serves now")
         if current is None or not self._rules.watch_groups:
@@ -201,12 +201,8 @@ class Watch:
         if time.monotonic() < self._next_read:
             return
         unsaved = list(self._unsaved.values())
-        try:
+        with self._sharing.turn():
             records = await asyncio.to_thread(self._exchange, unsaved)
-        except redis.RedisError as error:
-            self._sharing.failed(error)
-        else:
-            self._sharing.succeeded()
             for record in unsaved:
                 if self._unsaved.get(record.version) is record:
                     del self._unsaved[record.version]

@@ -97,7 +97,7 @@ class Batcher(Generic[Model, Sample]):
             waiting = self._queue.clear()
             self._wake(len(self._threads))
         for pending in waiting:
-            _fail(pending, NotReadyError("the server is shutting down"))
+            _fail(pending, NotReadyError("the server is shutting down", state="shutting_down"))
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
         await asyncio.sleep(0)  # deliver their last results
@@ -131,7 +131,7 @@ class Batcher(Generic[Model, Sample]):
         pending.missing, pending.scores = len(samples), [0.0] * len(samples)
         with self._lock:
             if self._closing:
-                raise NotReadyError("the server is shutting down")
+                raise NotReadyError("the server is shutting down", state="shutting_down")
             if self.queued_tokens + tokens > limit and not background:
                 wait_s = max(1, round(self.queued_tokens / self._tokens_per_s))
                 raise OverloadedError(

@@ -68,13 +68,15 @@ class LiveVersions:
         keep_loaded: int,
         store: VersionStore,
         on_count: Callable[[int], None] = lambda _: None,
+        why_none: Callable[[], NotReadyError] = lambda: NotReadyError("no reward model is loaded"),
     ) -> None:
         """`load` loads a version from disk, off the event loop, verified and warmed up. `on_count` receives the
-        number of versions in memory."""
+        number of versions in memory. `why_none` makes the error of a request while no version is current."""
         self._load = load
         self._keep_loaded = keep_loaded
         self._store = store
         self._on_count = on_count
+        self._why_none = why_none
         self._loaded: OrderedDict[str, LoadedVersion] = OrderedDict()  # least recently used first
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._users: Counter[str] = Counter()
@@ -82,7 +84,6 @@ class LiveVersions:
         self._background_loads: dict[tuple[str, str], asyncio.Task[None]] = {}  # by source and name
         self._unloadable: set[tuple[str, str]] = set()  # those whose failure was logged
         self._current: LoadedVersion | None = None
-        self.none_because = "the first version is still being created"
         self.gate = CaptureGate()
         self.labels: Mapping[str, Label] = {}  # as last read from the store
 
@@ -95,9 +96,13 @@ class LiveVersions:
         return sorted(self._loaded, key=version_number)
 
     def current(self) -> LoadedVersion:
+        """Raises NotReadyError, which says why, if there is none."""
         if self._current is None:
-            raise NotReadyError(f"no reward model is loaded yet: {self.none_because}")
+            raise self._why_none()
         return self._current
+
+    def is_loading(self, name: str) -> bool:
+        return name in self._loading
 
     def loaded(self, name: str) -> LoadedVersion | None:
         """The version if it is in memory now."""
@@ -234,12 +239,23 @@ class LiveVersions:
         return self.labels[label].version
 
     async def _unavailable(self, why: str) -> VersionUnavailableError:
-        names, withdrawn = await asyncio.to_thread(lambda: (self._store.names(), self._store.withdrawn()))
+        try:
+            names, withdrawn = await asyncio.to_thread(lambda: (self._store.names(), self._store.withdrawn()))
+        except (OSError, InvalidVersionError) as error:
+            return VersionUnavailableError(
+                f"{why}; the store cannot be read: {error}",
+                state="store_unreadable",
+                current=self.current_name,
+                loaded=self.loaded_names,
+            )
+        none = self._why_none() if self._current is None else None
         on_disk = some("on_disk", names)
         loaded, newest = ", ".join(self.loaded_names), ", ".join(on_disk["on_disk"])
         more = f" (the newest of {len(names)})" if "on_disk_count" in on_disk else ""
+        lists = f"loaded: {loaded or 'none'}; on disk: {newest or 'none'}{more}"
         return VersionUnavailableError(
-            f"{why}; loaded: {loaded or 'none'}; on disk: {newest or 'none'}{more}",
+            f"{why}; {lists}; {none.message}" if none else f"{why}; {lists}",
+            **({"state": none.details["state"]} if none and "state" in none.details else {}),
             current=self.current_name,
             loaded=self.loaded_names,
             **on_disk,

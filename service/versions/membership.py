@@ -81,7 +81,7 @@ class Membership:
         new one before them."""
         self._loop = asyncio.get_running_loop()
         while True:
-            await self._swapper.follow()
+            await self._follow()
             try:
                 if await asyncio.to_thread(self._renew):
                     break
@@ -90,7 +90,11 @@ class Membership:
                 break
             await asyncio.sleep(WAIT_FOR_OTHERS_S)
         self._thread.start()
-        await self._swapper.follow()  # the pointer may have moved between the load and the registration
+        await self._follow()  # the pointer may have moved between the load and the registration
+
+    async def _follow(self) -> None:
+        with contextlib.suppress(OSError):  # the swapper's loop tries again, and reports it
+            await self._swapper.follow()
 
     def close(self) -> None:
         """End the thread and the registration. Blocks for a moment: not for the event loop."""

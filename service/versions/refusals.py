@@ -68,6 +68,11 @@ class Refusals:
             self._attempts.pop(forgotten, None)
         self._on_refusal()
 
+    def retry_in_s(self, name: str) -> float:
+        """Seconds until a refused version is read again although its files stay the same."""
+        _, tried = self._attempts.get(name, ((), float("-inf")))
+        return max(0.0, tried + self._retry_after_s - time.monotonic())
+
     async def standing(self, name: str) -> str | None:
         """The reason for which a load would be refused without a read; None if it would be read."""
         if name not in self._attempts:

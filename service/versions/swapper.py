@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from metarm.errors import InvalidVersionError, MetaRMError
@@ -15,11 +16,12 @@ from service.versions.refusals import Refusals
 log = logging.getLogger(__name__)
 
 CUT_OVER = "cut-over"  # the source of a hold during one
+POINTER = "current"  # refused itself, if it names no version
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedVersion:
-    """The version that the pointer names and this server cannot serve, and the reason."""
+    """The version that the pointer names and this server cannot serve, or POINTER, and the reason."""
 
     name: str
     reason: str
@@ -40,19 +42,24 @@ class Swapper:
         self._serving: str | None = None
         self._logged_empty_store = False
         self.refused: RefusedVersion | None = None
+        self.store_unreadable = False  # the reason for which POINTER is refused
+        self.target: str | None = None  # the version that the pointer named in the last turn
+        self.on_disk: Sequence[str] = ()  # the versions there were in the last turn without a pointer
 
     async def follow(self) -> None:
         """Read the pointer once; swap if it names another version than the current one."""
         try:
-            target = self._store.current()
-        except MetaRMError as error:
-            self._refuse("current", error)
+            target = self.target = self._store.current()
+            if target is None:
+                self.on_disk = self._store.names()
+        except (MetaRMError, OSError) as error:
+            self._pointer_lost(error)
             return
         if target is None or target == self._serving:
             self.refused = None
             if target is None and not self._logged_empty_store:
                 self._logged_empty_store = True
-                log.info("there is no version yet: /ready answers 503 until the trainer has created the first")
+                log.info("no version is current: /ready answers 503 until one is")
             return
         if self.refused and self.refused.name == target and await self._refusals.standing(target):
             return
@@ -80,12 +87,20 @@ class Swapper:
         self._serving, self.refused = name, None
         self._on_swap(name)
 
+    def _pointer_lost(self, error: MetaRMError | OSError) -> None:
+        self.target = None
+        cause = error if isinstance(error, OSError) else error.__cause__
+        self.store_unreadable = isinstance(cause, OSError) and cause.errno != errno.EINVAL
+        known = error if isinstance(error, MetaRMError) else InvalidVersionError(f"the store: {error}")
+        self._refuse(POINTER, known)
+        if isinstance(error, OSError):
+            raise error
+
     def _refuse(self, name: str, error: MetaRMError) -> None:
         found = RefusedVersion(name, error.message)
         if found == self.refused:
             return
         log.error("cannot follow the pointer to %s, still serving %s", name, self._serving)
-        self._live.none_because = f"{name} was refused: {error.message}"
         self.refused = found
-        if name == "current" or not isinstance(error, InvalidVersionError):  # a failed load is already recorded
+        if name == POINTER or not isinstance(error, InvalidVersionError):  # a failed load is already recorded
             self._refusals.record(name, error.message)

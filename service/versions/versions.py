@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import redis
 
+from metarm.errors import NotReadyError
 from metarm.model.reward_model import RewardModel
+from metarm.runtime.addresses import url_of
 from metarm.runtime.loops import Loops
 from metarm.shared.connection import connect
 from metarm.shared.coordinator import COMMAND_TIMEOUT_S, Coordinator
 from metarm.shared.fleet import Fleet
 from metarm.shared.leases import LeaseBoard
+from metarm.shared.presence import TrainerPresence
 from metarm.shared.store_commands import StoreCommands
 from metarm.store.versions import Label
 from service.settings import ServiceSettings
@@ -28,6 +30,7 @@ from service.versions.leases import Leases
 from service.versions.live import LiveVersions, LoadedVersion
 from service.versions.loader import VersionLoader
 from service.versions.membership import Membership
+from service.versions.not_ready import not_ready
 from service.versions.refusals import Refusals
 from service.versions.swapper import Swapper
 
@@ -53,11 +56,14 @@ class Versions:
         client: redis.Redis,
         metrics: Metrics,
         loops: Loops,
+        presence: TrainerPresence,
         prepare: Callable[[RewardModel], None],
     ) -> None:
-        """`prepare` makes a loaded model ready to serve, in the loader's thread."""
+        """`presence` is read regularly, elsewhere. `prepare` makes a loaded model ready to serve, in the
+        loader's thread."""
         store, prepare_s = settings.store, settings.cut_over_prepare_s
         self.store = store
+        self._presence = presence
         self.refusals = Refusals(store, metrics.swaps.labels("refused").inc)
         self._loader = VersionLoader(
             store,
@@ -69,7 +75,9 @@ class Versions:
             on_load=metrics.load_seconds.observe,
         )
         self._count_load = metrics.count_load
-        self.live = LiveVersions(self._load, settings.keep_loaded, store, metrics.versions_loaded.set)
+        self.live = LiveVersions(
+            self._load, settings.keep_loaded, store, metrics.versions_loaded.set, self._not_ready
+        )
         self.swapper = Swapper(store, self.live, self.refusals, lambda _: metrics.swaps.labels("swapped").inc())
         most_versions = settings.max_labelled_versions
         self._labels = Labels(store, self.live, most_labels=settings.max_labels, most_versions=most_versions)
@@ -83,7 +91,7 @@ class Versions:
             store,
             self.live,
             self.swapper,
-            url=_url(settings),
+            url=url_of(settings.host, settings.port, "elsewhere"),
             on_hold=metrics.observe_hold,
             loop=loops.add("membership"),
         )
@@ -107,6 +115,16 @@ class Versions:
             )
             await stack.enter_async_context(follow("leases", self.leases.follow, leases.POLL_S))
             yield
+
+    def fault(self) -> str | None:
+        """Why the version that should serve does not, for people; None if it does."""
+        if self.live.current_name is None:
+            return self._not_ready().message
+        refused = self.swapper.refused
+        return f"{refused.name} was refused: {refused.reason}" if refused else None
+
+    def _not_ready(self) -> NotReadyError:
+        return not_ready(self.live, self.swapper, self.refusals, self._presence)
 
     async def activate(self, name: str, reason: str, *, together: bool = True) -> Activation:
         """Make a published version the current one, on all live servers together; returns once this server
@@ -142,9 +160,3 @@ class Versions:
         version = await self.refusals.load(name, self._loader.load)
         self._count_load(name, self.live.loaded_names)
         return version
-
-
-def _url(settings: ServiceSettings) -> str:
-    """The URL at which other processes probably reach this server."""
-    host = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 (no bind)
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,14 +15,21 @@ import pytest
 import redis
 
 from metarm.errors import NotReadyError
+from metarm.runtime.idle_memory import IdleMemory
+from metarm.shared.coordinator import Coordinator
 from metarm.shared.fleet import Fleet
 from metarm.store.versions import VersionStore
 from service import server
 from service.oversight.oversight import Oversight
+from service.oversight.watch import Watch
+from service.scoring.scorer import Scorer
 from service.server import Server
 from service.settings import ServiceSettings
 from service.telemetry.load_monitor import LoadMonitor
 from service.telemetry.metrics import Metrics
+from service.versions.loader import VersionLoader
+from service.versions.membership import Membership
+from service.versions.versions import Versions
 from tests.processes import RedisProcess
 from tests.store import publish
 from tests.tiny import Kind
@@ -70,6 +79,58 @@ def test_a_failed_start_stops_the_parts_already_started(
     assert registered == 1
     assert our_threads() == []
     assert Fleet(redis_client).live() == []
+
+
+def open_sockets() -> list[str]:
+    links = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return sorted(link for link in links if link.startswith("socket:"))
+
+
+@pytest.mark.parametrize(
+    ("owner", "part"),
+    [
+        (Scorer, "__init__"),
+        (Versions, "__init__"),
+        (VersionLoader, "__init__"),
+        (Membership, "__init__"),
+        (Membership, "join"),
+        (Membership, "after its thread has started"),
+        (Coordinator, "__init__"),
+        (Watch, "__init__"),
+        (Oversight, "running"),
+        (IdleMemory, "__init__"),
+    ],
+)
+def test_a_failed_start_leaves_no_thread_task_or_socket(
+    settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch, owner: type, part: str
+) -> None:
+    def fails(*_: object, **__: object) -> NoReturn:
+        raise SystemError("a part fails")  # of a kind that nothing expects
+
+    if part == "after its thread has started":
+        joined = Membership.join
+
+        async def join(membership: Membership) -> None:
+            await joined(membership)
+            fails()
+
+        monkeypatch.setattr(Membership, "join", join)
+    else:
+        monkeypatch.setattr(owner, part, fails)
+
+    async def main() -> None:
+        with pytest.raises(SystemError, match="a part fails"):
+            async with server.running(settings, Metrics(), LoadMonitor()):
+                raise AssertionError("it cannot have started")
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    before = open_sockets()
+    asyncio.run(main())
+    deadline = time.monotonic() + 30
+    while our_threads():
+        assert time.monotonic() < deadline, our_threads()
+        time.sleep(0.005)
+    assert open_sockets() == before
 
 
 def test_a_store_error_stops_no_loop_and_is_reported_until_it_is_resolved(

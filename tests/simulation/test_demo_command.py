@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from metarm.errors import EXIT_CONFIGURATION
 from simulation.cli import main
 
 
@@ -26,6 +27,29 @@ def test_a_demo_without_a_server_prints_one_clear_line(
     assert len(captured.err.splitlines()) == 1
     assert captured.out == ""
     assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize("key", ["sécret", "sec ret", "secret\n", "${SECRET}", " "])
+@pytest.mark.parametrize("source", ["--api-key", "METARM_API_KEY"])
+def test_a_key_that_no_header_can_carry_is_refused_before_any_request(
+    source: str, key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if source == "METARM_API_KEY":
+        monkeypatch.setenv(source, key)
+    given = [source, key] if source == "--api-key" else []
+    assert main(["--url", "http://127.0.0.1:1", *given]) == EXIT_CONFIGURATION
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"metarm demo: the key of {source} ")
+    assert "cret" not in line
+
+
+def test_an_empty_key_is_refused_on_the_command_line_and_unset_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--url", "http://127.0.0.1:1", "--api-key", ""]) == EXIT_CONFIGURATION
+    monkeypatch.setenv("METARM_API_KEY", "")
+    assert main(["--url", "http://127.0.0.1:1"]) == 1  # it tried
+    assert "key" not in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_groups_of_one_response_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,8 @@ async def health() -> Alive:
 def ready(server: RunningServer) -> dict[str, Any]:
     """A model is loaded and /score works; 503 without one. `degraded` lists the parts that do not work."""
     version = server.versions.live.current().name
-    degraded = [{"part": part, "reason": reason} for part, reason in server.oversight.health.report().degraded]
+    health = server.oversight.health
+    degraded = [{"part": part, "reason": reason} for part, reason in health.degraded(health.report())]
     return {"status": "degraded" if degraded else "ready", "version": version, "degraded": degraded}
 
 

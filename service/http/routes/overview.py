@@ -41,10 +41,7 @@ async def overview(
 
 
 def _health(found: HealthReport | None, server: Server) -> dict[str, Any]:
-    degraded = list(found.degraded) if found else []
-    live = server.versions.live
-    if live.current_name is None:
-        degraded.insert(0, ("version", f"no reward model is loaded yet: {live.none_because}"))
+    degraded = server.oversight.health.degraded(found)
     return {
         "redis": None if found is None else "up" if found.redis else "down",
         "trainer": {"state": str(found.trainer.get("state"))} if found and found.trainer else None,

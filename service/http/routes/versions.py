@@ -40,8 +40,11 @@ def versions(
 ) -> dict[str, Any]:
     """The newest versions with their lineage, and always the one that is current and the one that this server
     serves."""
-    current, serving = server.versions.store.current(), server.versions.live.current_name
-    statuses = server.versions.store.statuses()
+    try:
+        current = server.versions.store.current()
+    except InvalidVersionError:
+        current = None  # `refused` has the reason
+    serving, statuses = server.versions.live.current_name, server.versions.store.statuses()
     older = [name for name in statuses if before is None or version_number(name) < version_number(before)]
     always = {current, serving} if before is None else set()
     listed = [name for place, name in enumerate(older) if place >= len(older) - count or name in always]

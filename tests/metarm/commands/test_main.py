@@ -9,6 +9,7 @@ import pytest
 
 import metarm
 from metarm.commands.main import PROGRAMS, Metarm
+from metarm.errors import EXIT_CONFIGURATION
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -43,12 +44,31 @@ def test_a_program_receives_the_remaining_arguments(command: str) -> None:
     ("arguments", "named"),
     [
         (["down"], "down"),
-        (["up", "--port", "0"], "port"),
         (["up", "--prot", "1"], "--prot"),
         (["--up"], "--up"),
+        (["versions", "show"], "NAME"),
     ],
 )
 def test_wrong_arguments_exit_with_status_2(arguments: list[str], named: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert named in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["up", "--port", "0"], "port"),
+        (["up", "--port", "seventy"], "port"),
+        (["up", "--host", "a b"], "host"),
+        (["up", "--data-dir", sys.executable], sys.executable),
+        (["tune", "--port", "seventy"], "port"),
+        (["versions", "prune", "--keep-versions", "0"], "keep_versions"),
+        (["versions", "list", "--data-dir", sys.executable], sys.executable),
+    ],
+)
+def test_an_invalid_value_exits_with_status_78_and_one_line(arguments: list[str], named: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == EXIT_CONFIGURATION
+    (line,) = done.stderr.splitlines()
+    assert named in line

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.processes import HttpProcess, system
+from metarm.runtime.processes import free_port
+from tests.metarm.runtime.test_addresses import needs_ipv6
+from tests.processes import HttpProcess, Process, system
 from tests.store import publish
 from tests.tiny import Kind
 
@@ -77,6 +80,44 @@ def test_a_signal_stops_all_processes_in_order(running: HttpProcess) -> None:
     assert running.output.rstrip().endswith("metarm: stopped")
     assert "metarm: stopping: service, trainer, Redis" in running.output
     assert not [child for child in started if child.is_running()]
+
+
+@needs_ipv6
+def test_the_launcher_serves_on_ipv6(data_dir: Path, running: HttpProcess) -> None:
+    assert not running.running
+    with system(data_dir, METARM_HOST="::1", METARM_TUNE="false") as process:
+        assert process.url.startswith("http://[::1]:")
+        process.wait_until(lambda: f"curl -s '{process.url}/score'" in process.output, 240)
+        assert f"service   {process.url}" in process.output
+        assert process.answers("/ready")
+        (server,) = process.http.get("/versions").json()["servers"]
+        assert server["url"] == process.url
+
+
+@pytest.mark.parametrize("name", ["METARM_SCORE_KEYS", "METARM_ADMIN_KEYS"])
+def test_a_key_that_no_client_can_send_stops_the_launcher_with_status_78(
+    data_dir: Path, running: HttpProcess, name: str
+) -> None:
+    assert not running.running
+    with system(data_dir, **{name: '[""]'}) as process:
+        assert process.wait(240) == 78
+        assert f"a key of {name} is empty" in process.output
+        assert "Traceback" not in process.output
+        assert process.output.rstrip().endswith("metarm: stopped")
+
+
+@pytest.mark.parametrize("taken", [".", "redis"])
+def test_a_data_folder_that_cannot_be_made_stops_the_launcher_with_status_78(
+    tmp_path: Path, taken: str
+) -> None:
+    if taken != ".":
+        (tmp_path / "data").mkdir()
+    (tmp_path / "data" / taken).resolve().write_text("")
+    environment = {"METARM_DATA_DIR": str(tmp_path / "data"), "METARM_PORT": str(free_port())}
+    with Process([sys.executable, "-m", "metarm", "up"], tmp_path / "output.txt", environment) as process:
+        assert process.wait() == 78
+        assert str(tmp_path / "data") in process.output
+        assert "Traceback" not in process.output
 
 
 def test_an_invalid_setting_in_a_child_stops_the_launcher_with_status_78(

@@ -218,7 +218,7 @@ def test_prune_respects_the_leases_when_the_embedded_redis_has_its_socket_elsewh
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["lists"], ["show"], ["diff", "current"], ["prune", "--keep-versions", "0"], ["list", "--jason"]],
+    [[], ["lists"], ["show"], ["diff", "current"], ["list", "--jason"]],
 )
 def test_wrong_arguments_exit_with_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     try:

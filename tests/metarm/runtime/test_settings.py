@@ -10,9 +10,10 @@ import pytest
 from pydantic import SecretStr
 
 from metarm.commands.up import LaunchSettings
-from metarm.errors import ConfigurationError
+from metarm.errors import EXIT_CONFIGURATION, ConfigurationError
 from metarm.runtime.settings import ProcessSettings
 from service.settings import ServiceSettings
+from service.tune import TuneSettings
 from trainer.settings import TrainerSettings
 
 CLASSES = [ServiceSettings, TrainerSettings, LaunchSettings]
@@ -94,6 +95,76 @@ def test_api_keys_are_a_json_list_and_are_masked(monkeypatch: pytest.MonkeyPatch
     assert "hush" not in repr(settings)
 
 
+@pytest.mark.parametrize("name", ["METARM_SCORE_KEYS", "METARM_ADMIN_KEYS"])
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("", "empty"),
+        ("  ", "empty"),
+        ("${SECRET}", "unexpanded"),
+        ("secret-${SECRET", "unexpanded"),
+        ("sécret", "ASCII"),
+        ("secret\u200b", "ASCII"),
+        ("se cret", "white space"),
+        ("secret\n", "white space"),
+        ("\tsecret", "white space"),
+        ("secret\x7f", "control"),
+    ],
+)
+def test_a_key_that_no_client_can_send_stops_the_start_and_is_not_shown(
+    name: str, key: str, why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, json.dumps(["usable", key]))
+    for settings in (ServiceSettings, TuneSettings):
+        with pytest.raises(SystemExit) as ended:
+            settings.from_command_line("metarm serve", [])
+        assert ended.value.code == EXIT_CONFIGURATION
+        (line,) = capsys.readouterr().err.splitlines()
+        assert name in line
+        assert why in line
+        assert "cret" not in line.replace("secret-$", "")
+
+
+def test_every_visible_ascii_character_may_be_in_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "".join(map(chr, range(0x21, 0x7F)))
+    monkeypatch.setenv("METARM_SCORE_KEYS", json.dumps([key, "$KEY", "{x}"]))
+    assert [found.get_secret_value() for found in ServiceSettings().score_keys] == [key, "$KEY", "{x}"]
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:${PASSWORD}@h", "redis://${HOST}:1", "unix://:${PASSWORD}@/s", "redis://:sec\tret@h"]
+)
+@pytest.mark.parametrize("settings", CLASSES)
+def test_a_redis_url_that_cannot_work_stops_every_process_and_is_not_shown(
+    url: str, settings: type[ProcessSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    with pytest.raises(ConfigurationError, match="the URL has") as refused:
+        settings.parse("x", [])
+    assert "PASSWORD" not in str(refused.value)
+    assert "ret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["unix:///a folder/${x}/redis.sock", "redis://u:p%40ss%20wörd@h:1/0"])
+def test_a_redis_url_that_may_work_is_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    assert ServiceSettings().redis_url == url
+
+
+@pytest.mark.parametrize("content", [b"METARM_PORT=1\xff\n", "METARM_PORT=1".encode("utf-16")])
+@pytest.mark.parametrize("settings", CLASSES)
+def test_a_dotenv_that_is_not_utf_8_is_a_configuration_error(
+    content: bytes, settings: type[ProcessSettings], tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"\.env is not UTF-8"):
+        settings.parse("x", [])
+
+
+def test_the_log_level_may_be_in_lower_case() -> None:
+    assert ServiceSettings.parse("x", ["--log-level", "debug"]).log_level == "DEBUG"
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -101,12 +172,25 @@ def test_api_keys_are_a_json_list_and_are_masked(monkeypatch: pytest.MonkeyPatch
         (["--batch-tokens", "0"], "batch_tokens"),
         (["--max-tokens", "many"], "max_tokens"),
         (["--host", "0.0.0.0"], "METARM_SCORE_KEYS"),
+        (["--host", "a b"], "host"),
+        (["--log-level", "loud"], "log_level"),
+        (["--data-dir", sys.executable], sys.executable),
+        (["--data-dir", f"{sys.executable}/below"], sys.executable),
+        (["--keep-alive-s", "0"], "keep_alive_s"),
+        (["--keep-alive-s", "inf"], "keep_alive_s"),
+        (["--header-timeout-s", "nan"], "header_timeout_s"),
+        (["--header-timeout-s", "-1"], "header_timeout_s"),
     ],
 )
-def test_an_invalid_setting_ends_the_command_and_names_the_setting(arguments: list[str], named: str) -> None:
-    with pytest.raises(SystemExit, match=named) as ended:
+def test_an_invalid_setting_ends_the_command_and_names_the_setting(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
         ServiceSettings.from_command_line("metarm serve", arguments)
-    assert str(ended.value.code).startswith("metarm serve: ")
+    assert ended.value.code == EXIT_CONFIGURATION
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("metarm serve: ")
+    assert named in line
 
 
 def test_an_unknown_option_ends_the_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,6 +256,13 @@ def test_modules_shared_by_every_process_are_imported_without_torch() -> None:
         ("0.0.0.0", "127.0.0.1", False),
         ("0.0.0.0", "::1", False),
         ("0.0.0.0", "192.0.2.7", True),
+        ("0.0.0.0", "[::1]", False),
+        ("127.0.0.2", None, False),
+        ("::1", None, False),
+        ("[::1]", None, False),
+        ("::", None, True),
+        ("fe80::1%lo", None, True),
+        ("example.org", None, True),
         ("127.0.0.1", "0.0.0.0", True),
     ],
 )
@@ -185,4 +276,4 @@ def test_api_keys_are_required_on_an_address_that_other_machines_can_reach(
     else:
         ServiceSettings(**where)
     ServiceSettings(**where, allow_open=True)
-    ServiceSettings(**where, score_keys=[SecretStr("a key")])
+    ServiceSettings(**where, score_keys=[SecretStr("key")])

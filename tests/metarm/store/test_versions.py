@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from metarm.errors import InvalidVersionError, ReadOnlyStoreError, UnknownVersionError
+from metarm.errors import ConfigurationError, InvalidVersionError, ReadOnlyStoreError, UnknownVersionError
 from metarm.model.reward_model import load_model
 from metarm.store.files import MOST_BYTES, read_json
 from metarm.store.manifest import MANIFEST
@@ -56,6 +56,15 @@ def test_a_store_without_writes_is_empty(tmp_path: Path) -> None:
     assert store.current() is None
     with pytest.raises(UnknownVersionError):
         store.path("v000001")
+
+
+@pytest.mark.parametrize("taken", ["", "versions", "versions/rejected"])
+def test_a_store_that_cannot_be_made_is_a_configuration_error(tmp_path: Path, taken: str) -> None:
+    file = tmp_path / "data" / taken
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("a file where a folder should be")
+    with pytest.raises(ConfigurationError, match="METARM_DATA_DIR"):
+        VersionStore(tmp_path / "data" / "versions").prepare()
 
 
 def test_a_published_version_becomes_current_and_passes_verification(store: VersionStore) -> None:
