@@ -3,7 +3,12 @@
     MetaRMError
     ├── InvalidRequestError        the request is invalid                   422
     │   └── NotEnoughDataError     too few samples or preferences           422
+    ├── MalformedRequestError      the body cannot be read as JSON          400
+    ├── UnsupportedMediaTypeError  the body has another type or encoding    415
+    ├── RequestTimeoutError        the body did not arrive in time          408
     ├── PayloadTooLargeError       over a size limit                        413
+    ├── NotFoundError              no such path                             404
+    ├── MethodNotAllowedError      the path has other methods               405
     ├── UnknownVersionError        no such version                          404
     ├── UnknownJobError            no such retrain job                      404
     ├── UnknownLabelError          no such label                            404
@@ -102,9 +107,43 @@ class NotEnoughDataError(InvalidRequestError):
     code = "not_enough_data"
 
 
+class MalformedRequestError(MetaRMError):
+    status = 400
+    code = "malformed_request"
+
+
+class UnsupportedMediaTypeError(MetaRMError):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class RequestTimeoutError(MetaRMError):
+    status = 408
+    code = "request_timeout"
+
+
 class PayloadTooLargeError(MetaRMError):
+    """A smaller request would pass. `details` has the `limit`, its `setting`, and the `group` if that group
+    alone is over the limit."""
+
     status = 413
     code = "payload_too_large"
+
+    @staticmethod
+    def over(limit: int, setting: str, what: str, **details: Any) -> PayloadTooLargeError:
+        """`what` the request has too much of, such as "4097 responses in one request"."""
+        message = f"{what}: send at most {limit} ({setting})"
+        return PayloadTooLargeError(message, limit=limit, setting=setting, **details)
+
+
+class NotFoundError(MetaRMError):
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowedError(MetaRMError):
+    status = 405
+    code = "method_not_allowed"
 
 
 class UnknownVersionError(MetaRMError):

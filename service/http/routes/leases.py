@@ -11,11 +11,12 @@ from fastapi import APIRouter, Depends
 
 from metarm.errors import InvalidRequestError
 from service.http.access import RunningServer, require_key
+from service.http.route import Route
 from service.http.schemas.leases import LeaseReleased, LeaseRenewal, LeaseRequest, LeaseState
 from service.server import Server
 from service.versions.leases import Lease
 
-router = APIRouter(prefix="/leases", tags=["versions"], dependencies=[Depends(require_key)])
+router = APIRouter(route_class=Route, prefix="/leases", tags=["versions"], dependencies=[Depends(require_key)])
 
 
 @router.post("", status_code=201, response_model=LeaseState)
