@@ -16,7 +16,7 @@ from metarm.errors import MalformedRequestError, MetaRMError, PayloadTooLargeErr
 from service.settings import ServiceSettings
 
 MAX_DEPTH = 1024  # of orjson
-STEP = 2**18  # bytes that one call of the regular expressions reads
+STEP = 2**18  # bytes that one call of the regular expressions reads, and the most between two tokens
 PIECE = 2**20  # bytes whose characters are counted together
 MOST_BYTES_OF_A_CHARACTER = 12  # two escaped surrogates
 NAMES_CHARS_PER_VALUE = 64  # characters of names and ids, which are no texts, for each value of a valid body
@@ -66,8 +66,10 @@ def _check(body: bytearray, settings: ServiceSettings) -> None:
     while place < size:
         found = TOKEN.search(body, place, place + STEP)
         if found is None:
-            place += STEP
-            continue
+            if place + STEP < size:
+                message = f"the body has {STEP} bytes without a string, a comma or a bracket at byte {place}"
+                raise MalformedRequestError(message, byte=place, limit=STEP)
+            break
         start, place = found.start(), found.end()
         token = body[start]
         if token == QUOTE:
@@ -137,11 +139,8 @@ def _fewest_characters(piece: bytearray) -> int:
 
 def _malformed(body: bytearray, error: orjson.JSONDecodeError) -> MetaRMError:
     """The cause and the place of what is not JSON."""
-    try:
-        body.decode()
-    except UnicodeDecodeError as undecodable:
-        message = f"the body is not valid UTF-8: {undecodable.reason} at byte {undecodable.start}"
-        return MalformedRequestError(message, byte=undecodable.start)
+    if "UTF-8" in error.msg and not error.doc:
+        return _undecodable(body)
     cause, character = error.msg, error.pos
     if any(NOT_JSON.match(error.doc, at) for at in range(max(0, character - 2), character + 1)):
         cause = "NaN and Infinity are no JSON numbers"
@@ -154,3 +153,12 @@ def _malformed(body: bytearray, error: orjson.JSONDecodeError) -> MetaRMError:
         column=error.colno,
         character=character,
     )
+
+
+def _undecodable(body: bytearray) -> MetaRMError:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        message = f"the body is not valid UTF-8: {error.reason} at byte {error.start}"
+        return MalformedRequestError(message, byte=error.start)
+    return MalformedRequestError("the body is not valid UTF-8")
