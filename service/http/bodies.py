@@ -21,7 +21,6 @@ from service.http import json_text
 from service.settings import ServiceSettings
 
 ENCODINGS = ("gzip", "deflate")
-INLINE_BYTES = 2**18  # a larger body is parsed in a thread, so that other requests go on
 PIECE = 2**16  # compressed bytes decompressed at once
 
 
@@ -74,7 +73,7 @@ async def read(request: Request, settings: ServiceSettings, *, required: bool) -
     def parsed() -> Any:
         return json_text.parse(_decompressed(body, encoding, settings) if encoding else body, settings)
 
-    inline = len(body) <= INLINE_BYTES and encoding is None
+    inline = len(body) < json_text.SMALL and encoding is None  # otherwise in a thread: other requests go on
     return ReadRequest(request, parsed() if inline else await asyncio.to_thread(parsed), empty=False)
 
 

@@ -11,6 +11,11 @@ MAX_FIELDS = 5
 MAX_PART = 100  # characters of one name in a path
 MAX_MESSAGE = 200
 EXPECTED = "Input should be "
+REWORDED = {  # pydantic's messages, which speak of Python, by type
+    "model_attributes_type": f"{EXPECTED}an object",
+    "model_type": f"{EXPECTED}an object",
+    "int_parsing_size": f"{EXPECTED}an integer of at most 64 bits",
+}
 
 Path = tuple[str | int, ...]
 
@@ -21,7 +26,7 @@ def invalid_fields(error: RequestValidationError) -> list[dict[str, str]]:
     found: dict[Path, dict[str, str]] = {}  # of each path: messages by pydantic's type of error
     for each in error.errors():
         path = _path(each["loc"], error.body, missing=each["type"] == "missing")
-        found.setdefault(path, {}).setdefault(each["type"], each["msg"])
+        found.setdefault(path, {}).setdefault(each["type"], REWORDED.get(each["type"], each["msg"]))
     # an alternative of a union that the input is not meant for also reports the field itself
     fields = [path for path in found if not any(_is_within(other, path) for other in found)]
     return [{"field": _name(path), "message": _message(found[path])} for path in fields[:MAX_FIELDS]]

@@ -20,7 +20,7 @@ from service.telemetry.request_log import RequestLog
 
 REQUEST_ID = "x-request-id"
 VALID_ID = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)  # no other id enters a log
-LINGER_S = 5.0
+LINGER_S = 2.0  # between an answer and the end of its connection
 ID_KEY, ERROR_KEY = "metarm.request_id", "metarm.error"  # of the ASGI scope
 
 

@@ -53,7 +53,9 @@ def _check(ttl_s: float, server: Server) -> None:
     longest = server.settings.max_lease_s
     if ttl_s > longest:
         raise InvalidRequestError(
-            f"a lease lasts at most {longest:g} s: ask for less, and renew it", limit=longest
+            f"a lease lasts at most {longest:g} s (METARM_MAX_LEASE_S): ask for less, and renew it",
+            limit=longest,
+            setting="METARM_MAX_LEASE_S",
         )
 
 

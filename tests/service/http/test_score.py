@@ -152,7 +152,7 @@ def test_a_chunked_body_over_the_limit_is_refused(server: Served) -> None:
 @pytest.mark.parametrize(
     ("body", "cause"),
     [
-        (b"{", "unexpected end of data: line 1 column 2 (character 1)"),
+        (b"{", "unexpected end of data at byte 1 (line 1 column 2)"),
         (b"", "no body"),
         (b" ", "empty"),
         (b'{"groups": [{"prompt": "\\ud800", "responses": ["x"]}]}', "lone surrogate"),
@@ -160,7 +160,7 @@ def test_a_chunked_body_over_the_limit_is_refused(server: Served) -> None:
         (b'{"groups": "\xff"}', "not valid UTF-8: invalid start byte at byte 12"),
         ('{"groups": []}'.encode("utf-16"), "not valid UTF-8"),
         (b'\xef\xbb\xbf{"groups": []}', "byte order mark"),
-        (b'{"groups": []}\n}', "unexpected content after document: line 2 column 1"),
+        (b'{"groups": []}\n}', "unexpected content after document at byte 15 (line 2 column 1)"),
         (b'{"raw": NaN}', "NaN"),
         (b'{"raw": -Infinity}', "NaN and Infinity are no JSON numbers"),
         (b'{"raw": ' + b"1" * 5000 + b"}", "number is infinity"),
