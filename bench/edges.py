@@ -1,8 +1,8 @@
 """`bench/edges`: what hostile request bodies cost a server, in time, in memory, and for other requests.
 
 A private server on the benchmarks' encoder, with a key. Each body is sent once, on a new connection. `/health`
-is the longest GET /health meanwhile, from another process. `memory` is the growth of the server's peak resident
-memory, less the size of the body.
+is the longest GET /health meanwhile, from another process. `memory` is the server's peak resident memory above
+that of its start, less the size of the body.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import http.client
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -26,6 +26,7 @@ from bench.models import checkpoint, publish
 from bench.places import WORK
 from bench.probe import Probe
 from bench.processes import Server
+from metarm.runtime import idle_memory
 from metarm.runtime.embedded_redis import EmbeddedRedis
 
 MB = 2**20
@@ -34,6 +35,15 @@ KEY = "key-of-the-benchmark"
 MOST_S, MOST_HEALTH_S, MOST_MEMORY = 0.5, 0.05, 100 * MB  # the aims
 
 Make = Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """`make` gives a body of a size in bytes; of a bomb, the size counts a fortieth of what it becomes."""
+
+    make: Make
+    encoding: str | None = None
+    key: bool = True
 
 
 def filled(before: bytes, unit: bytes, after: bytes = b"") -> Make:
@@ -51,7 +61,7 @@ def _numbered(before: bytes, unit: bytes, after: bytes) -> Make:
 
 
 TEXT = b'{"groups":[{"prompt":"%s","responses":['
-SHAPES: dict[str, Make] = {
+PLAIN: dict[str, Make] = {
     '`{"groups":[0,0,…]}`': filled(b'{"groups":[', b"0,", b"0]}"),
     "`[[[[…`": filled(b"", b"["),
     '`{"a":{"a":…`': filled(b"", b'{"a":'),
@@ -74,6 +84,13 @@ SHAPES: dict[str, Make] = {
     "integers of 400 digits": filled(b'{"groups":[', b"9" * 400 + b",", b"0]}"),
     "spaces": filled(b"", b" "),
     "bytes that are not UTF-8": filled(b'{"groups":["', b"a", b'\xff"]}'),
+}
+ZEROS = PLAIN['`{"groups":[0,0,…]}`']
+SHAPES = {
+    **{name: Shape(make) for name, make in PLAIN.items()},
+    "zeros without a key": Shape(ZEROS, key=False),
+    "gzip of 40 times the size": Shape(lambda size: gzip.compress(bytes(40 * size), 1), "gzip"),
+    "zeros, deflated": Shape(lambda size: zlib.compress(ZEROS(size), 1), "deflate"),
 }
 
 
@@ -104,61 +121,55 @@ def main() -> None:
 
 
 def measure(folder: Path, megabytes: list[int]) -> list[Sent]:
+    """Each shape is sent to a server of its own, which keeps the memory of what it has answered."""
     publish(checkpoint("encoder"), folder)
     redis = EmbeddedRedis(folder / "redis")
     settings = {"METARM_TUNE": "false", "METARM_SCORE_KEYS": f'["{KEY}"]'}
-    server = ours.server(folder, redis, **settings)
-    key = {"Authorization": f"Bearer {KEY}"}
     found = []
-    with ours.redis_process(redis, folder), server:
-        for size in tqdm(megabytes, "sizes", disable=None, leave=False):
-            for shape, make in SHAPES.items():
-                found.append(_send(server, shape, size, make(size * MB), key))
-            numbers = SHAPES['`{"groups":[0,0,…]}`'](size * MB)
-            found.append(_send(server, "zeros without a key", size, numbers, {}))
-            bomb, raw = gzip.compress(bytes(40 * size * MB), 1), zlib.compressobj(wbits=-15)
-            found.append(
-                _send(server, f"gzip of {40 * size} MB", size, bomb, {**key, "Content-Encoding": "gzip"})
-            )
-            packed = raw.compress(numbers) + raw.flush()
-            found.append(_send(server, "zeros, deflated", size, packed, {**key, "Content-Encoding": "deflate"}))
+    with ours.redis_process(redis, folder):
+        for number, (name, shape) in enumerate(tqdm(SHAPES.items(), "shapes", disable=None, leave=False)):
+            with ours.server(folder, redis, f"service-{number}", **settings) as server:
+                time.sleep(2 * idle_memory.CHECK_S)  # until the memory of its start is returned
+                at_start = _status(server, "VmRSS")
+                found += [_send(server, at_start, name, size, shape) for size in sorted(megabytes)]
     return found
 
 
-def _send(server: Server, shape: str, megabytes: int, body: bytes, headers: Mapping[str, str]) -> Sent:
-    files = Path(f"/proc/{server.pid}")
-    (files / "clear_refs").write_text("5")  # the peak begins anew
-    before = _status(files, "VmRSS")
+def _send(server: Server, at_start: int, name: str, megabytes: int, shape: Shape) -> Sent:
+    body = shape.make(megabytes * MB)
+    key = {"Authorization": f"Bearer {KEY}"} if shape.key else {}
+    encoding = {"Content-Encoding": shape.encoding} if shape.encoding else {}
+    headers = {"Content-Type": "application/json", **key, **encoding}
+    Path(f"/proc/{server.pid}/clear_refs").write_text("5")  # the peak begins anew
     with Probe(f"{server.url}/health", PROBE_S) as probe:
         connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=120.0)
         begun = time.monotonic()
-        connection.request("POST", "/score", body, {"Content-Type": "application/json", **headers})
+        connection.request("POST", "/score", body, headers)
         answer = connection.getresponse()
         answer.read()
         ended = time.monotonic()
         connection.close()
-        time.sleep(PROBE_S)
         waits = probe.between(begun, ended)
-    memory = max(0, _status(files, "VmHWM") - before - len(body))
-    return Sent(shape, megabytes, answer.status, ended - begun, max(waits, default=0.0), memory)
+    memory = max(0, _status(server, "VmHWM") - at_start - len(body))
+    return Sent(name, megabytes, answer.status, ended - begun, max(waits, default=0.0), memory)
 
 
-def _status(files: Path, name: str) -> int:
+def _status(server: Server, name: str) -> int:
     """A figure of /proc/PID/status in bytes."""
-    lines = (files / "status").read_text().splitlines()
+    lines = Path(f"/proc/{server.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def table(found: list[Sent]) -> str:
-    """One row for each shape: the largest figures over the sizes, and the statuses."""
+    """A row for each body. Figures over an aim are marked."""
     rows = [
         "| body | MB | status | answer, ms | longest /health, ms | memory, MB |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for one in found:
         over = one.answer_s > MOST_S or one.health_s > MOST_HEALTH_S or one.memory > MOST_MEMORY
-        figures = f"{1000 * one.answer_s:.0f} | {1000 * one.health_s:.0f} | {one.memory / MB:.0f}"
-        rows.append(f"| {one.shape} | {one.megabytes} | {one.status} | {figures} |{' over' if over else ''}")
+        figures = f"{1000 * one.answer_s:.0f} | {1000 * one.health_s:.0f} | {one.memory / MB:.0f}{' !' * over}"
+        rows.append(f"| {one.shape} | {one.megabytes} | {one.status} | {figures} |")
     return "\n".join(rows)
 
 

@@ -13,7 +13,7 @@ from service.settings import ServiceSettings
 
 MAX_DEPTH = 1024  # of orjson
 MAX_NUMBER = 128  # bytes of a number or literal
-MAX_NAME = 1000  # bytes of the name of a field
+MAX_NAME = 1000  # bytes of the name of a field, and more than any other name has characters
 LONG = 128  # bytes from which on a string is a long one
 STEP = 2**18  # bytes that one call of a regular expression reads, and the most between two tokens
 PIECE = 2**20  # bytes whose characters are counted together
@@ -82,9 +82,9 @@ class _Strings:
 
     def add(self, body: bytearray, start: int, values: int) -> int:
         """Add the string that starts at `start`, after `values` values; returns the place after it."""
-        longest = BYTES_OF_A_CHARACTER * self._max_text_chars
+        longest = BYTES_OF_A_CHARACTER * max(self._max_text_chars, MAX_NAME)
         end = _end_of_string(body, start + 1, longest)
-        if end - start > longest:
+        if end - start - 1 > longest:
             what = f"the string at byte {start} is too long"
             raise PayloadTooLargeError.over(self._max_text_chars, "METARM_MAX_TEXT_CHARS", what)
         self._bytes += end - start - 1
