@@ -20,6 +20,7 @@ from service.telemetry.request_log import RequestLog
 
 REQUEST_ID = "x-request-id"
 VALID_ID = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)  # no other id enters a log
+SHORT_BODY = 2**16  # bytes
 LINGER_S = 2.0  # between an answer and the end of its connection
 ID_KEY, ERROR_KEY = "metarm.request_id", "metarm.error"  # of the ASGI scope
 
@@ -49,9 +50,9 @@ class Identify:
 
 
 class Linger:
-    """Closes the connection after an answer that precedes the end of a body which is too long, of unknown
+    """Closes the connection after an answer that precedes the end of a body, if that is long, of unknown
     length, or late. First it drops what still arrives for a short time: unread data would reset the connection,
-    and a client that still sends could lose the answer."""
+    and a client that still sends could lose the answer. The web server itself drops the rest of a short body."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -62,7 +63,7 @@ class Linger:
             await self._app(scope, receive, send)
             return
         length = bodies.declared_length(headers)
-        unbounded = length is None or length > self._max_bytes
+        long = length is None or length > SHORT_BODY
         ended = closing = False
 
         async def receive_noting_end() -> Message:
@@ -74,7 +75,7 @@ class Linger:
         async def send_before_closing(message: Message) -> None:
             nonlocal closing
             if message["type"] == "http.response.start":
-                closing = not ended and (unbounded or message["status"] == RequestTimeoutError.status)
+                closing = not ended and (long or message["status"] == RequestTimeoutError.status)
                 if closing:
                     message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             elif closing and not message.get("more_body", False):
