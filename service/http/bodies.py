@@ -139,26 +139,31 @@ def _decompressed(body: bytearray, encoding: str, settings: ServiceSettings) -> 
         zlib_header = len(body) > 1 and body[0] & 15 == zlib.DEFLATED and (body[0] << 8 | body[1]) % 31 == 0
         format_bits = zlib.MAX_WBITS if zlib_header else -zlib.MAX_WBITS
     stream = zlib.decompressobj(format_bits)
-    plain = bytearray()
+    pieces: list[bytes] = []
+    room = settings.max_body_bytes
+
+    def add(piece: bytes) -> None:
+        nonlocal room
+        pieces.append(piece)
+        room -= len(piece)
+        if room < 0:
+            raise _too_long("the decompressed body is too long", settings)
+
     try:
         for start in range(0, len(body), PIECE):
             piece = bytes(body[start : start + PIECE])
             while piece and not stream.eof:
-                plain += stream.decompress(piece, PIECE)
+                add(stream.decompress(piece, PIECE))
                 piece = stream.unconsumed_tail
-                if len(plain) > settings.max_body_bytes:
-                    raise _too_long("the decompressed body is too long", settings)
             if stream.eof and (stream.unused_data or start + PIECE < len(body)):
                 raise _corrupt(encoding, "data follows the end of the compressed data")
         while not stream.eof and (rest := stream.decompress(stream.unconsumed_tail, PIECE)):
-            plain += rest
-            if len(plain) > settings.max_body_bytes:
-                raise _too_long("the decompressed body is too long", settings)
+            add(rest)
     except zlib.error as error:
         raise _corrupt(encoding, str(error)) from error
     if not stream.eof:
         raise _corrupt(encoding, "it ends before the compressed data does")
-    return plain
+    return bytearray().join(pieces)
 
 
 def _corrupt(encoding: str, why: str) -> MetaRMError:

@@ -19,7 +19,7 @@ STEP = 2**18  # bytes that one call of a regular expression reads, and the most 
 PIECE = 2**20  # bytes whose characters are counted together
 BYTES_OF_A_CHARACTER = 12  # at most: two escaped surrogates
 NAMES_PER_VALUE = 64  # characters of names and ids, which are no texts, for each value of a valid body
-TOKEN = re.compile(rb'["\[\]{},]')
+TOKEN = re.compile(rb'["\[\]{},](?:(?<=")[^"\\]{0,100}+")?')  # a string that is short and simple: all of it
 IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 NAMES_A_FIELD = re.compile(rb"[ \t\n\r]*+:")  # after a string
 QUOTE, BACKSLASH, COMMA = b'"\\,'
@@ -45,10 +45,15 @@ def scan(body: bytearray, settings: ServiceSettings) -> list[Span]:
             _check_between(body, place, start)
         if token is None:
             break
-        place = start + 1
+        place = token.end()
         kind = body[start]
         if kind == QUOTE:
-            place = strings.add(body, start, values)
+            if place == start + 1:
+                place = strings.add(body, start)
+            else:
+                strings.bytes += place - start - 2
+            if place - strings.counted > PIECE:
+                strings.count_characters(body, min(place, size), values)
         elif kind == COMMA:
             values += 1
         elif kind in OPENING:
@@ -76,33 +81,31 @@ class _Strings:
         self.long: list[Span] = []
         self._max_text_chars = settings.max_text_chars
         self._max_chars = settings.max_request_chars
-        self._characters = 0  # at least, up to the place `_counted`
-        self._counted = 0
-        self._bytes = 0  # of the strings since then
+        self.counted = 0  # the place up to which characters are counted
+        self.bytes = 0  # of the strings since then
+        self._characters = 0  # at least
 
-    def add(self, body: bytearray, start: int, values: int) -> int:
-        """Add the string that starts at `start`, after `values` values; returns the place after it."""
+    def add(self, body: bytearray, start: int) -> int:
+        """Add the string that starts at `start`; returns the place after it."""
         longest = BYTES_OF_A_CHARACTER * max(self._max_text_chars, MAX_NAME)
         end = _end_of_string(body, start + 1, longest)
         if end - start - 1 > longest:
             what = f"the string at byte {start} is too long"
             raise PayloadTooLargeError.over(self._max_text_chars, "METARM_MAX_TEXT_CHARS", what)
-        self._bytes += end - start - 1
+        self.bytes += end - start - 1
         if end - start > LONG and end < len(body):
             if not NAMES_A_FIELD.match(body, end + 1):
                 self.long.append((start, end + 1))
             elif end - start > MAX_NAME:
                 message = f"the name of the field at byte {start} has {end - start - 1} bytes"
                 raise InvalidRequestError(message, byte=start, limit=MAX_NAME)
-        if end - self._counted > PIECE:
-            self.count_characters(body, min(end + 1, len(body)), values)
         return end + 1
 
     def count_characters(self, body: bytearray, end: int, values: int) -> None:
-        """Count up to `end`, which is outside any string."""
-        piece = body[self._counted : end]
-        self._characters += _fewest_characters(piece) - (len(piece) - self._bytes)
-        self._counted, self._bytes = end, 0
+        """Count up to `end`, which is outside any string, after `values` values."""
+        piece = body[self.counted : end]
+        self._characters += _fewest_characters(piece) - (len(piece) - self.bytes)
+        self.counted, self.bytes = end, 0
         if self._characters > self._max_chars + NAMES_PER_VALUE * values:
             what = "too many characters in one request"
             raise PayloadTooLargeError.over(self._max_chars, "METARM_MAX_REQUEST_CHARS", what)

@@ -52,7 +52,7 @@ class Identify:
 class Linger:
     """Closes the connection after an answer that precedes the end of a body, if that is long, of unknown
     length, or late. First it drops what still arrives for a short time: unread data would reset the connection,
-    and a client that still sends could lose the answer. The web server itself drops the rest of a short body."""
+    and a client that still sends could lose the answer. The web server drops the rest of a short one."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
