@@ -161,16 +161,27 @@ def _status(server: Server, name: str) -> int:
 
 
 def table(found: list[Sent]) -> str:
-    """A row for each body. Figures over an aim are marked."""
+    """A row for each shape, with the figures of its sizes; ! marks those over an aim."""
+    sizes = " · ".join(str(size) for size in sorted({one.megabytes for one in found}))
     rows = [
-        "| body | MB | status | answer, ms | longest /health, ms | memory, MB |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| body of {sizes} MB | status | answer, ms | longest /health, ms | memory, MB |",
+        "| --- | --- | --- | --- | --- |",
     ]
-    for one in found:
-        over = one.answer_s > MOST_S or one.health_s > MOST_HEALTH_S or one.memory > MOST_MEMORY
-        figures = f"{1000 * one.answer_s:.0f} | {1000 * one.health_s:.0f} | {one.memory / MB:.0f}{' !' * over}"
-        rows.append(f"| {one.shape} | {one.megabytes} | {one.status} | {figures} |")
+    for name in dict.fromkeys(one.shape for one in found):
+        sent = [one for one in found if one.shape == name]
+        statuses = dict.fromkeys(str(one.status) for one in sent)
+        cells = (
+            ", ".join(statuses),
+            " · ".join(_marked(1000 * one.answer_s, 1000 * MOST_S) for one in sent),
+            " · ".join(_marked(1000 * one.health_s, 1000 * MOST_HEALTH_S) for one in sent),
+            " · ".join(_marked(one.memory / MB, MOST_MEMORY / MB) for one in sent),
+        )
+        rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _marked(figure: float, most: float) -> str:
+    return f"{figure:.0f}{'!' if figure > most else ''}"
 
 
 if __name__ == "__main__":
