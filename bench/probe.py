@@ -21,14 +21,15 @@ TIMEOUT_S = 60.0
 
 
 class Probe:
-    """Fetches `url` every INTERVAL_S, from the start of the block until `between` is called."""
+    """Fetches `url` every `interval_s`, from the start of the block until `between` is called."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, interval_s: float = INTERVAL_S) -> None:
         self._url = url
+        self._interval_s = interval_s
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(  # noqa: S603 (this module)
-            [sys.executable, "-m", "bench.probe", self._url],
+            [sys.executable, "-m", "bench.probe", self._url, str(self._interval_s)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -55,7 +56,7 @@ class Probe:
 
 
 def main() -> None:
-    url = urlsplit(sys.argv[1])
+    url, interval_s = urlsplit(sys.argv[1]), float(sys.argv[2])
     connection = http.client.HTTPConnection(url.netloc, timeout=TIMEOUT_S)
     probes: list[tuple[float, float]] = []
     due = time.monotonic()
@@ -66,7 +67,7 @@ def main() -> None:
         probes.append((sent, time.monotonic() - sent))
         if len(probes) == 1:
             print(flush=True)
-        due = max(due + INTERVAL_S, time.monotonic())
+        due = max(due + interval_s, time.monotonic())
     sys.stdout.buffer.write(orjson.dumps(probes))
 
 

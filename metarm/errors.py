@@ -3,10 +3,13 @@
     MetaRMError
     ├── InvalidRequestError        the request is invalid                   422
     │   └── NotEnoughDataError     too few samples or preferences           422
-    ├── MalformedRequestError      no HTTP request, or a broken one         400
+    ├── MalformedRequestError      no HTTP request, or no JSON in its body  400
+    ├── UnsupportedMediaTypeError  the body has another type or encoding    415
     ├── RequestTimeoutError        a request did not arrive in time         408
     ├── PayloadTooLargeError       over a size limit                        413
     ├── HeadersTooLargeError       request line and headers over the limit  431
+    ├── NotFoundError              no such path                             404
+    ├── MethodNotAllowedError      the path has other methods               405
     ├── UnknownVersionError        no such version                          404
     ├── UnknownJobError            no such retrain job                      404
     ├── UnknownLabelError          no such label                            404
@@ -115,14 +118,38 @@ class MalformedRequestError(MetaRMError):
     code = "malformed_request"
 
 
+class UnsupportedMediaTypeError(MetaRMError):
+    status = 415
+    code = "unsupported_media_type"
+
+
 class RequestTimeoutError(MetaRMError):
     status = 408
     code = "request_timeout"
 
 
 class PayloadTooLargeError(MetaRMError):
+    """A smaller request would pass. `details` has the `limit`, its `setting`, and the `group` if that group
+    alone is over the limit."""
+
     status = 413
     code = "payload_too_large"
+
+    @staticmethod
+    def over(limit: int, setting: str, what: str, **details: Any) -> PayloadTooLargeError:
+        """`what` the request has too much of, such as "4097 responses in one request"."""
+        message = f"{what}: send at most {limit} ({setting})"
+        return PayloadTooLargeError(message, limit=limit, setting=setting, **details)
+
+
+class NotFoundError(MetaRMError):
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowedError(MetaRMError):
+    status = 405
+    code = "method_not_allowed"
 
 
 class HeadersTooLargeError(MetaRMError):

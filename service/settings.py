@@ -105,9 +105,26 @@ class ServiceSettings(ProcessSettings):
     cut_over_prepare_s: float = Field(
         60.0, gt=0, description="Time servers have to load a version before a joint cutover is aborted."
     )
-    max_body_bytes: int = Field(32 * 2**20, ge=1, description="Largest request body.")
+    max_body_bytes: int = Field(
+        32 * 2**20, ge=1, description="Largest request body in bytes, also after decompression."
+    )
+    body_timeout_s: float = Field(60.0, gt=0, description="Time a client has to send the whole body.")
+    max_json_values: int = Field(
+        100_000, ge=1, description="Most JSON values in one body: objects, lists, strings, numbers, literals."
+    )
     max_responses: int = Field(4096, ge=1, description="Most responses in one request, over all groups.")
-    max_text_chars: int = Field(200_000, ge=1, description="Longest prompt or response in characters.")
+    max_text_chars: int = Field(
+        200_000,
+        ge=1,
+        description="Longest prompt or response in characters. A conversation counts the roles and contents of "
+        "all its messages.",
+    )
+    max_request_chars: int = Field(
+        2**24,
+        ge=1,
+        description="Characters in one request: all its prompts and responses, each prompt once. The default "
+        "has room for max_responses responses of 512 tokens with as many prompts.",
+    )
     log_buffer_groups: int = Field(
         50_000, ge=1, description="Scored groups that may wait for Redis; further ones are dropped and counted."
     )

@@ -34,7 +34,7 @@ from metarm.store.files import json_bytes, read_json, sync, write_durably
 from metarm.store.manifest import MANIFEST, check, record, seal
 
 CURVE = "curve.json"
-NAME = re.compile(r"v\d{6,}")
+NAME = re.compile(r"v[0-9]{6,18}")
 LABELS = "labels.json"
 Status = Literal["published", "rejected", "pruned"]
 WITHDRAWN = ".withdrawn"

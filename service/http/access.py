@@ -15,7 +15,8 @@ from pydantic import SecretStr
 from metarm.errors import ForbiddenError, UnauthorizedError
 from service.server import Server
 
-Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
+BEARER = HTTPBearer(auto_error=False)
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 
 
 async def _server(request: Request) -> Server:

@@ -13,7 +13,7 @@ import metarm
 from metarm.runtime import process_environment, tracing
 from service import server
 from service.http.errors import answer_errors
-from service.http.middleware import BodyLimit, Identify, Measure
+from service.http.middleware import Canonical, Identify, Linger, Measure
 from service.http.routes import drift, health, labels, leases, overview, page, retrain, score, versions
 from service.http.schemas.fields import ErrorBody
 from service.settings import ServiceSettings
@@ -43,6 +43,8 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         docs_url=None,  # served below, from installed files
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,  # a redirect would lose the prefix that a proxy removed: Canonical serves both
+        strict_content_type=False,  # a body without a content type is JSON
         responses={"default": {"model": ErrorBody, "description": "Any failure."}},
         telemetry=_telemetry(),
     )
@@ -50,8 +52,9 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     for module in (score, retrain, versions, labels, leases, drift, overview, health, page):
         app.include_router(module.router)
     answer_errors(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(Measure, metrics=metrics, on_answer=load_monitor.answered)
+    app.add_middleware(Canonical)
+    app.add_middleware(Linger, max_bytes=settings.max_body_bytes)
     app.add_middleware(Identify)
     return app
 

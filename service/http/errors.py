@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import redis
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
-from metarm.errors import InvalidRequestError, MetaRMError, PayloadTooLargeError, SampleLogUnavailableError
+from metarm.errors import (
+    InvalidRequestError,
+    MalformedRequestError,
+    MetaRMError,
+    MethodNotAllowedError,
+    NotFoundError,
+    PayloadTooLargeError,
+    SampleLogUnavailableError,
+    UnauthorizedError,
+)
+from service.http.invalid_fields import invalid_fields
 from service.http.middleware import ERROR_KEY, ID_KEY, REQUEST_ID
 from service.http.pinning import captured_header
 
-# codes for the framework's own errors
-HTTP_CODES = {
-    400: "invalid_request",
-    404: "not_found",
-    405: "method_not_allowed",
-    413: PayloadTooLargeError.code,
-}
+# the framework's own errors
+HTTP_ERRORS = (MalformedRequestError, NotFoundError, MethodNotAllowedError, PayloadTooLargeError)
+METHODS = ("DELETE", "GET", "POST", "PUT")
+MAX_ECHO = 1000  # characters of a message, and of each text in the details
+MAX_LIST = 100  # entries of each list in the details
 
 
 def answer_errors(app: FastAPI) -> None:
@@ -37,7 +48,21 @@ def _answer(request: Request, error: MetaRMError, status: int, **headers: str) -
     retry_after_s = record.pop("retry_after_s", None)  # a header in HTTP
     if retry_after_s is not None:
         headers["Retry-After"] = str(retry_after_s)
-    return JSONResponse({"error": record}, status, headers={**headers, **captured_header(request)})
+    if status == UnauthorizedError.status:
+        sent = "authorization" in request.headers
+        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"' if sent else "Bearer"
+    return JSONResponse({"error": _bounded(record)}, status, headers={**headers, **captured_header(request)})
+
+
+def _bounded(value: Any) -> Any:
+    """An error's record, whose texts may hold what the client sent: a name of 60 kB is cut."""
+    if isinstance(value, str):
+        return value if len(value) <= MAX_ECHO else f"{value[:MAX_ECHO]}…"
+    if isinstance(value, dict):
+        return {key: _bounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_bounded(each) for each in value[:MAX_LIST]]
+    return value
 
 
 async def _on_known_error(request: Request, error: Exception) -> Response:
@@ -47,17 +72,30 @@ async def _on_known_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 (registered for this class only)
-    # the input is not echoed: it may be large, or secret
-    fields = [{"field": ".".join(map(str, e["loc"])), "message": e["msg"]} for e in error.errors()]
-    message = "; ".join(f"{f['field']}: {f['message']}" for f in fields[:5])
-    return await _on_known_error(request, InvalidRequestError(message, fields=fields[:50]))
+    fields = invalid_fields(error)
+    message = "; ".join(f"{field['field']}: {field['message']}" for field in fields)
+    return await _on_known_error(request, InvalidRequestError(message, fields=fields))
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 (registered for this class only)
-    code = HTTP_CODES.get(error.status_code, "http_error")
+    code = next((kind.code for kind in HTTP_ERRORS if kind.status == error.status_code), "http_error")
     known = MetaRMError.from_wire({"code": code, "message": error.detail})
-    return _answer(request, known, error.status_code, **(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == MethodNotAllowedError.status:
+        headers["Allow"] = ", ".join(_allowed(request))
+    return _answer(request, known, error.status_code, **headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of the path; the framework names those of its first route only."""
+
+    def served(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(dict(scope))[0] is Match.FULL for route in request.app.routes)
+
+    methods = [method for method in METHODS if served(method)]
+    return sorted([*methods, "HEAD"]) if "GET" in methods else methods
 
 
 async def _on_redis_error(request: Request, error: Exception) -> Response:

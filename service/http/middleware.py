@@ -1,21 +1,27 @@
-"""Middleware of every request, in plain ASGI: its id, the body limit, its metrics and its log line."""
+"""Middleware of every request, in plain ASGI: id, method and path, metrics, log line, end of the connection."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 import time
 import uuid
 from collections.abc import Callable
 
-from starlette.exceptions import HTTPException
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from metarm.errors import RequestTimeoutError
 from metarm.runtime import logs
+from service.http import bodies
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_log import RequestLog
 
 REQUEST_ID = "x-request-id"
 VALID_ID = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)  # no other id enters a log
+SHORT_BODY = 2**16  # bytes
+LINGER_S = 2.0  # between an answer and the end of its connection
 ID_KEY, ERROR_KEY = "metarm.request_id", "metarm.error"  # of the ASGI scope
 
 
@@ -43,30 +49,65 @@ class Identify:
         await self._app(scope, receive, send_with_id)
 
 
-class BodyLimit:
-    """Rejects a body over `max_bytes` (413) while it is read, before all of it is in memory."""
+class Linger:
+    """Closes the connection after an answer that precedes the end of a body, if that is long, of unknown
+    length, or late. First it drops what still arrives for a short time: unread data would reset the connection,
+    and a client that still sends could lose the answer. The web server drops the rest of a short one."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or not bodies.announced(headers := Headers(scope=scope)):
             await self._app(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"")
-        seen = 0
+        length = bodies.declared_length(headers)
+        long = length is None or length > SHORT_BODY
+        ended = closing = False
 
-        async def receive_counted() -> Message:
-            nonlocal seen
-            if not (declared.isdigit() and int(declared) > self._max_bytes):
-                message = await receive()
-                seen += len(message.get("body", b""))
-                if seen <= self._max_bytes:
-                    return message
-            raise HTTPException(413, f"the request body exceeds {self._max_bytes} bytes: send smaller requests")
+        async def receive_noting_end() -> Message:
+            nonlocal ended
+            message = await receive()
+            ended = not message.get("more_body", False)
+            return message
 
-        await self._app(scope, receive_counted, send)
+        async def send_before_closing(message: Message) -> None:
+            nonlocal closing
+            if message["type"] == "http.response.start":
+                closing = not ended and (long or message["status"] == RequestTimeoutError.status)
+                if closing:
+                    message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            elif closing and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await drop_body()
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        async def drop_body() -> None:
+            left = self._max_bytes
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    while left > 0 and not ended:
+                        left -= len((await receive_noting_end()).get("body", b""))
+
+        await self._app(scope, receive_noting_end, send_before_closing)
+
+
+class Canonical:
+    """Serves HEAD as GET, of which the web server sends the headers only, and a path with a trailing slash as
+    the path without it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = scope["path"].rstrip("/") or "/"
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            if (method, path) != (scope["method"], scope["path"]):
+                scope = {**scope, "method": method, "path": path}  # the web server's own scope keeps both
+        await self._app(scope, receive, send)
 
 
 class Measure:

@@ -123,9 +123,8 @@ class Batcher(Generic[Model, Sample]):
         tokens = sum(costs)
         limit = self._queue.most_tokens
         if tokens > limit:
-            raise PayloadTooLargeError(
-                f"{tokens} tokens in one request: send at most {limit}", tokens=tokens, limit=limit
-            )
+            what = f"{tokens} tokens in one request"
+            raise PayloadTooLargeError.over(limit, "METARM_QUEUE_TOKENS", what, tokens=tokens)
         done: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
         pending = Pending(model, samples, costs, shared, done, tokens, time.monotonic_ns())
         pending.missing, pending.scores = len(samples), [0.0] * len(samples)

@@ -10,12 +10,13 @@ from typing import Any
 from fastapi import APIRouter, Depends
 
 from service.http.access import RunningServer, require_key
+from service.http.route import Route
 from service.http.schemas.drift import DriftReport, RecentReport
 from service.http.schemas.fields import VersionName
 from service.oversight.drift import VersionDrift
 from service.oversight.recent_scores import RecentScores, histograms
 
-router = APIRouter(tags=["drift"], dependencies=[Depends(require_key)])
+router = APIRouter(route_class=Route, tags=["drift"], dependencies=[Depends(require_key)])
 
 
 @router.get("/drift", response_model=DriftReport)

@@ -9,11 +9,12 @@ import redis
 from fastapi import APIRouter, Depends, Response
 
 from service.http.access import RunningServer, require_key
+from service.http.route import Route
 from service.http.schemas.health import Alive, Readiness
 from service.server import Server
 from service.telemetry.training_metrics import TrainingFigures
 
-router = APIRouter(tags=["health"])
+router = APIRouter(route_class=Route, tags=["health"])
 
 
 @router.get("/health", response_model=Alive)

@@ -9,12 +9,13 @@ from fastapi import APIRouter, Depends
 from metarm.errors import InvalidRequestError, UnknownLabelError, UnknownVersionError
 from metarm.store.versions import Label
 from service.http.access import RunningServer, require_admin, require_key
+from service.http.route import Route
 from service.http.schemas.fields import LabelName
 from service.http.schemas.labels import LabelEntry, LabelRemoved, LabelRequest
 from service.server import Server
 from service.versions.canary import CANARY
 
-router = APIRouter(prefix="/labels", tags=["versions"])
+router = APIRouter(route_class=Route, prefix="/labels", tags=["versions"])
 
 
 @router.get("", response_model=list[LabelEntry], dependencies=[Depends(require_key)])

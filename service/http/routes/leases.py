@@ -11,11 +11,12 @@ from fastapi import APIRouter, Depends
 
 from metarm.errors import InvalidRequestError
 from service.http.access import RunningServer, require_key
+from service.http.route import Route
 from service.http.schemas.leases import LeaseReleased, LeaseRenewal, LeaseRequest, LeaseState
 from service.server import Server
 from service.versions.leases import Lease
 
-router = APIRouter(prefix="/leases", tags=["versions"], dependencies=[Depends(require_key)])
+router = APIRouter(route_class=Route, prefix="/leases", tags=["versions"], dependencies=[Depends(require_key)])
 
 
 @router.post("", status_code=201, response_model=LeaseState)
@@ -52,7 +53,9 @@ def _check(ttl_s: float, server: Server) -> None:
     longest = server.settings.max_lease_s
     if ttl_s > longest:
         raise InvalidRequestError(
-            f"a lease lasts at most {longest:g} s: ask for less, and renew it", limit=longest
+            f"a lease lasts at most {longest:g} s (METARM_MAX_LEASE_S): ask for less, and renew it",
+            limit=longest,
+            setting="METARM_MAX_LEASE_S",
         )
 
 

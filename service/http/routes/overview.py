@@ -10,12 +10,13 @@ from fastapi import APIRouter, Depends, Query, Response
 import metarm
 from metarm.shared.jobs import Job
 from service.http.access import RunningServer, require_key
+from service.http.route import Route
 from service.http.routes.labels import entries
 from service.http.schemas.overview import Overview
 from service.oversight.health import HealthReport
 from service.server import Server
 
-router = APIRouter(tags=["health"], dependencies=[Depends(require_key)])
+router = APIRouter(route_class=Route, tags=["health"], dependencies=[Depends(require_key)])
 
 
 @router.get("/overview", response_model=Overview)

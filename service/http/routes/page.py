@@ -11,6 +11,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from service.http.route import Route
+
 FOLDER = Path(__file__).parent.parent / "page"
 CHARTS = "plotly.min.js"  # from the wheel of plotly, which is never imported
 HEADERS = {
@@ -24,7 +26,7 @@ HEADERS = {
 }
 
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=Route, include_in_schema=False)
 _ours = StaticFiles(directory=FOLDER)
 _plotly = StaticFiles(packages=[("plotly", "package_data")])
 

@@ -9,10 +9,11 @@ from fastapi import APIRouter, Depends, Query
 
 from metarm.shared.jobs import public_view
 from service.http.access import RunningServer, require_admin, require_key
+from service.http.route import Route
 from service.http.schemas.retrain import JobAccepted, JobDetail, JobState, RetrainRequest
 
 log = logging.getLogger(__name__)
-router = APIRouter(prefix="/retrain", tags=["retraining"])
+router = APIRouter(route_class=Route, prefix="/retrain", tags=["retraining"])
 
 
 @router.post("", status_code=202, response_model=JobAccepted, dependencies=[Depends(require_admin)])

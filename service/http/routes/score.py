@@ -15,6 +15,7 @@ from metarm.records import Message, PolicyStamp, Prompt, SampleGroup
 from metarm.shared.sample_log import LoggedRequest
 from service.http.access import RunningServer, require_key
 from service.http.pinning import HEADER, HeaderPin, Pin, record_captured
+from service.http.route import Route
 from service.http.schemas.score import Group as GroupBody
 from service.http.schemas.score import ScoreRequest, ScoreResponse, TokenizeRequest, TokenizeResponse
 from service.scoring.scorer import Group, ScoredGroup
@@ -23,7 +24,7 @@ from service.settings import ServiceSettings
 from service.versions.canary import CANARY, active_canary
 from service.versions.live import LoadedVersion
 
-router = APIRouter(tags=["scoring"], dependencies=[Depends(require_key)])
+router = APIRouter(route_class=Route, tags=["scoring"], dependencies=[Depends(require_key)])
 OWN_RETRIES_S = 600  # a generated request id only has to outlive the server's own retries of one write
 
 
@@ -81,20 +82,30 @@ def _groups(body: ScoreRequest | TokenizeRequest, settings: ServiceSettings) -> 
     """The groups of a body. Raises PayloadTooLargeError."""
     responses = sum(len(group.responses) for group in body.groups)
     if responses > settings.max_responses:
-        raise PayloadTooLargeError(
-            f"{responses} responses in one request: send at most {settings.max_responses}",
-            limit=settings.max_responses,
+        what = f"{responses} responses in one request"
+        raise PayloadTooLargeError.over(
+            settings.max_responses, "METARM_MAX_RESPONSES", what, responses=responses
         )
+    total = 0
     for place, group in enumerate(body.groups):
-        prompt = group.prompt if isinstance(group.prompt, str) else "".join(m.content for m in group.prompt)
-        longest = max(len(text) for text in (prompt, *group.responses))
-        if longest > settings.max_text_chars:
-            raise PayloadTooLargeError(
-                f"group {place} has a text of {longest} characters: send at most {settings.max_text_chars}",
-                group=place,
-                limit=settings.max_text_chars,
-            )
+        chars = [_prompt_chars(group), *map(len, group.responses)]
+        if max(chars) > settings.max_text_chars:
+            what = f"group {place} has a text of {max(chars)} characters"
+            limit, setting = settings.max_text_chars, "METARM_MAX_TEXT_CHARS"
+            raise PayloadTooLargeError.over(limit, setting, what, group=place, chars=max(chars))
+        total += sum(chars)
+    if total > settings.max_request_chars:
+        what = f"{total} characters in one request"
+        raise PayloadTooLargeError.over(
+            settings.max_request_chars, "METARM_MAX_REQUEST_CHARS", what, chars=total
+        )
     return [Group(_prompt(group), group.responses) for group in body.groups]
+
+
+def _prompt_chars(group: GroupBody) -> int:
+    if isinstance(group.prompt, str):
+        return len(group.prompt)
+    return sum(len(message.role) + len(message.content) for message in group.prompt)
 
 
 def _prompt(group: GroupBody) -> Prompt:

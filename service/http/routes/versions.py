@@ -12,11 +12,12 @@ from pydantic import ValidationError
 from metarm.errors import InvalidVersionError
 from metarm.store.versions import Status, version_number
 from service.http.access import RunningServer, require_admin, require_key
+from service.http.route import Route
 from service.http.schemas.fields import VersionName
 from service.http.schemas.versions import Activated, ActivateRequest, VersionCurve, VersionEntry, VersionList
 from service.server import Server
 
-router = APIRouter(prefix="/versions", tags=["versions"])
+router = APIRouter(route_class=Route, prefix="/versions", tags=["versions"])
 LINEAGE = (  # with the files that it names, enough to reproduce the version
     "parent",
     "job",

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, model_validator
 
 from metarm.store.versions import NAME as VERSION
-
-
-def _encodable(text: str) -> str:
-    """Reject a lone surrogate, which JSON can escape but neither a tokenizer nor the log accepts."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("the text has a lone surrogate: send valid Unicode") from error
-    return text
 
 
 def _no_misspelt_version(name: str) -> str:
@@ -32,18 +24,28 @@ def _no_version(name: str) -> str:
     return name
 
 
-VersionName = Annotated[str, StringConstraints(pattern=r"^v\d{6,}$")]
+VersionName = Annotated[str, StringConstraints(pattern=rf"^{VERSION.pattern}$")]
 VersionOrLabel = Annotated[
     str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), AfterValidator(_no_misspelt_version)
 ]
 LabelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), AfterValidator(_no_version)]
 LARGEST_INTEGER = 2**63 - 1  # of the log's codec
-Text = Annotated[str, AfterValidator(_encodable)]
-Name = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+MAX_UNKNOWN = 5  # unknown fields of one object that are reported
 
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_unknown(cls, values: Any) -> Any:
+        """Leave out unknown fields beyond the first few: pydantic would report each of 100,000."""
+        known = cls.__pydantic_fields__
+        if not isinstance(values, dict) or len(values) <= len(known):
+            return values
+        unknown = itertools.islice((name for name in values if name not in known), MAX_UNKNOWN)
+        return {name: values[name] for name in (*(name for name in known if name in values), *unknown)}
 
 
 class ErrorDetail(BaseModel):

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.http.schemas.fields import LARGEST_INTEGER, Body, Name, Text, VersionName, VersionOrLabel
+from service.http.schemas.fields import LARGEST_INTEGER, Body, Name, VersionName, VersionOrLabel
 
 
 class ChatMessage(Body):
     role: Name
-    content: Text
+    content: str
 
 
 class Group(Body):
@@ -20,8 +20,8 @@ class Group(Body):
     id: Name | None = Field(
         None, description="Returned unchanged; by default the group's index in the request."
     )
-    prompt: Text | Annotated[list[ChatMessage], Field(min_length=1)]
-    responses: list[Text] = Field(min_length=1)
+    prompt: str | Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
+    responses: list[str] = Field(min_length=1, fail_fast=True)
 
 
 class Policy(Body):
@@ -49,7 +49,7 @@ class ScoreRequest(Body):
         },
     )
 
-    groups: list[Group] = Field(min_length=1)
+    groups: list[Group] = Field(min_length=1, fail_fast=True)
     version: VersionOrLabel | None = Field(
         None, description="Score with this version, or the version that this label names; otherwise 409."
     )
@@ -77,7 +77,7 @@ class ScoreResponse(BaseModel):
 
 
 class TokenizeRequest(Body):
-    groups: list[Group] = Field(min_length=1)
+    groups: list[Group] = Field(min_length=1, fail_fast=True)
     version: VersionOrLabel | None = None
     min_version: VersionName | None = None
 

@@ -170,18 +170,30 @@ def test_a_chunked_body_over_the_limit_is_refused(server: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status"),
+    ("body", "cause"),
     [
-        (b"{", 422),
-        (b"", 422),
-        (b'{"groups": [{"prompt": "\\ud800", "responses": ["x"]}]}', 422),
-        (b"\xff", 400),
+        (b"{", "unexpected end of data at byte 1 (line 1 column 2)"),
+        (b"", "no body"),
+        (b" ", "empty"),
+        (b'{"groups": [{"prompt": "\\ud800", "responses": ["x"]}]}', "lone surrogate"),
+        (b'{"groups": [{"prompt": "\\udc00", "responses": ["x"]}]}', "lone surrogate"),
+        (b'{"groups": "\xff"}', "not valid UTF-8: invalid start byte at byte 12"),
+        ('{"groups": []}'.encode("utf-16"), "not valid UTF-8"),
+        (b'\xef\xbb\xbf{"groups": []}', "byte order mark"),
+        (b'{"groups": []}\n}', "unexpected content after document at byte 15 (line 2 column 1)"),
+        (b'{"raw": NaN}', "NaN"),
+        (b'{"raw": -Infinity}', "NaN and Infinity are no JSON numbers"),
+        (b'{"raw": ' + b"1" * 5000 + b"}", "number is infinity"),
+        (b'{"raw": ' + b"[" * 5000, "depth"),
     ],
 )
-def test_a_body_that_is_not_valid_json_is_refused(server: Served, body: bytes, status: int) -> None:
+def test_a_body_that_is_not_valid_json_is_refused_with_the_cause(
+    server: Served, body: bytes, cause: str
+) -> None:
     answer = server.http.post("/score", content=body, headers={"content-type": "application/json"})
-    assert answer.status_code == status
-    assert answer.json()["error"]["code"] == "invalid_request"
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "malformed_request"
+    assert cause in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

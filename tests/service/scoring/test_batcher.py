@@ -587,7 +587,11 @@ def test_a_request_larger_than_the_queue_is_refused_as_too_large() -> None:
         async with running(Forward(), queue_tokens=1000) as batcher:
             with pytest.raises(PayloadTooLargeError) as refused:
                 await scores(batcher, samples_of("huge", 101))
-            assert refused.value.details == {"tokens": 1010, "limit": 1000}
+            assert refused.value.details == {
+                "tokens": 1010,
+                "limit": 1000,
+                "setting": "METARM_QUEUE_TOKENS",
+            }
             assert batcher.queued_tokens == 0
             assert len(await scores(batcher, samples_of("whole", 100))) == 100
 

@@ -1,0 +1,180 @@
+"""The body of a request: its headers checked before it is read, then read and decompressed within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from email.message import Message
+from typing import Any
+
+from fastapi import Request
+from starlette.datastructures import Headers
+
+from metarm.errors import (
+    MalformedRequestError,
+    MetaRMError,
+    PayloadTooLargeError,
+    RequestTimeoutError,
+    UnsupportedMediaTypeError,
+)
+from service.http import json_text
+from service.settings import ServiceSettings
+
+ENCODINGS = ("gzip", "deflate")
+PIECE = 2**16  # compressed bytes decompressed at once
+
+
+class ReadRequest(Request):
+    """A request whose body has been read: FastAPI takes the JSON from here instead of reading it."""
+
+    def __init__(self, request: Request, body: Any, *, empty: bool) -> None:
+        super().__init__(request.scope, request.receive)
+        self._parsed = body
+        self._empty = empty
+
+    async def body(self) -> bytes:
+        return b"" if self._empty else b"JSON"  # FastAPI only asks whether there is one
+
+    async def json(self) -> Any:
+        return self._parsed
+
+
+def announced(headers: Headers) -> bool:
+    """Whether the request has a body."""
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+def declared_length(headers: Headers) -> int | None:
+    """Bytes of the body; None if the client does not say."""
+    sent = headers.get("content-length", "")
+    return int(sent[:19]) if sent.isascii() and sent.isdigit() else None
+
+
+def check_length(headers: Headers, settings: ServiceSettings) -> None:
+    """Raises PayloadTooLargeError if the client announces too long a body."""
+    length = declared_length(headers)
+    if length is not None and length > settings.max_body_bytes:
+        raise _too_long(f"the request body has {length} bytes", settings)
+
+
+async def read(request: Request, settings: ServiceSettings, *, required: bool) -> ReadRequest:
+    """The request with its body, as JSON. Raises UnsupportedMediaTypeError, RequestTimeoutError,
+    PayloadTooLargeError, MalformedRequestError."""
+    encoding = None
+    if announced(request.headers):
+        _check_type(request.headers.get("content-type"))
+        encoding = _encoding(request.headers)
+    body = await _received(request, settings)
+    if not body:
+        if required:
+            raise MalformedRequestError("the request has no body: send a JSON object")
+        return ReadRequest(request, None, empty=True)
+
+    def parsed() -> Any:
+        return json_text.parse(_decompressed(body, encoding, settings) if encoding else body, settings)
+
+    inline = len(body) < json_text.SMALL and encoding is None  # otherwise in a thread: other requests go on
+    return ReadRequest(request, parsed() if inline else await asyncio.to_thread(parsed), empty=False)
+
+
+def _check_type(sent: str | None) -> None:
+    if not sent or sent == "application/json":
+        return
+    parsed = Message()
+    parsed["content-type"] = sent
+    kind, charset = parsed.get_content_type(), parsed.get_param("charset", "utf-8")
+    if not kind.startswith("application/") or not kind.endswith(("/json", "+json")):
+        raise UnsupportedMediaTypeError(
+            f"the content type is {_quoted(sent)}: send JSON as application/json", accepted=["application/json"]
+        )
+    if str(charset).lower() not in ("utf-8", "utf8"):
+        raise UnsupportedMediaTypeError(
+            f"the charset is {_quoted(str(charset))}: send JSON in UTF-8", accepted=["utf-8"]
+        )
+
+
+def _encoding(headers: Headers) -> str | None:
+    """gzip, deflate, or None for a body that is not compressed."""
+    sent = ",".join(headers.getlist("content-encoding")).lower()
+    names = [name.strip() for name in sent.split(",", 8)]
+    names = [name.removeprefix("x-") for name in names if name not in ("", "identity")]
+    if not names:
+        return None
+    if len(names) > 1 or names[0] not in ENCODINGS:
+        raise UnsupportedMediaTypeError(
+            f"the content encoding is {_quoted(sent)}: send the body plain, or in one of "
+            f"{', '.join(ENCODINGS)}",
+            accepted=["identity", *ENCODINGS],
+        )
+    return names[0]
+
+
+async def _received(request: Request, settings: ServiceSettings) -> bytearray:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            more = True
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise MalformedRequestError("the connection ended before the body")
+                body += message.get("body", b"")
+                if len(body) > settings.max_body_bytes:
+                    raise _too_long("the request body is too long", settings)
+                more = message.get("more_body", False)
+    except TimeoutError as error:
+        raise RequestTimeoutError(
+            f"the body did not arrive within {settings.body_timeout_s:g} s (METARM_BODY_TIMEOUT_S)",
+            limit=settings.body_timeout_s,
+            setting="METARM_BODY_TIMEOUT_S",
+            received_bytes=len(body),
+        ) from error
+    return body
+
+
+def _decompressed(body: bytearray, encoding: str, settings: ServiceSettings) -> bytearray:
+    if encoding == "gzip":
+        format_bits = zlib.MAX_WBITS | 16
+    else:  # the RFC's zlib format, or the raw data that some clients send
+        zlib_header = len(body) > 1 and body[0] & 15 == zlib.DEFLATED and (body[0] << 8 | body[1]) % 31 == 0
+        format_bits = zlib.MAX_WBITS if zlib_header else -zlib.MAX_WBITS
+    stream = zlib.decompressobj(format_bits)
+    pieces: list[bytes] = []
+    room = settings.max_body_bytes
+
+    def add(piece: bytes) -> None:
+        nonlocal room
+        pieces.append(piece)
+        room -= len(piece)
+        if room < 0:
+            raise _too_long("the decompressed body is too long", settings)
+
+    try:
+        for start in range(0, len(body), PIECE):
+            piece = bytes(body[start : start + PIECE])
+            while piece and not stream.eof:
+                add(stream.decompress(piece, PIECE))
+                piece = stream.unconsumed_tail
+            if stream.eof and (stream.unused_data or start + PIECE < len(body)):
+                raise _corrupt(encoding, "data follows the end of the compressed data")
+        while not stream.eof and (rest := stream.decompress(stream.unconsumed_tail, PIECE)):
+            add(rest)
+    except zlib.error as error:
+        raise _corrupt(encoding, str(error)) from error
+    if not stream.eof:
+        raise _corrupt(encoding, "it ends before the compressed data does")
+    return bytearray().join(pieces)
+
+
+def _corrupt(encoding: str, why: str) -> MetaRMError:
+    return MalformedRequestError(f"the body cannot be decompressed as {encoding}: {why}")
+
+
+def _too_long(what: str, settings: ServiceSettings) -> MetaRMError:
+    limit = settings.max_body_bytes
+    message = f"{what}: send at most {limit} bytes (METARM_MAX_BODY_BYTES)"
+    return PayloadTooLargeError(message, limit=limit, setting="METARM_MAX_BODY_BYTES")
+
+
+def _quoted(sent: str) -> str:
+    return repr(sent[:100])

@@ -1,0 +1,275 @@
+"""The door over HTTP: what is checked before a body is read, how it is read, and how refusals are answered."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import socket
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import RedisProcess, Served, service_here, wait_until
+from tests.store import publish
+from tests.tiny import Kind
+
+KEY, ADMIN = {"Authorization": "Bearer score-key"}, {"Authorization": "Bearer admin-key"}
+BODY = {"groups": [{"prompt": "What is it?", "responses": ["forty two"]}]}
+LIMIT = 2_000_000
+TIMEOUT_S = 0.5
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[Kind], Path], shared_redis: RedisProcess
+) -> Iterator[Served]:
+    data_dir = tmp_path_factory.mktemp("data")
+    publish(data_dir, checkpoint("bert"))
+    settings = {
+        "METARM_SCORE_KEYS": '["score-key"]',
+        "METARM_ADMIN_KEYS": '["admin-key"]',
+        "METARM_MAX_BODY_BYTES": str(LIMIT),
+        "METARM_BODY_TIMEOUT_S": str(TIMEOUT_S),
+        "METARM_MAX_TEXT_CHARS": "500",
+        "METARM_MAX_REQUEST_CHARS": "2000",
+        "METARM_MAX_JSON_VALUES": "1000",
+    }
+    with service_here(data_dir, shared_redis.url, **settings) as process:
+        process.wait_ready()
+        yield process
+
+
+def answer_to(server: Served, head: str, body: bytes = b"") -> tuple[int, dict[str, str], dict[str, Any]]:
+    """Status, headers and error of the answer to a request that sends these bytes and then waits until the
+    server closes the connection, or for the rest of the answer."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30.0) as connection:
+        connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
+        answer = connection.makefile("rb")
+        status = int(answer.readline().split()[1])
+        lines = iter(lambda: answer.readline().decode().strip(), "")
+        headers = dict(line.lower().split(": ", 1) for line in lines)
+        error = json.loads(answer.read(int(headers["content-length"])))["error"]
+        if headers.get("connection") == "close":
+            with contextlib.suppress(ConnectionResetError):  # some of the body was not read
+                assert answer.read() == b""
+        return status, headers, error
+
+
+@pytest.mark.parametrize(
+    ("request_line", "headers", "status"),
+    [
+        ("POST /score", "", 401),
+        ("POST /score", "Authorization: Bearer wrong", 401),
+        ("POST /retrain", "Authorization: Bearer score-key", 403),
+        ("POST /versions/v000001/activate", "Authorization: Bearer score-key", 403),
+        ("POST /leases/lease-1/renew", "", 401),
+        ("PUT /labels/stable", "Authorization: Bearer score-key", 403),
+        ("POST /nowhere", "", 404),
+        ("POST /versions", "", 405),
+        ("POST /score", "Authorization: Bearer score-key\nContent-Type: text/plain", 415),
+        ("POST /score", "Authorization: Bearer score-key\nContent-Encoding: br", 415),
+        ("GET /versions", "", 401),
+    ],
+)
+def test_a_request_is_refused_before_its_body_arrives(
+    server: Served, request_line: str, headers: str, status: int
+) -> None:
+    head = "\n".join([f"{request_line} HTTP/1.1", "Host: x", "Content-Length: 1000", *headers.splitlines()])
+    assert answer_to(server, head)[0] == status
+
+
+@pytest.mark.parametrize("request_line", ["POST /score", "GET /health", "DELETE /leases/lease-1"])
+def test_a_body_that_is_announced_as_too_long_is_refused_and_the_connection_closed(
+    server: Served, request_line: str
+) -> None:
+    head = f"{request_line} HTTP/1.1\nHost: x\nAuthorization: Bearer score-key\nContent-Length: 99999999999"
+    status, headers, error = answer_to(server, head, b"x")
+    assert (status, headers["connection"]) == (413, "close")
+    assert error["details"] == {"limit": LIMIT, "setting": "METARM_MAX_BODY_BYTES"}
+
+
+def test_an_endless_body_ends_at_the_limit_also_without_a_key(server: Served) -> None:
+    chunk = b"8000\r\n" + b" " * 0x8000 + b"\r\n"
+    for key, status in (("\nAuthorization: Bearer score-key", 413), ("", 401)):
+        head = f"POST /score HTTP/1.1\nHost: x\nTransfer-Encoding: chunked{key}"
+        found, headers, _ = answer_to(server, head, chunk * (LIMIT // 0x8000 + 1))
+        assert (found, headers["connection"]) == (status, "close")
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
+def test_a_body_that_does_not_arrive_in_time_is_refused_and_the_connection_closed(
+    server: Served, framing: str
+) -> None:
+    head = f"POST /score HTTP/1.1\nHost: x\nAuthorization: Bearer score-key\n{framing}"
+    status, headers, error = answer_to(server, head, b"1\r\n{\r\n")
+    assert (status, headers["connection"], error["code"]) == (408, "close", "request_timeout")
+    assert error["details"]["setting"] == "METARM_BODY_TIMEOUT_S"
+
+
+def test_a_client_that_leaves_while_it_sends_is_counted_without_a_traceback(server: Served) -> None:
+    def counted() -> bool:
+        return (
+            'rm_requests_total{route="/tokenize",status="400"} 1.0'
+            in server.http.get("/metrics", headers=KEY).text
+        )
+
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(b"POST /tokenize HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer score-key\r\n")
+        connection.sendall(b"Content-Length: 1000\r\n\r\n{")
+        time.sleep(TIMEOUT_S / 5)  # the server has begun to read
+    wait_until(counted)
+    assert "Traceback" not in server.output
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "",
+        "application/json",
+        "Application/JSON; charset=UTF-8",
+        'application/json;charset="utf8"',
+        "application/vnd.api+json",
+    ],
+)
+def test_json_is_accepted_under_its_content_types(server: Served, content_type: str | None) -> None:
+    headers = {**KEY, **({} if content_type is None else {"content-type": content_type})}
+    assert server.http.post("/score", content=json.dumps(BODY), headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content_type", "mentions"),
+    [
+        ("text/plain", "text/plain"),
+        ("application/x-www-form-urlencoded", "send JSON as application/json"),
+        ("multipart/form-data; boundary=x", "multipart"),
+        ("json", "json"),
+        ("application/json; charset=utf-16", "utf-16"),
+        ("x" * 50_000, "xxx"),
+    ],
+)
+def test_another_content_type_is_refused_by_its_name(server: Served, content_type: str, mentions: str) -> None:
+    answer = server.http.post("/score", content=b"{}", headers={**KEY, "content-type": content_type})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (415, "unsupported_media_type")
+    assert mentions in error["message"]
+    assert len(answer.content) < 1000
+
+
+def deflated(data: bytes) -> bytes:
+    raw = zlib.compressobj(wbits=-15)
+    return raw.compress(data) + raw.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "compress"),
+    [
+        ("gzip", gzip.compress),
+        ("X-Gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("deflate", deflated),
+        ("identity", bytes),
+    ],
+)
+def test_a_compressed_body_is_read(server: Served, encoding: str, compress: Callable[[bytes], bytes]) -> None:
+    long = {"groups": [{"prompt": "x" * 400, "responses": ["y" * 400] * 3}]}
+    for body in (BODY, long):
+        headers = {**KEY, "content-encoding": encoding}
+        answer = server.http.post("/score", content=compress(json.dumps(body).encode()), headers=headers)
+        assert answer.status_code == 200
+
+
+PACKED = gzip.compress(json.dumps(BODY).encode(), mtime=0)  # the same in both test processes
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status", "mentions"),
+    [
+        ("br", PACKED, 415, "'br'"),
+        ("gzip, gzip", PACKED, 415, "gzip, gzip"),
+        ("deflate", PACKED, 400, "deflate"),
+        ("gzip", json.dumps(BODY).encode(), 400, "gzip"),
+        ("gzip", PACKED[:-4], 400, "ends before"),
+        ("gzip", PACKED + b"x", 400, "follows the end"),
+        ("gzip", PACKED + PACKED, 400, "follows the end"),
+        ("gzip", gzip.compress(bytes(100 * LIMIT), 1), 413, "METARM_MAX_BODY_BYTES"),
+        ("gzip", gzip.compress(b" " * (LIMIT + 1)), 413, "METARM_MAX_BODY_BYTES"),
+        ("gzip", gzip.compress(b" " * LIMIT, mtime=0), 400, "without a string"),
+        ("gzip", gzip.compress(b"[" + b"0," * 1000 + b"0]", mtime=0), 413, "METARM_MAX_JSON_VALUES"),
+        ("gzip", gzip.compress(b"", mtime=0), 400, "empty"),
+    ],
+)
+def test_a_compressed_body_is_refused_within_the_same_bounds(
+    server: Served, encoding: str, body: bytes, status: int, mentions: str
+) -> None:
+    answer = server.http.post("/score", content=body, headers={**KEY, "content-encoding": encoding})
+    assert answer.status_code == status
+    assert mentions in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "setting"),
+    [
+        ({"groups": [0] * 1000}, "METARM_MAX_JSON_VALUES"),
+        ({"groups": [{"prompt": "x", "responses": ["y" * 501]}]}, "METARM_MAX_TEXT_CHARS"),
+        (
+            {"groups": [{"prompt": [{"role": "user", "content": "x" * 249}] * 2, "responses": ["y"]}]},
+            "METARM_MAX_TEXT_CHARS",
+        ),
+        ({"groups": [{"prompt": "x" * 500, "responses": ["y" * 500] * 4}]}, "METARM_MAX_REQUEST_CHARS"),
+    ],
+)
+def test_a_limit_names_its_setting_and_value(server: Served, body: dict[str, Any], setting: str) -> None:
+    for path in ("/score", "/tokenize"):
+        answer = server.http.post(path, json=body, headers=KEY)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["details"]["setting"]) == (
+            413,
+            "payload_too_large",
+            setting,
+        )
+        assert f"at most {error['details']['limit']} ({setting})" in error["message"]
+
+
+def test_as_many_characters_as_the_limits_allow_are_scored(server: Served) -> None:
+    groups = [
+        {"prompt": [{"role": "user", "content": "x" * 246}] * 2, "responses": ["y" * 500]},
+        {"prompt": "x" * 500, "responses": ["y" * 499]},
+    ]
+    assert server.http.post("/score", json={"groups": groups}, headers=KEY).status_code == 200
+
+
+def test_a_body_is_optional_where_all_its_fields_are(server: Served) -> None:
+    for body in (b"", b"null", b"{}"):
+        answer = server.http.post("/versions/v000001/activate", content=body, headers=ADMIN)
+        assert answer.status_code == 200
+    assert server.http.post("/score", content=b"null", headers=KEY).status_code == 422
+
+
+def test_names_of_any_length_are_answered_shortly(server: Served) -> None:
+    long = "x" * 50_000
+    digits = "v" + "1" * 50_000
+    for method, path in (
+        *(
+            ("GET", f"/{route}/{name}")
+            for route in ("versions", "retrain", "drift", "page")
+            for name in (long, digits)
+        ),
+        ("GET", f"/versions/{digits}/curve"),
+        ("POST", f"/versions/{digits}/activate"),
+        ("DELETE", f"/labels/{long}"),
+        ("DELETE", f"/leases/{long}"),
+        ("GET", f"/{long}"),
+        ("GET", f"/retrain?count={long}"),
+    ):
+        answer = server.http.request(method, path, headers=ADMIN)
+        assert answer.status_code in (404, 422), path[:40]
+        assert len(answer.content) < 3000
+    pinned = server.http.post("/score", json=BODY, headers={**KEY, "X-RM-Version": digits})
+    assert pinned.status_code == 422
+    assert len(pinned.content) < 1000
