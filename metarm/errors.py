@@ -14,6 +14,7 @@
     ├── JobConflictError           another retrain is queued or running     409
     ├── TooManyLeasesError         the limit of leases is reached           409
     ├── CutOverAbortedError        some server could not take a version     409
+    ├── ClientDisconnectedError    the client left before the answer        499
     ├── OverloadedError            the queue is full                        503
     ├── NotReadyError              no model is loaded yet                   503
     ├── TrainerUnavailableError    no trainer is running                    503
@@ -158,6 +159,13 @@ class CutOverAbortedError(MetaRMError):
 
     status = 409
     code = "cut_over_aborted"
+
+
+class ClientDisconnectedError(MetaRMError):
+    """Nobody receives it: it is for the metrics and the log."""
+
+    status = 499  # as in nginx: HTTP has no status for this
+    code = "client_disconnected"
 
 
 class OverloadedError(MetaRMError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -154,8 +155,6 @@ class Scorer:
             fresh = await self._compute(version, groups, keys, missing, background)
             for (place, index), reward in zip(missing, fresh, strict=True):
                 known[place][index] = reward
-                if self._known.maxsize:  # a cache of no entries refuses every one
-                    self._known[version.name, keys[place][index]] = reward
         self._count(version.name, groups, len(missing))
         return [[reward for reward in group if reward is not None] for group in known]
 
@@ -188,7 +187,10 @@ class Scorer:
         """Rewards of the `missing` (group, response) places, ascending; equal sequences are computed once."""
         first = {keys[place][index]: (place, index) for place, index in reversed(missing)}
         distinct = sorted(first.values())
-        rewards = dict(zip(distinct, await self._schedule(version, groups, distinct, background), strict=True))
+        names = [(version.name, keys[place][index]) for place, index in distinct]
+        rewards = dict(
+            zip(distinct, await self._schedule(version, groups, distinct, names, background), strict=True)
+        )
         return [rewards[first[keys[place][index]]] for place, index in missing]
 
     async def _schedule(
@@ -196,8 +198,11 @@ class Scorer:
         version: LoadedVersion,
         groups: Sequence[Sequence[Encoded]],
         places: Sequence[tuple[int, int]],
+        names: Sequence[tuple[str, bytes]],
         background: bool,
     ) -> list[float]:
+        """Rewards of the sequences at `places`. Those of each slice enter the cache under their `names` when it
+        ends, so that a retry continues the request of a client that left."""
         samples = [groups[place][index] for place, index in places]
         # after the first of a group, a response costs only what follows the prompt if that is shared
         shares = version.model.shares_prompts
@@ -206,7 +211,26 @@ class Scorer:
             for number, (place, _) in enumerate(places)
         ]
         costs = [max(1, len(sample.ids) - tokens) for sample, tokens in zip(samples, shared, strict=True)]
-        rewards = await self.batcher.schedule(version, samples, costs, shared, background=background)
+        computed, unwanted = 0, False
+
+        def keep(part: range, rewards: Sequence[float]) -> None:
+            nonlocal computed
+            tokens = sum(costs[part.start : part.stop])
+            computed += tokens
+            if unwanted:
+                self._metrics.undelivered_tokens.inc(tokens)
+            if self._known.maxsize:  # a cache of no entries refuses every one
+                finite = ((n, reward) for n, reward in zip(part, rewards, strict=True) if math.isfinite(reward))
+                self._known.update((names[n], reward) for n, reward in finite)
+
+        try:
+            rewards = await self.batcher.schedule(
+                version, samples, costs, shared, background=background, on_part=keep
+            )
+        except asyncio.CancelledError:
+            unwanted = True
+            self._metrics.undelivered_tokens.inc(computed)
+            raise
         self._require_finite(version, rewards, "a score")
         return rewards
 
