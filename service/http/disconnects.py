@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
-from typing import Self
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import Request
 from starlette.types import Receive
@@ -12,64 +13,34 @@ from starlette.types import Receive
 from metarm.errors import ClientDisconnectedError
 from service.telemetry.metrics import Metrics
 
-WATCH_AFTER_S = 0.01  # most answers of small requests come sooner, and then need no task beside them
 
+@asynccontextmanager
+async def client_present(request: Request, metrics: Metrics) -> AsyncIterator[None]:
+    """Cancel the block when the request's client leaves; what follows the block is done for a client that was
+    there when the answer was ready. Raises ClientDisconnectedError if it was not.
 
-class ClientWatch:
-    """`with ClientWatch(request, metrics):` cancels the block's task when the client leaves.
-
-    The block ends with ClientDisconnectedError if the client has left before its end: what follows the block is
-    done for a client that was there when the answer was ready. The body of the request must have been read. The
-    block may be cancelled at any await, so it must not leave anything half done: watch waiting, not writing.
+    The body of the request must have been read. The block may be cancelled at any await, so it must not leave
+    anything half done: it waits and computes, it does not write.
     """
-
-    def __init__(self, request: Request, metrics: Metrics) -> None:
-        self._request = request
-        self._metrics = metrics
-        self._left = False
-        self._watcher: asyncio.Task[None] | None = None
-
-    def __enter__(self) -> Self:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 (a request has a task)
-        self._task = task
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._timer.cancel()
-        if self._watcher:
-            self._watcher.cancel()
-        if self._left:
-            cancelled_by_others = self._task.uncancel() > 0
-            if kind is asyncio.CancelledError and not cancelled_by_others:
-                raise self._disconnected("waiting")
-        if kind is None and (self._left or _has_left(self._request.receive)):
-            raise self._disconnected("answered")
-
-    def _start(self) -> None:
-        self._watcher = asyncio.create_task(self._watch(), name="client-watch")
-
-    async def _watch(self) -> None:
-        while (await self._request.receive())["type"] != "http.disconnect":
-            pass
-        self._left = True
-        self._task.cancel()
-
-    def _disconnected(self, stage: str) -> ClientDisconnectedError:
-        route = self._request.scope["route"].path
-        self._metrics.undelivered.labels(route, stage).inc()
-        return ClientDisconnectedError(f"the client left before its answer ({stage})")
-
-
-def _has_left(receive: Receive) -> bool:
-    """Whether `receive` returns the disconnect now. It is run up to its first wait, which takes no task."""
-    waiting = receive()
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 (a request has a task)
+    watcher = asyncio.create_task(_cancel_at_disconnect(request.receive, task), name="client-watch")
+    stage = "waiting"
     try:
-        waiting.send(None)  # type: ignore[attr-defined]  # an Awaitable in the type, a coroutine in fact
-    except StopIteration as returned:
-        return bool(returned.value["type"] == "http.disconnect")
-    waiting.close()  # type: ignore[attr-defined]
-    return False
+        yield
+        stage = "answered"
+        await asyncio.sleep(0)  # the watcher's turn, if the client has left just now
+    except asyncio.CancelledError:
+        others_cancel_too = watcher.done() and task.uncancel()
+        if not watcher.done() or others_cancel_too:
+            raise
+        metrics.undelivered.labels(request.scope["route"].path, stage).inc()
+        raise ClientDisconnectedError(f"the client left before its answer ({stage})") from None
+    finally:
+        watcher.cancel()
+
+
+async def _cancel_at_disconnect(receive: Receive, task: asyncio.Task[Any]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    task.cancel()

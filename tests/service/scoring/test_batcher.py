@@ -543,11 +543,10 @@ def test_a_request_cancelled_while_running_is_not_scored_further() -> None:
     asyncio.run(main())
 
 
-def test_the_scores_of_a_cancelled_request_still_arrive_part_by_part() -> None:
+def test_the_scores_of_a_cancelled_request_of_slices_that_ran_still_arrive() -> None:
     async def main() -> None:
         forward = Forward(held=True)
-        parts: list[tuple[range, list[float]]] = []
-        samples = samples_of("gone", 30)
+        samples, arrived = samples_of("gone", 30), dict[int, float]()
         async with running(forward) as batcher:
             gone = asyncio.ensure_future(
                 batcher.schedule(
@@ -555,21 +554,18 @@ def test_the_scores_of_a_cancelled_request_still_arrive_part_by_part() -> None:
                     samples,
                     [10] * 30,
                     [0] * 30,
-                    on_part=lambda *part: parts.append((part[0], list(part[1]))),
+                    on_part=lambda part, scores: arrived.update(zip(part, scores, strict=True)),
                 )
             )
             await until(lambda: len(forward.slices) == 1)
             await forward.next_slice()
-            await until(lambda: len(parts) == 1)
+            await until(lambda: len(arrived) == 10)
             gone.cancel()
             await asyncio.gather(gone, return_exceptions=True)
             assert batcher.queued_tokens == 0
             forward.release()
-            await until(lambda: len(parts) == 2)
-        assert parts == [
-            (range(10), expected(samples[:10])),
-            (range(10, 20), expected(samples[10:20])),
-        ]
+            await until(lambda: len(arrived) == 20)
+        assert arrived == dict(enumerate(expected(samples[:20])))
 
     asyncio.run(main())
 

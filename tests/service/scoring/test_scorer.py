@@ -242,7 +242,8 @@ def test_a_cancelled_request_is_continued_by_a_retry(checkpoint: Kinds) -> None:
             await until(lambda: w.batcher.idle_workers == 1)
             await asyncio.sleep(0)
             done = sum(map(len, w.slices))
-            assert value_of(w.metrics.undelivered_tokens) == sum(len(s.ids) for part in w.slices for s in part)
+            tokens = sum(len(sample.ids) for part in w.slices for sample in part)
+            assert value_of(w.metrics.undelivered_tokens) == tokens
             assert await w.scorer.rewards(version, groups) == [
                 pytest.approx(group, abs=1e-4) for group in expected(model, groups)
             ]
