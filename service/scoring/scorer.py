@@ -29,6 +29,7 @@ from service.versions.live import LoadedVersion
 log = logging.getLogger(__name__)
 
 TOKENIZER_THREADS = 2
+KEYS_AT_ONCE = 256  # digests on the event loop between the turns of other requests: some ms
 SERVER_ERRORS = (OverloadedError, NotReadyError)  # they do not depend on the version
 
 
@@ -142,7 +143,7 @@ class Scorer:
     ) -> list[list[float]]:
         """One finite raw reward per sequence, group by group. `background` work is admitted to a full queue:
         its caller bounds it. Raises NonFiniteScoreError, and what `Batcher.schedule` raises."""
-        keys = [[sample.key for sample in group] for group in groups]
+        keys = await _keys(groups)
         known = [[self._known.get((version.name, key)) for key in group] for group in keys]
         missing = [
             (place, index)
@@ -250,3 +251,15 @@ class Scorer:
         self._metrics.responses_truncated.inc(sum(sample.truncated for sample in flat))
         self._metrics.score_cache.labels("miss").inc(computed)
         self._metrics.score_cache.labels("hit").inc(len(flat) - computed)
+
+
+async def _keys(groups: Sequence[Sequence[Encoded]]) -> list[list[bytes]]:
+    """The key of each sequence, group by group."""
+    flat = [sample for group in groups for sample in group]
+    keys: list[bytes] = []
+    for start in range(0, len(flat), KEYS_AT_ONCE):
+        if start:
+            await asyncio.sleep(0)
+        keys += [sample.key for sample in flat[start : start + KEYS_AT_ONCE]]
+    in_order = iter(keys)
+    return [[next(in_order) for _ in group] for group in groups]
