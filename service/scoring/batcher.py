@@ -119,8 +119,8 @@ class Batcher(Generic[Model, Sample]):
         """Scores of `samples` by `model`, in order. `costs` are tokens, without those that a sample
         has `shared` with the one before: such samples go into one slice, up to a size. `background` work is
         admitted to a full queue and takes no room in it: its caller bounds it. `on_part` receives the samples
-        of each slice and their scores, on the event loop, also after this call was cancelled. It must not
-        raise.
+        of each slice and their scores, on the event loop; it must not raise. A cancelled call leaves the queue
+        at once, and ends when no worker computes its samples any more.
 
         Raises OverloadedError while the queue is full, and whatever the forward raised.
         """
@@ -142,6 +142,9 @@ class Batcher(Generic[Model, Sample]):
         except asyncio.CancelledError:
             with self._lock:
                 self._queue.remove(pending)
+            if pending.running:
+                pending.idle = asyncio.get_running_loop().create_future()
+                await pending.idle
             raise
         self._on_answer(pending.arrived_ns, pending.taken_ns)
         return scores
@@ -199,7 +202,7 @@ class Batcher(Generic[Model, Sample]):
             if len(taken) == 1:
                 with self._lock:
                     self._queue.remove(taken[0].pending)
-                self._call_on_event_loop(_fail, taken[0].pending, error)
+                self._call_on_event_loop(_fail_slice, taken[0], error)
             else:
                 for one in taken:
                     self._run([one], share)
@@ -228,6 +231,18 @@ def _deliver(taken: Sequence[Taken[Model, Sample]], scores: Sequence[float]) -> 
         first += count
         if pending.missing == 0 and not pending.done.done():
             pending.done.set_result(pending.scores)
+        _note_idle(pending)
+
+
+def _fail_slice(one: Taken[Model, Sample], error: Exception) -> None:
+    one.pending.missing -= len(one.part)
+    _fail(one.pending, error)
+    _note_idle(one.pending)
+
+
+def _note_idle(pending: Pending[Model, Sample]) -> None:
+    if pending.idle and not pending.idle.done() and not pending.running:
+        pending.idle.set_result(None)
 
 
 def _fail(pending: Pending[Model, Sample], error: Exception) -> None:

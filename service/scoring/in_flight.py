@@ -25,6 +25,7 @@ class Shared(Generic[Kind]):
     work: Kind
     task: asyncio.Task[None]
     waiting: int = 0
+    cancelled: bool = False  # all who waited have left; it may still end what it cannot interrupt
 
 
 class InFlight(Generic[Kind]):
@@ -35,11 +36,15 @@ class InFlight(Generic[Kind]):
 
     def shared(self, work: Kind) -> Shared[Kind]:
         """The work in flight that equals `work`, or `work` itself, which begins. Await its end next."""
-        if work not in self._shared:
-            begun = Shared(work, asyncio.create_task(work.run(), name="shared-work"))
-            begun.task.add_done_callback(partial(self._ended, begun))
-            self._shared[work] = begun
-        return self._shared[work]
+        equal = self._shared.get(work)
+        if equal is not None and not equal.cancelled:
+            return equal
+        task = asyncio.create_task(_run(work, equal.task if equal else None), name="shared-work")
+        begun = Shared(work, task)
+        task.add_done_callback(partial(self._ended, begun))
+        self._shared.pop(work, None)  # a dictionary would keep the equal key
+        self._shared[work] = begun
+        return begun
 
     async def end_of(self, shared: Shared[Kind]) -> None:
         """Wait for the end of the work; raises what it raised. It is cancelled when all who wait have been."""
@@ -49,14 +54,22 @@ class InFlight(Generic[Kind]):
         finally:
             shared.waiting -= 1
             if not shared.waiting and not shared.task.done():
-                self._forget(shared)  # nobody may join it any more
+                shared.cancelled = True  # nobody may join it any more
                 shared.task.cancel()
 
     def _ended(self, shared: Shared[Kind], task: asyncio.Task[None]) -> None:
-        self._forget(shared)
+        if self._shared.get(shared.work) is shared:
+            del self._shared[shared.work]
         if not task.cancelled():
             task.exception()  # asyncio reports an error that nobody waited for
 
-    def _forget(self, shared: Shared[Kind]) -> None:
-        if self._shared.get(shared.work) is shared:
-            del self._shared[shared.work]
+
+async def _run(work: Work, after: asyncio.Task[None] | None) -> None:
+    """Run the work once an equal one that was cancelled has ended: what that computes need not be repeated."""
+    if after is not None:
+        try:
+            await asyncio.wait([after])
+        except asyncio.CancelledError:
+            await asyncio.wait([after])  # this one ends no sooner, so that the next one waits for both
+            raise
+    await work.run()

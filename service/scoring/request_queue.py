@@ -33,6 +33,12 @@ class Pending(Generic[Model, Sample]):
     next_index: int = 0
     missing: int = 0
     scores: list[float] = field(default_factory=list)
+    idle: asyncio.Future[None] | None = None  # of a cancelled request: when no worker computes it any more
+
+    @property
+    def running(self) -> int:
+        """Samples that workers compute now, once the request has left the queue."""
+        return self.next_index - (len(self.samples) - self.missing)
 
     def unit(self) -> range:
         """The next samples that belong together: one, and those that share with the one before."""

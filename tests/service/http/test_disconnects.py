@@ -164,6 +164,16 @@ def test_a_retry_continues_what_was_computed_for_a_client_that_left(server: Http
     assert metric(server, "rm_undelivered_tokens_total") == begun
 
 
+def test_a_retry_that_comes_at_once_repeats_not_even_the_slice_that_was_computed(server: HttpThread) -> None:
+    for _ in range(3):
+        before = computed(server)
+        with Client(server.port, "/score", request("again", LONG)):
+            server.wait_until(lambda before=before: computed(server) > before)  # type: ignore[misc]
+    answer = post(server, request("again", LONG))
+    assert left(server) == 3
+    assert computed(server) == tokens_of(answer)
+
+
 @pytest.mark.parametrize("request_id", [None, "gone"])
 def test_only_the_slice_of_a_worker_ends_for_nobody(server: HttpThread, request_id: str | None) -> None:
     with Client(server.port, "/score", request("gone", LONG) | {"request_id": request_id}):
