@@ -21,6 +21,7 @@
     ├── TooManyLeasesError         the limit of leases is reached           409
     ├── TooManyLabelsError         the limit of labels is reached           409
     ├── CutOverAbortedError        some server could not take a version     409
+    ├── ClientDisconnectedError    the client left before the answer        499
     ├── OverloadedError            the queue is full                        503
     ├── NotReadyError              no model is loaded yet                   503
     ├── TrainerUnavailableError    no trainer is running                    503
@@ -213,6 +214,13 @@ class CutOverAbortedError(MetaRMError):
 
     status = 409
     code = "cut_over_aborted"
+
+
+class ClientDisconnectedError(MetaRMError):
+    """Nobody receives it: it is for the metrics and the log."""
+
+    status = 499  # as in nginx: HTTP has no status for this
+    code = "client_disconnected"
 
 
 class OverloadedError(MetaRMError):

@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from metarm.model.encoding import Encoded
 from metarm.model.forward import PrefixCache
@@ -23,6 +24,7 @@ from service.samples.retraining import Retraining
 from service.samples.writer import SampleWriter
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
+from service.scoring.in_flight import InFlight
 from service.scoring.plan_choice import choose_plan
 from service.scoring.scorer import Scorer
 from service.settings import ServiceSettings
@@ -47,6 +49,7 @@ class Server:
     jobs: JobBoard
     presence: TrainerPresence
     retraining: Retraining
+    in_flight: InFlight[Any] = field(default_factory=InFlight)  # answers of /score
 
 
 @asynccontextmanager

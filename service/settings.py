@@ -79,7 +79,8 @@ class ServiceSettings(ProcessSettings):
     queue_tokens: int = Field(
         262_144,
         ge=1,
-        description="Tokens that may wait in the queue; further requests get 503 with Retry-After.",
+        description="Tokens that may wait in the queue, at most a quarter of them of one request; further "
+        "requests get 503 with Retry-After.",
     )
     keep_loaded: int = Field(
         3,

@@ -4,22 +4,25 @@ It needs neither torch nor HTTP: it receives `forward`, which runs in worker thr
 next slice immediately: under load a slice fills while the previous one runs, and waiting for more would only
 delay it. Only a long request that arrives at an idle server waits a few milliseconds for the rest of a burst,
 before it is split between all workers. Every future ends with a result or an exception, even if a slice fails
-or the batcher closes.
+or the batcher closes. A request whose caller is cancelled leaves the queue at once: only a slice that a worker
+is computing then ends for nobody.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Generic
 
-from metarm.errors import NotReadyError, OverloadedError, PayloadTooLargeError
+from metarm.errors import NotReadyError, OverloadedError
 from service.scoring.request_queue import Model, Pending, RequestQueue, Sample, Taken
 
 LINGER_S = 0.003  # time that a lone request waits for others before it takes every core
+MOST_WAIT_S = 60  # in Retry-After: later, the queue is another one
 LINGERED_S = 0.3  # only a request whose forward takes at least this long waits: a hundredth of its time
 
 
@@ -57,7 +60,8 @@ class Batcher(Generic[Model, Sample]):
 
     @property
     def queued_tokens(self) -> int:
-        return self._queue.tokens
+        """Tokens for which requests take room in the queue (request_queue.py)."""
+        return self._queue.taken_room
 
     @property
     def idle_workers(self) -> int:
@@ -110,39 +114,52 @@ class Batcher(Generic[Model, Sample]):
         shared: Sequence[int],
         *,
         background: bool = False,
+        on_part: Callable[[range, Sequence[float]], None] = lambda _part, _scores: None,
     ) -> list[float]:
         """Scores of `samples` by `model`, in order. `costs` are tokens, without those that a sample
         has `shared` with the one before: such samples go into one slice, up to a size. `background` work is
-        admitted to a full queue: its caller bounds it.
+        admitted to a full queue and takes no room in it: its caller bounds it. `on_part` receives the samples
+        of each slice and their scores, on the event loop; it must not raise. A cancelled call leaves the queue
+        at once, and ends when no worker computes its samples any more.
 
-        Raises OverloadedError while the queue is full, PayloadTooLargeError for a request that would
-        not fit an empty one, and whatever the forward raised.
+        Raises OverloadedError while the queue is full, and whatever the forward raised.
         """
         if not samples:
             return []
-        tokens = sum(costs)
-        limit = self._queue.most_tokens
-        if tokens > limit:
-            what = f"{tokens} tokens in one request"
-            raise PayloadTooLargeError.over(limit, "METARM_QUEUE_TOKENS", what, tokens=tokens)
         done: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
-        pending = Pending(model, samples, costs, shared, done, tokens, time.monotonic_ns())
+        arrived_ns = time.monotonic_ns()
+        pending = Pending(model, samples, costs, shared, done, sum(costs), arrived_ns, background, on_part)
         pending.missing, pending.scores = len(samples), [0.0] * len(samples)
         with self._lock:
             if self._closing:
                 raise NotReadyError("the server is shutting down", state="shutting_down")
-            if self.queued_tokens + tokens > limit and not background:
-                wait_s = max(1, round(self.queued_tokens / self._tokens_per_s))
-                raise OverloadedError(
-                    f"the queue is full ({self.queued_tokens} tokens wait): retry in {wait_s} s",
-                    retry_after_s=wait_s,
-                    queued_tokens=self.queued_tokens,
-                )
+            if not self._queue.has_room_for(pending):
+                raise self._overloaded()
             self._queue.add(pending)
             self._wake(len(samples))
-        scores = await done
+        try:
+            scores = await done
+        except asyncio.CancelledError:
+            with self._lock:
+                self._queue.remove(pending)
+            if pending.running:
+                pending.idle = asyncio.get_running_loop().create_future()
+                await pending.idle
+            raise
         self._on_answer(pending.arrived_ns, pending.taken_ns)
         return scores
+
+    def _overloaded(self) -> OverloadedError:
+        """The refusal of a full queue, with the time that the requests in it take."""
+        tokens, room = self._queue.tokens, self._queue.room
+        wait_s = min(MOST_WAIT_S, max(1, math.ceil(tokens / self._tokens_per_s)))
+        return OverloadedError(
+            f"the queue is full: {tokens} tokens wait, and it has room for {room} (METARM_QUEUE_TOKENS): "
+            f"retry in {wait_s} s",
+            retry_after_s=wait_s,
+            queued_tokens=tokens,
+            limit=room,
+        )
 
     def _wake(self, count: int) -> None:
         """Wake up to `count` workers, always the same ones first: a lone request runs on all cores, and
@@ -172,7 +189,7 @@ class Batcher(Generic[Model, Sample]):
     def _lingers(self) -> bool:
         """Whether a lone request is long enough to wait for others before it takes all cores."""
         alone = len(self._queue) == 1 and self._idle == len(self._threads) > 1
-        return alone and self.queued_tokens > LINGERED_S * self._tokens_per_s
+        return alone and self._queue.tokens > LINGERED_S * self._tokens_per_s
 
     def _run(self, taken: Sequence[Taken[Model, Sample]], share: int) -> None:
         """Run one slice. If it fails, run each of its requests alone, so that only the faulty one gets the
@@ -183,7 +200,9 @@ class Batcher(Generic[Model, Sample]):
             scores = self._forward(taken[0].pending.model, flat, share)
         except Exception as error:  # noqa: BLE001 (any error of the forward reaches the request)
             if len(taken) == 1:
-                self._call_on_event_loop(_fail, taken[0].pending, error)
+                with self._lock:
+                    self._queue.remove(taken[0].pending)
+                self._call_on_event_loop(_fail_slice, taken[0], error)
             else:
                 for one in taken:
                     self._run([one], share)
@@ -205,11 +224,25 @@ def _deliver(taken: Sequence[Taken[Model, Sample]], scores: Sequence[float]) -> 
     for one in taken:
         pending = one.pending
         count = len(one.part)
-        pending.scores[one.part.start : one.part.stop] = scores[first : first + count]
+        part = scores[first : first + count]
+        pending.scores[one.part.start : one.part.stop] = part
+        pending.on_part(one.part, part)
         pending.missing -= count
         first += count
         if pending.missing == 0 and not pending.done.done():
             pending.done.set_result(pending.scores)
+        _note_idle(pending)
+
+
+def _fail_slice(one: Taken[Model, Sample], error: Exception) -> None:
+    one.pending.missing -= len(one.part)
+    _fail(one.pending, error)
+    _note_idle(one.pending)
+
+
+def _note_idle(pending: Pending[Model, Sample]) -> None:
+    if pending.idle and not pending.idle.done() and not pending.running:
+        pending.idle.set_result(None)
 
 
 def _fail(pending: Pending[Model, Sample], error: Exception) -> None:

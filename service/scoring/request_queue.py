@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 UNIT_SLICES = 4  # slices: samples that belong together are split beyond this many tokens
+PARTS = 4  # one request takes at most this fraction of the queue's room
 
 Model = TypeVar("Model")
 Sample = TypeVar("Sample")
@@ -26,10 +27,18 @@ class Pending(Generic[Model, Sample]):
     done: asyncio.Future[list[float]]
     left_tokens: int
     arrived_ns: int  # monotonic clock, as the next
+    background: bool = False
+    on_part: Callable[[range, Sequence[float]], None] = lambda _part, _scores: None
     taken_ns: int = 0  # when a worker took its first sample
     next_index: int = 0
     missing: int = 0
     scores: list[float] = field(default_factory=list)
+    idle: asyncio.Future[None] | None = None  # of a cancelled request: when no worker computes it any more
+
+    @property
+    def running(self) -> int:
+        """Samples that workers compute now, once the request has left the queue."""
+        return self.next_index - (len(self.samples) - self.missing)
 
     def unit(self) -> range:
         """The next samples that belong together: one, and those that share with the one before."""
@@ -57,13 +66,19 @@ class RequestQueue(Generic[Model, Sample]):
     Half of every slice goes to the request that has waited longest, the rest to those with the fewest slices
     left: a large request does not hold up small ones, and they do not starve it. A slice has one model;
     models take turns.
+
+    The room is limited. A request takes room for the tokens it has left, but never more than a part of the
+    queue; what exceeds its part moves up as slices are taken. A request of any size therefore fits, and leaves
+    room for others. Background work takes no room.
     """
 
-    def __init__(self, most_tokens: int) -> None:
-        """`most_tokens` may wait in all; the caller of `add` enforces it."""
-        self.most_tokens = most_tokens
+    def __init__(self, room: int) -> None:
+        """`room` in tokens."""
+        self.room = room
+        self._part = max(1, room // PARTS)
         self.slice_tokens = 0  # until the workers start
-        self.tokens = 0  # waiting
+        self.tokens = 0  # waiting, of all requests
+        self.taken_room = 0
         self.slices = 0  # taken since the start
         self.sliced_tokens = 0  # in these slices
         self._requests: list[Pending[Model, Sample]] = []  # oldest first
@@ -72,26 +87,37 @@ class RequestQueue(Generic[Model, Sample]):
     def __len__(self) -> int:
         return len(self._requests)
 
+    def has_room_for(self, pending: Pending[Model, Sample]) -> bool:
+        return pending.background or self.taken_room + self._room_of(pending) <= self.room
+
     def add(self, pending: Pending[Model, Sample]) -> None:
         self._requests.append(pending)
         self.tokens += pending.left_tokens
+        self.taken_room += self._room_of(pending)
+
+    def remove(self, pending: Pending[Model, Sample]) -> None:
+        """Remove a request that nobody waits for, or that failed. Does nothing if all of it was taken."""
+        if pending in self._requests:
+            self._requests.remove(pending)
+            self.tokens -= pending.left_tokens
+            self.taken_room -= self._room_of(pending)
 
     def clear(self) -> list[Pending[Model, Sample]]:
         """Empty the queue; returns the requests that waited."""
-        waiting, self._requests, self.tokens = self._requests, [], 0
+        waiting, self._requests = self._requests, []
+        self.tokens = self.taken_room = 0
         return waiting
 
     def take(self, idle: int) -> list[Taken[Model, Sample]]:
         """The next slice, of one model: at least one unit, and otherwise no more than `slice_tokens` or the
         caller's share of the waiting tokens among the `idle` workers. Empty if no request waits."""
-        self._drop_finished()
         if not self._requests:
             return []
         # versions take turns, so that a pinned request does not wait for all requests of another version
         oldest = next((p for p in self._requests if p.model is not self._last_model), self._requests[0])
         self._last_model = oldest.model
         room = min(self.slice_tokens, -(-self.tokens // idle))
-        taken = [Taken(oldest, part) for part in self._units(oldest, idle, room // 2, self.most_tokens)]
+        taken = [Taken(oldest, part) for part in self._units(oldest, idle, room // 2, self.tokens)]
         tokens = sum(oldest.costs[i] for one in taken for i in one.part)
         others = [p for p in self._requests if p.model is oldest.model and p is not oldest]
         # the smallest request joins a part of the oldest that leaves no room, unless a worker is free
@@ -119,7 +145,9 @@ class RequestQueue(Generic[Model, Sample]):
                 return
             pending.next_index = unit.stop
             pending.taken_ns = pending.taken_ns or time.monotonic_ns()
+            self.taken_room -= self._room_of(pending)
             pending.left_tokens -= cost
+            self.taken_room += self._room_of(pending)
             self.tokens -= cost
             room -= cost
             first_room = 0
@@ -136,12 +164,8 @@ class RequestQueue(Generic[Model, Sample]):
             return range(unit.start, unit.start - (-len(unit) // idle))
         return unit
 
-    def _drop_finished(self) -> None:
-        """Remove requests whose caller is gone, or whose earlier slice failed."""
-        for pending in self._requests:
-            if pending.done.done():
-                self.tokens -= pending.left_tokens
-        self._requests = [p for p in self._requests if not p.done.done()]
+    def _room_of(self, pending: Pending[Model, Sample]) -> int:
+        return 0 if pending.background else min(pending.left_tokens, self._part)
 
 
 def _fitting(pending: Pending[Model, Sample], unit: range, room: int) -> range:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -29,6 +30,7 @@ from service.versions.live import LoadedVersion
 log = logging.getLogger(__name__)
 
 TOKENIZER_THREADS = 2
+KEYS_AT_ONCE = 256  # digests on the event loop between the turns of other requests: some ms
 SERVER_ERRORS = (OverloadedError, NotReadyError)  # they do not depend on the version
 
 
@@ -153,7 +155,7 @@ class Scorer:
     ) -> list[list[float]]:
         """One finite raw reward per sequence, group by group. `background` work is admitted to a full queue:
         its caller bounds it. Raises NonFiniteScoreError, and what `Batcher.schedule` raises."""
-        keys = [[sample.key for sample in group] for group in groups]
+        keys = await _keys(groups)
         known = [[self._known.get((version.name, key)) for key in group] for group in keys]
         missing = [
             (place, index)
@@ -166,8 +168,6 @@ class Scorer:
             fresh = await self._compute(version, groups, keys, missing, background)
             for (place, index), reward in zip(missing, fresh, strict=True):
                 known[place][index] = reward
-                if self._known.maxsize:  # a cache of no entries refuses every one
-                    self._known[version.name, keys[place][index]] = reward
         self._count(version.name, groups, len(missing))
         return [[reward for reward in group if reward is not None] for group in known]
 
@@ -200,7 +200,10 @@ class Scorer:
         """Rewards of the `missing` (group, response) places, ascending; equal sequences are computed once."""
         first = {keys[place][index]: (place, index) for place, index in reversed(missing)}
         distinct = sorted(first.values())
-        rewards = dict(zip(distinct, await self._schedule(version, groups, distinct, background), strict=True))
+        names = [(version.name, keys[place][index]) for place, index in distinct]
+        rewards = dict(
+            zip(distinct, await self._schedule(version, groups, distinct, names, background), strict=True)
+        )
         return [rewards[first[keys[place][index]]] for place, index in missing]
 
     async def _schedule(
@@ -208,8 +211,11 @@ class Scorer:
         version: LoadedVersion,
         groups: Sequence[Sequence[Encoded]],
         places: Sequence[tuple[int, int]],
+        names: Sequence[tuple[str, bytes]],
         background: bool,
     ) -> list[float]:
+        """Rewards of the sequences at `places`. Those of each slice enter the cache under their `names` when it
+        ends, so that a retry continues the request of a client that left."""
         samples = [groups[place][index] for place, index in places]
         # after the first of a group, a response costs only what follows the prompt if that is shared
         shares = version.model.shares_prompts
@@ -218,7 +224,26 @@ class Scorer:
             for number, (place, _) in enumerate(places)
         ]
         costs = [max(1, len(sample.ids) - tokens) for sample, tokens in zip(samples, shared, strict=True)]
-        rewards = await self.batcher.schedule(version, samples, costs, shared, background=background)
+        computed, unwanted = 0, False
+
+        def keep(part: range, rewards: Sequence[float]) -> None:
+            nonlocal computed
+            tokens = sum(costs[part.start : part.stop])
+            computed += tokens
+            if unwanted:
+                self._metrics.undelivered_tokens.inc(tokens)
+            if self._known.maxsize:  # a cache of no entries refuses every one
+                finite = ((n, reward) for n, reward in zip(part, rewards, strict=True) if math.isfinite(reward))
+                self._known.update((names[n], reward) for n, reward in finite)
+
+        try:
+            rewards = await self.batcher.schedule(
+                version, samples, costs, shared, background=background, on_part=keep
+            )
+        except asyncio.CancelledError:
+            unwanted = True
+            self._metrics.undelivered_tokens.inc(computed)
+            raise
         self._require_finite(version, rewards, "a score")
         return rewards
 
@@ -239,3 +264,15 @@ class Scorer:
         self._metrics.responses_with_control_tokens.inc(sum(sample.control_tokens for sample in flat))
         self._metrics.score_cache.labels("miss").inc(computed)
         self._metrics.score_cache.labels("hit").inc(len(flat) - computed)
+
+
+async def _keys(groups: Sequence[Sequence[Encoded]]) -> list[list[bytes]]:
+    """The key of each sequence, group by group."""
+    flat = [sample for group in groups for sample in group]
+    keys: list[bytes] = []
+    for start in range(0, len(flat), KEYS_AT_ONCE):
+        if start:
+            await asyncio.sleep(0)
+        keys += [sample.key for sample in flat[start : start + KEYS_AT_ONCE]]
+    in_order = iter(keys)
+    return [[next(in_order) for _ in group] for group in groups]

@@ -33,6 +33,16 @@ class Metrics:
         self.request_seconds = histogram(
             "rm_request_duration_seconds", "Time from request to answer.", LATENCY_BUCKETS_S, ("route",)
         )
+        self.undelivered = counter(
+            "rm_undelivered_total",
+            "Requests whose client left: while they waited, which ended their work unless another client waits "
+            "for it too (waiting), or before their answer, which was ready, was sent (answered).",
+            ("route", "stage"),
+        )
+        self.undelivered_tokens = counter(
+            "rm_undelivered_tokens_total",
+            "Tokens computed for requests that ended without an answer; the rewards stay in the score cache.",
+        )
         self.responses_scored = counter("rm_responses_scored_total", "Responses scored.", ("version",))
         self.tokens_scored = counter("rm_tokens_scored_total", "Tokens scored.", ("version",))
         self.responses_truncated = counter("rm_responses_truncated_total", "Responses cut to fit.")
@@ -40,7 +50,10 @@ class Metrics:
             "rm_responses_with_control_tokens_total",
             "Responses scored whose text, or their prompt's, contains control tokens such as </s>.",
         )
-        self.queue_tokens = gauge("rm_queue_tokens", "Tokens waiting for a forward thread.")
+        self.queue_tokens = gauge(
+            "rm_queue_tokens",
+            "Tokens waiting for a forward thread; of each request, at most a quarter of METARM_QUEUE_TOKENS.",
+        )
         self.queue_seconds = histogram(
             "rm_queue_duration_seconds",
             "Time from a request's arrival until a forward thread takes its first sequence.",

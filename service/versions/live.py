@@ -208,7 +208,9 @@ class LiveVersions:
 
     async def _load_once(self, name: str) -> None:
         if name not in self._loading:
-            self._loading[name] = asyncio.create_task(self._load_from_disk(name), name=f"load-{name}")
+            load = asyncio.create_task(self._load_from_disk(name), name=f"load-{name}")
+            load.add_done_callback(_retrieve)
+            self._loading[name] = load
         await asyncio.shield(self._loading[name])  # a caller that is cancelled does not end it for the others
 
     async def _load_from_disk(self, name: str) -> None:
@@ -262,6 +264,12 @@ class LiveVersions:
             **some("withdrawn", withdrawn),
             labels={label: target.version for label, target in self.labels.items()},
         )
+
+
+def _retrieve(load: asyncio.Task[None]) -> None:
+    """Take the error of a load whose callers may all have left: the loader has recorded it."""
+    if not load.cancelled():
+        load.exception()
 
 
 def _valid_name(name: str) -> str:

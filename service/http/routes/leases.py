@@ -7,10 +7,11 @@ import time
 from typing import Any
 
 import redis
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
 from metarm.errors import InvalidRequestError
 from service.http.access import RunningServer, require_key
+from service.http.disconnects import client_present
 from service.http.route import Route
 from service.http.schemas.leases import LeaseReleased, LeaseRenewal, LeaseRequest, LeaseState
 from service.server import Server
@@ -20,11 +21,15 @@ router = APIRouter(route_class=Route, prefix="/leases", tags=["versions"], depen
 
 
 @router.post("", status_code=201, response_model=LeaseState)
-async def create(body: LeaseRequest, server: RunningServer) -> dict[str, Any]:
+async def create(body: LeaseRequest, request: Request, server: RunningServer) -> dict[str, Any]:
     """Keep a version in memory for a time; answers once this server has loaded it. Other servers begin to load
-    it within about a second."""
+    it within about a second. A client that leaves while it waits for the load gets no lease."""
     _check(body.ttl_s, server)
-    return _state(await server.versions.leases.create(body.named, body.ttl_s))
+    live = server.versions.live
+    async with client_present(request, server.metrics):
+        chosen = await live.get(body.named, None)
+    with live.using(chosen):
+        return _state(await server.versions.leases.create(chosen.name, body.ttl_s))
 
 
 @router.get("", response_model=list[LeaseState])

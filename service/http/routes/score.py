@@ -14,6 +14,7 @@ from metarm.errors import PayloadTooLargeError
 from metarm.records import Message, PolicyStamp, Prompt, SampleGroup
 from metarm.shared.sample_log import LoggedRequest
 from service.http.access import RunningServer, require_key
+from service.http.disconnects import client_present
 from service.http.pinning import HEADER, HeaderPin, Pin, record_captured
 from service.http.route import Route
 from service.http.schemas.score import Group as GroupBody
@@ -31,29 +32,73 @@ OWN_RETRIES_S = 600  # a generated request id only has to outlive the server's o
 @router.post("/score", response_model=ScoreResponse)
 async def score(body: ScoreRequest, request: Request, server: RunningServer, header_pin: HeaderPin) -> Response:
     """Score every response of every group with one reward model, and name its version."""
-    groups, pin = _groups(body, server.settings), header_pin.merged_with(body.version, body.min_version)
-    live = server.versions.live
-    own = await live.get(pin.version, pin.min_version)
-    record_captured(request, own.name)
-    versions = _version_of_each(groups, pin, own, server)
-    with live.using(own, *versions):
-        scored = await server.scorer.score(groups, versions, own)
-    policy = PolicyStamp(body.policy.name, body.policy.step) if body.policy else None
-    server.oversight.traffic.answered(scored, policy)
-    if body.log:
-        server.samples.offer(_logged(body, scored, policy, server.settings))
-    answers = [
-        {
-            "id": _group_id(group, place),
-            "version": one.version.name,
-            "scores": one.scores,
-            **({"raw": one.raw} if body.raw else {}),
-            "tokens": [len(sample.ids) for sample in one.encoded],
-            "truncated": [sample.truncated for sample in one.encoded],
-        }
-        for place, (group, one) in enumerate(zip(body.groups, scored, strict=True))
-    ]
-    return _json({"version": own.name, "groups": answers})
+    pin = header_pin.merged_with(body.version, body.min_version)
+    asked = Scoring(body, _groups(body, server.settings), pin, server)
+    async with client_present(request, server.metrics):
+        try:
+            if body.request_id is None:
+                await asked.run()
+            else:
+                shared = server.in_flight.shared(asked)
+                asked = shared.work
+                await server.in_flight.end_of(shared)
+        finally:
+            if asked.captured:
+                record_captured(request, asked.captured)
+    asked.delivered()
+    return _json(asked.answer)
+
+
+class Scoring:
+    """The work of one answer. A request with the same request_id, body and pin asks for the same answer."""
+
+    def __init__(self, body: ScoreRequest, groups: Sequence[Group], pin: Pin, server: Server) -> None:
+        self._body = body
+        self._groups = groups
+        self._pin = pin
+        self._server = server
+        self._scored: Sequence[ScoredGroup] = ()
+        self._delivered = False
+        self.captured: str | None = None  # the name of the version, once it is chosen
+        self.answer: dict[str, Any] = {}
+
+    def __hash__(self) -> int:
+        return hash(self._body.request_id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Scoring) and (self._body, self._pin) == (other._body, other._pin)
+
+    async def run(self) -> None:
+        """Score the groups. May be cancelled at any await: nothing is logged before `delivered`."""
+        live = self._server.versions.live
+        own = await live.get(self._pin.version, self._pin.min_version)
+        self.captured = own.name
+        versions = _version_of_each(self._groups, self._pin, own, self._server)
+        with live.using(own, *versions):
+            self._scored = await self._server.scorer.score(self._groups, versions, own)
+        answers = [
+            {
+                "id": _group_id(group, place),
+                "version": one.version.name,
+                "scores": one.scores,
+                **({"raw": one.raw} if self._body.raw else {}),
+                "tokens": [len(sample.ids) for sample in one.encoded],
+                "truncated": [sample.truncated for sample in one.encoded],
+            }
+            for place, (group, one) in enumerate(zip(self._body.groups, self._scored, strict=True))
+        ]
+        self.answer = {"version": own.name, "groups": answers}
+
+    def delivered(self) -> None:
+        """Count and log the groups, once for all who asked: someone gets the answer."""
+        if self._delivered:
+            return
+        self._delivered = True
+        body, server = self._body, self._server
+        policy = PolicyStamp(body.policy.name, body.policy.step) if body.policy else None
+        server.oversight.traffic.answered(self._scored, policy)
+        if body.log:
+            server.samples.offer(_logged(body, self._scored, policy, server.settings))
 
 
 @router.post("/tokenize", response_model=TokenizeResponse)
@@ -63,10 +108,11 @@ async def tokenize(
     """The token ids that /score feeds the model: compare them with those of your training engine."""
     groups, pin = _groups(body, server.settings), header_pin.merged_with(body.version, body.min_version)
     live = server.versions.live
-    version = await live.get(pin.version, pin.min_version)
-    record_captured(request, version.name)
-    with live.using(version):
-        encoded = await server.scorer.encode(version, groups)
+    async with client_present(request, server.metrics):
+        version = await live.get(pin.version, pin.min_version)
+        record_captured(request, version.name)
+        with live.using(version):
+            encoded = await server.scorer.encode(version, groups)
     answers = [
         {
             "id": _group_id(group, place),

@@ -27,7 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisProcess)
         make_checkpoint(folder / "chat", "llama-chat"),
     ):
         publish(folder, checkpoint, activate=False)
-    limits = {"METARM_QUEUE_TOKENS": "300", "METARM_MAX_RESPONSES": "30", "METARM_KEEP_LOADED": "4"}
+    limits = {"METARM_MAX_RESPONSES": "30", "METARM_KEEP_LOADED": "4"}
     with service_here(folder, shared_redis.url, **limits) as process:
         process.wait_ready()
         yield process
@@ -44,7 +44,6 @@ def group(prompt: Any = "What is it?", responses: list[str] | None = None) -> di
         ("/score", RAISES, group(responses=[LAST_WORD]), 500, "internal_error"),
         ("/score", CHAT, group(WIZARD), 422, "invalid_request"),
         ("/tokenize", CHAT, group(WIZARD), 422, "invalid_request"),
-        ("/score", SOUND, group(responses=[f"{n} trains" * 5 for n in range(30)]), 413, "payload_too_large"),
     ],
 )
 def test_an_error_after_the_version_capture_names_the_version_and_other_requests_succeed(

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metarm.errors import NotReadyError, OverloadedError, PayloadTooLargeError
-from service.scoring.batcher import LINGER_S, Batcher
+from metarm.errors import NotReadyError, OverloadedError
+from service.scoring.batcher import LINGER_S, MOST_WAIT_S, Batcher
 from service.scoring.request_queue import UNIT_SLICES
 
 PATIENCE_S = 20.0
@@ -517,6 +517,7 @@ def test_a_cancelled_request_is_not_scored_and_leaves_the_queue() -> None:
             assert batcher.queued_tokens == 310
             gone.cancel()
             await asyncio.gather(gone, return_exceptions=True)
+            assert batcher.queued_tokens == 10  # at once, while no worker takes a slice
             forward.release_all()
             assert await stays == expected(samples_of("stays", 1))
             assert batcher.queued_tokens == 0
@@ -532,12 +533,42 @@ def test_a_request_cancelled_while_running_is_not_scored_further() -> None:
             gone = await send(batcher, samples_of("gone", 30))
             await until(lambda: len(forward.slices) == 1)
             gone.cancel()
-            await asyncio.gather(gone, return_exceptions=True)
             stays = await send(batcher, samples_of("stays", 1))
+            assert not gone.done()  # it ends with its slice
             forward.release_all()
             await stays
+            await asyncio.gather(gone, return_exceptions=True)
+            assert gone.cancelled()
             assert [part.samples for part in forward.slices] == [samples_of("gone", 10), samples_of("stays", 1)]
             assert batcher.queued_tokens == 0
+
+    asyncio.run(main())
+
+
+def test_the_scores_of_a_cancelled_request_of_slices_that_ran_still_arrive() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        samples, arrived = samples_of("gone", 30), dict[int, float]()
+        async with running(forward) as batcher:
+            gone = asyncio.ensure_future(
+                batcher.schedule(
+                    MODEL,
+                    samples,
+                    [10] * 30,
+                    [0] * 30,
+                    on_part=lambda part, scores: arrived.update(zip(part, scores, strict=True)),
+                )
+            )
+            await until(lambda: len(forward.slices) == 1)
+            await forward.next_slice()
+            await until(lambda: len(arrived) == 10)
+            gone.cancel()
+            await asyncio.sleep(0)
+            assert batcher.queued_tokens == 0
+            forward.release()
+            await asyncio.gather(gone, return_exceptions=True)
+            assert len(arrived) == 20
+        assert arrived == dict(enumerate(expected(samples[:20])))
 
     asyncio.run(main())
 
@@ -547,53 +578,94 @@ def test_a_full_queue_refuses_requests_with_a_retry_delay() -> None:
         forward = Forward(held=True)
         async with running(forward, queue_tokens=1000) as batcher:
             await occupy_worker(batcher, forward)
-            waiting = await send(batcher, samples_of("waiting", 95))
-            with pytest.raises(OverloadedError) as refused:
+            waiting = [await send(batcher, samples_of(f"waiting {n}", 19)) for n in range(5)]
+            with pytest.raises(OverloadedError, match="METARM_QUEUE_TOKENS") as refused:
                 await scores(batcher, samples_of("late", 6))
-            assert refused.value.retry_after_s is not None
-            assert refused.value.retry_after_s >= 1
-            assert refused.value.details["queued_tokens"] == 950
+            assert refused.value.retry_after_s == 1
+            assert refused.value.details == {"retry_after_s": 1, "queued_tokens": 950, "limit": 1000}
             fits = await send(batcher, samples_of("fits", 5))
             forward.release_all()
             assert await fits == expected(samples_of("fits", 5))
-            await waiting
+            await asyncio.gather(*waiting)
             assert await scores(batcher, samples_of("late", 6)) == expected(samples_of("late", 6))
             assert not [s for s in forward.scored if s.request == "late"][6:]
 
     asyncio.run(main())
 
 
-def test_a_full_queue_accepts_background_work_and_counts_its_tokens() -> None:
+def test_background_work_is_admitted_to_a_full_queue_and_takes_no_room_in_it() -> None:
     async def main() -> None:
         forward = Forward(held=True)
         async with running(forward, queue_tokens=1000) as batcher:
             await occupy_worker(batcher, forward)
-            await send(batcher, samples_of("waiting", 100))
-            background = asyncio.ensure_future(scores(batcher, samples_of("beside", 5), background=True))
-            await asyncio.sleep(0)
-            assert batcher.queued_tokens == 1050
+            background = asyncio.ensure_future(scores(batcher, samples_of("beside", 500), background=True))
+            waiting = [await send(batcher, samples_of(f"waiting {n}", 25)) for n in range(4)]
+            assert batcher.queued_tokens == 1000
             with pytest.raises(OverloadedError):
                 await scores(batcher, samples_of("late", 1))
-            with pytest.raises(PayloadTooLargeError):
-                await scores(batcher, samples_of("huge", 101), background=True)
+            more = asyncio.ensure_future(scores(batcher, samples_of("more", 5), background=True))
+            await asyncio.sleep(0)
             forward.release_all()
-            assert await background == expected(samples_of("beside", 5))
+            assert await background == expected(samples_of("beside", 500))
+            assert await more == expected(samples_of("more", 5))
+            await asyncio.gather(*waiting)
 
     asyncio.run(main())
 
 
-def test_a_request_larger_than_the_queue_is_refused_as_too_large() -> None:
+@pytest.mark.parametrize("queue_tokens", [1, 3, 50, 1000])
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_request_of_any_size_is_scored_through_a_queue_of_any_size(queue_tokens: int, joined: bool) -> None:
+    huge = [Sample("huge", index, 10, joined and index % 50 > 0) for index in range(500)]
+
     async def main() -> None:
-        async with running(Forward(), queue_tokens=1000) as batcher:
-            with pytest.raises(PayloadTooLargeError) as refused:
-                await scores(batcher, samples_of("huge", 101))
-            assert refused.value.details == {
-                "tokens": 1010,
-                "limit": 1000,
-                "setting": "METARM_QUEUE_TOKENS",
-            }
+        forward = Forward()
+        async with running(forward, queue_tokens=queue_tokens, workers=2) as batcher:
+            async with asyncio.timeout(PATIENCE_S):
+                assert await scores(batcher, huge) == expected(huge)
             assert batcher.queued_tokens == 0
-            assert len(await scores(batcher, samples_of("whole", 100))) == 100
+        assert Counter(forward.scored) == Counter(huge)
+
+    asyncio.run(main())
+
+
+def test_a_request_larger_than_the_queue_leaves_room_for_others_and_does_not_hold_them_up() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward, queue_tokens=1000) as batcher:
+            huge = await send(batcher, samples_of("huge", 1000))
+            await until(lambda: len(forward.slices) == 1)
+            assert batcher.queued_tokens == 250
+            small = await send(batcher, samples_of("small", 5))
+            assert batcher.queued_tokens == 300
+            part = await forward.next_slice()
+            assert len(part.of("small")) == len(part.of("huge")) == 5  # half of the slice each
+            forward.release_all()
+            assert await small == expected(samples_of("small", 5))
+            assert await huge == expected(samples_of("huge", 1000))
+        full = [part for part in forward.slices if not part.of("small")]
+        assert all(part.tokens == 100 for part in full[:-1])  # the workers find whole slices to the end
+
+    asyncio.run(main())
+
+
+def test_a_refused_request_is_told_the_time_that_all_waiting_tokens_take_up_to_a_minute() -> None:
+    async def main() -> None:
+        forward = Forward(held=True)
+        async with running(forward, queue_tokens=1000) as batcher:
+            await occupy_worker(batcher, forward)
+            waiting = [await send(batcher, samples_of(f"waiting {n}", 1250)) for n in range(4)]
+            with pytest.raises(OverloadedError) as refused:
+                await scores(batcher, samples_of("late", 25))
+            assert refused.value.retry_after_s == 10  # 50,000 tokens; a new server assumes 5000 a second
+            waiting[0].cancel()
+            await asyncio.gather(waiting[0], return_exceptions=True)
+            waiting[0] = await send(batcher, samples_of("longer", 125_000))
+            with pytest.raises(OverloadedError) as refused:
+                await scores(batcher, samples_of("late", 25))
+            assert refused.value.retry_after_s == MOST_WAIT_S
+            for task in waiting:
+                task.cancel()
 
     asyncio.run(main())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarm.errors import NonFiniteScoreError, NotReadyError, PayloadTooLargeError
+from metarm.errors import NonFiniteScoreError, NotReadyError
 from metarm.model.encoding import Encoded, Encoder
 from metarm.model.forward import PrefixCache
 from metarm.model.portions import Group as TextGroup
@@ -25,6 +26,7 @@ from service.versions.live import LoadedVersion
 from tests.metarm.model.forward.networks import plain_scores
 from tests.processes import wait_until
 from tests.series import value_of
+from tests.service.scoring.test_batcher import until
 from tests.tiny import Kind
 
 Kinds = Callable[[Kind], Path]
@@ -39,6 +41,7 @@ class Wired:
     metrics: Metrics
     plans: list[RewardModel]  # the models for which a plan was chosen
     slices: list[list[Encoded]]
+    released: threading.Semaphore  # slices that may run, if they are held
 
     def counted(self, result: str) -> float:
         return value_of(self.metrics.score_cache.labels(result))
@@ -46,25 +49,27 @@ class Wired:
 
 @asynccontextmanager
 async def wired(
-    model: RewardModel, *, entries: int = 100, slice_tokens: int = 100, queue_tokens: int = 10**6
+    model: RewardModel, *, entries: int = 100, slice_tokens: int = 100, held: bool = False
 ) -> AsyncIterator[Wired]:
-    metrics, slices = Metrics(), []
+    metrics, slices, released = Metrics(), [], threading.Semaphore(0)
     plans: list[RewardModel] = []
     engine = Engine(PrefixCache(10**8))
 
     def forward(version: LoadedVersion, samples: list[Encoded], share: int) -> list[float]:
         slices.append(samples)
+        if held:
+            assert released.acquire(timeout=20)
         return engine.forward(version, samples, share)
 
     def choose(model: RewardModel) -> ForwardPlan:
         plans.append(model)
         return ForwardPlan(1, 1, 1000, slice_tokens)
 
-    batcher: Batcher[LoadedVersion, Encoded] = Batcher(forward, queue_tokens=queue_tokens)
+    batcher: Batcher[LoadedVersion, Encoded] = Batcher(forward, queue_tokens=10**6)
     scorer = Scorer(engine, batcher, entries, metrics, choose)
     async with scorer.running():
         scorer.prepare(model)
-        yield Wired(scorer, batcher, metrics, plans, slices)
+        yield Wired(scorer, batcher, metrics, plans, slices, released)
 
 
 def groups_of(model: RewardModel, *groups: Sequence[str]) -> list[list[Encoded]]:
@@ -214,11 +219,39 @@ def test_a_shared_prompt_counts_once_toward_the_queue_limit(checkpoint: Kinds, k
         tokens -= 3 * groups[0][0].prompt_tokens
 
     async def main() -> None:
-        async with wired(model, queue_tokens=tokens) as w:
-            assert len((await w.scorer.rewards(LoadedVersion("v000001", model), groups))[0]) == 4
-        async with wired(model, queue_tokens=tokens - 1) as w:
-            with pytest.raises(PayloadTooLargeError):
-                await w.scorer.rewards(LoadedVersion("v000001", model), groups)
+        async with wired(model) as w:
+            scoring = asyncio.ensure_future(w.scorer.rewards(LoadedVersion("v000001", model), groups))
+            await asyncio.sleep(0)
+            assert w.batcher.queued_tokens == tokens
+            assert len((await scoring)[0]) == 4
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_request_is_continued_by_a_retry(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    version, groups = LoadedVersion("v000001", model), groups_of(model, *[RESPONSES] * 8)
+
+    async def main() -> None:
+        async with wired(model, slice_tokens=60, held=True) as w:
+            first = asyncio.ensure_future(w.scorer.rewards(version, groups))
+            w.released.release(3)
+            await until(lambda: len(w.slices) == 4)
+            first.cancel()
+            await until(lambda: w.batcher.queued_tokens == 0)
+            w.released.release(1000)
+            await asyncio.gather(first, return_exceptions=True)
+            done = sum(map(len, w.slices))
+            tokens = sum(len(sample.ids) for part in w.slices for sample in part)
+            assert value_of(w.metrics.undelivered_tokens) == tokens
+            assert await w.scorer.rewards(version, groups) == [
+                pytest.approx(group, abs=1e-4) for group in expected(model, groups)
+            ]
+            assert (len(w.slices) > 5, w.counted("hit"), w.counted("miss")) == (True, done, 32 - done)
+            assert sum(map(len, w.slices)) == 32
+            assert value_of(w.metrics.undelivered_tokens) == sum(
+                len(s.ids) for part in w.slices[:4] for s in part
+            )
 
     asyncio.run(main())
 
