@@ -16,6 +16,7 @@ from metarm.errors import EXIT_CONFIGURATION
 
 def run(monkeypatch: pytest.MonkeyPatch, package: str, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", [package, *arguments])
+    monkeypatch.delitem(sys.modules, package, raising=False)  # a fresh start, as by `python -m`
     runpy.run_module(package, run_name="__main__")
 
 

@@ -298,8 +298,8 @@ def test_nothing_is_published_after_a_stop_request(
 
 
 def test_epochs_and_steps_together_are_rejected() -> None:
-    with pytest.raises(SystemExit, match="METARM_STEPS"):
-        FirstModelSettings.from_command_line("metarm train", ["--epochs", "2", "--steps", "3"])
+    with pytest.raises(ConfigurationError, match="METARM_STEPS"):
+        FirstModelSettings.parse("metarm train", ["--epochs", "2", "--steps", "3"])
 
 
 def test_a_curve_path_that_cannot_be_written_is_rejected_before_training(
