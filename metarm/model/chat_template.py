@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -119,18 +118,20 @@ class ControlTokens:
     """Strings that a tokenizer reads as control tokens wherever they stand."""
 
     def __init__(self, contents: Iterable[str]) -> None:
-        self._by_start: dict[str, list[str]] = defaultdict(list)  # most texts have none of the few beginnings
+        # by the first character, then the first two: most texts have none of the few beginnings
+        self._by_start: dict[str, dict[str, list[str]]] = {}
         for content in contents:
-            self._by_start[content[:2]].append(content)
+            self._by_start.setdefault(content[0], {}).setdefault(content[:2], []).append(content)
 
-    def found_in(self, *texts: str) -> bool:
-        return any(
-            start in text and any(content in text for content in contents)
-            for text in texts
-            for start, contents in self._by_start.items()
-        )
+    def found_in(self, text: str) -> bool:
+        for first, starts in self._by_start.items():
+            if first in text:
+                for start, contents in starts.items():
+                    if start in text and any(content in text for content in contents):
+                        return True
+        return False
 
-
-def texts_of(prompt: Prompt) -> list[str]:
-    """The strings that a client wrote in a prompt."""
-    return [prompt] if isinstance(prompt, str) else [text for m in prompt for text in (m["role"], m["content"])]
+    def found_in_prompt(self, prompt: Prompt) -> bool:
+        if isinstance(prompt, str):
+            return self.found_in(prompt)
+        return any(self.found_in(m["role"]) or self.found_in(m["content"]) for m in prompt)

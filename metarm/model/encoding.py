@@ -30,7 +30,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
-from metarm.model.chat_template import DEFAULT_RULES, ChatTemplate, ControlTokens, TextRules, texts_of
+from metarm.model.chat_template import DEFAULT_RULES, ChatTemplate, ControlTokens, TextRules
 from metarm.model.portions import Group, portions_of
 from metarm.model.tails import Tail, Tails
 from metarm.records import Message, Prompt
@@ -76,7 +76,7 @@ class Encoder:
         self.format = _format_of(tokenizer)
         self._template = ChatTemplate(tokenizer, rules.template_date)
         added = tokenizer.added_tokens_decoder.values()
-        self._control_tokens = ControlTokens(token.content for token in added if token.special)
+        self._control_tokens = ControlTokens(t.content for t in added if t.special and t.content)
         self._added_tokens = ControlTokens(token.content for token in added if token.content.strip())
         self._uses_segments = "token_type_ids" in tokenizer.model_input_names
         self._plain_tokenizer = _plain_copy(tokenizer.backend_tokenizer)
@@ -99,7 +99,8 @@ class Encoder:
         known: dict[Hashable, Any] = {}  # equal texts are encoded once
         for portion in portions_of(groups):
             encoded = (self._encode_pairs if self.format == "pair" else self._encode_joined)(portion, known)
-            yield self._with_control_tokens(portion, encoded)
+            samples = iter(encoded)
+            yield [one for group in portion for one in self._with_control_tokens(*group, samples)]
 
     def describe(self) -> dict[str, Any]:
         """The fields of a version's manifest about the encoding."""
@@ -111,22 +112,22 @@ class Encoder:
             "split_special_tokens": self.rules.split_special_tokens,
         }
 
-    def _with_control_tokens(self, groups: Sequence[Group], encoded: Sequence[Encoded]) -> list[Encoded]:
-        """The sequences, marked where their text has control tokens; these are read as text if the rules say
-        so."""
-        texts = [(prompt, response) for prompt, responses in groups for response in responses]
-        return [
-            self._with_control_tokens_of(prompt, response, sample)
-            for (prompt, response), sample in zip(texts, encoded, strict=True)
-        ]
-
-    def _with_control_tokens_of(self, prompt: Prompt, response: str, sample: Encoded) -> Encoded:
-        texts = (*texts_of(prompt), response)
+    def _with_control_tokens(
+        self, prompt: Prompt, responses: Sequence[str], samples: Iterator[Encoded]
+    ) -> Iterator[Encoded]:
+        """The next sequences, of one group, marked where their text has control tokens; these are read as text
+        if the rules say so."""
         splits = self.rules.split_special_tokens and self.format == "chat"
-        if splits and self._added_tokens.found_in(*texts):
-            ids = self._template.ids_of_plain_text(prompt, response)
-            sample = self._fit(ids, ids[:1], prompt_tokens=0)
-        return replace(sample, control_tokens=True) if self._control_tokens.found_in(*texts) else sample
+        marked = self._control_tokens.found_in_prompt(prompt)
+        split = splits and self._added_tokens.found_in_prompt(prompt)
+        for response in responses:
+            sample = next(samples)
+            if split or (splits and self._added_tokens.found_in(response)):
+                ids = self._template.ids_of_plain_text(prompt, response)
+                sample = self._fit(ids, ids[:1], prompt_tokens=0)
+            if marked or self._control_tokens.found_in(response):
+                sample = replace(sample, control_tokens=True)
+            yield sample
 
     def _encode_joined(self, groups: Sequence[Group], known: dict[Hashable, Any]) -> list[Encoded]:
         """`known` holds sequences by prompt and response, and by prompt the characters that come from it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import deque
 from typing import Any
 
 import httptools
@@ -17,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from metarm.errors import HeadersTooLargeError, MalformedRequestError, MetaRMError, RequestTimeoutError
+from service.http.disconnects import PRESENCE, Presence
 from service.telemetry.request_log import RequestLog
 
 MAX_HEAD_BYTES = 64 * 1024  # request line and headers, as the server reads them
@@ -51,6 +53,7 @@ class Connection(HttpToolsProtocol):
         self._check_head = False  # whether a head that ends in these bytes may be too large
         self._unbroken = 0  # bytes since the last end of a head or piece of a body, without the first ones
         self._refusal: MetaRMError | None = None  # nothing is read once it is set
+        self._present: deque[Presence] = deque()  # of the requests that are not answered, in order
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
@@ -58,6 +61,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_deadline()
+        for presence in self._present:
+            presence.leave()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn leaves it after a reset
 
@@ -105,6 +110,8 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade() and any(name in BODY_HEADERS for name, _ in self.headers):
             raise MalformedRequestError("send no Upgrade header with a body: this server speaks HTTP/1.1 only")
         super().on_headers_complete()
+        presence = self.scope[PRESENCE] = Presence()  # type: ignore[literal-required]  # a key of our own
+        self._present.append(presence)
         self.headers = []  # fields after a body are no headers of its request
         self._in_head, self._in_body, self._unbroken = False, True, 0
 
@@ -117,6 +124,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._present.popleft()
         more = bool(self.pipeline)
         super().on_response_complete()
         if more or self.transport.is_closing():

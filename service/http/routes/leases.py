@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 
 from metarm.errors import InvalidRequestError
 from service.http.access import RunningServer, require_key
-from service.http.disconnects import client_present
+from service.http.disconnects import ClientPresent
 from service.http.route import Route
 from service.http.schemas.leases import LeaseReleased, LeaseRenewal, LeaseRequest, LeaseState
 from service.server import Server
@@ -26,7 +26,7 @@ async def create(body: LeaseRequest, request: Request, server: RunningServer) ->
     it within about a second. A client that leaves while it waits for the load gets no lease."""
     _check(body.ttl_s, server)
     live = server.versions.live
-    async with client_present(request, server.metrics):
+    with ClientPresent(request, server.metrics):
         chosen = await live.get(body.named, None)
     with live.using(chosen):
         return _state(await server.versions.leases.create(chosen.name, body.ttl_s))

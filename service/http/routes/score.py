@@ -14,7 +14,7 @@ from metarm.errors import PayloadTooLargeError
 from metarm.records import Message, PolicyStamp, Prompt, SampleGroup
 from metarm.shared.sample_log import LoggedRequest
 from service.http.access import RunningServer, require_key
-from service.http.disconnects import client_present
+from service.http.disconnects import ClientPresent
 from service.http.pinning import HEADER, HeaderPin, Pin, record_captured
 from service.http.route import Route
 from service.http.schemas.score import Group as GroupBody
@@ -34,7 +34,7 @@ async def score(body: ScoreRequest, request: Request, server: RunningServer, hea
     """Score every response of every group with one reward model, and name its version."""
     pin = header_pin.merged_with(body.version, body.min_version)
     asked = Scoring(body, _groups(body, server.settings), pin, server)
-    async with client_present(request, server.metrics):
+    with ClientPresent(request, server.metrics):
         try:
             if body.request_id is None:
                 await asked.run()
@@ -108,7 +108,7 @@ async def tokenize(
     """The token ids that /score feeds the model: compare them with those of your training engine."""
     groups, pin = _groups(body, server.settings), header_pin.merged_with(body.version, body.min_version)
     live = server.versions.live
-    async with client_present(request, server.metrics):
+    with ClientPresent(request, server.metrics):
         version = await live.get(pin.version, pin.min_version)
         record_captured(request, version.name)
         with live.using(version):

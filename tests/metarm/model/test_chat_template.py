@@ -168,4 +168,8 @@ def test_a_long_text_with_control_tokens_is_cut_from_the_left(checkpoint: Kinds)
 )
 def test_control_tokens_are_found_wherever_they_stand(text: str, found: bool) -> None:
     tokens = ControlTokens(["</s>", "<|user|>", "<|end|>"])
-    assert tokens.found_in("nothing", text) is found
+    assert tokens.found_in(text) is found
+    assert (
+        tokens.found_in_prompt([Message(role="user", content="nothing"), Message(role="user", content=text)])
+        is found
+    )

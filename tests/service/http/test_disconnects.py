@@ -12,8 +12,9 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import httpx
 import orjson
@@ -21,15 +22,16 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
-from starlette.types import Message
 from transformers import AutoConfig, BertForSequenceClassification
 
 from metarm.errors import ClientDisconnectedError
 from metarm.runtime.processes import free_port
 from metarm.shared.keys import SAMPLES
 from metarm.shared.sample_log import SampleLog
-from service.http.disconnects import client_present
+from service.http.connections import Connection
+from service.http.disconnects import PRESENCE, ClientPresent, Presence
 from service.telemetry.metrics import Metrics
+from service.telemetry.request_log import RequestLog
 from tests.processes import HttpThread, RedisProcess, service_here
 from tests.series import value_of
 from tests.store import publish
@@ -364,7 +366,8 @@ def test_clients_that_leave_and_come_back_cost_at_most_the_slice_they_left(
 async def serving(handler: Callable[[Request], Any]) -> AsyncIterator[int]:
     app, port = FastAPI(), free_port()
     app.add_api_route("/", handler, methods=["POST"], response_model=None)
-    config = uvicorn.Config(app, port=port, http="httptools", log_config=None)
+    connection = partial(Connection, header_timeout_s=20.0, log=RequestLog())
+    config = uvicorn.Config(app, port=port, http=cast("type[asyncio.Protocol]", connection), log_config=None)
     web = uvicorn.Server(config)
     task = asyncio.create_task(web.serve())
     while not web.started:  # noqa: ASYNC110 (uvicorn sets no event)
@@ -388,7 +391,7 @@ def test_the_block_is_cancelled_when_the_client_leaves() -> None:
         async def handler(request: Request) -> None:
             await request.body()
             try:
-                async with client_present(request, metrics):
+                with ClientPresent(request, metrics):
                     began.set()
                     await asyncio.Event().wait()
             except BaseException as error:  # noqa: BLE001 (the test compares it)
@@ -406,22 +409,15 @@ def test_the_block_is_cancelled_when_the_client_leaves() -> None:
 
 def test_an_answer_whose_client_leaves_while_it_is_made_counts_as_undelivered() -> None:
     async def main() -> None:
-        gone, ready, metrics = asyncio.Event(), asyncio.Event(), Metrics()
-
-        async def receive() -> Message:
-            await gone.wait()
-            return {"type": "http.disconnect"}
-
-        def answer_and_leave() -> None:
-            ready.set()
-            gone.set()
-
-        request = Request({"type": "http", "route": APIRoute("/score", receive)}, receive)
-        asyncio.get_running_loop().call_later(0.01, answer_and_leave)
-        with pytest.raises(ClientDisconnectedError, match="answered"):
-            async with client_present(request, metrics):
-                await ready.wait()
+        presence, metrics = Presence(), Metrics()
+        route = APIRoute("/score", asyncio.sleep)
+        request = Request({"type": "http", "route": route, PRESENCE: presence})
+        with pytest.raises(ClientDisconnectedError, match="answered"), ClientPresent(request, metrics):
+            presence.has_left = True
         assert value_of(metrics.undelivered.labels("/score", "answered")) == 1
+        with pytest.raises(ClientDisconnectedError, match="waiting"), ClientPresent(request, metrics):
+            raise AssertionError("nothing is done for a client that has left")
+        assert value_of(metrics.undelivered.labels("/score", "waiting")) == 1
 
     asyncio.run(main())
 
@@ -437,7 +433,7 @@ def test_a_task_that_others_cancel_stays_cancelled() -> None:
             assert task is not None
             asyncio.get_running_loop().call_later(0.01, task.cancel)
             try:
-                async with client_present(request, metrics):
+                with ClientPresent(request, metrics):
                     began.set()
                     await asyncio.Event().wait()
             except BaseException as error:  # noqa: BLE001 (the test compares it)
