@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import zlib
 from email.message import Message
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import Request
-from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from metarm.errors import (
     MalformedRequestError,
@@ -22,6 +22,7 @@ from service.settings import ServiceSettings
 
 ENCODINGS = ("gzip", "deflate")
 PIECE = 2**16  # compressed bytes decompressed at once
+DESCRIBING = frozenset({b"content-length", b"transfer-encoding", b"content-type"})
 
 
 class ReadRequest(Request):
@@ -39,31 +40,39 @@ class ReadRequest(Request):
         return self._parsed
 
 
-def announced(headers: Headers) -> bool:
-    """Whether the request has a body."""
-    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+class Announced(NamedTuple):
+    """What a client says of a body that it sends: bytes (None: it does not say), type and encodings."""
+
+    length: int | None
+    kind: str
+    encodings: str
+
+    def check_length(self, settings: ServiceSettings) -> None:
+        """Raises PayloadTooLargeError for too long a body."""
+        if self.length is not None and self.length > settings.max_body_bytes:
+            raise _too_long(f"the request body has {self.length} bytes", settings)
 
 
-def declared_length(headers: Headers) -> int | None:
-    """Bytes of the body; None if the client does not say."""
-    sent = headers.get("content-length", "")
-    return int(sent[:19]) if sent.isascii() and sent.isdigit() else None
+def announced(scope: Scope) -> Announced | None:
+    """None if the request has no body."""
+    found = {name: value for name, value in scope["headers"] if name in DESCRIBING}
+    sent = found.get(b"content-length", b"0")
+    if sent == b"0" and b"transfer-encoding" not in found:
+        return None
+    length = int(sent[:19]) if sent.isdigit() and b"content-length" in found else None
+    encodings = b",".join(value for name, value in scope["headers"] if name == b"content-encoding")
+    return Announced(length, found.get(b"content-type", b"").decode("latin-1"), encodings.decode("latin-1"))
 
 
-def check_length(headers: Headers, settings: ServiceSettings) -> None:
-    """Raises PayloadTooLargeError if the client announces too long a body."""
-    length = declared_length(headers)
-    if length is not None and length > settings.max_body_bytes:
-        raise _too_long(f"the request body has {length} bytes", settings)
-
-
-async def read(request: Request, settings: ServiceSettings, *, required: bool) -> ReadRequest:
+async def read(
+    request: Request, sent: Announced | None, settings: ServiceSettings, *, required: bool
+) -> ReadRequest:
     """The request with its body, as JSON. Raises UnsupportedMediaTypeError, RequestTimeoutError,
     PayloadTooLargeError, MalformedRequestError."""
     encoding = None
-    if announced(request.headers):
-        _check_type(request.headers.get("content-type"))
-        encoding = _encoding(request.headers)
+    if sent is not None:
+        _check_type(sent.kind)
+        encoding = _encoding(sent.encodings)
     body = await _received(request, settings)
     if not body:
         if required:
@@ -77,8 +86,8 @@ async def read(request: Request, settings: ServiceSettings, *, required: bool) -
     return ReadRequest(request, parsed() if inline else await asyncio.to_thread(parsed), empty=False)
 
 
-def _check_type(sent: str | None) -> None:
-    if not sent or sent == "application/json":
+def _check_type(sent: str) -> None:
+    if sent in ("", "application/json"):
         return
     parsed = Message()
     parsed["content-type"] = sent
@@ -93,10 +102,9 @@ def _check_type(sent: str | None) -> None:
         )
 
 
-def _encoding(headers: Headers) -> str | None:
+def _encoding(sent: str) -> str | None:
     """gzip, deflate, or None for a body that is not compressed."""
-    sent = ",".join(headers.getlist("content-encoding")).lower()
-    names = [name.strip() for name in sent.split(",", 8)]
+    names = [name.strip() for name in sent.lower().split(",", 8)]
     names = [name.removeprefix("x-") for name in names if name not in ("", "identity")]
     if not names:
         return None

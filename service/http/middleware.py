@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Callable
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from metarm.errors import RequestTimeoutError
@@ -59,11 +58,10 @@ class Linger:
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not bodies.announced(headers := Headers(scope=scope)):
+        if scope["type"] != "http" or (announced := bodies.announced(scope)) is None:
             await self._app(scope, receive, send)
             return
-        length = bodies.declared_length(headers)
-        long = length is None or length > SHORT_BODY
+        long = announced.length is None or announced.length > SHORT_BODY
         ended = closing = False
 
         async def receive_noting_end() -> Message:

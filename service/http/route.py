@@ -26,13 +26,15 @@ class Route(APIRoute):
         required = self.body_field is not None and self.body_field.field_info.is_required()
 
         async def handle_within_bounds(request: Request) -> Response:
-            if takes_body or bodies.announced(request.headers):
+            sent = bodies.announced(request.scope)
+            if takes_body or sent is not None:
                 server: Server = request.app.state.server
                 for require in rights:
                     await require(server, await BEARER(request))
-                bodies.check_length(request.headers, server.settings)
+                if sent is not None:
+                    sent.check_length(server.settings)
                 if takes_body:
-                    request = await bodies.read(request, server.settings, required=required)
+                    request = await bodies.read(request, sent, server.settings, required=required)
             return await handle(request)
 
         return handle_within_bounds
