@@ -85,6 +85,7 @@ def refused(connection: Raw, status: int, code: str) -> str:
     return str(body["error"]["message"])
 
 
+@pytest.mark.slow
 def test_an_idle_connection_outlives_the_pools_of_clients_by_default(usual: HttpThread) -> None:
     with Raw(usual) as connection:
         connection.send(HEALTH)

@@ -204,6 +204,7 @@ def test_no_sample_is_logged_for_a_client_that_left_unless_its_retry_is_answered
     assert [group.request_id for group in logged if len(group.responses) > 1] == ["retried"]
 
 
+@pytest.mark.slow
 def test_equal_requests_in_flight_are_computed_and_logged_once(
     server: HttpThread, threads: ThreadPoolExecutor
 ) -> None:
@@ -218,6 +219,7 @@ def test_equal_requests_in_flight_are_computed_and_logged_once(
     assert metric(server, 'rm_samples_dropped_total{reason="duplicate"}') == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [{"raw": True}, {"log": False}, {"version": "v000001"}, {"policy": {"name": "actor", "step": 1}}],
@@ -339,6 +341,7 @@ def held_load(manifest: Path) -> Iterator[Callable[[], None]]:
         release()
 
 
+@pytest.mark.slow
 def test_clients_that_leave_and_come_back_cost_at_most_the_slice_they_left(
     server: HttpThread, threads: ThreadPoolExecutor
 ) -> None:
