@@ -168,6 +168,7 @@ def _checked_group(group: Any, place: int) -> Group:
     check(isinstance(group, Mapping), f"it is of type {type(group).__name__}, and no mapping")
     prompt, responses, id_ = group.get("prompt"), group.get("responses"), group.get("id")
     texts = _is_list(responses) and all(map(_is_text, responses))
+    check(responses is not None, "it has no responses")
     check(texts and len(responses) > 0, "its responses are no list of at least one text in valid Unicode")
     messages = _is_list(prompt) and len(prompt) > 0 and all(isinstance(m, Mapping) for m in prompt)
     check(_is_text(prompt) or messages, "its prompt is neither a text in valid Unicode nor a list of messages")

@@ -46,12 +46,11 @@ def ensure_first_version(
     preferences: PreferenceSet | ConfigurationError,
     stop: threading.Event,
 ) -> None:
-    """Publish v000001 where the store is empty, else check that its versions descend from `settings.model`.
+    """Publish v000001 where the store is empty, else check that its versions began as `settings` say.
 
     Nothing is published once `stop` is set. Raises ConfigurationError.
     """
-    current = store.current()
-    if current is not None:
+    if store.names():
         _check_origin(store, settings)
         return
     model, missing_weights = first_checkpoint(settings)
@@ -71,6 +70,9 @@ def ensure_first_version(
             return
         manifest |= {"method": "bootstrap", **tuned.manifest}
         curve = tuned.curve
+    if store.names():  # made by another process meanwhile
+        log.warning("%s holds %s by now: no first version is published", store.root, store.names()[-1])
+        return
     publish_first(store, model, manifest, curve, preferences)
 
 

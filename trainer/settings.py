@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,6 +84,13 @@ class LearningSettings(ProcessSettings):
         description="Trackers that runs report to: tensorboard, wandb, mlflow, separated by commas. Each needs "
         "the extra of its name.",
     )
+
+    @field_validator("template_date", mode="before")
+    @classmethod
+    def _as_printed(cls, given: object) -> object:
+        if isinstance(given, str) and not re.fullmatch(r"\d{4}-\d\d-\d\d", given):
+            raise ValueError(f"METARM_TEMPLATE_DATE is {given!r}: give a date such as 2026-01-31")
+        return given
 
     @field_validator("report_to", mode="before")
     @classmethod

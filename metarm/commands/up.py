@@ -126,7 +126,7 @@ def _supervise(settings: LaunchSettings, children: list[Child], trainer: Child, 
                 trainer.start()
             if status == httpx.codes.OK:
                 ready = True
-                logs.announce(_ready_text(settings))
+                logs.announce(_ready_text(settings, keyed=http.get("/labels").status_code == 401))
             time.sleep(POLL_S if ready else START_POLL_S)
 
 
@@ -210,14 +210,15 @@ def _started_text(settings: LaunchSettings, redis_url: str) -> str:
     )
 
 
-def _ready_text(settings: LaunchSettings) -> str:
+def _ready_text(settings: LaunchSettings, *, keyed: bool) -> str:
     url = url_of(settings.host, settings.port)
     quoted = shlex.quote(f"{url}/score")  # [ is for the shell
+    key = '-H "authorization: Bearer $KEY" ' if keyed else ""
     body = '{"groups":[{"prompt":"What is 17 + 25?","responses":["17 + 25 is 42.","It is 41!"]}]}'
     return "\n".join(
         [
             "ready. Try:",
-            f"  curl -s {quoted} -H 'content-type: application/json' -d '{body}'",
+            f"  curl -s {quoted} {key}-H 'content-type: application/json' -d '{body}'",
             "Ctrl-C stops everything.",
         ]
     )

@@ -7,6 +7,7 @@ a `.env` file, else its default. Its description is its help text.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,6 +72,8 @@ def _log_level(name: str) -> str:
 
 ApiKey = Annotated[SecretStr, AfterValidator(_usable_key)]  # of a server
 Host = Annotated[str, AfterValidator(_usable_host)]  # an address or a name, IPv6 with or without brackets
+NOT_JSON = re.compile(r'error parsing value for field "(\w+)"')  # of pydantic-settings
+
 RedisUrl = Annotated[
     str | None,
     AfterValidator(_usable_url),
@@ -105,7 +108,9 @@ class CommandLine(BaseSettings):
         except ValidationError as error:
             raise ConfigurationError(_message_of(error)) from error
         except SettingsError as error:
-            raise ConfigurationError(str(error)) from error
+            field = NOT_JSON.search(str(error))
+            why = f'METARM_{field[1].upper()} is not JSON, such as ["one", "two"]' if field else str(error)
+            raise ConfigurationError(why) from error
         except UnicodeDecodeError as error:
             raise ConfigurationError(f".env is not UTF-8 text: {error.reason} at byte {error.start}") from error
         except OSError as error:
@@ -231,6 +236,8 @@ def _each(value: object) -> list[object]:
 
 def _message_of(error: ValidationError) -> str:
     return "; ".join(
-        ": ".join([*(str(part) for part in e["loc"]), e["msg"].removeprefix("Value error, ")])
+        ": ".join(
+            [*(part for part in e["loc"] if isinstance(part, str)), e["msg"].removeprefix("Value error, ")]
+        )
         for e in error.errors()
     )

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 CUT_OVER = "cut-over"  # the source of a hold during one
 POINTER = "current"  # refused itself, if it names no version
+MOST_NAMED = 20  # versions in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,11 @@ class Swapper:
             return
         if self.refused and self.refused.name == target and await self._refusals.standing(target):
             return
+        if self._live.loaded(target) is None and target not in (on_disk := self._store.names()):
+            among = f"activate one of {', '.join(on_disk[-MOST_NAMED:])}" if on_disk else "the store has none"
+            missing = f"the pointer {POINTER!r} names {target}, which is not there: {among}"
+            self._refuse(POINTER, InvalidVersionError(missing))
+            return
         try:
             with span("swap", version=target):
                 await self._live.load(target)
@@ -100,7 +106,7 @@ class Swapper:
         found = RefusedVersion(name, error.message)
         if found == self.refused:
             return
-        log.error("cannot follow the pointer to %s, still serving %s", name, self._serving)
+        log.error("cannot follow the pointer to %s, serving %s", name, self._serving or "no version")
         self.refused = found
         if name == POINTER or not isinstance(error, InvalidVersionError):  # a failed load is already recorded
             self._refusals.record(name, error.message)

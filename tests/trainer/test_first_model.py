@@ -25,7 +25,9 @@ from tests.demo_groups import demo_groups
 from tests.processes import Process, RedisProcess, service
 from tests.store import publish
 from tests.tiny import CHAT_TEMPLATE, Kind, dated_checkpoint, encode_one, make_checkpoint, with_template
+from trainer import bootstrap
 from trainer.bootstrap import ensure_first_version
+from trainer.fine_tuning import fine_tune
 from trainer.first_model import run
 from trainer.preferences import PreferenceSet, load_preferences
 from trainer.settings import FirstModelSettings, TrainerSettings
@@ -103,6 +105,41 @@ def test_a_setting_that_differs_from_what_the_versions_began_with_is_refused(
     )
     with pytest.raises(ConfigurationError, match=f"METARM_{setting.upper()}"):
         first_version(changed)
+
+
+def test_a_store_without_a_pointer_gets_no_second_first_version(tmp_path: Path) -> None:
+    model = dated_checkpoint(tmp_path / "dated")
+    given = in_process_settings(tmp_path, model, template_date="2024-07-26")
+    first_version(given)
+    (given.store.root / "current").unlink()
+    first_version(given)
+    assert (given.store.names(), given.store.current()) == (["v000001"], None)
+    with pytest.raises(ConfigurationError, match="began with the model"):
+        first_version(in_process_settings(tmp_path, tmp_path / "another"))
+
+
+def test_a_version_that_appears_during_the_fine_tuning_stays_alone(
+    checkpoint: Checkpoint, preferences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = in_process_settings(tmp_path, checkpoint("bert-backbone"), init_head=True, bootstrap_pairs=64)
+    settings.store.prepare()
+    pairs = load_preferences(preferences, 0.3, 50)
+    tuned = fine_tune
+
+    def slow(*given: Any) -> Any:
+        publish(tmp_path, checkpoint("bert"))
+        return tuned(*given)
+
+    monkeypatch.setattr(bootstrap, "fine_tune", slow)
+    ensure_first_version(settings.store, settings, pairs, threading.Event())
+    assert (settings.store.names(), settings.store.current()) == (["v000001"], "v000001")
+    assert settings.store.manifest("v000001")["method"] == "import"
+
+
+@pytest.mark.parametrize("given", ["20240726", "26.07.2024", "1721952000", "2024-13-01"])
+def test_a_date_in_another_form_is_refused_by_name(given: str) -> None:
+    with pytest.raises(ConfigurationError, match="template_date"):
+        TrainerSettings.parse("metarm trainer", ["--template-date", given])
 
 
 def test_a_template_that_gives_a_text_other_tokens_each_time_is_refused(tmp_path: Path) -> None:

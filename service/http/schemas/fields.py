@@ -6,7 +6,15 @@ import itertools
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Strict,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from metarm.store.versions import NAME as VERSION
 
@@ -24,7 +32,18 @@ def _no_version(name: str) -> str:
     return name
 
 
-VersionName = Annotated[str, StringConstraints(pattern=rf"^{VERSION.pattern}$")]
+def _version_name(name: str) -> str:
+    if not VERSION.fullmatch(name):
+        raise ValueError(f"{name[:100]!r} is not a version name, such as v000003")
+    return name
+
+
+VersionName = Annotated[
+    str,
+    AfterValidator(_version_name),
+    WithJsonSchema({"type": "string", "pattern": f"^{VERSION.pattern}$"}),
+]
+Flag = Annotated[bool, Strict()]  # not "yes" or 1
 VersionOrLabel = Annotated[
     str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), AfterValidator(_no_misspelt_version)
 ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from service.http.schemas.fields import Body, VersionName
+from service.http.schemas.fields import Body, Flag, VersionName
 
 
 class LabelRequest(Body):
     version: VersionName
     share: float | None = Field(None, ge=0, le=1, description="For canary only: its share of the prompts.")
-    shadow: bool | None = Field(
+    shadow: Flag | None = Field(
         None, description="For canary only: its scores are only recorded, and the current version answers."
     )
 

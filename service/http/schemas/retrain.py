@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from metarm.records import Ascent, Precision, Trainable
 from service.http.schemas.deprecated_names import Trigger, Verdict
-from service.http.schemas.fields import LARGEST_INTEGER, Body
+from service.http.schemas.fields import LARGEST_INTEGER, Body, Flag
 
 
 class RetrainRequest(Body):
@@ -39,10 +39,10 @@ class RetrainRequest(Body):
     trainable: Trainable | None = Field(None, description="Which parameters the run changes.")
     lora_rank: int | None = Field(None, ge=1, le=4096)
     lora_alpha: int | None = Field(None, ge=1, le=65_536)
-    gradient_checkpointing: bool | None = Field(None, description="Less memory, more time.")
+    gradient_checkpointing: Flag | None = Field(None, description="Less memory, more time.")
     train_precision: Precision | None = Field(None, description="Precision of the run's matrix products.")
     seed: int | None = Field(None, ge=0, le=LARGEST_INTEGER)
-    force: bool | None = Field(
+    force: Flag | None = Field(
         None,
         description="Publish the candidate although the gate rejects it; its manifest and the job record the "
         "reasons. A candidate with non-finite scores is never published.",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.http.schemas.fields import LARGEST_INTEGER, Body, Name, VersionName, VersionOrLabel
+from service.http.schemas.fields import LARGEST_INTEGER, Body, Flag, Name, VersionName, VersionOrLabel
 
 
 class ChatMessage(Body):
@@ -56,8 +56,8 @@ class ScoreRequest(Body):
     min_version: VersionName | None = Field(
         None, description="Score with this version or a later one; otherwise 409."
     )
-    raw: bool = Field(False, description="Also answer the raw rewards, before calibration.")
-    log: bool = Field(True, description="Log the groups as samples of the policy.")
+    raw: Flag = Field(False, description="Also answer the raw rewards, before calibration.")
+    log: Flag = Field(True, description="Log the groups as samples of the policy.")
     policy: Policy | None = None
     request_id: Name | None = Field(None, description="A repeated request with the same id is logged once.")
 

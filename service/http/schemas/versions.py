@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from service.http.schemas.deprecated_names import Verdict
 from service.http.schemas.drift import WatchEnded
-from service.http.schemas.fields import Body
+from service.http.schemas.fields import Body, Flag
 
 
 class VersionEntry(BaseModel):
@@ -88,7 +88,7 @@ class VersionCurve(BaseModel):
 
 
 class ActivateRequest(Body):
-    together: bool = Field(
+    together: Flag = Field(
         True,
         description="Cut over together, once every live server has loaded it; false: each server by itself.",
     )
