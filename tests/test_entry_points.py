@@ -73,7 +73,7 @@ def test_a_service_whose_address_cannot_be_used_ends_with_the_reason(host: str) 
     assert reason.startswith(f"cannot listen on {host}:8080 (")
 
 
-@pytest.mark.parametrize("url", [None, "foo://x", "redis://h:notaport"])
+@pytest.mark.parametrize("url", [None, "foo://x", "redis://h:notaport", "redis://127.0.0.1:1/0?bogus=1"])
 def test_a_service_without_a_usable_redis_url_ends_with_the_reason(url: str | None) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
     if url:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Protocol, Self, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -54,6 +54,16 @@ def _usable_url(url: str | None) -> str | None:
     secret = url.rpartition("@")[0] if url.startswith("unix://") else url  # a path may have any name
     if api_keys.UNEXPANDED.search(secret):
         raise ValueError("the URL has an unexpanded ${…}")
+    try:
+        parts = urlsplit(url)
+        known, _ = parts.scheme in REDIS_SCHEMES, parts.port
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError(
+            "this is no URL such as redis://:password@host:6379/0; write special characters of the password as "
+            "%40 and the like"
+        )
     return url
 
 
@@ -72,6 +82,7 @@ def _log_level(name: str) -> str:
 
 ApiKey = Annotated[SecretStr, AfterValidator(_usable_key)]  # of a server
 Host = Annotated[str, AfterValidator(_usable_host)]  # an address or a name, IPv6 with or without brackets
+REDIS_SCHEMES = ("redis", "rediss", "unix")
 NOT_JSON = re.compile(r'error parsing value for field "(\w+)"')  # of pydantic-settings
 
 RedisUrl = Annotated[
@@ -212,8 +223,9 @@ class ProcessSettings(StoreSettings):
         """Values to mask in logs: every SecretStr, and the password in `redis_url`, as written and decoded."""
         values = [value for name in type(self).model_fields for value in _each(getattr(self, name))]
         secrets = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
-        password = urlsplit(self.redis_url or "").password
-        return [*secrets, *([password, unquote(password)] if password else [])]
+        parts = urlsplit(self.redis_url or "")
+        passwords = [*([parts.password] if parts.password else []), *parse_qs(parts.query).get("password", [])]
+        return [*secrets, *passwords, *map(unquote, passwords)]
 
 
 class RetentionSettings(StoreSettings):

@@ -13,8 +13,10 @@ def connect(url: str, timeout_s: float = 2.0) -> redis.Redis:
     """A client whose commands fail within `timeout_s`, and which leaves retries to its callers. It connects at
     its first command. Raises ConfigurationError for an invalid URL."""
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
         )
-    except ValueError as error:
+        client.connection_pool.make_connection()  # connects to nothing; it refuses unknown options of the URL
+    except (ValueError, TypeError, redis.RedisError) as error:
         raise ConfigurationError(f"REDIS_URL is no URL of a Redis: {error}") from error
+    return client

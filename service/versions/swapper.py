@@ -56,6 +56,9 @@ class Swapper:
         except (MetaRMError, OSError) as error:
             self._pointer_lost(error)
             return
+        if target is None and self._serving is not None:
+            self._refuse(POINTER, InvalidVersionError(f"the pointer {POINTER!r} is gone: activate a version"))
+            return
         if target is None or target == self._serving:
             self.refused = None
             if target is None and not self._logged_empty_store:

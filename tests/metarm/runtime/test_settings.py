@@ -145,6 +145,25 @@ def test_a_redis_url_that_cannot_work_stops_every_process_and_is_not_shown(
     assert "ret" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["redis://:sec[ret@h/0", "redis://:sec/ret@h/0", "redis://:sec#ret@h", "http://h", "/h", "redis://h:70000"],
+)
+def test_a_text_that_is_no_redis_url_is_refused_without_a_part_of_it(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    with pytest.raises(ConfigurationError, match="no URL such as") as refused:
+        ServiceSettings.parse("x", [])
+    assert "sec" not in str(refused.value)
+    assert "ret@" not in str(refused.value)
+
+
+def test_a_password_in_the_query_of_the_redis_url_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://h:1/0?password=se%40cret")
+    assert "se@cret" in ServiceSettings().secrets
+
+
 @pytest.mark.parametrize("url", ["unix:///a folder/${x}/redis.sock", "redis://u:p%40ss%20wörd@h:1/0"])
 def test_a_redis_url_that_may_work_is_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", url)

@@ -204,6 +204,23 @@ def test_a_pointer_to_a_version_that_is_gone_is_broken(server: HttpThread, data_
     assert "names v000007, which is not there" in wait_for(server, "pointer_broken")["message"]
 
 
+def test_a_pointer_that_disappears_under_a_serving_version_is_reported(
+    server: HttpThread, data_dir: Path, checkpoint: Checkpoint
+) -> None:
+    def faults() -> list[str]:
+        return [
+            part["reason"] for part in server.http.get("/ready").json()["degraded"] if part["part"] == "version"
+        ]
+
+    publish(data_dir, checkpoint("bert"))
+    wait_for(server, None)
+    (data_dir / "versions" / "current").unlink()
+    server.wait_until(lambda: any("is gone" in reason for reason in faults()))
+    assert error_of(server) == {}, "the version in memory still answers"
+    (data_dir / "versions" / "current").symlink_to("v000001")
+    server.wait_until(lambda: faults() == [])
+
+
 def test_a_store_that_cannot_be_read_is_named_until_it_can(server: HttpThread, data_dir: Path) -> None:
     data_dir.mkdir(parents=True, exist_ok=True)
     (data_dir / "versions").write_text("a file where the folder should be")
