@@ -138,7 +138,7 @@ class Encoder:
             for prompt, response in dict.fromkeys(sequences)
             if (prompt, response) not in known
         ]
-        texts = [self._text(prompts[key], response) for key, response in new]
+        texts = self._texts([(prompts[key], response) for key, response in new])
         tails = self._tails.encode_batch(texts, self.max_tokens, add_special_tokens=self._adds_special_tokens)
         for key, text, tail in zip(new, texts, tails, strict=True):
             if key[0] not in known:
@@ -150,16 +150,17 @@ class Encoder:
     def _adds_special_tokens(self) -> bool:
         return self.format == "concat"  # a chat template writes its own
 
-    def _text(self, prompt: Prompt, response: str) -> str:
-        if self.format == "concat":
-            return _plain_text(prompt) + response
-        return self._template.render(prompt, response)
+    def _texts(self, sequences: Sequence[tuple[Prompt, str]]) -> list[str]:
+        if self.format != "chat":
+            return [_plain_text(prompt) + response for prompt, response in sequences]
+        with self._template.time_limit():
+            return [self._template.render(prompt, response) for prompt, response in sequences]
 
     def _prompt_chars(self, prompt: Prompt) -> int:
         """How many of the first characters of every text come from the prompt."""
         if self.format == "concat":
             return len(_plain_text(prompt))
-        return _common_start(self._template.render(prompt, "A"), self._template.render(prompt, "B"))
+        return _common_start(*self._texts([(prompt, "A"), (prompt, "B")]))
 
     def _single(self, text: str, tail: Tail, prompt_chars: int) -> Encoded:
         ids: list[int] = tail.encoding.ids
