@@ -125,6 +125,10 @@ class Encoder:
             marked = [one for group in portion for one in self._marked(*group, encoded)]
             yield Portion(marked, work.chars - before)
 
+    def text(self, prompt: Prompt, response: str) -> str:
+        """The whole text that is tokenised; of the pair format, both texts. Raises InvalidRequestError."""
+        return self._texts([(prompt, response)])[0]
+
     def describe(self) -> dict[str, Any]:
         """The fields of a version's manifest about the encoding."""
         day = self.rules.template_date
