@@ -84,7 +84,11 @@ def first_checkpoint(settings: LearningSettings) -> tuple[RewardModel, list[str]
         settings.template_date or datetime.now(UTC).date(), settings.split_special_tokens or False
     )
     model, missing = import_model(source, settings.max_tokens, init_head, settings.seed, rules)
-    if not probe.is_repeatable(model.encoder):
+    try:
+        repeatable = probe.is_repeatable(model.encoder)
+    except InvalidRequestError as error:
+        raise ConfigurationError(f"{source}: with the probe's texts, {error.message}") from error
+    if not repeatable:
         raise ConfigurationError(f"{source}: its chat template gives the same text different tokens each time")
     return model, missing
 

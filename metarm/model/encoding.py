@@ -328,7 +328,10 @@ def _read_encoder(path: Path | str, max_tokens: int, rules: TextRules) -> Encode
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
         # transformers returns such a tokenizer for a folder without tokenizer files
         raise InvalidVersionError(f"{path}: its tokenizer has no vocabulary: check that its files are complete")
-    return Encoder(tokenizer, max_tokens, rules)
+    try:
+        return Encoder(tokenizer, max_tokens, rules)
+    except InvalidVersionError as error:
+        raise InvalidVersionError(f"{path}: {error.message}") from error
 
 
 def _format_of(tokenizer: PreTrainedTokenizerFast) -> Format:

@@ -163,6 +163,20 @@ def test_a_template_that_gives_a_text_other_tokens_each_time_is_refused(
     assert VersionStore(tmp_path / "versions").names() == []
 
 
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% if messages %}", "its chat template fails for every message: Unexpected end"),
+        ("{{ raise_exception('tell me who you are') }}", "tell me who you are"),
+    ],
+)
+def test_a_template_that_fails_for_the_probe_is_refused(template: str, message: str, tmp_path: Path) -> None:
+    model = with_template(make_checkpoint(tmp_path / "failing", "llama-chat"), template)
+    with pytest.raises(ConfigurationError, match=f"failing: .*{message}"):
+        first_version(in_process_settings(tmp_path, model))
+    assert VersionStore(tmp_path / "versions").names() == []
+
+
 @pytest.mark.slow
 def test_the_command_trains_and_publishes_a_version_that_a_server_then_serves(
     checkpoint: Checkpoint, preferences: Path, tmp_path: Path, redis_process: RedisProcess
