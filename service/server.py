@@ -102,6 +102,7 @@ def _scorer(settings: ServiceSettings, metrics: Metrics, drift: Drift) -> Scorer
         settings.score_cache_entries,
         metrics,
         lambda model: choose_plan(model, settings),
+        max_request_chars=settings.max_request_chars,
         fallbacks=CanaryFallbacks(lambda reason, groups: metrics.canary_fallbacks.labels(reason).inc(groups)),
         on_non_finite=lambda version: drift.failed(version.name, version.manifest),
     )

@@ -37,7 +37,6 @@ DEMO_SHA256 = {
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
 }
 DEMO_SOURCE = "packaged MiniLM-L6-v2"
-REPEATS = 5  # encodings of the probe that must agree
 
 
 def ensure_first_version(
@@ -85,7 +84,11 @@ def first_checkpoint(settings: LearningSettings) -> tuple[RewardModel, list[str]
         settings.template_date or datetime.now(UTC).date(), settings.split_special_tokens or False
     )
     model, missing = import_model(source, settings.max_tokens, init_head, settings.seed, rules)
-    if len({probe.digest(model.encoder) for _ in range(REPEATS)}) > 1:
+    try:
+        repeatable = probe.is_repeatable(model.encoder)
+    except InvalidRequestError as error:
+        raise ConfigurationError(f"{source}: with the probe's texts, {error.message}") from error
+    if not repeatable:
         raise ConfigurationError(f"{source}: its chat template gives the same text different tokens each time")
     return model, missing
 

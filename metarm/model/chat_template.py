@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, tzinfo
 from typing import Any, cast
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
+from metarm.model.time_limit import TimeLimitExceededError, time_limit
 from metarm.records import Prompt
 
 CLOCK = "strftime_now"  # the function by which a template reads the date
+RENDER_S = 10.0  # for the texts of one portion, which take some milliseconds
+BROKEN = (TemplateSyntaxError, SyntaxError, RecursionError, TimeLimitExceededError)  # whatever the messages are
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +56,29 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, on: date | None) -> None:
         """`on`: the date that the template is told instead of today's. Raises InvalidVersionError if this
-        release of transformers does not take it."""
+        release of transformers does not take it, or the template does not compile or end."""
         self._tokenizer = tokenizer
         self._clock = _PinnedClock(on)
         self._encoding = threading.Lock()  # transformers sets options of the shared tokenizer
+        if tokenizer.chat_template is not None:
+            self._try_out()
         if on is not None and CLOCK in str(tokenizer.chat_template):
             year = self._apply("", "", chat_template="{{ strftime_now('%Y') }}", tokenize=False)
             if year != f"{on:%Y}":
                 raise InvalidVersionError(
                     "its chat template reads the date, which transformers does not let be pinned"
                 )
+
+    @contextmanager
+    def time_limit(self) -> Iterator[None]:
+        """Raises InvalidRequestError if the renderings inside the block take longer than RENDER_S."""
+        try:
+            with time_limit(RENDER_S):
+                yield
+        except TimeLimitExceededError as late:
+            raise InvalidRequestError(
+                f"the model's chat template rejects these messages: rendering them takes over {RENDER_S:g} s"
+            ) from late
 
     def render(self, prompt: Prompt, response: str) -> str:
         """The conversation that ends with `response`. Raises InvalidRequestError if the template rejects it."""
@@ -70,9 +87,18 @@ class ChatTemplate:
     def ids_of_plain_text(self, prompt: Prompt, response: str) -> list[int]:
         """The token ids of the conversation, whose only control tokens are the template's own: those in the
         messages are read as ordinary text (transformers' `sanitize_control_tokens`). Raises as `render`."""
-        with self._encoding:
+        with self._encoding, self.time_limit():
             ids = self._apply(prompt, response, return_dict=False, sanitize_control_tokens=True)
         return cast("list[int]", ids)
+
+    def _try_out(self) -> None:
+        try:
+            with self.time_limit():
+                self.render("Who?", "I.")
+        except InvalidRequestError as error:
+            if isinstance(error.__cause__, BROKEN):
+                cause = str(error.__cause__) or error.message
+                raise InvalidVersionError(f"its chat template fails for every message: {cause:.500}") from error
 
     def _apply(self, prompt: Prompt, response: str, **options: Any) -> object:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -80,8 +106,11 @@ class ChatTemplate:
         before = _clock_in_use.set(self._clock)
         try:
             return self._tokenizer.apply_chat_template(conversation, **options)
-        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-            raise InvalidRequestError(f"the model's chat template rejects these messages: {error}") from error
+        except Exception as error:  # a template is a program: it may fail in any way
+            cause = str(error) or type(error).__name__
+            raise InvalidRequestError(
+                f"the model's chat template rejects these messages: {cause:.500}"
+            ) from error
         finally:
             _clock_in_use.reset(before)
 

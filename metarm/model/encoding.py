@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from weakref import WeakValueDictionary
 
 from tokenizers import Encoding as TokenizerEncoding
@@ -31,7 +31,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
 from metarm.model.chat_template import DEFAULT_RULES, ChatTemplate, ControlTokens, TextRules
-from metarm.model.portions import Group, portions_of
+from metarm.model.portions import Group, chars_of, portions_of
 from metarm.model.tails import Tail, Tails
 from metarm.records import Message, Prompt
 from metarm.store.manifest import MANIFEST
@@ -63,6 +63,26 @@ class Encoded:
         ).digest()
 
 
+class Portion(NamedTuple):
+    """The next sequences of a request, and how many characters the tokenizer has read for them: those of each
+    distinct (prompt, response), less what was cut off. The pair format reads each distinct text once."""
+
+    sequences: list[Encoded]
+    chars: int
+
+
+@dataclass(slots=True)
+class _Work:
+    """What has been done for one request: results by their texts, since equal texts are encoded once, and the
+    characters that the tokenizer has read."""
+
+    known: dict[Hashable, Any] = field(default_factory=dict)
+    chars: int = 0
+
+    def read(self, texts: Iterable[str], tails: Iterable[Tail]) -> None:
+        self.chars += sum(len(text) - tail.start for text, tail in zip(texts, tails, strict=True))
+
+
 class Encoder:
     """Encodes for one checkpoint. Thread-safe."""
 
@@ -90,17 +110,24 @@ class Encoder:
 
         Raises InvalidRequestError if the chat template refuses the messages, or a sequence is empty.
         """
-        encoded = chain.from_iterable(self.portions(groups))
+        encoded = chain.from_iterable(portion.sequences for portion in self.portions(groups))
         return [list(islice(encoded, len(responses))) for _, responses in groups]
 
-    def portions(self, groups: Sequence[Group]) -> Iterator[list[Encoded]]:
+    def portions(self, groups: Sequence[Group]) -> Iterator[Portion]:
         """Encode as `encode` does, in portions: each step encodes the next few sequences, of at most
         PORTION_CHARS characters or one alone. Raises what `encode` raises, at any step."""
-        known: dict[Hashable, Any] = {}  # equal texts are encoded once
+        work = _Work()
         for portion in portions_of(groups):
-            encoded = (self._encode_pairs if self.format == "pair" else self._encode_joined)(portion, known)
-            samples = iter(encoded)
-            yield [one for group in portion for one in self._with_control_tokens(*group, samples)]
+            before = work.chars
+            encoded = iter(
+                (self._encode_pairs if self.format == "pair" else self._encode_joined)(portion, work)
+            )
+            marked = [one for group in portion for one in self._marked(*group, encoded)]
+            yield Portion(marked, work.chars - before)
+
+    def text(self, prompt: Prompt, response: str) -> str:
+        """The whole text that is tokenised; of the pair format, both texts. Raises InvalidRequestError."""
+        return self._texts([(prompt, response)])[0]
 
     def describe(self) -> dict[str, Any]:
         """The fields of a version's manifest about the encoding."""
@@ -112,25 +139,20 @@ class Encoder:
             "split_special_tokens": self.rules.split_special_tokens,
         }
 
-    def _with_control_tokens(
+    def _marked(
         self, prompt: Prompt, responses: Sequence[str], samples: Iterator[Encoded]
     ) -> Iterator[Encoded]:
-        """The next sequences, of one group, marked where their text has control tokens; these are read as text
-        if the rules say so."""
-        splits = self.rules.split_special_tokens and self.format == "chat"
+        """The next sequences, of one group, marked where their text has control tokens."""
         marked = self._control_tokens.found_in_prompt(prompt)
-        split = splits and self._added_tokens.found_in_prompt(prompt)
         for response in responses:
             sample = next(samples)
-            if split or (splits and self._added_tokens.found_in(response)):
-                ids = self._template.ids_of_plain_text(prompt, response)
-                sample = self._fit(ids, ids[:1], prompt_tokens=0)
             if marked or self._control_tokens.found_in(response):
                 sample = replace(sample, control_tokens=True)
             yield sample
 
-    def _encode_joined(self, groups: Sequence[Group], known: dict[Hashable, Any]) -> list[Encoded]:
-        """`known` holds sequences by prompt and response, and by prompt the characters that come from it."""
+    def _encode_joined(self, groups: Sequence[Group], work: _Work) -> list[Encoded]:
+        """`known` gets sequences by prompt and response, and by prompt the characters that come from it."""
+        known = work.known
         sequences = [(_key(prompt), response) for prompt, responses in groups for response in responses]
         prompts = {_key(prompt): prompt for prompt, _ in groups}
         new = [
@@ -138,28 +160,47 @@ class Encoder:
             for prompt, response in dict.fromkeys(sequences)
             if (prompt, response) not in known
         ]
-        texts = [self._text(prompts[key], response) for key, response in new]
+        if self.rules.split_special_tokens and self.format == "chat":
+            new = self._encode_forged(new, prompts, work)
+        texts = self._texts([(prompts[key], response) for key, response in new])
         tails = self._tails.encode_batch(texts, self.max_tokens, add_special_tokens=self._adds_special_tokens)
+        work.read(texts, tails)
         for key, text, tail in zip(new, texts, tails, strict=True):
             if key[0] not in known:
                 known[key[0]] = self._prompt_chars(prompts[key[0]])
             known[key] = self._single(text, tail, known[key[0]])
         return [known[key] for key in sequences]
 
+    def _encode_forged(
+        self, sequences: Sequence[tuple[Hashable, str]], prompts: Mapping[Hashable, Prompt], work: _Work
+    ) -> list[tuple[Hashable, str]]:
+        """Encode the sequences whose texts have added tokens, which are read as text. Returns the others."""
+        forged = {key for key, prompt in prompts.items() if self._added_tokens.found_in_prompt(prompt)}
+        others = []
+        for key, response in sequences:
+            if key not in forged and not self._added_tokens.found_in(response):
+                others.append((key, response))
+                continue
+            ids = self._template.ids_of_plain_text(prompts[key], response)
+            work.chars += chars_of(prompts[key]) + len(response)
+            work.known[key, response] = self._fit(ids, ids[:1], prompt_tokens=0)
+        return others
+
     @property
     def _adds_special_tokens(self) -> bool:
         return self.format == "concat"  # a chat template writes its own
 
-    def _text(self, prompt: Prompt, response: str) -> str:
-        if self.format == "concat":
-            return _plain_text(prompt) + response
-        return self._template.render(prompt, response)
+    def _texts(self, sequences: Sequence[tuple[Prompt, str]]) -> list[str]:
+        if self.format != "chat":
+            return [_plain_text(prompt) + response for prompt, response in sequences]
+        with self._template.time_limit():
+            return [self._template.render(prompt, response) for prompt, response in sequences]
 
     def _prompt_chars(self, prompt: Prompt) -> int:
         """How many of the first characters of every text come from the prompt."""
         if self.format == "concat":
             return len(_plain_text(prompt))
-        return _common_start(self._template.render(prompt, "A"), self._template.render(prompt, "B"))
+        return _common_start(*self._texts([(prompt, "A"), (prompt, "B")]))
 
     def _single(self, text: str, tail: Tail, prompt_chars: int) -> Encoded:
         ids: list[int] = tail.encoding.ids
@@ -167,8 +208,6 @@ class Encoder:
         eos = self.tokenizer.eos_token_id
         if self.format == "concat" and eos is not None and ids[-1:] != [eos]:
             ids.append(eos)
-        if not ids:
-            raise InvalidRequestError("prompt and response are both empty: send some text to score")
         first = ids[:1]
         if tail.start and len(ids) > self.max_tokens:
             first = self._tails.first_ids(text, add_special_tokens=self._adds_special_tokens)
@@ -177,6 +216,8 @@ class Encoder:
     def _fit(self, ids: list[int], first: list[int], prompt_tokens: int) -> Encoded:
         """The last `max_tokens` ids of a text that begins with the token `first`. The first `prompt_tokens` of
         `ids` come from the prompt."""
+        if not ids:
+            raise InvalidRequestError("prompt and response are both empty: send some text to score")
         if len(ids) <= self.max_tokens:
             return Encoded(ids, self._segments(ids), False, prompt_tokens)
         dropped = len(ids) - self.max_tokens
@@ -187,11 +228,13 @@ class Encoder:
     def _segments(self, ids: list[int]) -> list[int] | None:
         return [0] * len(ids) if self._uses_segments else None
 
-    def _encode_pairs(self, groups: Sequence[Group], known: dict[Hashable, Any]) -> list[Encoded]:
-        """`known` holds the last ids of each text."""
+    def _encode_pairs(self, groups: Sequence[Group], work: _Work) -> list[Encoded]:
+        """`known` gets the last ids of each text."""
+        known = work.known
         sequences = [(_plain_text(prompt), response) for prompt, responses in groups for response in responses]
         new = [text for text in dict.fromkeys(chain.from_iterable(sequences)) if text not in known]
         tails = self._tails.encode_batch(new, self.max_tokens, add_special_tokens=False)
+        work.read(new, tails)
         # one more than fits, which shows that the text is truncated
         known.update(zip(new, (tail.encoding.ids[-self.max_tokens - 1 :] for tail in tails), strict=True))
         return [self._pair(known[prompt], known[response]) for prompt, response in sequences]
@@ -285,7 +328,10 @@ def _read_encoder(path: Path | str, max_tokens: int, rules: TextRules) -> Encode
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
         # transformers returns such a tokenizer for a folder without tokenizer files
         raise InvalidVersionError(f"{path}: its tokenizer has no vocabulary: check that its files are complete")
-    return Encoder(tokenizer, max_tokens, rules)
+    try:
+        return Encoder(tokenizer, max_tokens, rules)
+    except InvalidVersionError as error:
+        raise InvalidVersionError(f"{path}: {error.message}") from error
 
 
 def _format_of(tokenizer: PreTrainedTokenizerFast) -> Format:

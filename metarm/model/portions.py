@@ -16,7 +16,7 @@ def portions_of(groups: Sequence[Group]) -> Iterator[list[Group]]:
     portion: list[Group] = []
     left = PORTION_CHARS
     for prompt, responses in groups:
-        prompt_chars = len(prompt) if isinstance(prompt, str) else sum(len(turn["content"]) for turn in prompt)
+        prompt_chars = chars_of(prompt)
         begin = 0
         for place, response in enumerate(responses):
             chars = prompt_chars + len(response)
@@ -27,3 +27,8 @@ def portions_of(groups: Sequence[Group]) -> Iterator[list[Group]]:
         portion.append((prompt, responses[begin:]))
     if portion:
         yield portion
+
+
+def chars_of(prompt: Prompt) -> int:
+    """The characters of a prompt, or of the contents of its messages."""
+    return len(prompt) if isinstance(prompt, str) else sum(len(turn["content"]) for turn in prompt)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ TEXTS = (
     ("Name a river that flows north.", ("The Nile.", "Le Rhône coule au sud, 尼罗河 flows north.")),
     ("Why is the sky blue? " * 8, ("Air scatters short waves more than long ones. " * 6, "It is not.")),
 )
+REPEATS = 32  # a template that writes one of two texts at random passes once in 2^31
+ADDRESS = re.compile(r"<function |\bat 0x[0-9a-f]", re.IGNORECASE)  # as Python prints objects
 TOLERANCE = 1e-3  # of the probe's spread, or of 1 if that is larger: processors round differently
 
 
@@ -54,8 +57,14 @@ def check(model: RewardModel, manifest: Mapping[str, Any]) -> None:
         _compare_scores(name, samples, scores, record)
 
 
-def digest(encoder: Encoder) -> bytes:
-    """A digest of the probe's tokens."""
+def is_repeatable(encoder: Encoder) -> bool:
+    """Whether the probe has the same tokens each time, as far as one process shows: the address of an object,
+    which a template may write, is another one in the next."""
+    texts = [encoder.text(prompt, response) for prompt, responses in TEXTS for response in responses]
+    return not any(map(ADDRESS.search, texts)) and len({_digest_of_all(encoder) for _ in range(REPEATS)}) == 1
+
+
+def _digest_of_all(encoder: Encoder) -> bytes:
     return hashlib.sha256(b"".join(sample.key for group in encoder.encode(TEXTS) for sample in group)).digest()
 
 

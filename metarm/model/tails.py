@@ -63,7 +63,8 @@ class Tails:
     def first_ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """The id of a text's first token, in a list; an empty list if it has none."""
         head = len(text) - len(text.lstrip()) + HEAD_CHARS  # an added token may take the white space before it
-        return self._encoded(text[:head], add_special_tokens).ids[:1]
+        ids = self._encoded(text[:head], add_special_tokens).ids
+        return (ids or self._encoded(text, add_special_tokens).ids)[:1]  # some tokenizers remove characters
 
     def _from(
         self, text: str, place: int, boundaries: Boundaries, count: int, add_special_tokens: bool

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from metarm.errors import NonFiniteScoreError, NotReadyError, OverloadedError
+from metarm.errors import NonFiniteScoreError, NotReadyError, OverloadedError, PayloadTooLargeError
 from metarm.model.encoding import Encoded
 from metarm.model.reward_model import RewardModel, all_finite
 from metarm.records import Prompt
@@ -31,7 +31,9 @@ log = logging.getLogger(__name__)
 
 TOKENIZER_THREADS = 2
 KEYS_AT_ONCE = 256  # digests on the event loop between the turns of other requests: some ms
-SERVER_ERRORS = (OverloadedError, NotReadyError)  # they do not depend on the version
+READINGS = 4  # the tokenizer may read so many times the characters that a request may have
+# these say nothing about the version
+SERVER_ERRORS = (OverloadedError, NotReadyError, PayloadTooLargeError)
 
 
 class Group(NamedTuple):
@@ -64,10 +66,12 @@ class Scorer:
         metrics: Metrics,
         choose_plan: Callable[[RewardModel], ForwardPlan],
         *,
+        max_request_chars: int,
         fallbacks: CanaryFallbacks | None = None,
         on_non_finite: Callable[[LoadedVersion], None] = lambda _version: None,
     ) -> None:
-        """`cache_entries` raw rewards are kept, the least recently used dropped first (0: none). `fallbacks`
+        """`cache_entries` raw rewards are kept, the least recently used dropped first (0: none). The tokenizer
+        reads at most READINGS * `max_request_chars` characters for a request. `fallbacks`
         records groups that a canary failed to score; `on_non_finite` receives a version that gave a non-finite
         score."""
         self._engine = engine
@@ -75,6 +79,7 @@ class Scorer:
         # raw rewards by version and digest of the tokens: a version's name is never reused for other weights
         self._known: LRUCache[tuple[str, bytes], float] = LRUCache(cache_entries)
         self._metrics = metrics
+        self._max_request_chars = max_request_chars
         self._choose_plan = choose_plan
         self._fallbacks = fallbacks or CanaryFallbacks(lambda _reason, _groups: None)
         self._on_non_finite = on_non_finite
@@ -109,7 +114,7 @@ class Scorer:
         """Score each group by its version, in order; the versions run concurrently.
 
         If a version other than the request's `own` fails, `own` scores its groups. Raises the
-        error of `own`, and OverloadedError or NotReadyError of any version.
+        error of `own`, and SERVER_ERRORS of any version.
         """
         others = [version for version in dict.fromkeys(versions) if version is not own]
         if not others:
@@ -135,18 +140,24 @@ class Scorer:
 
     async def encode(self, version: LoadedVersion, groups: Sequence[Group]) -> list[list[Encoded]]:
         """The sequences of each group as the version's model reads them. Requests take turns, portion by
-        portion, so that a small one waits for no large one. Raises NotReadyError after `running` has ended."""
+        portion, so that a small one waits for no large one. Raises NotReadyError after `running` has ended, and
+        PayloadTooLargeError if the tokenizer would read too much; one sequence always passes."""
         loop = asyncio.get_running_loop()
         total = sum(len(group.responses) for group in groups)
         encoded: list[Encoded] = []
+        chars, limit = 0, READINGS * self._max_request_chars
         with span("tokenise", version=version.name, groups=len(groups)):
             portions = version.model.encoder.portions(groups)
             while len(encoded) < total:
+                if chars > limit:
+                    raise _too_much_to_read(chars, limit)
                 try:
-                    portion = loop.run_in_executor(self._tokenizer_threads, next, portions)
+                    step = loop.run_in_executor(self._tokenizer_threads, next, portions)
                 except RuntimeError as error:  # the threads take no more work
                     raise NotReadyError("the server is shutting down") from error
-                encoded += await portion
+                portion = await step
+                encoded += portion.sequences
+                chars += portion.chars
         flat = iter(encoded)
         return [list(islice(flat, len(group.responses))) for group in groups]
 
@@ -264,6 +275,15 @@ class Scorer:
         self._metrics.responses_with_control_tokens.inc(sum(sample.control_tokens for sample in flat))
         self._metrics.score_cache.labels("miss").inc(computed)
         self._metrics.score_cache.labels("hit").inc(len(flat) - computed)
+
+
+def _too_much_to_read(chars: int, limit: int) -> PayloadTooLargeError:
+    setting = "METARM_MAX_REQUEST_CHARS"
+    message = (
+        f"more than {limit} characters to tokenise ({READINGS} * {setting}), as prompts are tokenised again "
+        "for each of their responses: send fewer responses in one request"
+    )
+    return PayloadTooLargeError(message, limit=limit, setting=setting, chars=chars)
 
 
 async def _keys(groups: Sequence[Sequence[Encoded]]) -> list[list[bytes]]:

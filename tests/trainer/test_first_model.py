@@ -142,10 +142,37 @@ def test_a_date_in_another_form_is_refused_by_name(given: str) -> None:
         TrainerSettings.parse("metarm trainer", ["--template-date", given])
 
 
-def test_a_template_that_gives_a_text_other_tokens_each_time_is_refused(tmp_path: Path) -> None:
-    template = "{{ range(100000) | random }}" + CHAT_TEMPLATE
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "range(100000) | random",
+        "['one', 'two'] | random",
+        "strftime_now",  # prints a function with its address, which is another one in each process
+        "messages | map('upper')",
+        "messages[0].items",
+        "lipsum",
+    ],
+)
+def test_a_template_that_gives_a_text_other_tokens_each_time_is_refused(
+    expression: str, tmp_path: Path
+) -> None:
+    template = "{{ " + expression + " }}" + CHAT_TEMPLATE
     model = with_template(make_checkpoint(tmp_path / "random", "llama-chat"), template)
     with pytest.raises(ConfigurationError, match="different tokens each time"):
+        first_version(in_process_settings(tmp_path, model))
+    assert VersionStore(tmp_path / "versions").names() == []
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% if messages %}", "its chat template fails for every message: Unexpected end"),
+        ("{{ raise_exception('tell me who you are') }}", "tell me who you are"),
+    ],
+)
+def test_a_template_that_fails_for_the_probe_is_refused(template: str, message: str, tmp_path: Path) -> None:
+    model = with_template(make_checkpoint(tmp_path / "failing", "llama-chat"), template)
+    with pytest.raises(ConfigurationError, match=f"failing: .*{message}"):
         first_version(in_process_settings(tmp_path, model))
     assert VersionStore(tmp_path / "versions").names() == []
 

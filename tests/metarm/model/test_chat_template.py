@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
+from metarm.model import chat_template
 from metarm.model.chat_template import ControlTokens, TextRules
 from metarm.model.encoding import Encoder
 from metarm.model.reward_model import load_version
@@ -173,3 +175,50 @@ def test_control_tokens_are_found_wherever_they_stand(text: str, found: bool) ->
         tokens.found_in_prompt([Message(role="user", content="nothing"), Message(role="user", content=text)])
         is found
     )
+
+
+ENDLESS = "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}"
+RECURSIVE = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}"
+LONG_WORD = "{{ 'a' * 10 ** 14 }}"
+ON_DEMAND = "{% if '!' in messages[0]['content'] %}{{ failure }}{% endif %}" + CHAT_TEMPLATE
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "RENDER_S", 0.2)
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{% if x %}", "{{ x|nofilter }}", "{% break %}", "{{ " + "(" * 400 + ")" * 400 + " }}", RECURSIVE],
+)
+def test_a_template_that_fails_for_every_message_makes_no_encoder(template: str, checkpoint: Kinds) -> None:
+    with pytest.raises(InvalidVersionError, match="its chat template fails"):
+        Encoder(tokenizer_of(checkpoint("llama-chat"), template), 128)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_template_that_never_ends_makes_no_encoder(checkpoint: Kinds) -> None:
+    with pytest.raises(InvalidVersionError, match=r"takes over 0\.2 s"):
+        Encoder(tokenizer_of(checkpoint("llama-chat"), ENDLESS), 128)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("failure", [RECURSIVE, LONG_WORD, "{{ 'x'.encode('no') }}", "{{ messages.a.b }}"])
+def test_messages_for_which_a_template_fails_are_rejected(failure: str, split: bool, checkpoint: Kinds) -> None:
+    template = ON_DEMAND.replace("{{ failure }}", failure)
+    encoder = Encoder(tokenizer_of(checkpoint("llama-chat"), template), 128, TextRules(DAY, split))
+    assert encode_one(encoder, "Who?", "I. </s>").ids
+    with pytest.raises(InvalidRequestError, match=r"chat template rejects these messages: ."):
+        encode_one(encoder, "Who!", "I. </s>")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_messages_with_which_a_template_never_ends_are_rejected_in_any_thread(checkpoint: Kinds) -> None:
+    template = ON_DEMAND.replace("{{ failure }}", ENDLESS)
+    encoder = Encoder(tokenizer_of(checkpoint("llama-chat"), template), 128)
+    with ThreadPoolExecutor(1) as thread:
+        for _ in range(3):
+            with pytest.raises(InvalidRequestError, match=r"takes over 0\.2 s"):
+                thread.submit(encode_one, encoder, "Who!", "I.").result()
+            assert thread.submit(encode_one, encoder, "Who?", "I.").result().ids

@@ -207,7 +207,7 @@ def test_portions_are_bounded_and_have_all_sequences_in_order(checkpoint: Kinds,
         )
         for n, group in enumerate(lengths)
     ]
-    portions = list(encoder.portions(groups))
+    portions = [portion.sequences for portion in encoder.portions(groups)]
     flat = [(prompt, response) for prompt, responses in groups for response in responses]
     sequences = iter(flat)
     for portion in portions:

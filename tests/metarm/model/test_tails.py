@@ -152,3 +152,11 @@ def test_prompt_tokens_end_before_any_number_of_characters_without_a_token(space
     encoder = encoder_of("llama-3", WHOLE)
     few, many = (encode_one(encoder, "two words" + " " * number, "yes").prompt_tokens for number in (2, spaces))
     assert many == few > 3
+
+
+def test_the_first_token_is_that_of_the_whole_text_also_after_removed_characters() -> None:
+    backend = plain("gpt2")
+    backend.pre_tokenizer = pre.Sequence([pre.Split("-", "removed"), pre.ByteLevel(False)])
+    text = "-" * 5000 + "one two"
+    whole = backend.encode(text, add_special_tokens=False).ids
+    assert Tails(backend).first_ids(text, add_special_tokens=False) == whole[:1] != []

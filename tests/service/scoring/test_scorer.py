@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarm.errors import NonFiniteScoreError, NotReadyError
-from metarm.model.encoding import Encoded, Encoder
+from metarm.errors import NonFiniteScoreError, NotReadyError, PayloadTooLargeError
+from metarm.model.chat_template import TextRules
+from metarm.model.encoding import Encoded, Encoder, Portion
 from metarm.model.forward import PrefixCache
 from metarm.model.portions import Group as TextGroup
 from metarm.model.reward_model import RewardModel, load_model
@@ -49,7 +50,12 @@ class Wired:
 
 @asynccontextmanager
 async def wired(
-    model: RewardModel, *, entries: int = 100, slice_tokens: int = 100, held: bool = False
+    model: RewardModel,
+    *,
+    entries: int = 100,
+    slice_tokens: int = 100,
+    held: bool = False,
+    max_request_chars: int = 2**24,
 ) -> AsyncIterator[Wired]:
     metrics, slices, released = Metrics(), [], threading.Semaphore(0)
     plans: list[RewardModel] = []
@@ -66,7 +72,7 @@ async def wired(
         return ForwardPlan(1, 1, 1000, slice_tokens)
 
     batcher: Batcher[LoadedVersion, Encoded] = Batcher(forward, queue_tokens=10**6)
-    scorer = Scorer(engine, batcher, entries, metrics, choose)
+    scorer = Scorer(engine, batcher, entries, metrics, choose, max_request_chars=max_request_chars)
     async with scorer.running():
         scorer.prepare(model)
         yield Wired(scorer, batcher, metrics, plans, slices, released)
@@ -304,7 +310,7 @@ class Counting(Encoder):
 
     begun = 0
 
-    def portions(self, groups: Sequence[TextGroup]) -> Iterator[list[Encoded]]:
+    def portions(self, groups: Sequence[TextGroup]) -> Iterator[Portion]:
         portions = super().portions(groups)
         while True:
             self.begun += 1
@@ -351,3 +357,42 @@ def test_a_request_under_way_is_not_tokenised_after_the_end(checkpoint: Kinds) -
 def test_a_small_request_is_tokenised_in_one_portion(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
     assert len(list(model.encoder.portions(SMALL * 50))) == 1
+
+
+UNCUT = "a" * 20_000  # one word, which is tokenised again with each response
+
+
+@pytest.mark.parametrize(
+    ("kind", "rules", "prompt"),
+    [
+        ("llama", TextRules(), UNCUT),
+        ("llama-chat", TextRules(), UNCUT),
+        ("llama-chat", TextRules(split_special_tokens=True), f"{'one two ' * 2500}</s>"),
+    ],
+)
+def test_a_request_whose_prompts_are_read_too_often_is_refused_and_its_parts_pass(
+    checkpoint: Kinds, kind: Kind, rules: TextRules, prompt: str
+) -> None:
+    model = load_model(checkpoint(kind), 128)
+    model.encoder = encoder = Encoder(model.encoder.tokenizer, 128, rules)
+    version = LoadedVersion("v000001", model)
+    responses = [f"{number} is it" for number in range(12)]
+
+    async def main() -> None:
+        async with wired(model, max_request_chars=25_000) as w:
+            with pytest.raises(PayloadTooLargeError, match=r"100000 .*METARM_MAX_REQUEST_CHARS") as refused:
+                await w.scorer.encode(version, [Group(prompt, responses)])
+            assert refused.value.details["limit"] == 100_000
+            assert refused.value.details["setting"] == "METARM_MAX_REQUEST_CHARS"
+            for half in (responses[:6:2], responses[6:9]):
+                groups = [Group(prompt, half)]
+                assert await w.scorer.encode(version, groups) == encoder.encode(groups)
+            again = [Group(prompt, responses[:1] * 100)]  # read once
+            assert await w.scorer.encode(version, again) == encoder.encode(again)
+            prose = [Group("one two " * 2500, responses)]  # cut
+            assert await w.scorer.encode(version, prose) == encoder.encode(prose)
+        async with wired(model, max_request_chars=1) as w:
+            alone = [Group(prompt, ["one"])]
+            assert await w.scorer.encode(version, alone) == encoder.encode(alone)
+
+    asyncio.run(main())

@@ -61,7 +61,7 @@ class Served:
             share_prompts=True,
             reduced=self.reduced,
             calibrated=self.calibrated,
-            prepare=Scorer(engine, batcher, 0, Metrics(), choose).prepare,
+            prepare=Scorer(engine, batcher, 0, Metrics(), choose, max_request_chars=10**6).prepare,
         )
         self._refused = Refusals(self.store, lambda: None, retry_after_s=0.0)
 
