@@ -22,6 +22,7 @@ from service.settings import ServiceSettings
 
 ENCODINGS = ("gzip", "deflate")
 PIECE = 2**16  # compressed bytes decompressed at once
+MAX_TYPE = 200  # characters of a content type
 DESCRIBING = frozenset({b"content-length", b"transfer-encoding", b"content-type"})
 
 
@@ -59,7 +60,7 @@ def announced(scope: Scope) -> Announced | None:
     sent = found.get(b"content-length", b"0")
     if sent == b"0" and b"transfer-encoding" not in found:
         return None
-    length = int(sent[:19]) if sent.isdigit() and b"content-length" in found else None
+    length = int(sent.lstrip(b"0")[:20] or b"0") if sent.isdigit() and b"content-length" in found else None
     encodings = b",".join(value for name, value in scope["headers"] if name == b"content-encoding")
     return Announced(length, found.get(b"content-type", b"").decode("latin-1"), encodings.decode("latin-1"))
 
@@ -90,7 +91,7 @@ def _check_type(sent: str) -> None:
     if sent in ("", "application/json"):
         return
     parsed = Message()
-    parsed["content-type"] = sent
+    parsed["content-type"] = sent if len(sent) <= MAX_TYPE else "text/plain"  # parsing takes quadratic time
     kind, charset = parsed.get_content_type(), parsed.get_param("charset", "utf-8")
     if not kind.startswith("application/") or not kind.endswith(("/json", "+json")):
         raise UnsupportedMediaTypeError(

@@ -93,6 +93,15 @@ def test_a_body_that_is_announced_as_too_long_is_refused_and_the_connection_clos
     assert error["details"] == {"limit": LIMIT, "setting": "METARM_MAX_BODY_BYTES"}
 
 
+def test_the_announced_length_is_named_as_it_was_sent(server: Served) -> None:
+    head = "POST /score HTTP/1.1\nHost: x\nAuthorization: Bearer score-key\nContent-Length: 18446744073709551615"
+    status, _, error = answer_to(server, head, b"x")
+    assert status == 413
+    assert "18446744073709551615 bytes" in error["message"]
+    head = f"POST /score HTTP/1.1\nHost: x\nAuthorization: Bearer score-key\nContent-Length: {LIMIT + 1:0>40}"
+    assert answer_to(server, head, b"x")[0] == 413
+
+
 def test_an_endless_body_ends_at_the_limit_also_without_a_key(server: Served) -> None:
     chunk = b"8000\r\n" + b" " * 0x8000 + b"\r\n"
     for key, status in (("\nAuthorization: Bearer score-key", 413), ("", 401)):
@@ -151,6 +160,7 @@ def test_json_is_accepted_under_its_content_types(server: Served, content_type: 
         ("json", "json"),
         ("application/json; charset=utf-16", "utf-16"),
         ("x" * 50_000, "xxx"),
+        ("application/json;" + "a=b;" * 15_000, "application/json"),
     ],
 )
 def test_another_content_type_is_refused_by_its_name(server: Served, content_type: str, mentions: str) -> None:
