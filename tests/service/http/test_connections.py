@@ -291,6 +291,43 @@ def test_requests_sent_at_once_are_answered_in_order_before_a_broken_one(usual: 
         refused(connection, 400, "malformed_request")
 
 
+def test_any_number_of_requests_sent_at_once_is_answered_in_order(usual: HttpThread) -> None:
+    missing = b"GET /missing HTTP/1.1\r\nHost: x\r\n\r\n"
+    posted = POST + b"Content-Length: 10000\r\n\r\n" + b" " * 10_000
+    expected = [200, 404, 400] * 300
+    with Raw(usual) as connection:
+        sender = threading.Thread(target=connection.send, args=((HEALTH + missing + posted) * 300 + b"broken\r\n\r\n",))
+        sender.start()
+        assert [connection.answer()[0] for _ in expected] == expected
+        sender.join()
+        refused(connection, 400, "malformed_request")
+
+
+def test_no_request_is_parsed_while_too_many_wait() -> None:
+    """Every request of one read, and the task of the first, would be made before another client is served."""
+    connection, transport = connection_that_never_answers()
+    connection.data_received(HEALTH * 10_000)
+    most = MAX_WAITING + PIECE // len(HEALTH)
+    assert MAX_WAITING <= len(connection.pipeline) <= most
+    assert not transport.is_reading
+    connection.flow.resume_reading()  # as for each request whose body the application reads
+    assert not transport.is_reading
+    connection.data_received(HEALTH)
+    assert len(connection.pipeline) <= most
+
+
+def test_a_client_that_leaves_its_requests_leaves_no_traceback(usual: HttpThread) -> None:
+    before = usual.output
+    for _ in range(20):
+        with Raw(usual) as connection:
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.send((POST + b"Content-Length: 2\r\n\r\n{}") * 50)
+    with Raw(usual) as connection:
+        connection.send(HEALTH)
+        assert connection.answer()[0] == 200
+    assert "Traceback" not in usual.output.removeprefix(before)
+
+
 def test_a_broken_body_of_a_later_request_waits_for_the_answers_before_it(usual: HttpThread) -> None:
     start = b"POST /score HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     with Raw(usual) as connection:
