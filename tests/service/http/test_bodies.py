@@ -94,7 +94,9 @@ def test_a_body_that_is_announced_as_too_long_is_refused_and_the_connection_clos
 
 
 def test_the_announced_length_is_named_as_it_was_sent(server: Served) -> None:
-    head = "POST /score HTTP/1.1\nHost: x\nAuthorization: Bearer score-key\nContent-Length: 18446744073709551615"
+    head = (
+        "POST /score HTTP/1.1\nHost: x\nAuthorization: Bearer score-key\nContent-Length: 18446744073709551615"
+    )
     status, _, error = answer_to(server, head, b"x")
     assert status == 413
     assert "18446744073709551615 bytes" in error["message"]

@@ -126,7 +126,7 @@ def test_a_scan_ends_at_its_bounds_also_without_commas(body: bytes) -> None:
 @pytest.mark.parametrize("value", [b'{"a":{}}', b'{"a":[{"b":"c"}]}', b"[[[]]]", b'{"":"","b":""}'])
 @pytest.mark.parametrize("space", [b"", b" \n"])
 def test_the_bound_of_tokens_is_above_that_of_values(value: bytes, space: bytes) -> None:
-    one = value if not space else re.sub(rb'([\[\]{},:])', rb"\1 \n", value)
+    one = value if not space else re.sub(rb"([\[\]{},:])", rb"\1 \n", value)
     body = b"[" + b",".join([one] * 100) + b"]" + space * 1000
     scan(bytearray(body), limited(max_json_values=count(json.loads(body))))
 
