@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Callable
 from email.message import Message
 from typing import Any, NamedTuple
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from starlette.types import Scope
 
 from metarm.errors import (
@@ -24,6 +26,8 @@ ENCODINGS = ("gzip", "deflate")
 PIECE = 2**16  # compressed bytes decompressed at once
 MAX_TYPE = 200  # characters of a content type
 DESCRIBING = frozenset({b"content-length", b"transfer-encoding", b"content-type"})
+
+Validate = Callable[[Any], tuple[Any, list[dict[str, Any]]]]  # value → (body, errors)
 
 
 class ReadRequest(Request):
@@ -66,10 +70,11 @@ def announced(scope: Scope) -> Announced | None:
 
 
 async def read(
-    request: Request, sent: Announced | None, settings: ServiceSettings, *, required: bool
+    request: Request, sent: Announced | None, settings: ServiceSettings, validate: Validate, *, required: bool
 ) -> ReadRequest:
-    """The request with its body, as JSON. Raises UnsupportedMediaTypeError, RequestTimeoutError,
-    PayloadTooLargeError, MalformedRequestError."""
+    """The request with its body: as JSON or, if it is large, as what `validate` makes of that. Raises
+    UnsupportedMediaTypeError, RequestTimeoutError, PayloadTooLargeError, MalformedRequestError,
+    InvalidRequestError, RequestValidationError."""
     encoding = None
     if sent is not None:
         _check_type(sent.kind)
@@ -80,11 +85,19 @@ async def read(
             raise MalformedRequestError("the request has no body: send a JSON object")
         return ReadRequest(request, None, empty=True)
 
-    def parsed() -> Any:
-        return json_text.parse(_decompressed(body, encoding, settings) if encoding else body, settings)
+    if encoding is None and json_text.is_small(body):
+        return ReadRequest(request, json_text.parse(body, settings), empty=False)
 
-    inline = len(body) < json_text.SMALL and encoding is None  # otherwise in a thread: other requests go on
-    return ReadRequest(request, parsed() if inline else await asyncio.to_thread(parsed), empty=False)
+    def validated() -> Any:
+        text = _decompressed(body, encoding, settings) if encoding else body
+        value = json_text.parse(text, settings)
+        valid, errors = validate(value)
+        if errors:
+            raise RequestValidationError(errors, body=value)
+        return valid
+
+    # other requests go on meanwhile; FastAPI takes what is valid already as it is
+    return ReadRequest(request, await asyncio.to_thread(validated), empty=False)
 
 
 def _check_type(sent: str) -> None:

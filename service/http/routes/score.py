@@ -157,7 +157,7 @@ def _prompt_chars(group: GroupBody) -> int:
 def _prompt(group: GroupBody) -> Prompt:
     if isinstance(group.prompt, str):
         return group.prompt
-    return cast("list[Message]", [message.model_dump() for message in group.prompt])
+    return cast("list[Message]", [{"role": each.role, "content": each.content} for each in group.prompt])
 
 
 def _version_of_each(
