@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Callable
 from email.message import Message
 from typing import Any, NamedTuple
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from starlette.types import Scope
 
 from metarm.errors import (
@@ -22,7 +24,10 @@ from service.settings import ServiceSettings
 
 ENCODINGS = ("gzip", "deflate")
 PIECE = 2**16  # compressed bytes decompressed at once
+MAX_TYPE = 200  # characters of a content type
 DESCRIBING = frozenset({b"content-length", b"transfer-encoding", b"content-type"})
+
+Validate = Callable[[Any], tuple[Any, list[dict[str, Any]]]]  # value → (body, errors)
 
 
 class ReadRequest(Request):
@@ -59,16 +64,17 @@ def announced(scope: Scope) -> Announced | None:
     sent = found.get(b"content-length", b"0")
     if sent == b"0" and b"transfer-encoding" not in found:
         return None
-    length = int(sent[:19]) if sent.isdigit() and b"content-length" in found else None
+    length = int(sent.lstrip(b"0")[:20] or b"0") if sent.isdigit() and b"content-length" in found else None
     encodings = b",".join(value for name, value in scope["headers"] if name == b"content-encoding")
     return Announced(length, found.get(b"content-type", b"").decode("latin-1"), encodings.decode("latin-1"))
 
 
 async def read(
-    request: Request, sent: Announced | None, settings: ServiceSettings, *, required: bool
+    request: Request, sent: Announced | None, settings: ServiceSettings, validate: Validate, *, required: bool
 ) -> ReadRequest:
-    """The request with its body, as JSON. Raises UnsupportedMediaTypeError, RequestTimeoutError,
-    PayloadTooLargeError, MalformedRequestError."""
+    """The request with its body: as JSON or, if it is large, as what `validate` makes of that. Raises
+    UnsupportedMediaTypeError, RequestTimeoutError, PayloadTooLargeError, MalformedRequestError,
+    InvalidRequestError, RequestValidationError."""
     encoding = None
     if sent is not None:
         _check_type(sent.kind)
@@ -79,18 +85,26 @@ async def read(
             raise MalformedRequestError("the request has no body: send a JSON object")
         return ReadRequest(request, None, empty=True)
 
-    def parsed() -> Any:
-        return json_text.parse(_decompressed(body, encoding, settings) if encoding else body, settings)
+    if encoding is None and json_text.is_small(body):
+        return ReadRequest(request, json_text.parse(body, settings), empty=False)
 
-    inline = len(body) < json_text.SMALL and encoding is None  # otherwise in a thread: other requests go on
-    return ReadRequest(request, parsed() if inline else await asyncio.to_thread(parsed), empty=False)
+    def validated() -> Any:
+        text = _decompressed(body, encoding, settings) if encoding else body
+        value = json_text.parse(text, settings)
+        valid, errors = validate(value)
+        if errors:
+            raise RequestValidationError(errors, body=value)
+        return valid
+
+    # other requests go on meanwhile; FastAPI takes what is valid already as it is
+    return ReadRequest(request, await asyncio.to_thread(validated), empty=False)
 
 
 def _check_type(sent: str) -> None:
     if sent in ("", "application/json"):
         return
     parsed = Message()
-    parsed["content-type"] = sent
+    parsed["content-type"] = sent if len(sent) <= MAX_TYPE else "text/plain"  # parsing takes quadratic time
     kind, charset = parsed.get_content_type(), parsed.get_param("charset", "utf-8")
     if not kind.startswith("application/") or not kind.endswith(("/json", "+json")):
         raise UnsupportedMediaTypeError(

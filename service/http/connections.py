@@ -14,7 +14,8 @@ from typing import Any
 import httptools
 import orjson
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from metarm.errors import HeadersTooLargeError, MalformedRequestError, MetaRMError, RequestTimeoutError
@@ -23,7 +24,19 @@ from service.telemetry.request_log import RequestLog
 
 MAX_HEAD_BYTES = 64 * 1024  # request line and headers, as the server reads them
 LINGER_S = 2.0  # to discard what a refused client still sends: a close with unread bytes can destroy its answer
+PIECE = 4096  # bytes that are parsed before the next check of what they hold
+MAX_WAITING = 8  # requests behind the one that is answered; the piece that passes it may hold more
 BODY_HEADERS = (b"content-length", b"transfer-encoding")  # with an upgrade, the parser loses the body
+
+
+class _Flow(FlowControl):
+    """Reading stays paused while it is held, although uvicorn resumes it for each request."""
+
+    held = False
+
+    def resume_reading(self) -> None:
+        if not self.held:
+            super().resume_reading()
 
 
 class Connection(HttpToolsProtocol):
@@ -53,16 +66,21 @@ class Connection(HttpToolsProtocol):
         self._check_head = False  # whether a head that ends in these bytes may be too large
         self._unbroken = 0  # bytes since the last end of a head or piece of a body, without the first ones
         self._refusal: MetaRMError | None = None  # nothing is read once it is set
-        self._present: deque[Presence] = deque()  # of the requests that are not answered, in order
+        self._unanswered: deque[RequestResponseCycle] = deque()  # in order
+        self._unparsed = b""  # nothing is read while too many requests wait
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
+        self.flow = self._flow = _Flow(transport)
         self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_deadline()
-        for presence in self._present:
-            presence.leave()
+        self._unparsed = b""
+        for cycle in self._unanswered:
+            cycle.disconnected = True  # uvicorn marks only the latest
+            cycle.message_event.set()
+            _presence(cycle).leave()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn leaves it after a reset
 
@@ -70,26 +88,45 @@ class Connection(HttpToolsProtocol):
         if self._refusal is not None:
             return
         self._unset_keepalive_if_required()
-        self._check_head = self._in_head or len(data) > MAX_HEAD_BYTES
-        self._unbroken += len(data)
         was_in_body = self._in_body
-        try:
-            self._feed(data)
-        except httptools.HttpParserError as error:
-            cause = error.__context__  # what a callback has raised
-            if not isinstance(cause, MetaRMError):
-                cause = MalformedRequestError("this is not HTTP/1.1, or it is broken")
-            self._refuse(cause)
+        self._unparsed += data
+        if not self._parse():
             return
-        if self._unbroken > MAX_HEAD_BYTES:
-            self._refuse(_too_large())
-        elif not self._awaits_request:
+        if not self._awaits_request:
             self._end_deadline()
         elif was_in_body and not (self._in_body or self._in_head):
             self._end_deadline()
             self._keep_alive()
         else:
             self._set_deadline()
+
+    def _parse(self) -> bool:
+        """Parse what was read, in pieces, until too many requests wait. Then reading is held up, until some of
+        them have their answers. False if the client is refused."""
+        data, place = self._unparsed, 0
+        while place < len(data) and len(self.pipeline) < MAX_WAITING and self._refusal is None:
+            piece = data[place : place + PIECE]
+            place += len(piece)
+            self._parse_piece(piece)
+        self._unparsed = data[place:] if self._refusal is None else b""
+        self._flow.held = bool(self._unparsed)
+        if self._flow.held:
+            self.flow.pause_reading()
+        return self._refusal is None
+
+    def _parse_piece(self, piece: bytes) -> None:
+        self._check_head = self._in_head
+        self._unbroken += len(piece)
+        try:
+            self._feed(piece)
+        except httptools.HttpParserError as error:
+            cause = error.__context__  # what a callback has raised
+            if not isinstance(cause, MetaRMError):
+                cause = MalformedRequestError("this is not HTTP/1.1, or it is broken")
+            self._refuse(cause)
+        else:
+            if self._unbroken > MAX_HEAD_BYTES:
+                self._refuse(_too_large())
 
     def _feed(self, data: bytes) -> None:
         """Raises HttpParserError, for the errors of the callbacks below too."""
@@ -110,8 +147,8 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade() and any(name in BODY_HEADERS for name, _ in self.headers):
             raise MalformedRequestError("send no Upgrade header with a body: this server speaks HTTP/1.1 only")
         super().on_headers_complete()
-        presence = self.scope[PRESENCE] = Presence()  # type: ignore[literal-required]  # a key of our own
-        self._present.append(presence)
+        self.scope[PRESENCE] = Presence()  # type: ignore[literal-required]  # a key of our own
+        self._unanswered.append(self.cycle)
         self.headers = []  # fields after a body are no headers of its request
         self._in_head, self._in_body, self._unbroken = False, True, 0
 
@@ -124,9 +161,12 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        self._present.popleft()
+        self._unanswered.popleft()
         more = bool(self.pipeline)
         super().on_response_complete()
+        if self._unparsed and not self.transport.is_closing():
+            self._parse()
+            self.flow.resume_reading()
         if more or self.transport.is_closing():
             return
         if self._refusal is not None:
@@ -200,6 +240,11 @@ class Connection(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[error.status] + lines + b"\r\n" + body)
         self.transport.write_eof()
         self._deadline = self.loop.call_later(LINGER_S, self.transport.abort)
+
+
+def _presence(cycle: RequestResponseCycle) -> Presence:
+    found: Presence = cycle.scope[PRESENCE]  # type: ignore[literal-required]  # a key of our own
+    return found
 
 
 def _too_large() -> HeadersTooLargeError:

@@ -12,6 +12,7 @@ MAX_PART = 100  # characters of one name in a path
 MAX_MESSAGE = 200
 EXPECTED = "Input should be "
 REWORDED = {  # pydantic's messages, which speak of Python, by type
+    "dict_type": f"{EXPECTED}an object",
     "model_attributes_type": f"{EXPECTED}an object",
     "model_type": f"{EXPECTED}an object",
     "int_parsing_size": f"{EXPECTED}an integer of at most 64 bits",

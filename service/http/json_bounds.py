@@ -15,6 +15,9 @@ MAX_DEPTH = 1024  # of orjson
 MAX_NUMBER = 128  # bytes of a number or literal
 MAX_NAME = 1000  # bytes of the name of a field, and more than any other name has characters
 LONG = 128  # bytes from which on a string is a long one
+TOKENS_PER_VALUE = 4  # at most: {"a":{}, has a name, two brackets and a comma for a value
+BETWEEN_PER_VALUE = 32  # bytes of spaces, numbers, literals and colons for each value of the most, and as many
+MORE_BETWEEN = 2**20  # beside that
 STEP = 2**18  # bytes that one call of a regular expression reads, and the most between two tokens
 PIECE = 2**20  # bytes whose characters are counted together
 BYTES_OF_A_CHARACTER = 12  # at most: two escaped surrogates
@@ -22,6 +25,7 @@ NAMES_PER_VALUE = 64  # characters of names and ids, which are no texts, for eac
 TOKEN = re.compile(rb'["\[\]{},](?:(?<=")[^"\\]{0,100}+")?')  # a string that is short and simple: all of it
 IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 NAMES_A_FIELD = re.compile(rb"[ \t\n\r]*+:")  # after a string
+NO_SPACE = re.compile(rb"[^ \t\n\r]")
 QUOTE, BACKSLASH, COMMA = b'"\\,'
 OPENING = b"[{"
 CONTINUATION = bytes(range(0x80, 0xC0))  # the bytes of a UTF-8 character after its first
@@ -37,14 +41,22 @@ def scan(body: bytearray, settings: ServiceSettings) -> list[Span]:
     """
     strings = _Strings(settings)
     values, depth, opened = 1, 0, -1  # opened: the place after the last token if it opened a list or object
+    most = settings.max_json_values
+    tokens_left, between_left = TOKENS_PER_VALUE * (most + 1), BETWEEN_PER_VALUE * most + MORE_BETWEEN
     place, size = 0, len(body)
     while place < size:
         token = TOKEN.search(body, place, place + STEP)
         start = token.start() if token else min(place + STEP, size)
         if start - place > MAX_NUMBER:
             _check_between(body, place, start)
+        between_left -= start - place
+        if between_left < 0:
+            limit = BETWEEN_PER_VALUE * most + MORE_BETWEEN
+            message = f"the body has more than {limit} bytes of spaces, numbers and literals at byte {start}"
+            raise MalformedRequestError(message, byte=start, limit=limit)
         if token is None:
             break
+        tokens_left -= 1
         place = token.end()
         kind = body[start]
         if kind == QUOTE:
@@ -64,12 +76,14 @@ def scan(body: bytearray, settings: ServiceSettings) -> list[Span]:
             continue
         else:
             depth -= 1
+            if depth <= 0:
+                _check_end(body, start if depth < 0 else place)
             if opened >= 0 and not body[opened:start].strip():
                 values -= 1  # it is empty
         opened = -1
-        if values > settings.max_json_values:
+        if values > most or tokens_left < 0:
             what = "too many JSON values in one body"
-            raise PayloadTooLargeError.over(settings.max_json_values, "METARM_MAX_JSON_VALUES", what)
+            raise PayloadTooLargeError.over(most, "METARM_MAX_JSON_VALUES", what)
     strings.count_characters(body, size, values)
     return strings.long
 
@@ -119,6 +133,13 @@ def _check_between(body: bytearray, start: int, end: int) -> None:
     if len(body[start:end].strip()) > MAX_NUMBER:
         message = f"the body has a number or literal of more than {MAX_NUMBER} bytes at byte {start}"
         raise MalformedRequestError(message, byte=start, limit=MAX_NUMBER)
+
+
+def _check_end(body: bytearray, place: int) -> None:
+    """The value of the body ends before `place`. Raises MalformedRequestError if anything follows."""
+    if more := NO_SPACE.search(body, place, place + STEP):
+        message = f"the body is not valid JSON: unexpected data after its end at byte {more.start()}"
+        raise MalformedRequestError(message, byte=more.start())
 
 
 def _end_of_string(body: bytearray, start: int, longest: int) -> int:

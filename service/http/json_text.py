@@ -18,7 +18,13 @@ from service.http.json_bounds import LONG, PIECE, Span, scan
 from service.settings import ServiceSettings
 
 SMALL = 2**18  # bytes that are parsed at once
+MANY = 2**14  # commas, opening brackets and quotes: what they enclose takes some milliseconds
 NOT_JSON = re.compile(r"-?(?:NaN|Infinity)")
+
+
+def is_small(body: bytearray) -> bool:
+    """Whether parsing and validating it takes some milliseconds at most."""
+    return len(body) < SMALL and sum(map(body.count, b',[{"')) < MANY
 
 
 def parse(body: bytearray, settings: ServiceSettings) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from fastapi import Request, Response
@@ -22,19 +23,20 @@ class Route(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         rights = [each.dependency for each in self.dependencies if each.dependency in RIGHTS]
-        takes_body = self.body_field is not None
-        required = self.body_field is not None and self.body_field.field_info.is_required()
+        body = self.body_field
 
         async def handle_within_bounds(request: Request) -> Response:
             sent = bodies.announced(request.scope)
-            if takes_body or sent is not None:
+            if body is not None or sent is not None:
                 server: Server = request.app.state.server
                 for require in rights:
                     await require(server, await BEARER(request))
                 if sent is not None:
                     sent.check_length(server.settings)
-                if takes_body:
-                    request = await bodies.read(request, sent, server.settings, required=required)
+                if body is not None:
+                    validate = partial(body.validate, loc=("body",))
+                    required = body.field_info.is_required()
+                    request = await bodies.read(request, sent, server.settings, validate, required=required)
             return await handle(request)
 
         return handle_within_bounds

@@ -11,7 +11,7 @@ import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
 from metarm.errors import PayloadTooLargeError
-from metarm.records import Message, PolicyStamp, Prompt, SampleGroup
+from metarm.records import PolicyStamp, Prompt, SampleGroup
 from metarm.shared.sample_log import LoggedRequest
 from service.http.access import RunningServer, require_key
 from service.http.disconnects import ClientPresent
@@ -145,19 +145,13 @@ def _groups(body: ScoreRequest | TokenizeRequest, settings: ServiceSettings) -> 
         raise PayloadTooLargeError.over(
             settings.max_request_chars, "METARM_MAX_REQUEST_CHARS", what, chars=total
         )
-    return [Group(_prompt(group), group.responses) for group in body.groups]
+    return [Group(cast("Prompt", group.prompt), group.responses) for group in body.groups]
 
 
 def _prompt_chars(group: GroupBody) -> int:
     if isinstance(group.prompt, str):
         return len(group.prompt)
-    return sum(len(message.role) + len(message.content) for message in group.prompt)
-
-
-def _prompt(group: GroupBody) -> Prompt:
-    if isinstance(group.prompt, str):
-        return group.prompt
-    return cast("list[Message]", [message.model_dump() for message in group.prompt])
+    return sum(len(message["role"]) + len(message["content"]) for message in group.prompt)
 
 
 def _version_of_each(

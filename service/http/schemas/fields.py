@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import (
@@ -53,18 +54,21 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 MAX_UNKNOWN = 5  # unknown fields of one object that are reported
 
 
+def few_unknown(values: Any, known: Collection[str]) -> Any:
+    """Leave out unknown fields beyond the first few: pydantic would report each of 100,000."""
+    if not isinstance(values, dict) or len(values) <= len(known):
+        return values
+    unknown = itertools.islice((name for name in values if name not in known), MAX_UNKNOWN)
+    return {name: values[name] for name in (*(name for name in known if name in values), *unknown)}
+
+
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
     def _few_unknown(cls, values: Any) -> Any:
-        """Leave out unknown fields beyond the first few: pydantic would report each of 100,000."""
-        known = cls.__pydantic_fields__
-        if not isinstance(values, dict) or len(values) <= len(known):
-            return values
-        unknown = itertools.islice((name for name in values if name not in known), MAX_UNKNOWN)
-        return {name: values[name] for name in (*(name for name in known if name in values), *unknown)}
+        return few_unknown(values, cls.__pydantic_fields__)
 
 
 class ErrorDetail(BaseModel):

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
-from service.http.schemas.fields import LARGEST_INTEGER, Body, Flag, Name, VersionName, VersionOrLabel
+from service.http.schemas.fields import (
+    LARGEST_INTEGER,
+    Body,
+    Flag,
+    Name,
+    VersionName,
+    VersionOrLabel,
+    few_unknown,
+)
 
 
-class ChatMessage(Body):
+class ChatMessage(
+    TypedDict
+):  # a body may have tens of thousands: a model of each would cost several times more
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]  # pydantic's way to configure it
+
     role: Name
     content: str
+
+
+def _few_unknown(message: Any) -> Any:
+    return few_unknown(message, ("role", "content"))
 
 
 class Group(Body):
@@ -20,7 +37,12 @@ class Group(Body):
     id: Name | None = Field(
         None, description="Returned unchanged; by default the group's index in the request."
     )
-    prompt: str | Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
+    prompt: (
+        str
+        | Annotated[
+            list[Annotated[ChatMessage, BeforeValidator(_few_unknown)]], Field(min_length=1, fail_fast=True)
+        ]
+    )
     responses: list[str] = Field(min_length=1, fail_fast=True)
 
 

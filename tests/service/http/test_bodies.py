@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import json
 import socket
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,7 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import Request
+from starlette.types import Message
 
+from service.http import bodies
+from service.http.json_text import SMALL
+from service.settings import ServiceSettings
 from tests.processes import RedisProcess, Served, service_here, wait_until
 from tests.store import publish
 from tests.tiny import Kind
@@ -93,6 +100,17 @@ def test_a_body_that_is_announced_as_too_long_is_refused_and_the_connection_clos
     assert error["details"] == {"limit": LIMIT, "setting": "METARM_MAX_BODY_BYTES"}
 
 
+def test_the_announced_length_is_named_as_it_was_sent(server: Served) -> None:
+    head = (
+        "POST /score HTTP/1.1\nHost: x\nAuthorization: Bearer score-key\nContent-Length: 18446744073709551615"
+    )
+    status, _, error = answer_to(server, head, b"x")
+    assert status == 413
+    assert "18446744073709551615 bytes" in error["message"]
+    head = f"POST /score HTTP/1.1\nHost: x\nAuthorization: Bearer score-key\nContent-Length: {LIMIT + 1:0>40}"
+    assert answer_to(server, head, b"x")[0] == 413
+
+
 def test_an_endless_body_ends_at_the_limit_also_without_a_key(server: Served) -> None:
     chunk = b"8000\r\n" + b" " * 0x8000 + b"\r\n"
     for key, status in (("\nAuthorization: Bearer score-key", 413), ("", 401)):
@@ -151,6 +169,7 @@ def test_json_is_accepted_under_its_content_types(server: Served, content_type: 
         ("json", "json"),
         ("application/json; charset=utf-16", "utf-16"),
         ("x" * 50_000, "xxx"),
+        ("application/json;" + "a=b;" * 15_000, "application/json"),
     ],
 )
 def test_another_content_type_is_refused_by_its_name(server: Served, content_type: str, mentions: str) -> None:
@@ -249,6 +268,67 @@ def test_a_body_is_optional_where_all_its_fields_are(server: Served) -> None:
         answer = server.http.post("/versions/v000001/activate", content=body, headers=ADMIN)
         assert answer.status_code == 200
     assert server.http.post("/score", content=b"null", headers=KEY).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        BODY,
+        None,
+        [],
+        {},
+        {"groups": [{"prompt": [{"role": "user", "content": "x", "a": 1}, 3], "responses": ["a"]}]},
+        {"groups": [{"prompt": [3], "responses": ["a"]}]},
+        {"groups": [{"prompt": "x", "responses": []}], "version": "v12", "raw": 1, "odd": {}},
+    ],
+)
+def test_a_large_body_is_validated_as_a_small_one(server: Served, body: Any) -> None:
+    text = json.dumps(body).encode()
+    sent = [
+        (text, {}),
+        (b" " * (SMALL - 1) + text + b" " * 100, {}),
+        (gzip.compress(text), {"content-encoding": "gzip"}),
+    ]
+    answers = [server.http.post("/tokenize", content=each, headers={**KEY, **more}) for each, more in sent]
+    assert len({(answer.status_code, answer.text) for answer in answers}) == 1
+    optional = [
+        server.http.post("/versions/v000001/activate", content=each, headers={**ADMIN, **more})
+        for each, more in sent
+    ]
+    assert len({(answer.status_code, answer.text) for answer in optional}) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "elsewhere"),
+    [
+        (BODY, False),
+        ({"groups": [{"prompt": "x, y [1]" * 1000, "responses": ["y, z" * 1000] * 4}]}, False),
+        ([{}] * 10_000, True),
+        ([[]] * 10_000, True),
+        ([0] * 20_000, True),
+        ([""] * 10_000, True),
+        (["x" * SMALL], True),
+    ],
+)
+def test_a_body_of_many_values_is_validated_in_another_thread(body: Any, elsewhere: bool) -> None:
+    """Otherwise it would hold up every other request."""
+    sent, threads = json.dumps(body).encode(), []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": sent}
+
+    def validate(value: Any) -> tuple[Any, list[dict[str, Any]]]:
+        threads.append(threading.current_thread())
+        return value, []
+
+    async def main() -> None:
+        read = await bodies.read(
+            Request({"type": "http"}, receive), None, ServiceSettings(), validate, required=True
+        )
+        assert await read.json() == body
+
+    asyncio.run(main())
+    assert [thread is not threading.current_thread() for thread in threads] == [True] * elsewhere
 
 
 def test_names_of_any_length_are_answered_shortly(server: Served) -> None:

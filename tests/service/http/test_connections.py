@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
-from service.http.connections import MAX_HEAD_BYTES
+from service.http.connections import MAX_HEAD_BYTES, MAX_WAITING, PIECE, Connection
+from service.telemetry.request_log import RequestLog
 from tests.processes import HttpThread, RedisProcess, service_here
 
 POST = b"POST /score HTTP/1.1\r\nHost: x\r\n"
@@ -289,6 +294,57 @@ def test_requests_sent_at_once_are_answered_in_order_before_a_broken_one(usual: 
         connection.send(HEALTH + missing + HEALTH + b"broken\r\n\r\n")
         assert [connection.answer()[0] for _ in range(3)] == [200, 404, 200]
         refused(connection, 400, "malformed_request")
+
+
+def test_any_number_of_requests_sent_at_once_is_answered_in_order(usual: HttpThread) -> None:
+    missing = b"GET /missing HTTP/1.1\r\nHost: x\r\n\r\n"
+    posted = POST + b"Content-Length: 10000\r\n\r\n" + b" " * 10_000
+    expected = [200, 404, 400] * 300
+    with Raw(usual) as connection:
+        sender = threading.Thread(
+            target=connection.send, args=((HEALTH + missing + posted) * 300 + b"broken\r\n\r\n",)
+        )
+        sender.start()
+        assert [connection.answer()[0] for _ in expected] == expected
+        sender.join()
+        refused(connection, 400, "malformed_request")
+
+
+def test_no_request_is_parsed_while_too_many_wait() -> None:
+    """Otherwise all requests of one read are made before another client is served."""
+
+    async def never_answers(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        made: list[Connection] = []
+
+        def connection() -> Connection:
+            config = uvicorn.Config(never_answers, lifespan="off", log_config=None)
+            config.load()
+            made.append(Connection(config, ServerState(), {}, header_timeout_s=LATER_S, log=RequestLog()))
+            return made[-1]
+
+        listening = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
+        async with listening, asyncio.timeout(LATER_S):
+            _, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
+            writer.write(HEALTH * 100_000)
+            while not (made and made[0].pipeline):  # noqa: ASYNC110 (a connection sets no event)
+                await asyncio.sleep(0.005)
+            [reading] = made
+            most = MAX_WAITING + PIECE // len(HEALTH)
+            assert MAX_WAITING <= len(reading.pipeline) <= most
+            reading.flow.resume_reading()  # as the application does for each body that it reads
+            assert reading.flow.read_paused
+            writer.transport.abort()
+            reading.transport.abort()
+            while reading in reading.connections:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            assert all(cycle.disconnected for cycle, _ in reading.pipeline)
+            for task in tuple(reading.tasks):
+                task.cancel()
+
+    asyncio.run(main())
 
 
 def test_a_broken_body_of_a_later_request_waits_for_the_answers_before_it(usual: HttpThread) -> None:

@@ -20,7 +20,8 @@ import httpx
 import orjson
 import pytest
 import uvicorn
-from fastapi import FastAPI, Request
+import uvloop
+from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from transformers import AutoConfig, BertForSequenceClassification
 
@@ -408,6 +409,36 @@ def test_the_block_is_cancelled_when_the_client_leaves() -> None:
         assert value_of(metrics.undelivered.labels("/", "waiting")) == 1
 
     asyncio.run(main())
+
+
+def test_a_client_that_leaves_several_requests_is_noted_by_each(caplog: pytest.LogCaptureFixture) -> None:
+    """The web server marks only the latest: the one that runs would write to a closed connection."""
+
+    async def main() -> None:
+        began, ended = asyncio.Event(), asyncio.Event()
+        metrics = Metrics()
+
+        async def handler(request: Request) -> Response:
+            await request.body()
+            try:
+                with ClientPresent(request, metrics):
+                    began.set()
+                    await asyncio.Event().wait()
+            except ClientDisconnectedError as error:
+                asyncio.get_running_loop().call_later(0.1, ended.set)
+                return Response(status_code=error.status)
+            raise AssertionError("the client has not left")
+
+        async with serving(handler) as port, asyncio.timeout(20):
+            writer = await send(port)
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+            await began.wait()
+            await asyncio.sleep(0.1)  # the second request is read
+            writer.transport.abort()
+            await ended.wait()
+
+    uvloop.run(main())  # its closed transports refuse to write
+    assert "Traceback" not in caplog.text
 
 
 def test_an_answer_whose_client_leaves_while_it_is_made_counts_as_undelivered() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import orjson
@@ -95,11 +96,39 @@ def test_too_many_characters_are_refused_before_they_are_parsed(character: str) 
         (b'"' + b"a" * 12 * 200_001 + b'"', PayloadTooLargeError, "METARM_MAX_TEXT_CHARS"),
         (b'"' + b'\\"' * 6 * 200_001 + b'"', PayloadTooLargeError, "METARM_MAX_TEXT_CHARS"),
         (b'"' + b"\\" * SMALL, MalformedRequestError, "unexpected end"),
+        (b"]" * SMALL, MalformedRequestError, "unexpected data after its end at byte 0"),
+        (b"[0] " + b"[]" * SMALL, MalformedRequestError, "unexpected data after its end at byte 4"),
+        (b"[" + b"[]" * SMALL, PayloadTooLargeError, "METARM_MAX_JSON_VALUES"),
+        (b'{"a":' + b'""' * 2 * SMALL, PayloadTooLargeError, "METARM_MAX_JSON_VALUES"),
+        (b'""' * 2 * SMALL, PayloadTooLargeError, "METARM_MAX_JSON_VALUES"),
+        (b"[" + b'{"a":{}}' * SMALL, PayloadTooLargeError, "METARM_MAX_JSON_VALUES"),
+        (
+            b"[" + b",".join([b'"' + b"a" * LONG + b'"' + b" " * 300] * 30_000) + b"]",
+            MalformedRequestError,
+            "bytes of spaces, numbers and literals",
+        ),
     ],
 )
 def test_a_hostile_body_is_refused_with_its_cause(body: bytes, kind: type[MetaRMError], mentions: str) -> None:
     with pytest.raises(kind, match=mentions):
         parse(bytearray(body), SETTINGS)
+
+
+@pytest.mark.parametrize("body", [b"]", b"[" + b"[]", b'{"a":' + b'""', b'""', b"[" + b"]["])
+def test_a_scan_ends_at_its_bounds_also_without_commas(body: bytes) -> None:
+    """The body ends in a string that is too long: the scan does not come to it."""
+    hostile = body[:-2] + body[-2:] * 10_000 + b'"' + b"a" * 12 * 200_001 + b'"'
+    with pytest.raises(MetaRMError) as refused:
+        scan(bytearray(hostile), limited(max_json_values=1000))
+    assert refused.value.details.get("setting") != "METARM_MAX_TEXT_CHARS"
+
+
+@pytest.mark.parametrize("value", [b'{"a":{}}', b'{"a":[{"b":"c"}]}', b"[[[]]]", b'{"":"","b":""}'])
+@pytest.mark.parametrize("space", [b"", b" \n"])
+def test_the_bound_of_tokens_is_above_that_of_values(value: bytes, space: bytes) -> None:
+    one = value if not space else re.sub(rb"([\[\]{},:])", rb"\1 \n", value)
+    body = b"[" + b",".join([one] * 100) + b"]" + space * 1000
+    scan(bytearray(body), limited(max_json_values=count(json.loads(body))))
 
 
 def test_an_unknown_field_of_a_long_name_is_left_to_the_validation() -> None:
