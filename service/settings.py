@@ -124,7 +124,8 @@ class ServiceSettings(ProcessSettings):
         2**24,
         ge=1,
         description="Characters in one request: all its prompts and responses, each prompt once. The default "
-        "has room for max_responses responses of 512 tokens with as many prompts.",
+        "has room for max_responses responses of 512 tokens with as many prompts. The tokenizer reads at most "
+        "4 times as many, prompts anew for each response.",
     )
     log_buffer_groups: int = Field(
         50_000, ge=1, description="Scored groups that may wait for Redis; further ones are dropped and counted."

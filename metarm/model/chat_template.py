@@ -15,11 +15,13 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
+from metarm.model.portions import chars_of
 from metarm.model.time_limit import TimeLimitExceededError, time_limit
 from metarm.records import Prompt
 
 CLOCK = "strftime_now"  # the function by which a template reads the date
 RENDER_S = 10.0  # for the texts of one portion, which take some milliseconds
+ADDED_CHARS = 2**20  # that a template may write beyond four times its messages; a second of tokenisation
 BROKEN = (TemplateSyntaxError, SyntaxError, RecursionError, TimeLimitExceededError)  # whatever the messages are
 
 
@@ -82,12 +84,20 @@ class ChatTemplate:
 
     def render(self, prompt: Prompt, response: str) -> str:
         """The conversation that ends with `response`. Raises InvalidRequestError if the template rejects it."""
-        return cast("str", self._apply(prompt, response, tokenize=False))
+        text = cast("str", self._apply(prompt, response, tokenize=False))
+        limit = 4 * (chars_of(prompt) + len(response)) + ADDED_CHARS
+        if len(text) > limit:
+            raise InvalidRequestError(
+                f"the model's chat template rejects these messages: it writes {len(text)} characters, "
+                f"over {limit}"
+            )
+        return text
 
     def ids_of_plain_text(self, prompt: Prompt, response: str) -> list[int]:
         """The token ids of the conversation, whose only control tokens are the template's own: those in the
         messages are read as ordinary text (transformers' `sanitize_control_tokens`). Raises as `render`."""
         with self._encoding, self.time_limit():
+            self.render(prompt, response)  # which bounds what is tokenised
             ids = self._apply(prompt, response, return_dict=False, sanitize_control_tokens=True)
         return cast("list[int]", ids)
 

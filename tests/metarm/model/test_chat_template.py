@@ -179,6 +179,7 @@ def test_control_tokens_are_found_wherever_they_stand(text: str, found: bool) ->
 
 ENDLESS = "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}"
 RECURSIVE = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}"
+LONG_TEXT = "{% for i in range(50000) %}{{ 'four words and more than forty characters' }}{% endfor %}"
 LONG_WORD = "{{ 'a' * 10 ** 14 }}"
 ON_DEMAND = "{% if '!' in messages[0]['content'] %}{{ failure }}{% endif %}" + CHAT_TEMPLATE
 
@@ -204,7 +205,9 @@ def test_a_template_that_never_ends_makes_no_encoder(checkpoint: Kinds) -> None:
 
 
 @pytest.mark.parametrize("split", [False, True])
-@pytest.mark.parametrize("failure", [RECURSIVE, LONG_WORD, "{{ 'x'.encode('no') }}", "{{ messages.a.b }}"])
+@pytest.mark.parametrize(
+    "failure", [RECURSIVE, LONG_TEXT, LONG_WORD, "{{ 'x'.encode('no') }}", "{{ messages.a.b }}"]
+)
 def test_messages_for_which_a_template_fails_are_rejected(failure: str, split: bool, checkpoint: Kinds) -> None:
     template = ON_DEMAND.replace("{{ failure }}", failure)
     encoder = Encoder(tokenizer_of(checkpoint("llama-chat"), template), 128, TextRules(DAY, split))
