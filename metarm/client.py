@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from metarm import answers
 from metarm.answers import Answer, checked, checked_list, equal_to
-from metarm.calls import Call, Calls, Clock, checked_seconds, path, refused
+from metarm.calls import MAX_REQUEST_S, Call, Calls, Clock, checked_seconds, path, refused
 from metarm.errors import ClientError
 from metarm.records import FINISHED, PolicyStamp, ScoreResult
 from metarm.score_parts import PartedScore, RefusedSizes, checked_groups
@@ -189,16 +189,16 @@ class RewardClient:
         seconds, if need be with the last ClientError as its cause; the job itself continues.
         """
         deadline = self._clock.monotonic() + checked_seconds("timeout_s", timeout_s, or_none=True)
-        poll_s = checked_seconds("poll_s", poll_s, or_none=True)
+        poll_s = min(checked_seconds("poll_s", poll_s, or_none=True), MAX_REQUEST_S)
         status = "of unknown status"
         while True:
             failure, pause_s = None, poll_s
             try:
                 state = self._job("GET", job_id, min(self._calls.deadline(), deadline + LAST_POLL_S))
             except ClientError as error:
-                if error.retry_after_s is None:
+                if error.retry_after_s is None and error.error_code != "deadline_exceeded":
                     raise
-                failure, pause_s = error, max(poll_s, error.retry_after_s)
+                failure, pause_s = error, max(poll_s, error.retry_after_s or 0)
             else:
                 status = state["status"]
                 if on_progress is not None:
