@@ -303,14 +303,15 @@ def test_a_handshake_without_an_answer_ends_at_the_deadline() -> None:
 
 
 def test_a_request_that_is_read_in_drops_ends_at_the_deadline() -> None:
-    large = [{"prompt": "One?", "responses": ["a" * 60_000_000]}]
+    large, reads = [{"prompt": "One?", "responses": ["a" * 30_000_000]}], list[int]()
     with (
-        dripping(b"", b"", reads=1_000_000) as url,
-        RewardClient(url, deadline_s=0.5) as client,
+        dripping(b"", b"", reads=reads) as url,
+        RewardClient(url, deadline_s=1.0) as client,
         pytest.raises(ClientError) as raised,
     ):
         client.score(large)
     assert raised.value.error_code == "deadline_exceeded"
+    assert 0 < sum(reads) < 25_000_000
 
 
 def test_waiting_for_a_job_ends_while_a_status_comes_in_drops(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,8 +336,11 @@ def self_signed(folder: Path) -> ssl.SSLContext:
 
 
 @contextmanager
-def dripping(opening: bytes, drop: bytes, tls: ssl.SSLContext | None = None, reads: int = 0) -> Iterator[str]:
-    """A server whose answer begins with `opening` and then never ends. It reads and writes every 0.05 s."""
+def dripping(
+    opening: bytes, drop: bytes, tls: ssl.SSLContext | None = None, reads: list[int] | None = None
+) -> Iterator[str]:
+    """A server whose answer begins with `opening` and then never ends: it sends `drop` every 0.05 s. It goes on reading the
+    request if `reads` is a list, and adds the number of bytes of each read."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stop = threading.Event()
 
@@ -349,8 +353,8 @@ def dripping(opening: bytes, drop: bytes, tls: ssl.SSLContext | None = None, rea
                     connection.recv(65_536)
                     connection.sendall(opening)
                     while not stop.wait(0.05):
-                        if reads:
-                            connection.recv(reads)
+                        if reads is not None:
+                            reads.append(len(connection.recv(500_000)))
                         connection.sendall(drop)
 
         thread = threading.Thread(target=serve)
