@@ -75,7 +75,8 @@ class RewardClient:
         policy: PolicyStamp | Mapping[str, Any] | None = None,
         request_id: str | None = None,
     ) -> ScoreResult:
-        """Score groups `{"id"?, "prompt", "responses"}`, as many as wanted.
+        """Score groups `{"id"?, "prompt", "responses"}`, as many as wanted. An exception of an iterator that
+        the caller passes is raised as it is.
 
         `version`, a name or a label, scores all groups; the default inside the block of a lease is the
         lease's version. Without a pin, a canary scores the prompts it takes, and their groups name it. `raw`
@@ -97,8 +98,9 @@ class RewardClient:
             "raw": raw or None,
             "policy": asdict(policy) if isinstance(policy, PolicyStamp) else policy,
         }
-        if not isinstance(options["request_id"], str):
-            raise refused(f"request_id is {request_id!r:.200}, and no text")
+        for name in ("request_id", "version", "min_version"):
+            if not isinstance(options[name], str | None):
+                raise refused(f"{name} is {options[name]!r:.200}, and no text")
         deadline = self._calls.deadline()
 
         def send(body: Mapping[str, Any]) -> Answer:

@@ -339,8 +339,8 @@ def self_signed(folder: Path) -> ssl.SSLContext:
 def dripping(
     opening: bytes, drop: bytes, tls: ssl.SSLContext | None = None, reads: list[int] | None = None
 ) -> Iterator[str]:
-    """A server whose answer begins with `opening` and then never ends: it sends `drop` every 0.05 s. It goes on reading the
-    request if `reads` is a list, and adds the number of bytes of each read."""
+    """A server whose answer begins with `opening` and then never ends: it sends `drop` every 0.05 s. It goes on
+    reading the request if `reads` is a list, and adds the number of bytes of each read."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stop = threading.Event()
 
@@ -463,6 +463,8 @@ UNSENDABLE_CALLS: dict[str, Callable[[RewardClient], object]] = {
     "infinity": lambda client: client.lease(version="v000001", ttl_s=math.inf),
     "an object": lambda client: client.retrain(steps=object()),
     "a version of bytes": lambda client: client.score(GROUPS, version=b"v000001"),  # type: ignore[arg-type]
+    "a version that is a number": lambda client: client.score(GROUPS, version=5),  # type: ignore[arg-type]
+    "a list as least version": lambda client: client.score(GROUPS, min_version=["v1"]),  # type: ignore[arg-type]
     "a surrogate version": lambda client: client.score(GROUPS, version="\ud800"),
     "a request id of bytes": lambda client: client.score(GROUPS, request_id=b"a"),  # type: ignore[arg-type]
     "a set as policy": lambda client: client.score(GROUPS, policy={"name", "step"}),  # type: ignore[arg-type]
