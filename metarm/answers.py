@@ -34,6 +34,10 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
+def is_version(value: Any) -> bool:
+    return isinstance(value, str) and VERSION_NAME.fullmatch(value) is not None
+
+
 def is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
@@ -62,7 +66,7 @@ def has(fields: Fields) -> Check:
     )
 
 
-READY: Fields = {"status": is_text, "version": is_text, "degraded": nullable(list_of(is_object))}
+READY: Fields = {"status": is_text, "version": is_version, "degraded": nullable(list_of(is_object))}
 VERSIONS: Fields = {
     "current": nullable(is_text),
     "serving": nullable(is_text),
@@ -81,8 +85,8 @@ JOB: Fields = {
     "verdict": nullable(is_object),
     "error": nullable(is_object),
 }
-LEASE: Fields = {"lease": is_text, "version": is_text, "expires": is_number}
-LABEL: Fields = {"label": is_text, "version": is_text}
+LEASE: Fields = {"lease": is_text, "version": is_version, "expires": is_number}
+LABEL: Fields = {"label": is_text, "version": is_version}
 
 
 def read(call: str, status: int, location: str, body: bytes) -> Answer:
@@ -137,11 +141,11 @@ def score_result(
     top = checked(
         answer,
         {
-            "version": equal_to(pin) if named and pin else is_text,
+            "version": equal_to(pin) if named and pin else is_version,
             "groups": list_of(is_object, len(ids)),
         },
     )
-    version = equal_to(top["version"]) if pin else is_text
+    version = equal_to(top["version"]) if pin else is_version
     groups = []
     for place, (group, id_, count) in enumerate(zip(top["groups"], ids, counts, strict=True)):
         numbers = list_of(is_number, count)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,15 +17,19 @@ import httpx
 
 from metarm.answers import Answer, noted, read
 from metarm.api_keys import fault_of
-from metarm.errors import ClientError
+from metarm.errors import ClientError, MethodNotAllowedError, NotFoundError
 from metarm.pauses import MAX_PAUSE_S, asked_pause_s, pause_s
+from metarm.timed_streams import ending, use_timed_streams
 
 MAX_REQUEST_S = 86_400.0  # a longer timeout does not fit into a socket's
+TIMER_S = 0.01  # a timer may end that early
 CONNECT_S = 30.0  # a server that is there accepts a connection before that
 MAX_ANSWER_BYTES = 64 * 2**20
 KEEP_IDLE_S = 4.0  # less than servers and proxies keep an idle connection (uvicorn alone: 5 s)
 NOT_DONE = frozenset({408, 429, 503})  # the request was not carried out, and may be later
 PERHAPS_DONE = frozenset({502, 504})  # a proxy's: the server may have carried the request out
+NO_SUCH_CALL = frozenset({NotFoundError.status, MethodNotAllowedError.status})
+NOT_THIS_API = frozenset({NotFoundError.code, MethodNotAllowedError.code, "unreadable_answer"})
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
@@ -139,18 +144,26 @@ class Calls:
             if event == "connection.connect_tcp.started":
                 connected.append(event)
 
+        limit_s = min(self._timeout_s, left_s)
+        end = time.monotonic() + limit_s  # real time, whatever the clock: it limits the sockets
         try:
-            response, body = self._exchange(call, content, min(self._timeout_s, left_s), pooled, note)
+            response, body = self._exchange(call, content, limit_s, end, pooled, note)
         except NEVER_SENT as error:
+            if self._is_cut_off(error, left_s, end):
+                raise _FailedError(self._cut_off(call), error) from error
             invalid = any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error))
             raise _FailedError(self._unreachable(call, error), error, passes=not invalid) from error
         except httpx.DecodingError as error:
             text = f"{call}: unreadable_answer: {error}"
             raise _FailedError(ClientError(text, error_code="unreadable_answer"), error) from error
-        except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError) as error:
-            stale = not connected and not isinstance(error, httpx.TimeoutException)
+        except httpx.TimeoutException as error:
+            cut_off = self._is_cut_off(error, left_s, end)
+            why = f"the answer is not complete after {limit_s:g} s"
+            failed = self._cut_off(call) if cut_off else self._unreachable(call, why)
+            raise _FailedError(failed, error, passes=not cut_off, perhaps_done=True) from error
+        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
             raise _FailedError(
-                self._unreachable(call, error), error, passes=True, perhaps_done=True, stale=stale
+                self._unreachable(call, error), error, passes=True, perhaps_done=True, stale=not connected
             ) from error
         except Exception as error:  # httpx and what it uses also raise RuntimeError, OSError and ValueError
             unreachable = self._client_closed(call) if self._closed else self._unreachable(call, error)
@@ -159,6 +172,8 @@ class Calls:
         try:
             return read(str(call), status, headers.get("location", ""), body)
         except ClientError as error:
+            if status in NO_SUCH_CALL and error.error_code in NOT_THIS_API:
+                noted(error, f"asked was {response.url.copy_with(userinfo=b'')}")
             raise _FailedError(
                 error,
                 error.__cause__,
@@ -168,45 +183,62 @@ class Calls:
             ) from error
 
     def _exchange(
-        self, call: Call, content: bytes | None, limit_s: float, pooled: bool, trace: Any
+        self, call: Call, content: bytes | None, limit_s: float, end: float, pooled: bool, trace: Any
     ) -> tuple[httpx.Response, bytes]:
-        """The response and its body. Raises what httpx raises, and RuntimeError after `close`."""
-        until = self._clock.monotonic() + limit_s
+        """The response and its body, read until `end`. Raises what httpx raises, and RuntimeError after
+        `close`."""
         if self._closed:
             raise RuntimeError("the client is closed")
         if self._process != os.getpid():  # a child of fork must not share its parent's connections
             self._connect()
         http = self._pooled if pooled else self._unpooled
-        with http.stream(
-            call.method,
-            call.path,
-            content=content,
-            headers={} if content is None else {"Content-Type": "application/json"},
-            timeout=httpx.Timeout(limit_s, connect=min(limit_s, CONNECT_S)),
-            extensions={"trace": trace},
-        ) as response:
+        with (
+            ending(end),
+            http.stream(
+                call.method,
+                call.path,
+                content=content,
+                headers={} if content is None else {"Content-Type": "application/json"},
+                timeout=httpx.Timeout(limit_s, connect=min(limit_s, CONNECT_S)),
+                extensions={"trace": trace},
+            ) as response,
+        ):
+            encoding = response.headers.get("content-encoding", "identity")
+            if encoding.strip().lower() not in ("identity", ""):  # decoded, it may be of any size
+                return response, f"(the answer has the Content-Encoding {encoding})".encode()
             body = bytearray()
-            for chunk in response.iter_bytes():
+            for chunk in response.iter_raw():
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
                     raise httpx.DecodingError(f"the answer exceeds {MAX_ANSWER_BYTES} bytes")
-                if self._clock.monotonic() > until:
-                    raise httpx.ReadTimeout(f"the answer is not complete after {limit_s:g} s")
         return response, bytes(body)
 
     def _connect(self) -> None:
         def connect(kept: int | None) -> httpx.Client:
             limits = httpx.Limits(max_keepalive_connections=kept, keepalive_expiry=KEEP_IDLE_S)
-            return httpx.Client(base_url=self._url, headers=self._headers, limits=limits, verify=self._tls)
+            http = httpx.Client(base_url=self._url, headers=self._headers, limits=limits, verify=self._tls)
+            use_timed_streams(http)
+            return http
 
         # A connection that was idle may be dead: a call that must not be repeated opens its own.
         self._pooled, self._unpooled = connect(None), connect(0)
         self._process = os.getpid()
 
-    def _unreachable(self, call: Call, error: Exception) -> ClientError:
-        place = self._url.copy_with(userinfo=b"")
-        text = f"{call}: no answer from {place} ({str(error) or type(error).__name__})"
+    def _is_cut_off(self, error: Exception, left_s: float, end: float) -> bool:
+        """Whether the deadline ended the request, and not a limit of the request's own."""
+        over = isinstance(error, httpx.TimeoutException) and time.monotonic() >= end - TIMER_S
+        return over and left_s < self._timeout_s
+
+    def _cut_off(self, call: Call) -> ClientError:
+        text = f"{call}: no complete answer from {self._place()}: deadline_s={self._deadline_s:g} is over"
+        return ClientError(text, error_code="deadline_exceeded")
+
+    def _unreachable(self, call: Call, why: Exception | str) -> ClientError:
+        text = f"{call}: no answer from {self._place()} ({str(why) or type(why).__name__})"
         return ClientError(text, error_code="unreachable")
+
+    def _place(self) -> httpx.URL:
+        return self._url.copy_with(userinfo=b"")
 
     def _client_closed(self, call: Call) -> ClientError:
         return ClientError(f"{call}: the client is closed", error_code="client_closed")
@@ -245,7 +277,10 @@ def checked_seconds(name: str, value: float, *, or_none: bool = False) -> float:
     number = isinstance(value, int | float) and type(value) is not bool
     if not (number and (value > 0 or (or_none and value == 0))):
         raise refused(f"{name} is {value!r}: give a number of seconds {'from' if or_none else 'above'} 0")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an int above every float
+        return math.inf
 
 
 def path(*names: str) -> str:
@@ -266,24 +301,28 @@ def _encoded(call: Call, body: Mapping[str, Any]) -> bytes:
 
 
 def _checked_url(base_url: str) -> httpx.URL:
+    form = "give a text of the form http://host:port"
+    if not isinstance(base_url, str | httpx.URL):
+        raise refused(f"the base URL is {base_url!r:.200}: {form}")
     try:
         url = httpx.URL(base_url)
         usable = url.scheme in ("http", "https") and url.host and not url.query and not url.fragment
     except (httpx.InvalidURL, TypeError, ValueError) as error:
-        raise refused(f"the base URL is invalid: {error}") from error
+        raise refused(f"the base URL is invalid ({error}): {form}") from error
     if not usable or not 0 < (url.port or 80) < 65_536:
-        raise refused(f"the base URL {url.copy_with(userinfo=b'')} is not of the form http://host:port")
+        raise refused(f"the base URL is {str(url.copy_with(userinfo=b''))!r}: {form}")
     return url
 
 
 def _checked_headers(api_key: str | None) -> dict[str, str]:
     """Raises ClientError `invalid_request`, which does not name the key, for one that no header can hold."""
+    headers = {"Accept-Encoding": "identity"}
     if not api_key:
-        return {}
+        return headers
     fault = fault_of(api_key) if isinstance(api_key, str) else "it is no text"
     if fault is not None:
         raise refused(f"the API key cannot be sent: {fault}")
-    return {"Authorization": f"Bearer {api_key}"}
+    return {**headers, "Authorization": f"Bearer {api_key}"}
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from metarm import answers
 from metarm.answers import Answer, checked, checked_list, equal_to
-from metarm.calls import Call, Calls, Clock, checked_seconds, path, refused
+from metarm.calls import MAX_REQUEST_S, Call, Calls, Clock, checked_seconds, path, refused
 from metarm.errors import ClientError
 from metarm.records import FINISHED, PolicyStamp, ScoreResult
 from metarm.score_parts import PartedScore, RefusedSizes, checked_groups
@@ -75,7 +75,8 @@ class RewardClient:
         policy: PolicyStamp | Mapping[str, Any] | None = None,
         request_id: str | None = None,
     ) -> ScoreResult:
-        """Score groups `{"id"?, "prompt", "responses"}`, as many as wanted.
+        """Score groups `{"id"?, "prompt", "responses"}`, as many as wanted. An exception of an iterator that
+        the caller passes is raised as it is.
 
         `version`, a name or a label, scores all groups; the default inside the block of a lease is the
         lease's version. Without a pin, a canary scores the prompts it takes, and their groups name it. `raw`
@@ -97,8 +98,9 @@ class RewardClient:
             "raw": raw or None,
             "policy": asdict(policy) if isinstance(policy, PolicyStamp) else policy,
         }
-        if not isinstance(options["request_id"], str):
-            raise refused(f"request_id is {request_id!r:.200}, and no text")
+        for name in ("request_id", "version", "min_version"):
+            if not isinstance(options[name], str | None):
+                raise refused(f"{name} is {options[name]!r:.200}, and no text")
         deadline = self._calls.deadline()
 
         def send(body: Mapping[str, Any]) -> Answer:
@@ -189,16 +191,16 @@ class RewardClient:
         seconds, if need be with the last ClientError as its cause; the job itself continues.
         """
         deadline = self._clock.monotonic() + checked_seconds("timeout_s", timeout_s, or_none=True)
-        poll_s = checked_seconds("poll_s", poll_s, or_none=True)
+        poll_s = min(checked_seconds("poll_s", poll_s, or_none=True), MAX_REQUEST_S)
         status = "of unknown status"
         while True:
             failure, pause_s = None, poll_s
             try:
                 state = self._job("GET", job_id, min(self._calls.deadline(), deadline + LAST_POLL_S))
             except ClientError as error:
-                if error.retry_after_s is None:
+                if error.retry_after_s is None and error.error_code != "deadline_exceeded":
                     raise
-                failure, pause_s = error, max(poll_s, error.retry_after_s)
+                failure, pause_s = error, max(poll_s, error.retry_after_s or 0)
             else:
                 status = state["status"]
                 if on_progress is not None:

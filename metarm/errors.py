@@ -282,7 +282,8 @@ class ClientError(MetaRMError):
     """A request to the server failed. `http_status` is None if no answer came.
 
     `error_code` is the `code` of the server's error, or the client's own: `unreachable`, `unreadable_answer`,
-    `invalid_request` (what the caller passed cannot be sent), `deadline_exceeded`, `client_closed`.
+    `invalid_request` (what the caller passed cannot be sent), `deadline_exceeded` (before a request, or during
+    one), `client_closed`.
     """
 
     code = "client_error"

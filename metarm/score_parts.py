@@ -15,6 +15,8 @@ from metarm.records import ScoredGroup, ScoreResult
 Group = dict[str, Any]
 Send = Callable[[Mapping[str, Any]], Answer]  # the body of a POST /score → its answer
 LONGEST_REQUEST_ID = 200
+FIELDS = ("id", "prompt", "responses")
+ABOUT_GROUPS = frozenset({200, 400, 413, 422})  # these errors may name a group by its place: 200 is unreadable
 RESPONSES_LIMIT = "METARM_MAX_RESPONSES"
 TEXT_LIMIT = "METARM_MAX_TEXT_CHARS"  # of one text: parts do not help
 
@@ -130,7 +132,7 @@ class PartedScore:
                     self._sizes.add(part, error)
                     waiting += reversed(halves)
                     continue
-                if part is not self._whole:
+                if part.first and error.http_status in ABOUT_GROUPS:
                     noted(error, f"in a part of the request, which counts from its group {part.first}")
                 raise
             if pin is not None:
@@ -168,7 +170,10 @@ def _checked_group(group: Any, place: int) -> Group:
     check(isinstance(group, Mapping), f"it is of type {type(group).__name__}, and no mapping")
     prompt, responses, id_ = group.get("prompt"), group.get("responses"), group.get("id")
     texts = _is_list(responses) and all(map(_is_text, responses))
-    check(responses is not None, "it has no responses")
+    missing = [name for name in FIELDS[1:] if group.get(name) is None]
+    unknown = ", ".join(f"{name!r:.50}" for name in group if name not in FIELDS)
+    also = f" (unknown: {unknown:.200})" if unknown else ""
+    check(not missing, f"it has no {' and no '.join(missing)}{also}")
     check(texts and len(responses) > 0, "its responses are no list of at least one text in valid Unicode")
     messages = _is_list(prompt) and len(prompt) > 0 and all(isinstance(m, Mapping) for m in prompt)
     check(_is_text(prompt) or messages, "its prompt is neither a text in valid Unicode nor a list of messages")

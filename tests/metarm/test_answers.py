@@ -110,6 +110,10 @@ WRONG_SCORES: dict[str, Any] = {
     "an empty version of a group": one(version=""),
     "a version that is a number": {**RIGHT, "version": 3},
     "an empty version": {**RIGHT, "version": ""},
+    "a label as version": {**RIGHT, "version": "stable"},
+    "a version of two lines": {**RIGHT, "version": "v1\nx"},
+    "a version with a line end": {**RIGHT, "version": "v000003\n"},
+    "a label as version of a group": one(version="stable"),
     "no version": without(RIGHT, "version"),
     "no groups": {**RIGHT, "groups": []},
     "too few groups": {**RIGHT, "groups": [ONE]},
@@ -238,18 +242,46 @@ def test_an_error_names_where_a_redirection_leads_and_fits_on_a_line() -> None:
     assert raised.value.message.isprintable()
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_an_answer_of_unlimited_size_is_refused(packed: bool) -> None:
-    data = b" " * (MAX_ANSWER_BYTES + 1)
-    answer = Answer(200, gzip.compress(data), {"content-encoding": "gzip"}) if packed else Answer(200, data)
+def test_an_answer_of_unlimited_size_is_refused() -> None:
     with (
-        answering(answer) as server,
+        answering(Answer(200, b" " * (MAX_ANSWER_BYTES + 1))) as server,
         RewardClient(server.url) as client,
         pytest.raises(ClientError, match=f"exceeds {MAX_ANSWER_BYTES} bytes") as raised,
     ):
         client.ready()
     assert raised.value.error_code == "unreadable_answer"
     assert len(server.received) == 1
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "gzip, gzip", "br", "identity, gzip"])
+def test_an_encoded_answer_is_refused_and_not_decoded(encoding: str) -> None:
+    ready = json.dumps({"status": "ready", "version": "v000001", "degraded": []}).encode()
+    with (
+        answering(Answer(200, ready, {"content-encoding": encoding})) as server,
+        RewardClient(server.url) as client,
+        pytest.raises(ClientError, match=f"Content-Encoding {encoding}") as raised,
+    ):
+        client.ready()
+    assert (raised.value.http_status, raised.value.error_code) == (200, "unreadable_answer")
+    assert server.received[0].headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
+def test_an_answer_may_say_that_it_is_not_encoded(encoding: str) -> None:
+    ready = Answer(200, {"status": "ready", "version": "v000001"}, {"content-encoding": encoding})
+    with answering(ready) as server, RewardClient(server.url) as client:
+        assert client.ready()["version"] == "v000001"
+
+
+def test_an_encoded_refusal_keeps_its_status_and_is_asked_for_again() -> None:
+    busy = Answer(503, gzip.compress(b"busy"), {"content-encoding": "gzip"})
+    with (
+        answering(busy) as server,
+        RewardClient(server.url, retries=1, clock=Clock()) as client,
+        pytest.raises(ClientError) as raised,
+    ):
+        client.ready()
+    assert (raised.value.http_status, len(server.received)) == (503, 2)
 
 
 def test_a_refusal_without_a_body_has_its_status_and_a_code() -> None:

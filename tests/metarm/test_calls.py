@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -222,29 +226,136 @@ def test_a_call_ends_before_its_deadline() -> None:
     assert (raised.value.http_status, raised.value.error_code) == (503, "overloaded")
 
 
-def test_an_answer_in_drops_ends_at_the_timeout() -> None:
-    with dripping() as url, RewardClient(url, timeout_s=0.5, retries=0) as client:
-        with pytest.raises(ClientError, match=r"not complete after 0\.5 s") as raised:
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
+DRIPPING = {
+    "body": (OK + b"content-length: 1000000\r\n\r\n", b" "),
+    "status line": (b"", b"H"),
+    "header": (OK + b"a: ", b"b"),
+    "interim answers": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "chunk's size": (CHUNKED, b"0"),
+    "chunks": (CHUNKED, b"1\r\n \r\n"),
+    "trailer": (CHUNKED + b"2\r\n{}\r\n0\r\na: ", b"b"),
+    "silence": (b"", b""),
+}
+
+
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxied"])
+@pytest.mark.parametrize(("opening", "drop"), DRIPPING.values(), ids=DRIPPING.keys())
+def test_an_answer_in_drops_ends_at_the_timeout(
+    opening: bytes, drop: bytes, proxied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dripping(opening, drop) as url:
+        if proxied:
+            monkeypatch.setenv("HTTP_PROXY", url)
+        server = "http://metarm.invalid" if proxied else url
+        with RewardClient(server, timeout_s=0.4, retries=0) as client:
+            with pytest.raises(ClientError, match=r"not complete after 0\.4 s") as raised:
+                client.ready()
+            assert raised.value.error_code == "unreachable"
+
+
+@pytest.mark.parametrize("call", ALL.values(), ids=ALL.keys())
+def test_an_answer_in_drops_ends_at_the_deadline(call: Callable[[RewardClient], object]) -> None:
+    with (
+        dripping(*DRIPPING["header"]) as url,
+        RewardClient(url, deadline_s=0.4) as client,
+        pytest.raises(ClientError, match=r"deadline_s=0\.4 is over") as raised,
+    ):
+        call(client)
+    assert (raised.value.error_code, raised.value.retry_after_s) == ("deadline_exceeded", None)
+
+
+def test_an_answer_in_drops_over_tls_ends_at_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = self_signed(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate"))
+    with (
+        dripping(*DRIPPING["header"], tls) as url,
+        RewardClient(url.replace("http:", "https:"), deadline_s=1.0) as client,
+        pytest.raises(ClientError) as raised,
+    ):
+        client.ready()
+    assert raised.value.error_code == "deadline_exceeded"
+    assert "no complete answer" in raised.value.message
+
+
+def test_a_tunnel_that_a_proxy_opens_in_drops_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    with dripping(*DRIPPING["header"]) as url:
+        monkeypatch.setenv("HTTPS_PROXY", url)
+        with (
+            RewardClient("https://metarm.invalid", deadline_s=0.4) as client,
+            pytest.raises(ClientError) as raised,
+        ):
             client.ready()
-        assert raised.value.error_code == "unreachable"
+    assert raised.value.error_code == "deadline_exceeded"
+
+
+def test_a_handshake_without_an_answer_ends_at_the_deadline() -> None:
+    with (
+        dripping(b"\x16\x03\x03\x40\x00", b"\x00") as url,
+        RewardClient(url.replace("http:", "https:"), deadline_s=0.4) as client,
+        pytest.raises(ClientError) as raised,
+    ):
+        client.ready()
+    assert raised.value.error_code == "deadline_exceeded"
+
+
+def test_a_request_that_is_read_in_drops_ends_at_the_deadline() -> None:
+    large, reads = [{"prompt": "One?", "responses": ["a" * 30_000_000]}], list[int]()
+    with (
+        dripping(b"", b"", reads=reads) as url,
+        RewardClient(url, deadline_s=1.0) as client,
+        pytest.raises(ClientError) as raised,
+    ):
+        client.score(large)
+    assert raised.value.error_code == "deadline_exceeded"
+    assert 0 < sum(reads) < 25_000_000
+
+
+def test_waiting_for_a_job_ends_while_a_status_comes_in_drops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metarm.client.LAST_POLL_S", 0.2)
+    with (
+        dripping(*DRIPPING["header"]) as url,
+        RewardClient(url) as client,
+        pytest.raises(TimeoutError, match="of unknown status"),
+    ):
+        client.wait_for_job("job-1", timeout_s=0.2)
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """A server's context for 127.0.0.1, whose `certificate` is in the folder."""
+    certificate, key = folder / "certificate", folder / "key"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1"
+    options = ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(certificate), "-keyout", str(key)]
+    subprocess.run([*command.split(), *options], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
 
 
 @contextmanager
-def dripping() -> Iterator[str]:
-    """A server whose answer's body never ends."""
+def dripping(
+    opening: bytes, drop: bytes, tls: ssl.SSLContext | None = None, reads: list[int] | None = None
+) -> Iterator[str]:
+    """A server whose answer begins with `opening` and then never ends: it sends `drop` every 0.05 s. It goes on
+    reading the request if `reads` is a list, and adds the number of bytes of each read."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stop = threading.Event()
 
         def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(65_536)
-                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
-                try:
+            plain, _ = listener.accept()
+            plain.settimeout(30)
+            with plain, contextlib.suppress(OSError):  # the client leaves
+                connection = tls.wrap_socket(plain, server_side=True) if tls else plain
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(opening)
                     while not stop.wait(0.05):
-                        connection.sendall(b" ")
-                except OSError:
-                    pass
+                        if reads is not None:
+                            reads.append(len(connection.recv(500_000)))
+                        connection.sendall(drop)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -352,6 +463,8 @@ UNSENDABLE_CALLS: dict[str, Callable[[RewardClient], object]] = {
     "infinity": lambda client: client.lease(version="v000001", ttl_s=math.inf),
     "an object": lambda client: client.retrain(steps=object()),
     "a version of bytes": lambda client: client.score(GROUPS, version=b"v000001"),  # type: ignore[arg-type]
+    "a version that is a number": lambda client: client.score(GROUPS, version=5),  # type: ignore[arg-type]
+    "a list as least version": lambda client: client.score(GROUPS, min_version=["v1"]),  # type: ignore[arg-type]
     "a surrogate version": lambda client: client.score(GROUPS, version="\ud800"),
     "a request id of bytes": lambda client: client.score(GROUPS, request_id=b"a"),  # type: ignore[arg-type]
     "a set as policy": lambda client: client.score(GROUPS, policy={"name", "step"}),  # type: ignore[arg-type]
@@ -416,6 +529,7 @@ def test_a_base_url_that_names_no_server_is_refused_at_once(url: Any) -> None:
     with pytest.raises(ClientError) as raised:
         RewardClient(url)
     assert raised.value.error_code == "invalid_request"
+    assert "of the form http://host:port" in raised.value.message
 
 
 @pytest.mark.parametrize(
@@ -458,6 +572,30 @@ def test_a_password_in_the_base_url_is_not_in_an_error() -> None:
     ):
         client.ready()
     assert "secret" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(404, b'{"detail":"Not Found"}'), (404, b""), (405, b""), (404, None), (405, None)]
+)
+def test_an_error_about_a_path_that_is_not_of_this_api_names_the_url(status: int, body: bytes | None) -> None:
+    code = "not_found" if status == 404 else "method_not_allowed"
+    answer = error(status, code, "no") if body is None else Answer(status, body)
+    with answering(answer) as server:
+        url = server.url.replace("//", "//user:secret@") + "/score"
+        with RewardClient(url) as client, pytest.raises(ClientError) as raised:
+            client.score(GROUPS)
+    assert f"{server.url}/score/score" in raised.value.message
+    assert "secret" not in raised.value.message
+
+
+def test_an_error_of_the_api_itself_names_no_url() -> None:
+    with (
+        answering(error(404, "unknown_version", "no such version")) as server,
+        RewardClient(server.url) as client,
+        pytest.raises(ClientError) as raised,
+    ):
+        client.activate("v000001")
+    assert server.url not in raised.value.message
 
 
 def test_a_host_that_cannot_exist_is_unreachable() -> None:

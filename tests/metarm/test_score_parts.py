@@ -204,6 +204,41 @@ def test_an_error_of_a_part_says_where_the_part_begins() -> None:
     assert raised.value.error_code == "invalid_request"
 
 
+@pytest.mark.parametrize(("status", "code", "part"), [(503, "not_ready", 3), (409, "x", 3), (422, "x", 1)])
+def test_an_error_that_names_no_group_of_a_part_does_not_say_where_it_begins(
+    status: int, code: str, part: int
+) -> None:
+    limited = Limited(8)
+
+    def fails(received: Received) -> Answer:
+        answer = limited(received)
+        return error(status, code, "no") if len(limited.scored) == part else answer
+
+    with (
+        answering(by=fails) as server,
+        RewardClient(server.url, retries=0) as client,
+        pytest.raises(ClientError) as raised,
+    ):
+        client.score(numbered(8, 4))
+    assert raised.value.error_code == code
+    assert "counts from" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        ({"prompt": "a", "response": ["b"]}, "group 0: it has no responses (unknown: 'response')"),
+        ({"Prompt": "a", "responses": ["b"]}, "group 0: it has no prompt (unknown: 'Prompt')"),
+        ({1: 2}, "group 0: it has no prompt and no responses (unknown: 1)"),
+        ({"prompt": "a"}, "group 0: it has no responses"),
+    ],
+)
+def test_a_group_without_a_field_is_refused_with_the_names(group: Any, message: str) -> None:
+    with RewardClient() as client, pytest.raises(ClientError) as raised:
+        client.score([group])
+    assert raised.value.message == f"invalid_request: {message}"
+
+
 def test_a_swap_between_two_parts_leaves_the_request_on_its_version() -> None:
     limited = Limited(8)
     limited.on_score = lambda count: setattr(limited, "current", "v000002") if count == 1 else None
