@@ -39,7 +39,7 @@ def activates(stack: Stack, version: str) -> bool:
 
 
 def test_the_first_start_makes_the_demo_model_and_logs_it(running: Stack) -> None:
-    assert "there is no version yet" in running.first_logs["service"]
+    assert "no version is current" in running.first_logs["service"]
     said = running.first_logs["trainer"]
     assert (
         "packaged MiniLM-L6-v2 lacks classifier.bias, classifier.weight: initialised at random, fine-tuned now"
