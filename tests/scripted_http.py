@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from metarm import RewardClient
+
 
 @dataclass
 class Answer:
@@ -174,3 +176,27 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
+
+
+# calls of a client, by name: those that may be sent twice, and those that must not
+GROUPS: list[dict[str, Any]] = [{"prompt": "One?", "responses": ["Yes.", "No."]}]
+IDEMPOTENT: dict[str, Callable[[RewardClient], object]] = {
+    "score": lambda client: client.score(GROUPS),
+    "leases": lambda client: client.leases(),
+    "renew": lambda client: client.renew("lease-1"),
+    "release": lambda client: client.release("lease-1"),
+    "labels": lambda client: client.labels(),
+    "set_label": lambda client: client.set_label("stable", "v000002"),
+    "remove_label": lambda client: client.remove_label("stable"),
+    "ready": lambda client: client.ready(),
+    "versions": lambda client: client.versions(),
+    "drift": lambda client: client.drift(),
+    "job": lambda client: client.job("job-1"),
+    "cancel": lambda client: client.cancel("job-1"),
+}
+ONCE: dict[str, Callable[[RewardClient], object]] = {
+    "lease": lambda client: client.lease(version="v000002"),
+    "activate": lambda client: client.activate("v000002"),
+    "retrain": lambda client: client.retrain(),
+}
+ALL = {**IDEMPOTENT, **ONCE}

@@ -11,7 +11,7 @@ import pytest
 
 from metarm import ClientError, RewardClient
 from metarm.calls import MAX_ANSWER_BYTES
-from tests.scripted_http import Answer, Clock, answering, error
+from tests.scripted_http import ALL, Answer, Clock, answering, error
 
 GROUPS = [{"prompt": "One?", "responses": ["Yes.", "No."]}, {"id": "b", "prompt": "Two?", "responses": ["2"]}]
 ONE = {"id": "0", "version": "v000003", "scores": [0.5, -1], "tokens": [4, 5], "truncated": [False, True]}
@@ -21,21 +21,8 @@ LEASE: dict[str, Any] = {"lease": "lease-1", "version": "v000002", "expires": 10
 JOB: dict[str, Any] = {"job": "job-1", "status": "running", "progress": {}}
 
 CALLS: dict[str, Callable[[RewardClient], object]] = {
+    **ALL,
     "score": lambda client: client.score(GROUPS),
-    "lease": lambda client: client.lease(version="v000002"),
-    "leases": lambda client: client.leases(),
-    "renew": lambda client: client.renew("lease-1"),
-    "release": lambda client: client.release("lease-1"),
-    "labels": lambda client: client.labels(),
-    "set_label": lambda client: client.set_label("stable", "v000002"),
-    "remove_label": lambda client: client.remove_label("stable"),
-    "ready": lambda client: client.ready(),
-    "versions": lambda client: client.versions(),
-    "drift": lambda client: client.drift(),
-    "activate": lambda client: client.activate("v000002"),
-    "retrain": lambda client: client.retrain(),
-    "job": lambda client: client.job("job-1"),
-    "cancel": lambda client: client.cancel("job-1"),
     "wait_for_job": lambda client: client.wait_for_job("job-1"),
 }
 FOREIGN = {

@@ -21,29 +21,20 @@ import pytest
 from metarm import ClientError, RewardClient
 from metarm.pauses import JITTER
 from metarm.runtime.processes import free_port
-from tests.scripted_http import LOST, Answer, Clock, KeepsAlive, Received, answering, api, error
-
-GROUPS: list[dict[str, Any]] = [{"prompt": "One?", "responses": ["Yes.", "No."]}]
-IDEMPOTENT: dict[str, Callable[[RewardClient], object]] = {
-    "score": lambda client: client.score(GROUPS),
-    "leases": lambda client: client.leases(),
-    "renew": lambda client: client.renew("lease-1"),
-    "release": lambda client: client.release("lease-1"),
-    "labels": lambda client: client.labels(),
-    "set_label": lambda client: client.set_label("stable", "v000002"),
-    "remove_label": lambda client: client.remove_label("stable"),
-    "ready": lambda client: client.ready(),
-    "versions": lambda client: client.versions(),
-    "drift": lambda client: client.drift(),
-    "job": lambda client: client.job("job-1"),
-    "cancel": lambda client: client.cancel("job-1"),
-}
-ONCE: dict[str, Callable[[RewardClient], object]] = {
-    "lease": lambda client: client.lease(version="v000002"),
-    "activate": lambda client: client.activate("v000002"),
-    "retrain": lambda client: client.retrain(),
-}
-ALL = {**IDEMPOTENT, **ONCE}
+from tests.scripted_http import (
+    ALL,
+    GROUPS,
+    IDEMPOTENT,
+    LOST,
+    ONCE,
+    Answer,
+    Clock,
+    KeepsAlive,
+    Received,
+    answering,
+    api,
+    error,
+)
 
 
 def first(*answers: Answer) -> Callable[[Received], Answer]:
