@@ -31,6 +31,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
 from metarm.model.chat_template import DEFAULT_RULES, ChatTemplate, ControlTokens, TextRules
+from metarm.model.pair_frame import frame_of
 from metarm.model.portions import Group, chars_of, portions_of
 from metarm.model.tails import Tail, Tails
 from metarm.records import Message, Prompt
@@ -103,7 +104,7 @@ class Encoder:
         if rules.split_special_tokens and self.format != "chat":
             self._plain_tokenizer.encode_special_tokens = True  # as text
         self._tails = Tails(self._plain_tokenizer)
-        self._frame = _pair_frame(self._plain_tokenizer) if self.format == "pair" else None
+        self._frame = frame_of(self._plain_tokenizer) if self.format == "pair" else None
 
     def encode(self, groups: Sequence[Group]) -> list[list[Encoded]]:
         """Encode the (prompt, response) sequences of each group, in order.
@@ -254,41 +255,6 @@ class Encoder:
         segments = [frame.first_segment] * head + frame.between_segments
         segments += [frame.second_segment] * (len(ids) - len(segments))
         return Encoded(ids, segments, truncated)
-
-
-@dataclass(frozen=True, slots=True)
-class PairFrame:
-    """The special tokens that a tokenizer puts around and between two texts, and their segment ids."""
-
-    before: list[int]
-    between: list[int]
-    after: list[int]
-    first_segment: int
-    between_segments: list[int]
-    second_segment: int
-
-    @property
-    def size(self) -> int:
-        return len(self.before) + len(self.between) + len(self.after)
-
-
-def _pair_frame(fast: Tokenizer) -> PairFrame:
-    """The frame around an encoded pair of letters. Framing ids here gives the same ids as the tokenizer's
-    post-processor, which would also build every overflowing window of a truncated text."""
-    joined = fast.encode("a", "b")
-    parts = joined.sequence_ids  # None for special tokens, else 0 or 1
-    first, second = parts.index(0), parts.index(1)
-    first_end = second - parts[:second][::-1].index(0)
-    second_end = len(parts) - parts[::-1].index(1)
-    ids, segments = joined.ids, joined.type_ids
-    return PairFrame(
-        before=ids[:first],
-        between=ids[first_end:second],
-        after=ids[second_end:],
-        first_segment=segments[first],
-        between_segments=segments[first_end:second],
-        second_segment=segments[second],
-    )
 
 
 def load_encoder(path: Path | str, max_tokens: int, rules: TextRules = DEFAULT_RULES) -> Encoder:
