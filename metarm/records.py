@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 import orjson
@@ -116,7 +116,7 @@ class ScoreResult:
 
 def encode_sample(group: SampleGroup) -> bytes:
     """JSON that begins with the codec's version, so that a newer reader recognises an older entry."""
-    return orjson.dumps({"v": CODEC_VERSION, **asdict(group)})
+    return SAMPLE_BEGINS + orjson.dumps(group).removeprefix(b"{")
 
 
 def decode_sample(data: bytes) -> SampleGroup:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 from cachetools import LRUCache
@@ -22,6 +22,7 @@ from metarm.runtime.tracing import span
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
 from service.scoring.plan import ForwardPlan
+from service.scoring.turns import in_turns
 from service.scoring.warm_up import kind_of, warm_up
 from service.telemetry.metrics import Metrics
 from service.versions.canary import CanaryFallbacks
@@ -30,7 +31,6 @@ from service.versions.live import LoadedVersion
 log = logging.getLogger(__name__)
 
 TOKENIZER_THREADS = 2
-KEYS_AT_ONCE = 256  # digests on the event loop between the turns of other requests: some ms
 READINGS = 4  # the tokenizer may read so many times the characters that a request may have
 # these say nothing about the version
 SERVER_ERRORS = (OverloadedError, NotReadyError, PayloadTooLargeError)
@@ -185,9 +185,11 @@ class Scorer:
     async def _score_by(self, version: LoadedVersion, groups: Sequence[Group]) -> list[ScoredGroup]:
         encoded = await self.encode(version, groups)
         raw = await self.rewards(version, encoded)
-        scores = [self._calibrated(version, rewards) for rewards in raw]
-        rows = zip(groups, encoded, raw, scores, strict=True)
-        return [ScoredGroup(*group, version, ids, rewards, served) for group, ids, rewards, served in rows]
+        rows = zip(groups, encoded, raw, strict=True)
+        return [
+            ScoredGroup(*group, version, sequences, rewards, self._calibrated(version, rewards))
+            async for group, sequences, rewards in in_turns(rows)
+        ]
 
     def _calibrated(self, version: LoadedVersion, raw: Sequence[float]) -> list[float]:
         scores = version.calibration.scores(raw)
@@ -288,11 +290,5 @@ def _too_much_to_read(chars: int, limit: int) -> PayloadTooLargeError:
 
 async def _keys(groups: Sequence[Sequence[Encoded]]) -> list[list[bytes]]:
     """The key of each sequence, group by group."""
-    flat = [sample for group in groups for sample in group]
-    keys: list[bytes] = []
-    for start in range(0, len(flat), KEYS_AT_ONCE):
-        if start:
-            await asyncio.sleep(0)
-        keys += [sample.key for sample in flat[start : start + KEYS_AT_ONCE]]
-    in_order = iter(keys)
-    return [[next(in_order) for _ in group] for group in groups]
+    keys = iter([sample.key async for sample in in_turns(chain.from_iterable(groups))])
+    return [list(islice(keys, len(group))) for group in groups]

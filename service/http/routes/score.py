@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
+from itertools import count
 from typing import Any, cast
 
 import orjson
@@ -20,6 +21,7 @@ from service.http.route import Route
 from service.http.schemas.score import Group as GroupBody
 from service.http.schemas.score import ScoreRequest, ScoreResponse, TokenizeRequest, TokenizeResponse
 from service.scoring.scorer import Group, ScoredGroup
+from service.scoring.turns import in_turns
 from service.server import Server
 from service.settings import ServiceSettings
 from service.versions.canary import CANARY, active_canary
@@ -57,7 +59,9 @@ class Scoring:
         self._groups = groups
         self._pin = pin
         self._server = server
+        self._policy = PolicyStamp(body.policy.name, body.policy.step) if body.policy else None
         self._scored: Sequence[ScoredGroup] = ()
+        self._to_log: LoggedRequest | None = None
         self._delivered = False
         self.captured: str | None = None  # the name of the version, once it is chosen
         self.answer: dict[str, Any] = {}
@@ -76,29 +80,39 @@ class Scoring:
         versions = _version_of_each(self._groups, self._pin, own, self._server)
         with live.using(own, *versions):
             self._scored = await self._server.scorer.score(self._groups, versions, own)
-        answers = [
-            {
-                "id": _group_id(group, place),
-                "version": one.version.name,
-                "scores": one.scores,
-                **({"raw": one.raw} if self._body.raw else {}),
-                "tokens": [len(sample.ids) for sample in one.encoded],
-                "truncated": [sample.truncated for sample in one.encoded],
-            }
-            for place, (group, one) in enumerate(zip(self._body.groups, self._scored, strict=True))
-        ]
+        ids = list(map(_group_id, self._body.groups, count()))
+        rows = zip(ids, self._scored, strict=True)
+        answers = [_answer(name, one, self._body.raw) async for name, one in in_turns(rows)]
         self.answer = {"version": own.name, "groups": answers}
+        if self._body.log:
+            self._to_log = await self._logged(ids)
 
     def delivered(self) -> None:
         """Count and log the groups, once for all who asked: someone gets the answer."""
         if self._delivered:
             return
         self._delivered = True
-        body, server = self._body, self._server
-        policy = PolicyStamp(body.policy.name, body.policy.step) if body.policy else None
-        server.oversight.traffic.answered(self._scored, policy)
-        if body.log:
-            server.samples.offer(_logged(body, self._scored, policy, server.settings))
+        self._server.oversight.traffic.answered(self._scored, self._policy)
+        if self._to_log:
+            self._server.samples.offer(self._to_log)
+
+    async def _logged(self, ids: Sequence[str]) -> LoggedRequest:
+        request_id, scored_at = self._body.request_id or uuid.uuid4().hex, time.time()
+        groups = [
+            SampleGroup(
+                id=f"{request_id}/{name}",
+                request_id=request_id,
+                prompt=one.prompt,
+                responses=tuple(one.responses),
+                scores=tuple(one.scores),
+                version=one.version.name,
+                scored_at=scored_at,
+                policy=self._policy,
+            )
+            async for name, one in in_turns(zip(ids, self._scored, strict=True))
+        ]
+        remember_s = self._server.settings.request_id_memory_s if self._body.request_id else OWN_RETRIES_S
+        return LoggedRequest(request_id, tuple(groups), remember_s)
 
 
 @router.post("/tokenize", response_model=TokenizeResponse)
@@ -165,24 +179,15 @@ def _version_of_each(
     return [canary.version if canary.takes(group.prompt) else own for group in groups]
 
 
-def _logged(
-    body: ScoreRequest, scored: Sequence[ScoredGroup], policy: PolicyStamp | None, settings: ServiceSettings
-) -> LoggedRequest:
-    request_id = body.request_id or uuid.uuid4().hex
-    groups = tuple(
-        SampleGroup(
-            id=f"{request_id}/{_group_id(group, place)}",
-            request_id=request_id,
-            prompt=one.prompt,
-            responses=tuple(one.responses),
-            scores=tuple(one.scores),
-            version=one.version.name,
-            scored_at=time.time(),
-            policy=policy,
-        )
-        for place, (group, one) in enumerate(zip(body.groups, scored, strict=True))
-    )
-    return LoggedRequest(request_id, groups, settings.request_id_memory_s if body.request_id else OWN_RETRIES_S)
+def _answer(name: str, scored: ScoredGroup, raw: bool) -> dict[str, Any]:
+    return {
+        "id": name,
+        "version": scored.version.name,
+        "scores": scored.scores,
+        **({"raw": scored.raw} if raw else {}),
+        "tokens": [len(sample.ids) for sample in scored.encoded],
+        "truncated": [sample.truncated for sample in scored.encoded],
+    }
 
 
 def _group_id(group: GroupBody, place: int) -> str:
