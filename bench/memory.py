@@ -52,7 +52,7 @@ def _measure(changes: dict[str, Any]) -> tuple[int, int]:
     torch.set_num_threads(1)
     made, settings = checkpoint("encoder"), TrainerSettings()
     model = load_model(made.path, made.max_tokens)
-    preferences = load_preferences(None, settings.held_out_share, settings.max_held_out)
+    preferences = load_preferences(None)
     pairs = encode_pairs(model.encoder, preferences.train)
     # as many pairs as one batch has, so that every draw has the same pairs
     pairs = sorted(pairs, key=lambda pair: pair.tokens)[-settings.batch_size :]

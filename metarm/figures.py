@@ -48,6 +48,7 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any, NamedTuple
 
+Z95 = 1.959964  # a normal distribution's central 95%
 Rows = Sequence[Sequence[float]]  # one row a group, one value a response
 
 # Names of earlier releases: old → new. Records may still have them; answers have both for one release.
@@ -145,6 +146,12 @@ def agreement(own: Rows, other: Rows) -> float | None:
     orders = [pair_orders(*rows) for rows in zip(own, other, strict=True)]
     ordered = sum(group.ordered_by_own for group in orders)
     return sum(group.agreeing for group in orders) / ordered if ordered else None
+
+
+def share_interval(share: float, of: int) -> tuple[float, float]:
+    """The 95% interval of a share that was found in `of` independent trials, at least one (Wilson, 1927)."""
+    half, middle = Z95 * math.sqrt(share * (1 - share) / of + Z95**2 / (4 * of**2)), share + Z95**2 / (2 * of)
+    return (middle - half) / (1 + Z95**2 / of), (middle + half) / (1 + Z95**2 / of)
 
 
 def spread(groups: Rows) -> float:

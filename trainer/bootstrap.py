@@ -7,7 +7,6 @@ import logging
 import math
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,9 +15,9 @@ from typing import Any
 
 from metarm.errors import ConfigurationError, InvalidRequestError, JobCancelledError, TrainingError
 from metarm.model import probe
-from metarm.model.chat_template import TextRules
 from metarm.model.reward_model import RewardModel, import_model
 from metarm.runtime.code_version import code_version
+from metarm.store.origin import DEFAULT_MAX_TOKENS, DEMO_SOURCE, TextRules
 from metarm.store.versions import VersionStore
 from trainer.evaluation import described_first
 from trainer.fine_tuning import TrainingSchedule, fine_tune
@@ -36,7 +35,6 @@ DEMO_SHA256 = {
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
 }
-DEMO_SOURCE = "packaged MiniLM-L6-v2"
 
 
 def ensure_first_version(
@@ -45,15 +43,14 @@ def ensure_first_version(
     preferences: PreferenceSet | ConfigurationError,
     stop: threading.Event,
 ) -> None:
-    """Publish v000001 where the store is empty, else check that its versions began as `settings` say.
+    """Publish v000001 where the store is empty.
 
     Nothing is published once `stop` is set. Raises ConfigurationError.
     """
     if store.names():
-        _check_origin(store, settings)
         return
     model, missing_weights = first_checkpoint(settings)
-    manifest = first_manifest(model, settings, "import")
+    manifest = first_manifest(model, settings, "import", preferences)
     curve = None
     if missing_weights:
         names = ", ".join(missing_weights)
@@ -83,7 +80,8 @@ def first_checkpoint(settings: LearningSettings) -> tuple[RewardModel, list[str]
     rules = TextRules(
         settings.template_date or datetime.now(UTC).date(), settings.split_special_tokens or False
     )
-    model, missing = import_model(source, settings.max_tokens, init_head, settings.seed, rules)
+    limit = settings.max_tokens or DEFAULT_MAX_TOKENS
+    model, missing = import_model(source, limit, init_head, settings.seed, rules)
     try:
         repeatable = probe.is_repeatable(model.encoder)
     except InvalidRequestError as error:
@@ -93,14 +91,22 @@ def first_checkpoint(settings: LearningSettings) -> tuple[RewardModel, list[str]
     return model, missing
 
 
-def first_manifest(model: RewardModel, settings: LearningSettings, method: str) -> dict[str, Any]:
-    """The fields that the manifests of all first versions have in common."""
+def first_manifest(
+    model: RewardModel,
+    settings: LearningSettings,
+    method: str,
+    preferences: PreferenceSet | ConfigurationError,
+) -> dict[str, Any]:
+    """The fields that the manifests of all first versions have in common. Of `preferences` it only measures
+    its held-out accuracy, unless it is fine-tuned on them too."""
+    found = None if isinstance(preferences, ConfigurationError) else preferences.record()
     return {
         "parent": None,
         "job": None,
         "method": method,
         "source": settings.model or DEMO_SOURCE,
         "encoding": model.encoder.describe(),
+        "preferences": {**found, "pairs": 0} if found else None,
         "code_version": code_version(),
         "metrics": {},
     }
@@ -139,19 +145,6 @@ def _described(
         raise ConfigurationError(f"{manifest['source']}: {error.message}") from error
     measured = {"held_out_accuracy": raw.accuracy} if held_out else {}
     return {**fields, "metrics": {**manifest["metrics"], **measured}}
-
-
-def _check_origin(store: VersionStore, settings: TrainerSettings) -> None:
-    manifest = store.manifest(store.names()[0])
-    origin, rules = manifest.get("source"), TextRules.of(manifest)
-    began = {"model": origin, **asdict(rules)}
-    for name in began:
-        asked = getattr(settings, name)
-        if asked is not None and asked != began[name]:
-            raise ConfigurationError(
-                f"{store.root} holds versions that began with the {name} {began[name]}, not {asked}: "
-                f"use another --data-dir, or leave METARM_{name.upper()} unset"
-            )
 
 
 def packaged_encoder() -> Path:

@@ -59,14 +59,14 @@ def run(settings: FirstModelSettings, stop: threading.Event) -> None:
         from trainer.bootstrap import first_checkpoint, first_manifest, publish_first
         from trainer.fine_tuning import TrainingSchedule, fine_tune
         from trainer.learning_curve import check_drawable
-        from trainer.preferences import load_preferences
+        from trainer.preferences import Preferences
 
     quiet_transformers()
     torch.set_num_threads(settings.train_threads or usable_cores())
     if settings.curve is not None:
         check_drawable(settings.curve)
     store.prepare()
-    preferences = load_preferences(settings.preferences, settings.held_out_share, settings.max_held_out)
+    preferences = Preferences(settings).of_first()
     model, missing_weights = first_checkpoint(settings)
     epochs, pairs = settings.epochs or 1.0, preferences.train
     steps = settings.steps or math.ceil(epochs * len(pairs) / settings.batch_size)
@@ -76,7 +76,7 @@ def run(settings: FirstModelSettings, stop: threading.Event) -> None:
     if stop.is_set():
         raise JobCancelledError("stopped before the first version was published")
     _refuse_versions(store)  # another process may have been faster
-    manifest = first_manifest(model, settings, "train") | tuned.manifest
+    manifest = first_manifest(model, settings, "train", preferences) | tuned.manifest
     name = publish_first(store, model, manifest, tuned.curve, preferences)
     if settings.curve is not None:
         tuned.curve.draw(settings.curve)

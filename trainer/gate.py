@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Self
 
-from metarm.figures import PairScores, Rows, agreement, deviation, length_correlation, ratio, spread
+from metarm.figures import Z95, PairScores, Rows, agreement, deviation, length_correlation, ratio, spread
 from trainer.settings import TrainerSettings
 
 ROUNDING = 1e-9  # a loss of exactly the tolerance is allowed, whatever the float sum says
 CONSTANT = 1e-6  # a model whose rewards have a smaller standard deviation ranks nothing
-Z95 = 1.959964  # a normal distribution's central 95%
 Figures = Mapping[str, float | None]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import Any
 
 import redis
 
@@ -36,7 +37,7 @@ from trainer.heartbeat import Heartbeat, TrainerReplacedError
 from trainer.learning_curve import LearningCurve
 from trainer.meta_set import read_meta_set
 from trainer.meta_update import StepReport
-from trainer.preferences import PreferenceSet
+from trainer.preferences import Preferences, PreferenceSet
 from trainer.retrain import OnStep, Parent, retrain
 from trainer.run_curve import RunCurve
 from trainer.settings import TrainerSettings
@@ -63,7 +64,7 @@ class Trainer:
         store: VersionStore,
         jobs: JobBoard,
         sample_log: SampleLog,
-        preferences: PreferenceSet | ConfigurationError,
+        preferences: Preferences,
         heartbeat: Heartbeat,
         retention: Retention,
         promote: Callable[[str], object],
@@ -82,6 +83,9 @@ class Trainer:
         self._promote = promote
         self._trackers = trackers
         self._health = loop
+        # what the trainer's place shows: a version, and the preferences of a run from it
+        self._announced: str | None = None
+        self._shown: Mapping[str, Any] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Run jobs until `stop` is set; a job that is under way then stays queued for the next trainer.
@@ -99,9 +103,11 @@ class Trainer:
         """Run the active job, if there is one."""
         self._heartbeat.check()
         job = self._jobs.active()
-        if job is not None:
-            with logs.about_job(job.id):
-                self._run_job(job, stop)
+        if job is None:
+            self.announce()
+            return
+        with logs.about_job(job.id):
+            self._run_job(job, stop)
 
     def _run_job(self, job: Job, stop: threading.Event) -> None:
         """Bring one job to its end. Raises TrainerReplacedError, redis.RedisError, and OSError if the store
@@ -133,10 +139,11 @@ class Trainer:
             self._fail(job, MetaRMError.unexpected(error))
 
     def _retrain(self, job: Job, stop: threading.Event, tracked: TrackedRun) -> None:
-        preferences = _usable(self._preferences, self._settings.min_preferences)
+        manifest = self._parent_manifest()
+        preferences = _usable(self._preferences.of_child(manifest), self._settings.min_preferences)
         with tracing.span("read"):
             samples = read_meta_set(self._sample_log, self._settings)
-        parent = self._parent()
+        parent = self._parent(manifest)
         changes = dict(job.options)
         force = bool(changes.pop("force", False))
         options, thresholds = TrainOptions.of(self._settings, changes), Thresholds.of(self._settings)
@@ -162,12 +169,36 @@ class Trainer:
         self._finish(job.with_changes(curve=RunCurve.of(report.curve).record()), candidate.name)
         self._prune()
 
-    def _parent(self) -> Parent:
-        """The current version. Raises NotReadyError if there is none."""
+    def announce(self) -> None:
+        """Show in the trainer's place which preferences a run from the current version would have."""
+        current, shown = None, dict[str, Any]()
+        try:
+            current = self._store.current()
+            if current is not None and current == self._announced:
+                return
+            manifest = self._parent_manifest()
+            shown["preferences"] = len(self._preferences.of_child(manifest).train)
+        except (ConfigurationError, InvalidVersionError, NotReadyError) as error:
+            shown["preferences_error"] = error.message
+        except OSError as error:
+            shown["preferences_error"] = f"the store cannot be read: {error.strerror}"
+        if (current, shown) == (self._announced, self._shown):
+            return
+        if "preferences_error" in shown:
+            log.error("retrains will fail: %s", shown["preferences_error"])
+        needs = {"min_groups": self._settings.min_groups, "min_preferences": self._settings.min_preferences}
+        self._heartbeat.announce({"state": "ready", **needs, **shown})
+        self._announced, self._shown = current, shown
+
+    def _parent_manifest(self) -> Mapping[str, Any]:
+        """The manifest of the current version. Raises NotReadyError if there is none."""
         name = self._store.current()
         if name is None:
             raise NotReadyError("there is no version to adapt yet")
-        manifest = self._store.manifest(name)
+        return self._store.manifest(name)
+
+    def _parent(self, manifest: Mapping[str, Any]) -> Parent:
+        name = manifest["name"]
         model = load_version(self._store.path(name), manifest, self._settings.max_tokens)
         return Parent(name, model, Calibration.of(manifest), manifest.get("source"))
 
@@ -260,10 +291,8 @@ class Trainer:
         return None
 
 
-def _usable(preferences: PreferenceSet | ConfigurationError, needed: int) -> PreferenceSet:
-    """The preferences. Raises why they cannot be read, or NotEnoughDataError for too few pairs."""
-    if isinstance(preferences, ConfigurationError):
-        raise preferences
+def _usable(preferences: PreferenceSet, needed: int) -> PreferenceSet:
+    """The preferences. Raises NotEnoughDataError for too few pairs."""
     if len(preferences.train) < needed or not preferences.held_out:
         raise NotEnoughDataError(
             f"{preferences.source} has {len(preferences.train)} training and {len(preferences.held_out)} "

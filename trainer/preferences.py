@@ -8,54 +8,125 @@ import logging
 import math
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
 from metarm.errors import ConfigurationError
+from metarm.figures import share_interval
 from metarm.records import Message, Preference, Prompt
+from metarm.store.origin import DEMO_SOURCE
 from trainer.settings import LearningSettings
 
 log = logging.getLogger(__name__)
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+COLUMNS = ("prompt", "chosen", "rejected", "margin")
+# names that other formats give to the prompt
+PROMPT_NAMES = frozenset(
+    (
+        *("context", "conversation", "conversations", "history", "input", "inputs", "instruction"),
+        *("instructions", "problem", "prompts", "query", "queries", "question", "questions", "user_input"),
+        *("user_prompt",),
+    )
+)
+FEW_HELD_OUT = 50
 UNREADABLE = (ValueError, OSError, EOFError, StopIteration, zlib.error)  # raised for broken files
+PACKAGED_SOURCE = "packaged demo pairs"
+HELD_OUT_SHARE = 0.15
+MAX_HELD_OUT = 400
 PACKAGED = Path(str(files("metarm") / "data" / "demo_preferences.jsonl.gz"))
 
 
 @dataclass(frozen=True, slots=True)
 class PreferenceSet:
-    """Training pairs, held-out pairs of other prompts, the file they are from and its digest, and the share of
-    prompts that is held out."""
+    """Training pairs, held-out pairs of other prompts, the file they are from and its digest, the share of
+    prompts that is held out, and the most pairs that are held out. `replaces` is the file and digest that the
+    parent version was made of, if they are others."""
 
     source: str
     sha256: str
     train: list[Preference]
     held_out: list[Preference]
     held_out_share: float
+    max_held_out: int
+    replaces: Mapping[str, str] | None = None
 
     def record(self) -> dict[str, Any]:
-        """For a manifest: enough to reproduce the split."""
+        """For a manifest: enough to reproduce the split, and for children to inherit it."""
         return {
             "source": self.source,
             "sha256": self.sha256,
             "pairs": len(self.train),
             "held_out_pairs": len(self.held_out),
             "held_out_share": self.held_out_share,
+            "max_held_out": self.max_held_out,
+            **({"replaces": self.replaces} if self.replaces else {}),
         }
 
 
-def load_preferences(path: Path | None, held_out_share: float, max_held_out: int) -> PreferenceSet:
+class Preferences:
+    """The pairs of each run: those that a setting names, else those that the run's parent was made of."""
+
+    def __init__(self, settings: LearningSettings) -> None:
+        self._settings = settings
+        self._loaded: tuple[tuple[str, float, int], PreferenceSet] | None = None  # the last file and split
+
+    def of_first(self) -> PreferenceSet:
+        """The pairs of a first version. Raises ConfigurationError, also if the model is the user's and no pairs
+        are named."""
+        return self._load(self._settings.preferences or _packaged_for(self._settings.model), {})
+
+    def of_child(self, parent: Mapping[str, Any]) -> PreferenceSet:
+        """The pairs of a run from the version with the manifest `parent`. Raises ConfigurationError, also if
+        the file that the parent was made of is missing or has changed and no setting names another."""
+        made_of = parent.get("preferences") or {}
+        if self._settings.preferences is None and not made_of:
+            return self._load(_packaged_for(parent.get("source")), {})
+        inherited = Path(made_of["source"]) if made_of and made_of["source"] != PACKAGED_SOURCE else PACKAGED
+        found = self._load(self._settings.preferences or inherited, made_of)
+        if not made_of or found.sha256 == made_of["sha256"]:
+            return found
+        before, name = f"{made_of['source']} (SHA-256 {made_of['sha256'][:12]}…)", parent.get("name")
+        if self._settings.preferences is None and inherited is not PACKAGED:
+            raise ConfigurationError(
+                f"{name} was made of {before}, and that file has changed: restore it, or choose the pairs of "
+                "the next version with METARM_PREFERENCES"
+            )
+        log.warning("%s was made of %s; its children are made of %s", name, before, found.source)
+        return replace(found, replaces={key: made_of[key] for key in ("source", "sha256")})
+
+    def _load(self, file: Path, made_of: Mapping[str, Any]) -> PreferenceSet:
+        share = self._settings.held_out_share or made_of.get("held_out_share") or HELD_OUT_SHARE
+        most = self._settings.max_held_out or made_of.get("max_held_out") or MAX_HELD_OUT
+        key = (_digest_of(file), share, most)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = key, load_preferences(file, share, most)
+        return replace(self._loaded[1], source=_source_of(file))
+
+
+def _packaged_for(model: str | None) -> Path:
+    """The packaged demo pairs, which are of use to the packaged model alone."""
+    if model not in (None, DEMO_SOURCE):
+        raise ConfigurationError(
+            f"no preferences are named for {model}: set METARM_PREFERENCES (`--preferences`) to a file of "
+            "labelled pairs"
+        )
+    return PACKAGED
+
+
+def load_preferences(
+    path: Path | None, held_out_share: float = HELD_OUT_SHARE, max_held_out: int = MAX_HELD_OUT
+) -> PreferenceSet:
     """Read a preference file (None: the packaged demo pairs) and split it by prompt.
 
     The split depends only on the prompts, so that the gate's pairs are never trained on in any run. Raises
     ConfigurationError that names the file and the row.
     """
     file = path or PACKAGED
-    if not file.is_file():
-        raise ConfigurationError(f"there is no preference file {file}")
+    digest = _digest_of(file)
     rows = _rows(file)
     train: list[Preference] = []
     held_out: list[Preference] = []
@@ -67,22 +138,51 @@ def load_preferences(path: Path | None, held_out_share: float, max_held_out: int
         side = held_out if _unit_hash(preference.prompt) < held_out_share else train
         side.append(preference)
     held_out.sort(key=lambda p: hashlib.sha256(repr(p).encode()).digest())
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return PreferenceSet(str(file), digest, train, held_out[:max_held_out], held_out_share)
+    if train and held_out and not any(pair.prompt for pair in (*train, *held_out)):
+        raise ConfigurationError(f"{file}: every prompt is empty")
+    held_out = held_out[:max_held_out]
+    if len(held_out) < FEW_HELD_OUT:
+        log.warning("%s: %s", file, held_out_precision(len(held_out)))
+    return PreferenceSet(_source_of(file), digest, train, held_out, held_out_share, max_held_out)
 
 
-def load_or_error(settings: LearningSettings) -> PreferenceSet | ConfigurationError:
-    """The preferences that the settings name, or the reason why they cannot be used. Scoring does not need
-    them: the trainer starts without them, and each retrain fails with this reason."""
+def held_out_precision(pairs: int) -> str:
+    """What an accuracy measured on so many held-out pairs is worth, for people."""
+    if not pairs:
+        return "no pair is held out, so that no accuracy can be measured, and no candidate judged"
+    low, high = share_interval(0.75, pairs)
+    return f"{pairs} held-out pairs: an accuracy of .750 on them has the 95% interval {low:.3f} to {high:.3f}"
+
+
+def or_error(load: Callable[[], PreferenceSet]) -> PreferenceSet | ConfigurationError:
+    """The preferences, or the reason why they cannot be used. Scoring does not need them: the trainer starts
+    without them, and each retrain fails with this reason."""
     try:
-        return load_preferences(settings.preferences, settings.held_out_share, settings.max_held_out)
+        return load()
     except ConfigurationError as error:
         log.error("retrains will fail: %s", error.message)
         return error
 
 
+def _digest_of(file: Path) -> str:
+    if not file.is_file():
+        raise ConfigurationError(f"there is no preference file {file}")
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _source_of(file: Path) -> str:
+    """The name of a file in manifests: it must be found from another working directory."""
+    return PACKAGED_SOURCE if file == PACKAGED else str(file.absolute())
+
+
 def preference_of(row: Mapping[str, Any]) -> Preference:
-    """One row of TRL's preference format. The prompt is explicit, or the common beginning of both sides."""
+    """One row of TRL's preference format. The prompt is explicit, or the common beginning of both sides.
+
+    Raises ValueError for a row that has neither, and KeyError or TypeError."""
     chosen, rejected = row["chosen"], row["rejected"]
     prompt: Prompt
     if isinstance(chosen, str) and isinstance(rejected, str):
@@ -105,6 +205,8 @@ def _split_text(prompt: Any, chosen: str, rejected: str) -> tuple[Prompt, str, s
         shared += 1
     while shared > 0 and not chosen[shared - 1].isspace():  # never in the middle of a word
         shared -= 1
+    if not shared:
+        raise ValueError("it has no prompt: 'prompt' is missing, and both sides share no beginning")
     return chosen[:shared], chosen[shared:], rejected[shared:]
 
 
@@ -112,6 +214,8 @@ def _split_messages(
     prompt: Any, chosen: Sequence[Message], rejected: Sequence[Message]
 ) -> tuple[Prompt, str, str]:
     if prompt is None:
+        if len(chosen) == 1:
+            raise ValueError("it has no prompt: 'prompt' is missing, and both sides have one message only")
         if list(chosen[:-1]) != list(rejected[:-1]):
             raise ValueError(
                 "'chosen' and 'rejected' differ before their last message, and there is no 'prompt'"
@@ -162,8 +266,21 @@ def _rows(file: Path) -> Sequence[Mapping[str, Any]]:
         missing = {"chosen", "rejected"} - set(data.column_names)
         if missing:
             raise ConfigurationError(f"{file} has no column {' and '.join(sorted(missing))}")
-        wanted = [c for c in ("prompt", "chosen", "rejected", "margin") if c in data.column_names]
+        _check_columns(file, data.column_names)
+        wanted = [name for name in COLUMNS if name in data.column_names]
         return cast("list[dict[str, Any]]", data.select_columns(wanted).to_list())
+
+
+def _check_columns(file: Path, found: Sequence[str]) -> None:
+    """Name the columns that are not read. Raises ConfigurationError where one of them has the prompt."""
+    unread = sorted(set(found) - set(COLUMNS))
+    prompts = [name for name in unread if name.lower() in PROMPT_NAMES]
+    if "prompt" not in found and prompts:
+        raise ConfigurationError(
+            f"{file} has no column 'prompt': rename {' or '.join(map(repr, prompts))} to 'prompt'"
+        )
+    if unread:
+        log.warning("%s: columns that are not read: %s", file, ", ".join(unread))
 
 
 def _unit_hash(prompt: Prompt) -> float:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import redis
 import torch
 
-from metarm.errors import ConfigurationError
 from metarm.runtime.cores import usable_cores
 from metarm.runtime.loops import Loops
 from metarm.runtime.priority import run_on_idle_cores
@@ -21,12 +18,13 @@ from metarm.shared.leases import leased_versions
 from metarm.shared.presence import TrainerPresence
 from metarm.shared.sample_log import SampleLog
 from metarm.shared.store_commands import StoreCommands
+from metarm.store.origin import check_origin
 from metarm.store.retention import Retention
 from metarm.store.versions import VersionStore
 from trainer.bootstrap import ensure_first_version
 from trainer.heartbeat import Heartbeat
 from trainer.loop import Trainer
-from trainer.preferences import PreferenceSet, load_or_error
+from trainer.preferences import Preferences, or_error
 from trainer.settings import TrainerSettings
 from trainer.store_clerk import StoreClerk
 from trainer.tracking import Trackers
@@ -42,13 +40,16 @@ def run(settings: TrainerSettings, stop: threading.Event) -> None:
     try:
         store.prepare()
         clerk.start()
-        preferences = load_or_error(settings)
-        ensure_first_version(store, settings, preferences, stop)
-        heartbeat.announce(_status(settings, preferences))
+        check_origin(store, settings.model_dump())  # what the first version fixed
+        preferences = Preferences(settings)
+        if not store.names():
+            ensure_first_version(store, settings, or_error(preferences.of_first), stop)
         torch.set_num_threads(settings.train_threads or usable_cores())
         if settings.train_priority == "idle":
             run_on_idle_cores()
-        _trainer(settings, client, store, preferences, heartbeat, clerk, loops).run(stop)
+        trainer = _trainer(settings, client, store, preferences, heartbeat, clerk, loops)
+        trainer.announce()
+        trainer.run(stop)
     finally:
         clerk.close()
         heartbeat.close()
@@ -67,7 +68,7 @@ def _trainer(
     settings: TrainerSettings,
     client: redis.Redis,
     store: VersionStore,
-    preferences: PreferenceSet | ConfigurationError,
+    preferences: Preferences,
     heartbeat: Heartbeat,
     clerk: StoreClerk,
     loops: Loops,
@@ -86,11 +87,3 @@ def _trainer(
         Trackers(settings.report_to, settings.data_dir, jobs.tracker_failed),
         loops.add("job-loop"),
     )
-
-
-def _status(settings: TrainerSettings, preferences: PreferenceSet | ConfigurationError) -> Mapping[str, Any]:
-    """What the trainer's place shows while it runs jobs."""
-    needs = {"min_groups": settings.min_groups, "min_preferences": settings.min_preferences}
-    if isinstance(preferences, ConfigurationError):
-        return {"state": "ready", **needs, "preferences_error": preferences.message}
-    return {"state": "ready", **needs, "preferences": len(preferences.train)}

@@ -21,12 +21,22 @@ class LearningSettings(ProcessSettings):
     preferences: Path | None = Field(
         None,
         validation_alias=AliasChoices("METARM_PREFERENCES", "PREFERENCES"),
-        description="Labelled pairs in TRL's format: JSONL, JSON.gz, Parquet. Unset: the packaged demo pairs.",
+        description="Labelled pairs in TRL's format: JSONL, JSON.gz, Parquet. Unset: those that the current "
+        "version was made of; for the packaged model, the packaged demo pairs.",
     )
-    held_out_share: float = Field(
-        0.15, gt=0, lt=1, description="Share of prompts held out of training for the gate."
+    held_out_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Share of prompts held out of training for the gate. Unset: as of the current version; for "
+        "a first one, 0.15.",
     )
-    max_held_out: int = Field(400, ge=2, description="Most held-out pairs that the gate scores.")
+    max_held_out: int | None = Field(
+        None,
+        ge=2,
+        description="Most held-out pairs that the gate scores. Unset: as of the current version; for a first "
+        "one, 400.",
+    )
     model: str | None = Field(
         None,
         description="First version: checkpoint folder or hub id. Unset: the packaged MiniLM.",

@@ -24,11 +24,12 @@ from experiments.closed_loop.plan import StudyPlan
 from metarm.model.encoding import Encoder
 from metarm.model.reward_model import RewardModel
 from metarm.records import Preference
+from metarm.store.origin import DEFAULT_MAX_TOKENS
 from simulation.policy import Policy
 from simulation.preferences import encode_preferences, preference_pairs
 from trainer.batches import encode_pairs
 from trainer.bootstrap import ensure_first_version
-from trainer.preferences import PreferenceSet, load_preferences
+from trainer.preferences import Preferences, PreferenceSet
 from trainer.settings import TrainerSettings
 from trainer.training import TrainOptions, train
 
@@ -72,7 +73,7 @@ def first_version(plan: StudyPlan, first: FirstModel, data_dir: Path) -> tuple[T
     settings = trainer_settings(
         plan, {"data_dir": data_dir, "model": str(first.checkpoint), "preferences": first.preferences}
     )
-    preferences = load_preferences(first.preferences, settings.held_out_share, settings.max_held_out)
+    preferences = Preferences(settings).of_first()
     settings.store.prepare()
     ensure_first_version(settings.store, settings, preferences, threading.Event())
     return settings, preferences
@@ -89,7 +90,7 @@ def _preferences(plan: StudyPlan, seed: int) -> bytes:
 def _train(plan: StudyPlan, seed: int, file: Path) -> RewardModel:
     """Bradley-Terry training from scratch, on the pairs that the gate does not hold out."""
     settings = trainer_settings(plan, {"preferences": file})
-    preferences = load_preferences(file, settings.held_out_share, settings.max_held_out).train
+    preferences = Preferences(settings).of_first().train
     first = plan.first_model
     tokenizer = _tokenizer(preferences, first.vocabulary, first.positions)
     torch.manual_seed(seed)
@@ -105,7 +106,7 @@ def _train(plan: StudyPlan, seed: int, file: Path) -> RewardModel:
         "pad_token_id": tokenizer.pad_token_id,
     }
     network = BertForSequenceClassification(BertConfig(**config))
-    model = RewardModel(network, Encoder(tokenizer, settings.max_tokens))
+    model = RewardModel(network, Encoder(tokenizer, settings.max_tokens or DEFAULT_MAX_TOKENS))
     changes = {
         "ascent": "none",
         "steps": first.steps,

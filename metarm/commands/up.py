@@ -34,6 +34,7 @@ from metarm.runtime.addresses import bind, url_of
 from metarm.runtime.child import Child, GivenUpError, ending
 from metarm.runtime.embedded_redis import EmbeddedRedis
 from metarm.runtime.settings import Host, ProcessSettings
+from metarm.store.origin import check_origin
 
 POLL_S = 0.2
 START_POLL_S = 0.05  # until ready: the user waits
@@ -53,7 +54,8 @@ class LaunchSettings(ProcessSettings):
     preferences: Path | None = Field(
         None,
         validation_alias=AliasChoices("METARM_PREFERENCES", "PREFERENCES"),
-        description="Labelled pairs in TRL's format: JSONL, JSON.gz, Parquet. Unset: the packaged demo pairs.",
+        description="Labelled pairs in TRL's format: JSONL, JSON.gz, Parquet. Unset: those that the current "
+        "version was made of; for the packaged model, the packaged demo pairs.",
     )
 
     def run(self) -> int:
@@ -69,7 +71,7 @@ class LaunchSettings(ProcessSettings):
             "METARM_MODEL": self.model,
             "METARM_INIT_HEAD": str(self.init_head).lower(),
             "METARM_PREFERENCES": str(self.preferences.absolute()) if self.preferences else None,
-            "METARM_MAX_TOKENS": str(self.max_tokens),
+            "METARM_MAX_TOKENS": str(self.max_tokens) if self.max_tokens else None,
             "METARM_LOG_LEVEL": self.log_level,
             "METARM_LOG_FORMAT": self.log_format,
         }
@@ -91,6 +93,7 @@ def up(settings: LaunchSettings) -> int:
 
 def _run(settings: LaunchSettings, stop: _Stop) -> int:
     _check_port(settings)
+    check_origin(settings.store, {"model": settings.model, "max_tokens": settings.max_tokens})
     children: list[Child] = []
     try:
         redis_url = settings.redis_url or _start_redis(settings, children, stop)

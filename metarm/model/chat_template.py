@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, tzinfo
 from typing import Any, cast
 
@@ -23,34 +22,6 @@ CLOCK = "strftime_now"  # the function by which a template reads the date
 RENDER_S = 10.0  # for the texts of one portion, which take some milliseconds
 ADDED_CHARS = 2**20  # that a template may write beyond four times its messages; a second of tokenisation
 BROKEN = (TemplateSyntaxError, SyntaxError, RecursionError, TimeLimitExceededError)  # whatever the messages are
-
-
-@dataclass(frozen=True, slots=True)
-class TextRules:
-    """What decides the tokens of a text, apart from the tokenizer's files and the limit of tokens.
-
-    `template_date` is the day that a chat template is told (midnight UTC); None: a template that asks for it is
-    refused. `split_special_tokens`: prompts and responses are never read as control tokens.
-    """
-
-    template_date: date | None = None
-    split_special_tokens: bool = False
-
-    @classmethod
-    def of(cls, manifest: Mapping[str, Any]) -> TextRules:
-        """The rules that a version was made with. A manifest without a date gives the day it was made.
-
-        Raises InvalidVersionError.
-        """
-        encoding = manifest.get("encoding") or {}
-        day = encoding.get("template_date") or str(manifest.get("created"))[:10]
-        try:
-            return cls(date.fromisoformat(day), encoding.get("split_special_tokens") is True)
-        except (TypeError, ValueError) as error:
-            raise InvalidVersionError(f"its manifest has the template_date {day!r}: {error}") from error
-
-
-DEFAULT_RULES = TextRules()
 
 
 class ChatTemplate:

@@ -30,12 +30,13 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
-from metarm.model.chat_template import DEFAULT_RULES, ChatTemplate, ControlTokens, TextRules
+from metarm.model.chat_template import ChatTemplate, ControlTokens
 from metarm.model.pair_frame import frame_of
 from metarm.model.portions import Group, chars_of, portions_of
 from metarm.model.tails import Tail, Tails
 from metarm.records import Message, Prompt
 from metarm.store.manifest import MANIFEST
+from metarm.store.origin import DEFAULT_RULES, TextRules
 from metarm.store.versions import CURVE
 
 Format = Literal["chat", "pair", "concat"]

@@ -16,9 +16,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.utils import logging as transformers_logging
 
 from metarm.errors import ConfigurationError, InvalidVersionError
-from metarm.model.chat_template import DEFAULT_RULES, TextRules
 from metarm.model.encoding import Encoded, Encoder, load_encoder
 from metarm.model.forward import Padded, PrefixStore, choose_route
+from metarm.store.origin import DEFAULT_RULES, TextRules, token_limit
 
 # The RoBERTa family numbers positions from pad_token_id + 1.
 OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet"})
@@ -111,12 +111,11 @@ def load_model(
 
 
 def load_version(
-    folder: Path, manifest: Mapping[str, Any], max_tokens: int, share_prompts: bool = True
+    folder: Path, manifest: Mapping[str, Any], max_tokens: int | None = None, share_prompts: bool = True
 ) -> RewardModel:
-    """A published version that reads text as its manifest says; `max_tokens` can only lower its limit. Raises
-    InvalidVersionError."""
-    limit = (manifest.get("encoding") or {}).get("max_tokens", max_tokens)
-    return load_model(folder, min(limit, max_tokens), share_prompts, TextRules.of(manifest))
+    """A published version that reads text as its manifest says. Raises InvalidVersionError, also if the setting
+    `max_tokens` is lower than the version's."""
+    return load_model(folder, token_limit(manifest, max_tokens), share_prompts, TextRules.of(manifest))
 
 
 def import_model(

@@ -205,10 +205,12 @@ class ProcessSettings(StoreSettings):
     log_format: Literal["console", "json"] = Field(
         "console", description="console: readable lines. json: one JSON object a line, for log collectors."
     )
-    max_tokens: int = Field(
-        512,
+    max_tokens: int | None = Field(
+        None,
         ge=8,
-        description="Longest sequence in tokens, including special tokens; a model's own limit applies too.",
+        description="Longest sequence of a first version in tokens, including special tokens; a model's own "
+        "limit applies too. Recorded in its manifest, and later versions keep it; a lower one is refused then. "
+        "Unset: 512.",
     )
 
     @property

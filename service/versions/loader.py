@@ -29,7 +29,7 @@ class VersionLoader:
     def __init__(
         self,
         store: VersionStore,
-        max_tokens: int,
+        max_tokens: int | None,
         *,
         share_prompts: bool,
         reduced: bool,
@@ -37,8 +37,9 @@ class VersionLoader:
         prepare: Callable[[RewardModel], None],
         on_load: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        """`reduced`: score in bfloat16. `calibrated`: serve calibrated scores instead of raw rewards. `prepare`
-        is called in the loader's thread with every model before it may serve, and may raise
+        """`max_tokens` is the setting: a version that reads more is refused. `reduced`: score in bfloat16.
+        `calibrated`: serve calibrated scores instead of raw rewards. `prepare` is called in the loader's
+        thread with every model before it may serve, and may raise
         InvalidVersionError. `on_load` receives, in that thread, the seconds of every load that succeeded."""
         self._store = store
         self._max_tokens = max_tokens

@@ -20,6 +20,7 @@ from metarm.model import probe
 from metarm.model.reward_model import load_model, load_version
 from metarm.records import Preference, Prompt
 from metarm.runtime.code_version import code_version
+from metarm.store.origin import check_origin
 from metarm.store.versions import VersionStore
 from tests.demo_groups import demo_groups
 from tests.processes import Process, RedisProcess, service
@@ -65,6 +66,7 @@ def in_process_settings(tmp_path: Path, model: Path, **changes: Any) -> TrainerS
 
 def first_version(settings: TrainerSettings) -> dict[str, Any]:
     settings.store.prepare()
+    check_origin(settings.store, settings.model_dump())
     ensure_first_version(settings.store, settings, ConfigurationError("no pairs"), threading.Event())
     return settings.store.manifest("v000001")
 
@@ -93,7 +95,13 @@ def test_the_first_version_is_pinned_to_the_day_on_which_it_is_made(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("template_date", "2025-01-01"), ("split_special_tokens", True), ("model", "other")]
+    ("setting", "value"),
+    [
+        ("template_date", "2025-01-01"),
+        ("split_special_tokens", True),
+        ("model", "other"),
+        ("max_tokens", 64),
+    ],
 )
 def test_a_setting_that_differs_from_what_the_versions_began_with_is_refused(
     setting: str, value: object, tmp_path: Path
@@ -283,7 +291,7 @@ def test_a_model_is_published_despite_preferences_that_it_cannot_encode(
     pair = Preference(odd, "This.", "That.")
     serving = TrainerSettings(data_dir=tmp_path, model=str(checkpoint("llama-chat")), max_tokens=64)
     serving.store.prepare()
-    found = PreferenceSet("pairs", "0" * 64, [pair], [pair], 0.15)
+    found = PreferenceSet("pairs", "0" * 64, [pair], [pair], 0.15, 400)
     ensure_first_version(serving.store, serving, found, threading.Event())
     assert serving.store.verify("v000001")["reference"] is None
 

@@ -20,7 +20,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metarm.errors import ConfigurationError, CutOverAbortedError
+from metarm.errors import CutOverAbortedError
 from metarm.model import probe
 from metarm.model.reward_model import RewardModel, load_model, load_version
 from metarm.records import PolicyStamp, Preference, SampleGroup
@@ -41,7 +41,7 @@ from tests.tiny import Kind, dated_checkpoint
 from trainer import retrain
 from trainer.heartbeat import Heartbeat, TrainerReplacedError
 from trainer.loop import MAX_ATTEMPTS, Trainer
-from trainer.preferences import PreferenceSet, load_or_error
+from trainer.preferences import Preferences
 from trainer.settings import TrainerSettings
 from trainer.tracking import Trackers
 from trainer.training import TrainReport, train
@@ -58,16 +58,15 @@ class Bench:
     jobs: JobBoard
     log: SampleLog
     heartbeat: Heartbeat
-    preferences: PreferenceSet | ConfigurationError
+    preferences: Preferences
     promote: Callable[
         [str], object
     ]  # initially `activate`, like a coordinator without servers; a test may replace it
 
     def swap_training_pairs(self) -> None:
         """Swap chosen and rejected in the training pairs, but not in the held-out pairs."""
-        assert not isinstance(self.preferences, ConfigurationError)
-        lies = [Preference(p.prompt, p.rejected, p.chosen) for p in self.preferences.train]
-        self.preferences.train[:] = lies
+        train = self.preferences.of_first().train
+        train[:] = [Preference(p.prompt, p.rejected, p.chosen) for p in train]
 
     def work_until_idle(self) -> None:
         """Run the trainer until no job is active."""
@@ -116,7 +115,7 @@ def make_bench(
         jobs, log = JobBoard(redis_client), SampleLog(redis_client)
         heartbeat = Heartbeat(TrainerPresence(redis_client), Loops())
         assert heartbeat.take_place({}, threading.Event())
-        preferences = load_or_error(settings)
+        preferences = Preferences(settings)
         retention = Retention(
             settings.store,
             partial(leased_versions, redis_client),

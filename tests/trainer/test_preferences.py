@@ -13,7 +13,8 @@ import pytest
 
 from metarm.errors import ConfigurationError
 from metarm.records import Preference
-from trainer.preferences import PreferenceSet, load_or_error, load_preferences, preference_of
+from metarm.store.origin import DEMO_SOURCE
+from trainer.preferences import Preferences, load_preferences, or_error, preference_of
 from trainer.settings import TrainerSettings
 
 Rows = Sequence[Mapping[str, Any]]
@@ -94,7 +95,6 @@ def test_an_implicit_conversation_is_the_common_prefix_of_both_sides() -> None:
     [
         ("Q: one? A: yes", "Q: one? A: no", ("Q: one? A: ", "yes", "no")),
         ("the same wording", "the same words", ("the same ", "wording", "words")),
-        ("nothing", "shared", ("", "nothing", "shared")),
         ("a b", "a b c", ("a ", "b", "b c")),
     ],
 )
@@ -227,13 +227,13 @@ def test_the_record_contains_file_digest_and_split(tmp_path: Path) -> None:
         "pairs": len(loaded.train),
         "held_out_pairs": len(loaded.held_out),
         "held_out_share": 0.2,
+        "max_held_out": 100,
     }
 
 
 def test_the_packaged_pairs_fill_both_sides_of_the_split() -> None:
     settings = TrainerSettings()
-    loaded = load_or_error(settings)
-    assert isinstance(loaded, PreferenceSet)
+    loaded = Preferences(settings).of_first()
     assert len(loaded.train) >= settings.bootstrap_pairs
     assert len(loaded.held_out) > 100
     assert not prompts(loaded.train) & prompts(loaded.held_out)
@@ -243,7 +243,8 @@ def test_the_packaged_pairs_fill_both_sides_of_the_split() -> None:
 def test_unusable_preferences_are_logged_and_do_not_end_the_trainer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    refused = load_or_error(TrainerSettings(preferences=tmp_path / "nowhere.jsonl"))
+    settings = TrainerSettings(preferences=tmp_path / "nowhere.jsonl")
+    refused = or_error(Preferences(settings).of_first)
     assert isinstance(refused, ConfigurationError)
     assert "nowhere.jsonl" in caplog.text
 
@@ -263,3 +264,93 @@ def test_a_file_name_with_glob_characters_is_taken_literally(tmp_path: Path) -> 
     file = write(tmp_path, "odd[1].jsonl", [PLAIN])
     preferences = load_preferences(file, 0.2, 10)
     assert len(preferences.train) + len(preferences.held_out) == 1
+
+
+@pytest.mark.parametrize("name", ["question", "instruction", "Input"])
+def test_a_prompt_column_of_another_name_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    row = {name: "What is 17 + 25?", "chosen": "The sum is 42.", "rejected": "The sum is 41."}
+    with pytest.raises(ConfigurationError, match=f"rename '{name}' to 'prompt'"):
+        load_preferences(write(tmp_path, "pairs.jsonl", [row] * 9))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"asked": "What is 17 + 25?", "chosen": "It is 42.", "rejected": "41"},
+        {"prompt": None, "chosen": "It is 42.", "rejected": "41"},
+        {"chosen": [assistant("It is 42.")], "rejected": [assistant("41")]},
+    ],
+)
+def test_a_row_without_a_prompt_is_refused(tmp_path: Path, row: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"row 2: it has no prompt"):
+        load_preferences(write(tmp_path, "pairs.jsonl", [{**row, "prompt": "What?"}, row]))
+
+
+def test_a_file_of_empty_prompts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="every prompt is empty"):
+        load_preferences(write(tmp_path, "pairs.jsonl", [{**PLAIN, "prompt": ""}] * 9))
+
+
+def test_columns_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_preferences(write(tmp_path, "pairs.jsonl", [{**PLAIN, "question": "What?", "score_chosen": 2.0}] * 9))
+    assert "columns that are not read: question, score_chosen" in caplog.text
+
+
+def test_few_held_out_pairs_are_said_with_the_interval_they_allow(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_preferences(write(tmp_path, "few.jsonl", many(100)), 0.2)
+    assert "held-out pairs: an accuracy of .750 on them has the 95% interval" in caplog.text
+    caplog.clear()
+    load_preferences(write(tmp_path, "many.jsonl", many(600)), 0.2)
+    assert "interval" not in caplog.text
+
+
+class TestWhatAVersionWasMadeOf:
+    """The pairs of a run are those of its parent, unless a setting names others."""
+
+    def made_of(self, file: Path, **settings: Any) -> dict[str, Any]:
+        found = Preferences(TrainerSettings(preferences=file, **settings)).of_first()
+        return {"name": "v000001", "source": "mine", "preferences": found.record()}
+
+    def test_the_file_and_its_split_are_inherited(self, tmp_path: Path) -> None:
+        file = write(tmp_path, "mine.jsonl", many(300))
+        parent = self.made_of(file, held_out_share=0.4, max_held_out=7)
+        child = Preferences(TrainerSettings()).of_child(parent)
+        assert child.record() == parent["preferences"]
+
+    def test_a_file_that_has_changed_or_gone_is_refused_unless_it_is_named(self, tmp_path: Path) -> None:
+        file = write(tmp_path, "mine.jsonl", many(300))
+        parent = self.made_of(file)
+        write(tmp_path, "mine.jsonl", many(301))
+        with pytest.raises(ConfigurationError, match=r"v000001 was made of .*has changed"):
+            Preferences(TrainerSettings()).of_child(parent)
+        chosen = Preferences(TrainerSettings(preferences=file)).of_child(parent)
+        replaced = {key: parent["preferences"][key] for key in ("source", "sha256")}
+        assert chosen.record()["replaces"] == replaced
+        file.unlink()
+        with pytest.raises(ConfigurationError, match=r"no preference file .*mine\.jsonl"):
+            Preferences(TrainerSettings()).of_child(parent)
+
+    def test_the_same_file_in_another_place_is_the_same(self, tmp_path: Path) -> None:
+        parent = self.made_of(write(tmp_path, "mine.jsonl", many(300)))
+        moved = write(tmp_path, "moved.jsonl", many(300))
+        child = Preferences(TrainerSettings(preferences=moved)).of_child(parent)
+        assert "replaces" not in child.record()
+
+    def test_the_packaged_pairs_are_of_the_packaged_model_alone(self) -> None:
+        packaged = {"name": "v000001", "source": DEMO_SOURCE, "preferences": None}
+        assert Preferences(TrainerSettings()).of_child(packaged).source == "packaged demo pairs"
+        with pytest.raises(ConfigurationError, match="no preferences are named for mine"):
+            Preferences(TrainerSettings()).of_child({"name": "v000001", "source": "mine"})
+        with pytest.raises(ConfigurationError, match="no preferences are named for mine"):
+            Preferences(TrainerSettings(model="mine")).of_first()
+
+    def test_a_path_is_recorded_so_that_it_is_found_from_elsewhere(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        write(tmp_path, "mine.jsonl", many(300))
+        parent = self.made_of(Path("mine.jsonl"))
+        monkeypatch.chdir("/")
+        assert Preferences(TrainerSettings()).of_child(parent).source == str(tmp_path / "mine.jsonl")

@@ -34,7 +34,7 @@ def preferences() -> PreferenceSet:
         Preference(group["prompt"][:40], "It is forty two.", "Compare the two trains.")
         for group in demo_groups(40)
     ]
-    return PreferenceSet("made for this test", "0" * 64, pairs[:30], pairs[30:], 0.25)
+    return PreferenceSet("made for this test", "0" * 64, pairs[:30], pairs[30:], 0.25, 400)
 
 
 def samples() -> list[SampleGroup]:

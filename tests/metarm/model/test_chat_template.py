@@ -15,10 +15,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
 from metarm.model import chat_template
-from metarm.model.chat_template import ControlTokens, TextRules
+from metarm.model.chat_template import ControlTokens
 from metarm.model.encoding import Encoder
 from metarm.model.reward_model import load_version
 from metarm.records import Message, Prompt
+from metarm.store.origin import TextRules
 from tests.tiny import CHAT_TEMPLATE, DATED_TEMPLATE, Kind, dated_checkpoint, encode_one
 
 Kinds = Callable[[Kind], Path]

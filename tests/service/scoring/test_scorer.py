@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from metarm.errors import NonFiniteScoreError, NotReadyError, PayloadTooLargeError
-from metarm.model.chat_template import TextRules
 from metarm.model.encoding import Encoded, Encoder, Portion
 from metarm.model.forward import PrefixCache
 from metarm.model.portions import Group as TextGroup
 from metarm.model.reward_model import RewardModel, load_model
+from metarm.store.origin import TextRules
 from service.scoring.batcher import Batcher
 from service.scoring.engine import Engine
 from service.scoring.plan import ForwardPlan
