@@ -138,7 +138,9 @@ def load_preferences(
         side = held_out if _unit_hash(preference.prompt) < held_out_share else train
         side.append(preference)
     held_out.sort(key=lambda p: hashlib.sha256(repr(p).encode()).digest())
-    if train and held_out and not any(pair.prompt for pair in (*train, *held_out)):
+    if not any(
+        pair.prompt.strip() if isinstance(pair.prompt, str) else pair.prompt for pair in (*train, *held_out)
+    ):
         raise ConfigurationError(f"{file}: every prompt is empty")
     held_out = held_out[:max_held_out]
     if len(held_out) < FEW_HELD_OUT:

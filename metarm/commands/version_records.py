@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from metarm.errors import InvalidVersionError
-from metarm.store.retention import held_out_accuracy
+from metarm.store.held_out import HeldOut, held_out_accuracy
 from metarm.store.versions import VersionStore
 
 NOT_COMPARED = ("name", "created", "seal", "digests", "probe")  # they always differ, or are compared by file
@@ -58,10 +58,11 @@ def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _from_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    verdict = manifest.get("verdict") or {}
+    verdict, held_out = manifest.get("verdict") or {}, HeldOut.of(manifest)
     return {
         **{key: manifest.get(key) for key in ("parent", "job", "method", "created", "code_version")},
         "held_out_accuracy": held_out_accuracy(manifest),
+        "held_out": held_out._asdict() if held_out else None,
         "forced": bool(verdict.get("forced")),
         "reasons": verdict.get("reasons", []),
     }

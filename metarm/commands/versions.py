@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
+from string import ascii_lowercase
 from typing import Any, ClassVar
 
 import orjson
@@ -72,7 +73,9 @@ class ListVersions(VersionsCommand):
         rows = list(version_records.rows(store))
         if self.as_json:
             return _print_json(rows)
-        print_table(self.HEAD, map(_cells, rows))
+        marks, legend = _pairs_of(rows)
+        print_table(self.HEAD, [_cells(row, mark) for row, mark in zip(rows, marks, strict=True)])
+        _print_wrapped(legend)
         return 0
 
 
@@ -194,7 +197,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return Versions.run_from("metarm versions", sys.argv[1:] if arguments is None else arguments)
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _pairs_of(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, str]]:
+    """A letter for the pairs of each row's accuracy, and what the letters mean; none if all are the same."""
+    pairs = [row.get("held_out") for row in rows if row.get("held_out_accuracy") is not None]
+    distinct = {_without_place(found): found for found in pairs}
+    if len(distinct) < 2:
+        return [""] * len(rows), {}
+    letters = dict(zip(distinct, ascii_lowercase, strict=False))
+    marks = [
+        "" if row.get("held_out_accuracy") is None else letters.get(_without_place(row.get("held_out")), "?")
+        for row in rows
+    ]
+    legend = {f"accuracy {letter}": _described(distinct[found]) for found, letter in letters.items()}
+    return marks, {**legend, "accuracies": "compare only under the same letter"}
+
+
+def _without_place(held_out: Mapping[str, Any] | None) -> tuple[Any, ...]:
+    return tuple(value for name, value in (held_out or {}).items() if name != "source")
+
+
+def _described(held_out: Mapping[str, Any] | None) -> str:
+    if not held_out:
+        return "on held-out pairs that the manifest does not name"
+    return f"on {held_out['pairs']} held-out pairs of {held_out['source']} (SHA-256 {held_out['sha256'][:12]}…)"
+
+
+def _cells(row: Mapping[str, Any], mark: str) -> tuple[str, ...]:
     accuracy = row.get("held_out_accuracy")
     status = "forced" if row.get("forced") and row["status"] == "published" else row["status"]
     return (
@@ -202,7 +230,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         status,
         row.get("parent") or "-",
         row.get("method") or "-",
-        "-" if accuracy is None else f"{accuracy:.3f}",
+        "-" if accuracy is None else f"{accuracy:.3f} {mark}".strip(),
         (row.get("created") or "-")[:16].replace("T", " "),
         " ".join([*(["current"] if row["current"] else []), *row["labels"]]),
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from metarm.errors import InvalidVersionError
+from metarm.store.held_out import HeldOut, held_out_accuracy, same_pairs
 from metarm.store.manifest import created_at
 from metarm.store.versions import VersionStore
 
 log = logging.getLogger(__name__)
+Measured = tuple[HeldOut | None, float | None]  # the pairs, and the accuracy on them
 
 
 def reasons_to_keep(
@@ -20,22 +21,24 @@ def reasons_to_keep(
     """Every published version, oldest first, and the reason to keep its files, or None.
 
     It keeps the newest `keep_versions`, the current version and its parent, labelled and leased versions, the
-    best on its held-out pairs, versions younger than `grace_s` seconds, and those with an unreadable manifest.
+    best on the held-out pairs of the current version, versions younger than `grace_s` seconds, and those with
+    an unreadable manifest.
     """
     names = store.names()
     parents: dict[str, str | None] = {}
-    measured: dict[str, float | None] = {}
+    measured: dict[str, Measured] = {}
     kept: dict[str, str | None] = {}
     for name in names:
         try:
             manifest = store.manifest(name)
             kept[name] = "young" if time.time() - created_at(manifest) < grace_s else None
-            parents[name], measured[name] = manifest.get("parent"), held_out_accuracy(manifest)
+            parents[name] = manifest.get("parent")
+            measured[name] = HeldOut.of(manifest), held_out_accuracy(manifest)
         except (InvalidVersionError, KeyError, ValueError, TypeError, AttributeError):
             kept[name] = "its manifest cannot be read"
     current = store.current()
     reasons = dict.fromkeys(names[max(0, len(names) - keep_versions) :], f"one of the newest {keep_versions}")
-    best = _best(measured)
+    best = _best(measured, current)
     if best is not None:
         reasons[best] = "the best on its held-out pairs"
     parent = parents.get(current) if current is not None else None
@@ -46,13 +49,6 @@ def reasons_to_keep(
     if current is not None:
         reasons[current] = "current"
     return {name: reasons.get(name) or kept[name] for name in names}
-
-
-def held_out_accuracy(manifest: Mapping[str, Any]) -> float | None:
-    """The accuracy on held-out pairs in a manifest; None if it was not measured."""
-    figures = (manifest.get("verdict") or {}).get("figures") or {}
-    value = figures.get("held_out_accuracy", (manifest.get("metrics") or {}).get("held_out_accuracy"))
-    return None if value is None else float(value)
 
 
 class Retention:
@@ -81,7 +77,13 @@ class Retention:
         return gone
 
 
-def _best(measured: Mapping[str, float | None]) -> str | None:
-    """The version with the highest held-out accuracy, the newest of equals."""
-    rows = [(value, place, name) for place, (name, value) in enumerate(measured.items()) if value is not None]
+def _best(measured: Mapping[str, Measured], current: str | None) -> str | None:
+    """The version with the highest held-out accuracy among those measured on the same pairs as the current one
+    (else the newest), the newest of equals."""
+    reference = measured.get(current or "") or next(iter([*measured.values()][-1:]), None)
+    rows = [
+        (accuracy, place, name)
+        for place, (name, (pairs, accuracy)) in enumerate(measured.items())
+        if accuracy is not None and reference is not None and same_pairs(pairs, reference[0])
+    ]
     return max(rows)[2] if rows else None

@@ -32,7 +32,8 @@ from metarm.shared.leases import leased_versions
 from metarm.shared.presence import TrainerPresence
 from metarm.shared.sample_log import LoggedRequest, SampleLog
 from metarm.store.calibration import IDENTITY, Calibration
-from metarm.store.retention import Retention, held_out_accuracy
+from metarm.store.held_out import held_out_accuracy
+from metarm.store.retention import Retention
 from metarm.store.versions import Label, VersionStore, version_number
 from tests.demo_groups import demo_groups
 from tests.processes import wait_until

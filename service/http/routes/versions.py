@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import ValidationError
 
 from metarm.errors import InvalidVersionError
+from metarm.store.held_out import HeldOut, held_out_accuracy
 from metarm.store.versions import Status, version_number
 from service.http.access import RunningServer, require_admin, require_key
 from service.http.route import Route
@@ -101,7 +102,14 @@ def _entry(name: str, current: bool, status: Status, server: Server) -> VersionE
     }
     try:
         manifest = server.versions.store.manifest(name)
-        found = VersionEntry(**entry, status=status, **{key: manifest.get(key) for key in LINEAGE})
+        held_out = HeldOut.of(manifest)
+        found = VersionEntry(
+            **entry,
+            status=status,
+            **{key: manifest.get(key) for key in LINEAGE},
+            held_out_accuracy=held_out_accuracy(manifest),
+            held_out=held_out._asdict() if held_out else None,
+        )
     except InvalidVersionError as error:
         return VersionEntry(**entry, status="unreadable", reasons=[error.message])
     except ValidationError as error:

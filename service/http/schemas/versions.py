@@ -11,6 +11,13 @@ from service.http.schemas.drift import WatchEnded
 from service.http.schemas.fields import Body, Flag
 
 
+class HeldOutPairs(BaseModel):
+    source: str
+    sha256: str = Field(description="Of the preference file.")
+    share: float = Field(description="Of the file's prompts.")
+    pairs: int
+
+
 class VersionEntry(BaseModel):
     name: str
     status: Literal["published", "rejected", "pruned", "unreadable"]
@@ -26,6 +33,10 @@ class VersionEntry(BaseModel):
         None, description="The range of the sample log it was adapted to, counts, and the policy's steps."
     )
     preferences: dict[str, Any] | None = Field(None, description="The file, its SHA-256, and its split.")
+    held_out_accuracy: float | None = None
+    held_out: HeldOutPairs | None = Field(
+        None, description="The pairs of this accuracy; it compares only with others on the same pairs."
+    )
     settings: dict[str, Any] | None = Field(None, description="Settings of the run that made it.")
     code_version: str | None = None
     calibration: dict[str, float] | None = Field(None, description="score = scale · raw + shift.")

@@ -307,3 +307,21 @@ def test_metarm_has_a_versions_command(filled: VersionStore) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.count("ok") == 3
+
+
+def test_accuracies_on_different_pairs_have_different_letters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = VersionStore(tmp_path / "versions")
+    store.prepare()
+    pairs = {"source": "/p/mine.jsonl", "sha256": "a" * 64, "held_out_share": 0.2, "held_out_pairs": 50}
+    others = {**pairs, "sha256": "b" * 64, "source": "/p/others.jsonl"}
+    for preferences in (pairs, {**pairs, "source": "/moved/mine.jsonl"}):
+        publish(store, preferences=preferences, metrics={"held_out_accuracy": 0.75})
+    assert main(["list", "--data-dir", str(tmp_path)]) == 0
+    assert "0.750 a" not in capsys.readouterr().out
+    publish(store, preferences=others, metrics={"held_out_accuracy": 0.8})
+    assert main(["list", "--data-dir", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert [shown.count(cell) for cell in ("0.750 a", "0.800 b")] == [2, 1]
+    assert "accuracy b: on 50 held-out pairs of /p/others.jsonl (SHA-256 bbbbbbbbbbbb…)" in shown

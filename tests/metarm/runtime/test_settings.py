@@ -249,7 +249,6 @@ def test_the_launcher_passes_its_settings_to_its_children(tmp_path: Path) -> Non
         "METARM_MODEL": "m",
         "METARM_INIT_HEAD": "true",
         "METARM_PREFERENCES": str(tmp_path / "p.jsonl"),
-        "METARM_MAX_TOKENS": "512",
         "METARM_LOG_LEVEL": "INFO",
         "METARM_LOG_FORMAT": "console",
     }

@@ -72,6 +72,19 @@ def test_labelled_and_leased_versions_are_kept(store: VersionStore) -> None:
     assert pruned_names(store, 2, {names[2]: 1}) == [names[1], names[3]]
 
 
+def test_the_best_version_is_the_best_on_the_pairs_of_the_current_one(store: VersionStore) -> None:
+    old, new = (
+        {"source": "p.jsonl", "sha256": digest, "held_out_share": 0.2, "held_out_pairs": 50} for digest in "ab"
+    )
+    publish(store, 0.99, preferences=old)
+    best = publish(store, 0.8, preferences=new)
+    for _ in range(3):
+        publish(store, 0.7, preferences={**new, "source": "moved.jsonl"})
+    kept = {name: why for name, why in reasons_to_keep(store, {}, 1, 0).items() if why}
+    assert kept[best] == "the best on its held-out pairs"
+    assert "v000001" not in kept
+
+
 def test_the_version_with_the_best_held_out_accuracy_is_kept_and_ties_go_to_the_newest(
     store: VersionStore,
 ) -> None:
