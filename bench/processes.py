@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from metarm.runtime.addresses import url_of
 from metarm.runtime.processes import Process, without_settings
 
 END_S = 20.0
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that children are ended
 TUNING = ("OMP_", "MKL_", "KMP_")
 
 

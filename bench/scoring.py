@@ -26,7 +26,7 @@ from bench.roster import BEFORE, ENVIRONMENTS, FLOAT32, MIXED, NAMES, PEERS, ros
 from bench.system import system_aims
 from bench.workload import FULL, QUICK, GeneratedGroups, Load, RealPairs, Request, Source, encoder_pairs
 from metarm.errors import MetaRMError
-from metarm.model.encoding import load_encoder
+from metarm.model.encoder_files import load_encoder
 from metarm.model.reward_model import quiet_transformers
 
 ROUNDS, QUICK_ROUNDS = 5, 2

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.models import Kind, causal_words, checkpoint
-from metarm.model.encoding import Encoder, load_encoder
+from metarm.model.encoder_files import load_encoder
+from metarm.model.encoding import Encoder
 
 SHORTEST, LONGEST = 20, 512  # tokens of a pair, special tokens included
 LENGTH_MEDIAN, LENGTH_SIGMA = 116.0, 0.68  # of the log-normal; its mean, clipped, is about 143

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 UNEXPANDED = re.compile(r"\$\{[^}]*\}?")  # ${NAME}, which a shell or Compose should have replaced
+MAX_LENGTH = 4096  # of the 64 KiB that a request's headers may have
 VISIBLE = re.compile(r"[!-~]+", re.ASCII)
 
 
@@ -12,6 +13,8 @@ def fault_of(key: str) -> str | None:
     """Why no client could use `key`, for people; None if one can. The key is not in it."""
     if not key.strip():
         return "is empty"
+    if len(key) > MAX_LENGTH:
+        return f"is longer than {MAX_LENGTH} characters"
     if UNEXPANDED.search(key):
         return "has an unexpanded ${…}"
     if not key.isascii():

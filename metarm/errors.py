@@ -42,8 +42,10 @@ error, the trainer's answers through Redis, and the `error` of a job's record.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from reprlib import repr as short
 from typing import Any, ClassVar
 
+MAX_TEXT = 10_000  # characters of a code or a message that another process sent
 EXIT_CONFIGURATION = 78  # sysexits' EX_CONFIG: starting again would not help
 
 
@@ -83,14 +85,14 @@ class MetaRMError(Exception):
             code, message = record["code"], record["message"]
             retry_after_s, details = record.get("retry_after_s"), record.get("details")
         except (KeyError, TypeError, AttributeError) as unreadable:
-            raise ValueError(f"not an error record: {record!r:.200}") from unreadable
+            raise ValueError(f"not an error record: {short(record)}") from unreadable
         texts = isinstance(code, str) and code != "" and isinstance(message, str)
         pause = retry_after_s is None or (type(retry_after_s) is int and retry_after_s >= 0)
         if not (texts and pause and (details is None or isinstance(details, dict))):
-            raise ValueError(f"not an error record: {record!r:.200}")
+            raise ValueError(f"not an error record: {short(record)}")
         kind = next((kind for kind in _with_subclasses(MetaRMError) if kind.code == code), MetaRMError)
-        error = kind(message, retry_after_s=retry_after_s)
-        error.code, error.details = code, dict(details or {})
+        error = kind(message[:MAX_TEXT], retry_after_s=retry_after_s)
+        error.code, error.details = code[:MAX_TEXT], dict(details or {})
         return error
 
     @staticmethod

@@ -21,7 +21,9 @@ class ServiceSettings(ProcessSettings):
         "decides whether the server may run without keys.",
     )
     score_keys: list[ApiKey] = Field(
-        default=[], description="API keys (JSON list) that may score and read. Unset: no key is required."
+        default=[],
+        description="API keys (JSON list) that may score and read. Unset: no key is required, unless admin "
+        "keys are set.",
     )
     admin_keys: list[ApiKey] = Field(
         default=[], description="API keys (JSON list) that may also retrain and activate versions."

@@ -26,6 +26,7 @@ from metarm.model.boundary_probe import probe_texts
 
 MOST_REFUSED = 64  # places inside of added tokens, in one search
 SEARCHED_AT_ONCE = 10_000  # characters, in a millisecond: a search holds the GIL
+ANY = "\0"
 PUNCTUATION = r"!-/:-@\[-`{-~"
 
 
@@ -100,7 +101,9 @@ def safe_boundaries(tokenizer: Tokenizer) -> Boundaries | None:
     """The places where a tokenizer without truncation and padding always splits; None: no place is sure."""
     steps = [*_steps_of(tokenizer.normalizer), *_steps_of(tokenizer.pre_tokenizer)]
     added = tokenizer.get_added_tokens_decoder().values()
-    if any(map(_reads_to_the_left, steps)) or any(token.single_word for token in added):
+    if any(_reads_to_the_left(step) or _matches_any_length(step) for step in steps):
+        return None
+    if any(token.single_word for token in added):
         return None
     if isinstance(tokenizer.model, models.BPE) and tokenizer.model.dropout:
         return None
@@ -149,6 +152,24 @@ def _reads_to_the_left(step: dict[str, Any]) -> bool:
     regex = _pattern_of(step).get("Regex", "")
     outside = re.sub(r"(\\.)|\[\^?\]?(?:\\.|[^\]\\])*\]", lambda match: match[1] or "", regex)  # of its classes
     return step["type"] not in _STEPS or re.search(r"\(\?<|\\[ABGKYyb]|\^", outside) is not None
+
+
+def _matches_any_length(step: dict[str, Any]) -> bool:
+    """Whether a match of a step's regex may span words, however many: it repeats `.`, or a class such as [^<]
+    or [\\w\\s] that has letters and white space."""
+    regex = _pattern_of(step).get("Regex", "")
+    parts = re.sub(r"\\[pP]\{[^}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", _kind_of_part, regex)
+    repeats = r"(?:[*+]|\{\d*,\d{0}\}|\{\d*,\d{2,}\}|\{\d{2,}\})"
+    return re.search(rf"[.{ANY}]{repeats}|\([^()]*[.{ANY}][^()]*\){repeats}", parts) is not None
+
+
+def _kind_of_part(match: re.Match[str]) -> str:
+    """ANY for a part of a regex that matches letters and white space alike, else a space."""
+    part = match[0]
+    spaces, letters = (
+        re.search(kind, part) is not None for kind in (r"\\s| |\\p\{Z|\\[WD]", r"\\[wSD]|\\p\{L|[a-z]-")
+    )
+    return ANY if (not spaces if part.startswith("[^") else spaces and letters) else " "
 
 
 def _pattern_of(step: dict[str, Any]) -> dict[str, str]:

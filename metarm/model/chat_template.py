@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from metarm.model.time_limit import TimeLimitExceededError, time_limit
 from metarm.records import Prompt
 
 CLOCK = "strftime_now"  # the function by which a template reads the date
+RANDOM = re.compile(r"\|\s*random\b|\bfilter\s+random\b|['\"]random['\"]|\blipsum\b")  # of Jinja
+SECONDS = re.compile(r"%%|%[-_0^#+]*\d*[EO]?s")  # since 1970, and the escape of %
 RENDER_S = 10.0  # for the texts of one portion, which take some milliseconds
 ADDED_CHARS = 2**20  # that a template may write beyond four times its messages; a second of tokenisation
 BROKEN = (TemplateSyntaxError, SyntaxError, RecursionError, TimeLimitExceededError)  # whatever the messages are
@@ -35,6 +38,10 @@ class ChatTemplate:
         self._encoding = threading.Lock()  # transformers sets options of the shared tokenizer
         if tokenizer.chat_template is not None:
             self._try_out()
+        if RANDOM.search(str(tokenizer.chat_template)):
+            raise InvalidVersionError(
+                "its chat template writes random text: equal texts have other tokens each time"
+            )
         if on is not None and CLOCK in str(tokenizer.chat_template):
             year = self._apply("", "", chat_template="{{ strftime_now('%Y') }}", tokenize=False)
             if year != f"{on:%Y}":
@@ -106,7 +113,7 @@ class _PinnedClock:
         if self._now is None:
             raise TemplateError("it reads the date, and none is pinned for this model")
         seconds = str(int(self._now.timestamp()))  # libc computes %s in the machine's time zone
-        return self._now.strftime(form.replace("%s", seconds))
+        return self._now.strftime(SECONDS.sub(lambda found: "%%" if found[0] == "%%" else seconds, form))
 
 
 _clock_in_use: ContextVar[_PinnedClock | None] = ContextVar("clock of the template", default=None)

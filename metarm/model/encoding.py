@@ -16,30 +16,27 @@ end of the response. `truncated` records it. Of a much longer text only the end 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from itertools import chain, islice
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
-from weakref import WeakValueDictionary
+from itertools import accumulate, chain, islice
+from typing import Any, Literal, NamedTuple, cast
 
 from tokenizers import Encoding as TokenizerEncoding
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from metarm.errors import InvalidRequestError, InvalidVersionError
+from metarm.errors import InvalidRequestError
 from metarm.model.chat_template import ChatTemplate, ControlTokens
 from metarm.model.pair_frame import frame_of
 from metarm.model.portions import Group, chars_of, portions_of
 from metarm.model.tails import Tail, Tails
 from metarm.records import Message, Prompt
-from metarm.store.manifest import MANIFEST
 from metarm.store.origin import DEFAULT_RULES, TextRules
-from metarm.store.versions import CURVE
 
 Format = Literal["chat", "pair", "concat"]
+RENDERED_FOR_ONE = 4  # characters that a chat template writes in the time in which one is tokenised
 NEAR_CHARS = 32  # before the end of a prompt: its last token is nearly always there
 UNSET_LENGTH = 10**9  # from here on, a tokenizer's model_max_length means "not set"
 
@@ -73,12 +70,22 @@ class Portion(NamedTuple):
     chars: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prompt:
+    """What is known of a prompt: of equal prompts there is one, so that none is joined or compared twice."""
+
+    text: Prompt  # plain, for a model without a chat template
+    control_tokens: bool
+    added_tokens: bool
+
+
 @dataclass(slots=True)
 class _Work:
-    """What has been done for one request: results by their texts, since equal texts are encoded once, and the
-    characters that the tokenizer has read."""
+    """What has been done for one request: results by their texts, since equal texts are encoded once, its
+    prompts by identity and by content, and the characters that the tokenizer has read."""
 
     known: dict[Hashable, Any] = field(default_factory=dict)
+    prompts: dict[Hashable, _Prompt] = field(default_factory=dict)
     chars: int = 0
 
     def read(self, texts: Iterable[str], tails: Iterable[Tail]) -> None:
@@ -118,13 +125,16 @@ class Encoder:
     def portions(self, groups: Sequence[Group]) -> Iterator[Portion]:
         """Encode as `encode` does, in portions: each step encodes the next few sequences, of at most
         PORTION_CHARS characters or one alone. Raises what `encode` raises, at any step."""
-        work = _Work()
+        work, begun = _Work(), 0
+        encode = self._encode_pairs if self.format == "pair" else self._encode_joined
         for portion in portions_of(groups):
             before = work.chars
-            encoded = iter(
-                (self._encode_pairs if self.format == "pair" else self._encode_joined)(portion, work)
-            )
-            marked = [one for group in portion for one in self._marked(*group, encoded)]
+            try:
+                encoded = iter(encode(portion, work))
+            except InvalidRequestError as error:
+                raise self._refusal(portion, begun, groups) or error from error
+            marked = [one for group in portion for one in self._marked(*group, encoded, work)]
+            begun += len(marked)
             yield Portion(marked, work.chars - before)
 
     def text(self, prompt: Prompt, response: str) -> str:
@@ -141,11 +151,41 @@ class Encoder:
             "split_special_tokens": self.rules.split_special_tokens,
         }
 
+    def _refusal(
+        self, portion: Sequence[Group], begun: int, groups: Sequence[Group]
+    ) -> InvalidRequestError | None:
+        """The error of a portion that begins with sequence number `begun`, with the group that it is about;
+        None if it is about no group alone."""
+        ends = list(accumulate(len(responses) for _, responses in groups))
+        encode = self._encode_pairs if self.format == "pair" else self._encode_joined
+        for group in portion:
+            try:
+                encode([group], _Work())
+            except InvalidRequestError as error:
+                place = bisect_right(ends, begun)
+                return InvalidRequestError(f"group {place}: {error.message}", group=place)
+            begun += len(group[1])
+        return None
+
+    def _prompt(self, prompt: Prompt, work: _Work) -> _Prompt:
+        known = work.prompts.get(id(prompt))  # a request's prompts live as long as its work
+        if known is None:
+            key = prompt if isinstance(prompt, str) else tuple((m["role"], m["content"]) for m in prompt)
+            known = work.prompts.get(key)
+        if known is None:
+            known = work.prompts[key] = _Prompt(
+                prompt if self.format == "chat" else _plain_text(prompt),
+                self._control_tokens.found_in_prompt(prompt),
+                self.rules.split_special_tokens and self._added_tokens.found_in_prompt(prompt),
+            )
+        work.prompts[id(prompt)] = known
+        return known
+
     def _marked(
-        self, prompt: Prompt, responses: Sequence[str], samples: Iterator[Encoded]
+        self, prompt: Prompt, responses: Sequence[str], samples: Iterator[Encoded], work: _Work
     ) -> Iterator[Encoded]:
         """The next sequences, of one group, marked where their text has control tokens."""
-        marked = self._control_tokens.found_in_prompt(prompt)
+        marked = self._prompt(prompt, work).control_tokens
         for response in responses:
             sample = next(samples)
             if marked or self._control_tokens.found_in(response):
@@ -155,37 +195,35 @@ class Encoder:
     def _encode_joined(self, groups: Sequence[Group], work: _Work) -> list[Encoded]:
         """`known` gets sequences by prompt and response, and by prompt the characters that come from it."""
         known = work.known
-        sequences = [(_key(prompt), response) for prompt, responses in groups for response in responses]
-        prompts = {_key(prompt): prompt for prompt, _ in groups}
-        new = [
-            (prompt, response)
-            for prompt, response in dict.fromkeys(sequences)
-            if (prompt, response) not in known
-        ]
+        prompts = [(self._prompt(prompt, work), responses) for prompt, responses in groups]
+        sequences = [(prompt, response) for prompt, responses in prompts for response in responses]
+        new = [sequence for sequence in dict.fromkeys(sequences) if sequence not in known]
         if self.rules.split_special_tokens and self.format == "chat":
-            new = self._encode_forged(new, prompts, work)
-        texts = self._texts([(prompts[key], response) for key, response in new])
+            new = self._encode_forged(new, work)
+        texts = self._texts([(prompt.text, response) for prompt, response in new])
         tails = self._tails.encode_batch(texts, self.max_tokens, add_special_tokens=self._adds_special_tokens)
         work.read(texts, tails)
-        for key, text, tail in zip(new, texts, tails, strict=True):
-            if key[0] not in known:
-                known[key[0]] = self._prompt_chars(prompts[key[0]])
-            known[key] = self._single(text, tail, known[key[0]])
-        return [known[key] for key in sequences]
+        if self.format == "chat":
+            work.chars += sum(map(len, texts)) // RENDERED_FOR_ONE
+        for sequence, text, tail in zip(new, texts, tails, strict=True):
+            prompt = sequence[0]
+            if prompt not in known:
+                known[prompt] = self._prompt_chars(prompt)
+            known[sequence] = self._single(text, tail, known[prompt])
+        return [known[sequence] for sequence in sequences]
 
     def _encode_forged(
-        self, sequences: Sequence[tuple[Hashable, str]], prompts: Mapping[Hashable, Prompt], work: _Work
-    ) -> list[tuple[Hashable, str]]:
+        self, sequences: Sequence[tuple[_Prompt, str]], work: _Work
+    ) -> list[tuple[_Prompt, str]]:
         """Encode the sequences whose texts have added tokens, which are read as text. Returns the others."""
-        forged = {key for key, prompt in prompts.items() if self._added_tokens.found_in_prompt(prompt)}
         others = []
-        for key, response in sequences:
-            if key not in forged and not self._added_tokens.found_in(response):
-                others.append((key, response))
+        for prompt, response in sequences:
+            if not prompt.added_tokens and not self._added_tokens.found_in(response):
+                others.append((prompt, response))
                 continue
-            ids = self._template.ids_of_plain_text(prompts[key], response)
-            work.chars += chars_of(prompts[key]) + len(response)
-            work.known[key, response] = self._fit(ids, ids[:1], prompt_tokens=0)
+            ids = self._template.ids_of_plain_text(prompt.text, response)
+            work.chars += chars_of(prompt.text) + len(response)
+            work.known[prompt, response] = self._fit(ids, ids[:1], prompt_tokens=0)
         return others
 
     @property
@@ -198,11 +236,11 @@ class Encoder:
         with self._template.time_limit():
             return [self._template.render(prompt, response) for prompt, response in sequences]
 
-    def _prompt_chars(self, prompt: Prompt) -> int:
+    def _prompt_chars(self, prompt: _Prompt) -> int:
         """How many of the first characters of every text come from the prompt."""
         if self.format == "concat":
-            return len(_plain_text(prompt))
-        return _common_start(*self._texts([(prompt, "A"), (prompt, "B")]))
+            return len(prompt.text)
+        return _common_start(*self._texts([(prompt.text, "A"), (prompt.text, "B")]))
 
     def _single(self, text: str, tail: Tail, prompt_chars: int) -> Encoded:
         ids: list[int] = tail.encoding.ids
@@ -233,7 +271,8 @@ class Encoder:
     def _encode_pairs(self, groups: Sequence[Group], work: _Work) -> list[Encoded]:
         """`known` gets the last ids of each text."""
         known = work.known
-        sequences = [(_plain_text(prompt), response) for prompt, responses in groups for response in responses]
+        plain = [(cast("str", self._prompt(prompt, work).text), responses) for prompt, responses in groups]
+        sequences = [(prompt, response) for prompt, responses in plain for response in responses]
         new = [text for text in dict.fromkeys(chain.from_iterable(sequences)) if text not in known]
         tails = self._tails.encode_batch(new, self.max_tokens, add_special_tokens=False)
         work.read(new, tails)
@@ -256,49 +295,6 @@ class Encoder:
         segments = [frame.first_segment] * head + frame.between_segments
         segments += [frame.second_segment] * (len(ids) - len(segments))
         return Encoded(ids, segments, truncated)
-
-
-def load_encoder(path: Path | str, max_tokens: int, rules: TextRules = DEFAULT_RULES) -> Encoder:
-    """The encoder of a checkpoint folder or hub id. Folders with equal files share one encoder while it is in
-    use. Raises InvalidVersionError."""
-    if not isinstance(path, Path):
-        return _read_encoder(path, max_tokens, rules)
-    key = (_digest_of_encoding(path), max_tokens, rules)
-    encoder = _in_use.get(key)
-    if encoder is None:
-        encoder = _in_use[key] = _read_encoder(path, max_tokens, rules)
-    return encoder
-
-
-# Most versions share one tokenizer. Reading one holds the GIL for about 50 ms, which delays every request.
-_in_use: WeakValueDictionary[tuple[bytes, int, TextRules], Encoder] = WeakValueDictionary()
-
-
-def _digest_of_encoding(folder: Path) -> bytes:
-    """A digest of every file that may affect the encoding: all but the weights, the manifest and the curve."""
-    digest = blake2b(digest_size=32)
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.suffix != ".safetensors" and file.name not in (MANIFEST, CURVE):
-            content = file.read_bytes()
-            digest.update(f"{file.relative_to(folder)} {len(content)}\n".encode())
-            digest.update(content)
-    return digest.digest()
-
-
-def _read_encoder(path: Path | str, max_tokens: int, rules: TextRules) -> Encoder:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidVersionError(f"{path}: its tokenizer does not load: {error}") from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise InvalidVersionError(f"{path}: it has no fast tokenizer: add a tokenizer.json")
-    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
-        # transformers returns such a tokenizer for a folder without tokenizer files
-        raise InvalidVersionError(f"{path}: its tokenizer has no vocabulary: check that its files are complete")
-    try:
-        return Encoder(tokenizer, max_tokens, rules)
-    except InvalidVersionError as error:
-        raise InvalidVersionError(f"{path}: {error.message}") from error
 
 
 def _format_of(tokenizer: PreTrainedTokenizerFast) -> Format:
@@ -340,10 +336,6 @@ def _tokens_before(encoding: TokenizerEncoding, chars: int) -> int:
         return 0
     span = encoding.token_to_chars(token)
     return int(token) + (span is None or span[1] <= chars)
-
-
-def _key(prompt: Prompt) -> Hashable:
-    return prompt if isinstance(prompt, str) else tuple((turn["role"], turn["content"]) for turn in prompt)
 
 
 def _plain_text(prompt: Prompt) -> str:

@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.utils import logging as transformers_logging
 
 from metarm.errors import ConfigurationError, InvalidVersionError
-from metarm.model.encoding import Encoded, Encoder, load_encoder
+from metarm.model.encoder_files import load_encoder
+from metarm.model.encoding import Encoded, Encoder
 from metarm.model.forward import Padded, PrefixStore, choose_route
 from metarm.store.origin import DEFAULT_RULES, TextRules, token_limit
 
@@ -129,7 +130,8 @@ def import_model(
     try:
         return _import_model(source, max_tokens, init_head, seed, rules)
     except InvalidVersionError as error:
-        raise ConfigurationError(error.message) from error
+        folder = "" if Path(source).exists() else f"there is no folder {source}; as a hub id: "
+        raise ConfigurationError(f"{folder}{error.message}") from error
 
 
 def _import_model(

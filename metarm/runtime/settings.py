@@ -103,6 +103,7 @@ class CommandLine(BaseSettings):
         env_file=".env",
         env_ignore_empty=True,
         extra="ignore",
+        allow_inf_nan=False,
         populate_by_name=True,
         cli_kebab_case=True,
         cli_implicit_flags=True,

@@ -43,8 +43,9 @@ CUT_OVER_NOTICES = "metarm:cut_over:notices"
 COMMANDS = "metarm:commands"
 
 
-def request_key(request_id: str) -> str:
-    return f"metarm:request:{request_id}"
+def request_key(request_id: str, content: str) -> str:
+    """`content` is a digest of what was scored: other content under the same id is another request."""
+    return f"metarm:request:{request_id}:{content}"
 
 
 def job_key(job_id: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import orjson
 import redis
 
+from metarm.errors import TrainerUnavailableError
 from metarm.shared.keys import TRAINER
 from metarm.shared.scripts import load_script
 
@@ -31,12 +32,24 @@ class TrainerPresence:
         self._script([TRAINER], ["release", holder])
 
     def status(self) -> dict[str, Any] | None:
-        """The status of the live trainer; None if none is running."""
+        """The status of the live trainer; None if none is running. Raises TrainerUnavailableError for a value
+        that no trainer wrote."""
         try:
             raw = cast("bytes | None", self._redis.get(TRAINER))
         except redis.RedisError as error:
             self.last_error = error
             raise
-        self.last_status = cast("dict[str, Any]", orjson.loads(raw)) if raw else None
-        self.last_error = None
+        self.last_status, self.last_error = None, None
+        if raw is not None:
+            self.last_status = _read(raw)
         return self.last_status
+
+
+def _read(raw: bytes) -> dict[str, Any]:
+    try:
+        status = orjson.loads(raw)
+        if isinstance(status, dict) and isinstance(status["holder"], str):
+            return status
+    except (orjson.JSONDecodeError, KeyError):
+        pass
+    raise TrainerUnavailableError(f"the value of {TRAINER} in Redis is no trainer's: {raw[:100]!r}; delete it")

@@ -10,8 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, NamedTuple, cast
 
+import orjson
 import redis
 from redis.exceptions import ResponseError
 
@@ -31,6 +33,12 @@ class LoggedRequest:
     request_id: str
     groups: tuple[SampleGroup, ...]
     remember_s: int
+
+    @property
+    def content(self) -> str:
+        """A digest of its texts."""
+        texts = orjson.dumps([(group.prompt, group.responses) for group in self.groups])
+        return blake2b(texts, digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +84,13 @@ class SampleLog:
 
     def append(self, requests: Sequence[LoggedRequest]) -> int:
         """Log the requests in one pipeline; return the number of groups written. A request whose id was logged
-        before is not written."""
+        before with the same texts is not written."""
         pipeline = self._redis.pipeline(transaction=False)
         for request in requests:
             fields: list[Any] = []
             for group in request.groups:
                 fields += [len(group.responses), encode_sample(group)]
-            keys = [SAMPLES, request_key(request.request_id)]
+            keys = [SAMPLES, request_key(request.request_id, request.content)]
             self._append_once(keys, [request.remember_s, *fields], client=pipeline)
         return sum(pipeline.execute())
 

@@ -30,7 +30,8 @@ async def require_key(server: RunningServer, sent: Bearer) -> None:
     """Require a known key if any key is set. Raises UnauthorizedError."""
     keys = [*server.settings.score_keys, *server.settings.admin_keys]
     if keys and not _is_among(sent, keys):
-        raise UnauthorizedError("send a valid API key: 'Authorization: Bearer KEY'")
+        found = "no API key was sent" if sent is None else "the API key is none of this server's"
+        raise UnauthorizedError(f"{found}: send 'Authorization: Bearer KEY'")
 
 
 async def require_admin(server: RunningServer, sent: Bearer) -> None:
@@ -38,7 +39,8 @@ async def require_admin(server: RunningServer, sent: Bearer) -> None:
     await require_key(server, sent)
     guarded = server.settings.score_keys or server.settings.admin_keys
     if guarded and not _is_among(sent, server.settings.admin_keys):
-        raise ForbiddenError("this key may only score and read: an admin key is needed")
+        needed = "is needed" if server.settings.admin_keys else "is needed, and METARM_ADMIN_KEYS names none"
+        raise ForbiddenError(f"this key may only score and read: an admin key {needed}")
 
 
 def _is_among(sent: HTTPAuthorizationCredentials | None, keys: list[SecretStr]) -> bool:

@@ -24,8 +24,11 @@ from service.settings import ServiceSettings
 
 ENCODINGS = ("gzip", "deflate")
 PIECE = 2**16  # compressed bytes decompressed at once
+ACCEPTED = ("application/json", "application/*+json")
+GZIP_BEGINS = b"\x1f\x8b"
 MAX_TYPE = 200  # characters of a content type
-DESCRIBING = frozenset({b"content-length", b"transfer-encoding", b"content-type"})
+CODINGS = (b"content-type", b"content-encoding", b"transfer-encoding")
+DESCRIBING = frozenset({b"content-length", *CODINGS})
 
 Validate = Callable[[Any], tuple[Any, list[dict[str, Any]]]]  # value → (body, errors)
 
@@ -46,11 +49,13 @@ class ReadRequest(Request):
 
 
 class Announced(NamedTuple):
-    """What a client says of a body that it sends: bytes (None: it does not say), type and encodings."""
+    """What a client says of a body that it sends: bytes (None: it does not say), type, encodings and transfer
+    encodings. Headers that are sent twice are joined by a comma."""
 
     length: int | None
     kind: str
     encodings: str
+    transfer: str
 
     def check_length(self, settings: ServiceSettings) -> None:
         """Raises PayloadTooLargeError for too long a body."""
@@ -60,13 +65,16 @@ class Announced(NamedTuple):
 
 def announced(scope: Scope) -> Announced | None:
     """None if the request has no body."""
-    found = {name: value for name, value in scope["headers"] if name in DESCRIBING}
+    found: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in DESCRIBING:
+            found[name] = b",".join([found[name], value]) if name in found else value
     sent = found.get(b"content-length", b"0")
     if sent == b"0" and b"transfer-encoding" not in found:
         return None
     length = int(sent.lstrip(b"0")[:20] or b"0") if sent.isdigit() and b"content-length" in found else None
-    encodings = b",".join(value for name, value in scope["headers"] if name == b"content-encoding")
-    return Announced(length, found.get(b"content-type", b"").decode("latin-1"), encodings.decode("latin-1"))
+    kind, encodings, transfer = (found.get(name, b"").decode("latin-1") for name in CODINGS)
+    return Announced(length, kind, encodings, transfer)
 
 
 async def read(
@@ -78,6 +86,11 @@ async def read(
     encoding = None
     if sent is not None:
         _check_type(sent.kind)
+        if sent.transfer.lower() not in ("", "chunked"):
+            raise UnsupportedMediaTypeError(
+                f"the transfer encoding is {_quoted(sent.transfer)}: send the body plain or chunked",
+                accepted=["chunked"],
+            )
         encoding = _encoding(sent.encodings)
     body = await _received(request, settings)
     if not body:
@@ -85,6 +98,8 @@ async def read(
             raise MalformedRequestError("the request has no body: send a JSON object")
         return ReadRequest(request, None, empty=True)
 
+    if encoding is None and body.startswith(GZIP_BEGINS):
+        raise MalformedRequestError("the body is compressed: say so with 'Content-Encoding: gzip'")
     if encoding is None and json_text.is_small(body):
         return ReadRequest(request, json_text.parse(body, settings), empty=False)
 
@@ -104,11 +119,15 @@ def _check_type(sent: str) -> None:
     if sent in ("", "application/json"):
         return
     parsed = Message()
-    parsed["content-type"] = sent if len(sent) <= MAX_TYPE else "text/plain"  # parsing takes quadratic time
+    if len(sent) > MAX_TYPE:  # parsing takes quadratic time
+        raise UnsupportedMediaTypeError(
+            f"the Content-Type has {len(sent)} characters, over {MAX_TYPE}", accepted=ACCEPTED
+        )
+    parsed["content-type"] = sent
     kind, charset = parsed.get_content_type(), parsed.get_param("charset", "utf-8")
     if not kind.startswith("application/") or not kind.endswith(("/json", "+json")):
         raise UnsupportedMediaTypeError(
-            f"the content type is {_quoted(sent)}: send JSON as application/json", accepted=["application/json"]
+            f"the content type is {_quoted(sent)}: send JSON as application/json", accepted=ACCEPTED
         )
     if str(charset).lower() not in ("utf-8", "utf8"):
         raise UnsupportedMediaTypeError(
@@ -156,6 +175,8 @@ async def _received(request: Request, settings: ServiceSettings) -> bytearray:
 
 def _decompressed(body: bytearray, encoding: str, settings: ServiceSettings) -> bytearray:
     if encoding == "gzip":
+        if not body.startswith(GZIP_BEGINS):
+            raise _corrupt(encoding, "it does not begin as gzip does")
         format_bits = zlib.MAX_WBITS | 16
     else:  # the RFC's zlib format, or the raw data that some clients send
         zlib_header = len(body) > 1 and body[0] & 15 == zlib.DEFLATED and (body[0] << 8 | body[1]) % 31 == 0

@@ -30,6 +30,7 @@ from service.http.pinning import captured_header
 HTTP_ERRORS = (MalformedRequestError, NotFoundError, MethodNotAllowedError, PayloadTooLargeError)
 METHODS = ("DELETE", "GET", "POST", "PUT")
 MAX_ECHO = 1000  # characters of a message, and of each text in the details
+MAX_PATH = 100
 MAX_LIST = 100  # entries of each list in the details
 
 
@@ -80,10 +81,13 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 (registered for this class only)
     code = next((kind.code for kind in HTTP_ERRORS if kind.status == error.status_code), "http_error")
-    known = MetaRMError.from_wire({"code": code, "message": error.detail})
-    headers = dict(error.headers or {})
+    message, headers = error.detail, dict(error.headers or {})
     if error.status_code == MethodNotAllowedError.status:
         headers["Allow"] = ", ".join(_allowed(request))
+        message = f"{request.url.path} does not take {request.method}: send {headers['Allow']}"
+    elif error.status_code == NotFoundError.status:
+        message = f"there is no path {request.url.path[:MAX_PATH]!r}: /docs lists all paths"
+    known = MetaRMError.from_wire({"code": code, "message": message})
     return _answer(request, known, error.status_code, **headers)
 
 

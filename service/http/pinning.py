@@ -11,6 +11,7 @@ from metarm.errors import InvalidRequestError
 from service.http.schemas.fields import VersionName, VersionOrLabel
 
 HEADER = "X-RM-Version"  # in requests and answers
+MIN_HEADER = "X-RM-Min-Version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,13 @@ class Pin:
 
 
 async def _header_pin(
+    request: Request,
     x_rm_version: Annotated[VersionOrLabel | None, Header(description="As `version` in the body.")] = None,
     x_rm_min_version: Annotated[VersionName | None, Header(description="As `min_version` in the body.")] = None,
 ) -> Pin:
+    for name in (HEADER, MIN_HEADER):
+        if len(set(request.headers.getlist(name))) > 1:
+            raise InvalidRequestError(f"the header {name} is sent twice, with different values: send it once")
     return Pin(x_rm_version, x_rm_min_version)
 
 

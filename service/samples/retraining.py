@@ -29,8 +29,10 @@ class Retraining:
         """Raises TrainerUnavailableError or NotEnoughDataError if a job could not run."""
         trainer = self._presence.status()
         if trainer is None:
-            raise TrainerUnavailableError("no trainer is running: start one (`metarm trainer`) and try again")
-        if trainer["state"] != "ready":
+            raise TrainerUnavailableError(
+                "no trainer is running: start one (`metarm trainer`), or wait some seconds for one that starts"
+            )
+        if trainer.get("state") != "ready":
             raise TrainerUnavailableError("the trainer is still starting: try again in a few seconds")
         self._check_data(trainer)
 
@@ -46,9 +48,9 @@ class Retraining:
         if "preferences_error" in trainer:
             raise NotEnoughDataError(f"the trainer cannot use its preferences: {trainer['preferences_error']}")
         self._writer.flush(FLUSH_S)
-        groups = self._sample_log.count_unused(trainer["min_groups"])
-        have = {"groups": groups, "pairs": trainer["preferences"]}
-        need = {"groups": trainer["min_groups"], "pairs": trainer["min_preferences"]}
+        groups = self._sample_log.count_unused(trainer.get("min_groups", 0))
+        have = {"groups": groups, "pairs": trainer.get("preferences", 0)}
+        need = {"groups": trainer.get("min_groups", 0), "pairs": trainer.get("min_preferences", 0)}
         if have["groups"] < need["groups"]:
             raise NotEnoughDataError(
                 f"{have['groups']} unused sample groups with two or more responses are logged; "

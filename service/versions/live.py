@@ -237,7 +237,8 @@ class LiveVersions:
 
     async def _label_target(self, label: str) -> str:
         if label not in self.labels:
-            raise await self._unavailable(f"there is no label {label!r}")
+            hint = ": leave it out to get the current version" if label == "current" else ""
+            raise await self._unavailable(f"there is no label {label!r}{hint}")
         return self.labels[label].version
 
     async def _unavailable(self, why: str) -> VersionUnavailableError:

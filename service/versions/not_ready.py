@@ -63,8 +63,8 @@ def _of_first_version(swapper: Swapper, presence: TrainerPresence) -> Found:
         why = "there is no version yet, and whether a trainer makes one is unknown: Redis does not answer"
         return "trainer_unknown", why, {}
     if trainer is None:
-        starts = "`metarm up` starts one, or `metarm trainer`"
-        why = f"there is no version yet, and no trainer runs to make one: {starts}"
+        starts = "`metarm up` and `metarm trainer` start one, which takes some seconds"
+        why = f"there is no version yet, and no trainer runs that makes one: {starts}"
         return "no_trainer", why, {}
     why = (
         "the store is empty, and the running trainer makes no first version: check that METARM_DATA_DIR names "

@@ -61,6 +61,16 @@ def test_details_may_be_named_like_constructor_arguments() -> None:
     assert MetaRMError.from_wire(record).details == record["details"]
 
 
+NESTED: list[Any] = []
+for _ in range(1000):
+    NESTED = [NESTED]
+
+
+def test_texts_of_another_process_are_bounded() -> None:
+    error = MetaRMError.from_wire({"code": "a" * 10**6, "message": "b" * 10**6})
+    assert (len(error.code), len(error.message)) == (10_000, 10_000)
+
+
 def test_an_unknown_code_is_kept() -> None:
     error = MetaRMError.from_wire({"code": "from_a_newer_server", "message": "new"})
     assert type(error) is MetaRMError
@@ -71,7 +81,17 @@ def test_an_unknown_code_is_kept() -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        *(None, [], "text", 7, {}, {"code": "a"}, {"message": "a"}),
+        *(
+            None,
+            [],
+            "text",
+            7,
+            NESTED,
+            {"code": "a", "message": "b", "details": NESTED},
+            {},
+            {"code": "a"},
+            {"message": "a"},
+        ),
         *({"code": code, "message": "b"} for code in ("", None, 7, ["a"])),
         *({"code": "a", "message": message} for message in (None, 7, {"text": "b"})),
         *({"code": "a", "message": "b", "details": details} for details in (7, "", [], [["a", 1]], False)),

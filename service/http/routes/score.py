@@ -140,26 +140,29 @@ async def tokenize(
 
 def _groups(body: ScoreRequest | TokenizeRequest, settings: ServiceSettings) -> list[Group]:
     """The groups of a body. Raises PayloadTooLargeError."""
-    responses = sum(len(group.responses) for group in body.groups)
-    if responses > settings.max_responses:
-        what = f"{responses} responses in one request"
-        raise PayloadTooLargeError.over(
-            settings.max_responses, "METARM_MAX_RESPONSES", what, responses=responses
-        )
-    total = 0
+    sizes = [len(group.responses) for group in body.groups]
+    if (responses := sum(sizes)) > settings.max_responses:
+        what, limit = f"{responses} responses in one request", settings.max_responses
+        alone = _alone_over(limit, sizes)
+        raise PayloadTooLargeError.over(limit, "METARM_MAX_RESPONSES", what, responses=responses, **alone)
+    sizes = []
     for place, group in enumerate(body.groups):
         chars = [_prompt_chars(group), *map(len, group.responses)]
         if max(chars) > settings.max_text_chars:
             what = f"group {place} has a text of {max(chars)} characters"
             limit, setting = settings.max_text_chars, "METARM_MAX_TEXT_CHARS"
             raise PayloadTooLargeError.over(limit, setting, what, group=place, chars=max(chars))
-        total += sum(chars)
-    if total > settings.max_request_chars:
-        what = f"{total} characters in one request"
-        raise PayloadTooLargeError.over(
-            settings.max_request_chars, "METARM_MAX_REQUEST_CHARS", what, chars=total
-        )
+        sizes.append(sum(chars))
+    if (total := sum(sizes)) > settings.max_request_chars:
+        what, limit = f"{total} characters in one request", settings.max_request_chars
+        alone = _alone_over(limit, sizes)
+        raise PayloadTooLargeError.over(limit, "METARM_MAX_REQUEST_CHARS", what, chars=total, **alone)
     return [Group(cast("Prompt", group.prompt), group.responses) for group in body.groups]
+
+
+def _alone_over(limit: int, sizes: Sequence[int]) -> dict[str, int]:
+    """The first group that is above the limit alone, for the details of an error."""
+    return next(({"group": place} for place, size in enumerate(sizes) if size > limit), {})
 
 
 def _prompt_chars(group: GroupBody) -> int:

@@ -55,7 +55,9 @@ def test_a_template_is_told_the_pinned_date_instead_of_todays(checkpoint: Kinds)
     assert encode_one(pinned, "Who?", "I.") == encode_one(literal, "Who?", "I.")
 
 
-@pytest.mark.parametrize("form", ["%d %b %Y", "%H:%M:%S", "%Z %z", "%s", "%c", "%j %U %A", "%x %X"])
+@pytest.mark.parametrize(
+    "form", ["%d %b %Y", "%H:%M:%S", "%Z %z", "%s", "%-s %_s %010s %Es", "%c", "%j %U %A", "%x"]
+)
 def test_no_format_of_the_date_depends_on_the_time_zone(
     form: str, checkpoint: Kinds, time_zone: Callable[[str], None]
 ) -> None:
@@ -66,6 +68,29 @@ def test_no_format_of_the_date_depends_on_the_time_zone(
         time_zone(name)
         seen.append(encode_one(encoder, "Who?", "I.").ids)
     assert seen[0] == seen[1] == seen[2]
+
+
+def test_an_escaped_percent_sign_is_no_format(checkpoint: Kinds) -> None:
+    template = "{{ strftime_now('%%s %%d %d') }}" + CHAT_TEMPLATE
+    pinned = Encoder(tokenizer_of(checkpoint("llama-chat"), template), 128, TextRules(DAY))
+    assert pinned.text("Who?", "I.").startswith("%s %d 26")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "{% if messages|length > 2 %}{{ [1, 2, 3] | random }}{% endif %}",
+        "{% if messages|length > 2 %}{{ lipsum() }}{% endif %}",
+        "{% if messages|length > 2 %}{{ [[1, 2]] | map('random') | list }}{% endif %}",
+    ],
+)
+def test_a_template_that_may_write_random_text_is_refused(part: str, checkpoint: Kinds) -> None:
+    with pytest.raises(InvalidVersionError, match="random text"):
+        Encoder(tokenizer_of(checkpoint("llama-chat"), part + CHAT_TEMPLATE), 128)
+
+
+def test_a_template_that_speaks_of_random_things_is_taken(checkpoint: Kinds) -> None:
+    Encoder(tokenizer_of(checkpoint("llama-chat"), "Pick a random word. " + CHAT_TEMPLATE), 128)
 
 
 def test_a_template_that_reads_the_date_is_refused_where_none_is_pinned(checkpoint: Kinds) -> None:

@@ -17,7 +17,9 @@ from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from metarm.errors import InvalidRequestError, InvalidVersionError
-from metarm.model.encoding import Encoded, Encoder, load_encoder
+from metarm.model import encoding
+from metarm.model.encoder_files import load_encoder
+from metarm.model.encoding import Encoded, Encoder
 from metarm.model.portions import PORTION_CHARS
 from metarm.model.reward_model import load_model
 from metarm.records import Message, Prompt
@@ -467,3 +469,32 @@ def test_directories_with_the_same_tokenizer_share_an_encoder_while_it_is_in_use
     del encoder
     assert id(load_encoder(same, 512).tokenizer) != before
     assert tokenizer.model_max_length == 128
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_long_conversation_is_joined_once_for_all_its_responses(
+    checkpoint: Kinds, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined: list[Prompt] = []
+    join = encoding._plain_text
+
+    def counted(prompt: Prompt) -> str:
+        if not isinstance(prompt, str):
+            joined.append(prompt)
+        return join(prompt)
+
+    monkeypatch.setattr(encoding, "_plain_text", counted)
+    encoder = load_encoder(checkpoint(kind), 128)
+    turns: Prompt = [{"role": "user", "content": "word " * 100}] * 200
+    found = encoder.encode([(turns, [f"answer {n}" for n in range(20)])] * 2)
+    assert len(joined) <= 2  # once for each group of the request
+    assert found[0] == found[1]
+    assert encode_one(encoder, turns, "answer 7") == found[0][7]
+
+
+def test_what_a_chat_template_writes_counts_as_work(checkpoint: Kinds) -> None:
+    encoder = load_encoder(checkpoint("llama-chat"), 32)
+    turns: Prompt = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 5000
+    portions = list(encoder.portions([(turns[:-1], ["one", "two"])]))
+    written = len(encoder.text(turns[:-1], "one"))
+    assert sum(portion.chars for portion in portions) >= 2 * written // 4

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 
 import pytest
-from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers
 from tokenizers import pre_tokenizers as pre
 
 from metarm.model.encoding import Encoded, Encoder
@@ -126,7 +126,26 @@ def has_single_words(backend: Tokenizer) -> None:
     backend.add_tokens([AddedToken("one", single_word=True)])
 
 
-@pytest.mark.parametrize("change", [joins_words, looks_behind, counts_characters, has_single_words])
+def removes_thoughts(backend: Tokenizer) -> None:
+    backend.normalizer = normalizers.Replace(Regex("<think>.*?</think>"), "")
+
+
+def removes_brackets(backend: Tokenizer) -> None:
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\[(?:[^\]]|\n)*\]"), "")]
+    )
+
+
+def keeps_lines(backend: Tokenizer) -> None:
+    backend.pre_tokenizer = pre.Sequence(
+        [pre.Split(Regex(r"[\w\s]{20,}|\s+|."), "isolated"), pre.ByteLevel(False, use_regex=False)]
+    )
+
+
+SPANNING = [removes_thoughts, removes_brackets, keeps_lines]
+
+
+@pytest.mark.parametrize("change", [*SPANNING, joins_words, looks_behind, counts_characters, has_single_words])
 def test_a_tokenizer_that_may_read_to_the_left_is_given_whole_texts(
     change: Callable[[Tokenizer], None],
 ) -> None:

@@ -109,6 +109,7 @@ def test_api_keys_are_a_json_list_and_are_masked(monkeypatch: pytest.MonkeyPatch
         ("secret\n", "white space"),
         ("\tsecret", "white space"),
         ("secret\x7f", "control"),
+        ("s" * 5000, "longer than 4096"),
     ],
 )
 def test_a_key_that_no_client_can_send_stops_the_start_and_is_not_shown(
@@ -295,3 +296,15 @@ def test_api_keys_are_required_on_an_address_that_other_machines_can_reach(
         ServiceSettings(**where)
     ServiceSettings(**where, allow_open=True)
     ServiceSettings(**where, score_keys=[SecretStr("key")])
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-inf", "1e999"])
+@pytest.mark.parametrize("name", ["METARM_LOG_MAX_AGE_S", "METARM_BODY_TIMEOUT_S", "METARM_KEEP_ALIVE_S"])
+def test_a_number_that_is_not_finite_stops_the_start(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        ServiceSettings.from_command_line("metarm serve", [])
+    assert ended.value.code == EXIT_CONFIGURATION
+    assert "finite" in capsys.readouterr().err

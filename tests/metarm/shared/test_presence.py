@@ -8,7 +8,9 @@ import time
 import pytest
 import redis
 
+from metarm.errors import TrainerUnavailableError
 from metarm.shared.connection import connect
+from metarm.shared.keys import TRAINER
 from metarm.shared.presence import TrainerPresence
 from tests.processes import RedisProcess
 
@@ -25,6 +27,16 @@ def test_the_trainers_place_has_one_holder(presence: TrainerPresence) -> None:
     assert presence.status() == {"holder": "a", "preferences": 5}
     assert presence.hold("a", {"preferences": 6}, 10_000)
     assert presence.status() == {"holder": "a", "preferences": 6}
+
+
+@pytest.mark.parametrize("value", ["[1]", '"x"', "5", "{}", "{", "\xff", '{"holder": 5}', ""])
+def test_a_value_that_no_trainer_wrote_is_named(
+    presence: TrainerPresence, redis_client: redis.Redis, value: str
+) -> None:
+    redis_client.set(TRAINER, value.encode("latin-1"))
+    with pytest.raises(TrainerUnavailableError, match="metarm:trainer in Redis is no trainer's"):
+        presence.status()
+    assert presence.last_status is None
 
 
 def test_the_trainers_place_expires_unless_it_is_renewed(presence: TrainerPresence) -> None:

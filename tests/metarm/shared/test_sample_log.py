@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -92,8 +93,18 @@ def test_entries_on_several_pages_are_read_in_order_and_only_once(
 def test_a_repeated_request_id_is_logged_once(sample_log: SampleLog, redis_client: redis.Redis) -> None:
     assert sample_log.append([request("same", [group("1"), group("2")])]) == 2
     assert sample_log.append([request("same", [group("1"), group("2")])]) == 0
-    assert sample_log.append([request("same", [group("3")]), request("other", [group("4")])]) == 1
-    assert ids(unused(redis_client)) == ["1", "2", "4"]
+    assert ids(unused(redis_client)) == ["1", "2"]
+
+
+def test_other_texts_under_the_same_request_id_are_logged(
+    sample_log: SampleLog, redis_client: redis.Redis
+) -> None:
+    """As by ranks of a job that name their requests by the step alone."""
+    first, other = group("1"), replace(group("2"), responses=("another", "response"))
+    assert sample_log.append([request("same", [first])]) == 1
+    assert sample_log.append([request("same", [other])]) == 1
+    assert sample_log.append([request("same", [other]), request("same", [replace(first, scored_at=1.0)])]) == 0
+    assert ids(unused(redis_client)) == ["1", "2"]
 
 
 def test_a_write_repeated_after_a_lost_response_adds_only_the_missing_entries(

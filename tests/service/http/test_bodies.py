@@ -168,8 +168,8 @@ def test_json_is_accepted_under_its_content_types(server: Served, content_type: 
         ("multipart/form-data; boundary=x", "multipart"),
         ("json", "json"),
         ("application/json; charset=utf-16", "utf-16"),
-        ("x" * 50_000, "xxx"),
-        ("application/json;" + "a=b;" * 15_000, "application/json"),
+        ("x" * 50_000, "50000 characters, over 200"),
+        ("application/json;" + "a=b;" * 15_000, "60017 characters, over 200"),
     ],
 )
 def test_another_content_type_is_refused_by_its_name(server: Served, content_type: str, mentions: str) -> None:
@@ -178,6 +178,29 @@ def test_another_content_type_is_refused_by_its_name(server: Served, content_typ
     assert (answer.status_code, error["code"]) == (415, "unsupported_media_type")
     assert mentions in error["message"]
     assert len(answer.content) < 1000
+
+
+def test_headers_of_a_body_that_are_sent_twice_are_read_as_one(server: Served) -> None:
+    answer = server.http.post(
+        "/score",
+        content=b"{}",
+        headers=[*KEY.items(), ("content-type", "text/plain"), ("content-type", "application/json")],
+    )
+    assert answer.status_code == 415
+    assert "text/plain,application/json" in answer.json()["error"]["message"]
+
+
+def test_a_transfer_coding_that_is_not_decoded_is_refused(server: Served) -> None:
+    head = "POST /score HTTP/1.1\nHost: x\nAuthorization: Bearer score-key\nTransfer-Encoding: gzip, chunked"
+    status, _, error = answer_to(server, head, b"2\r\n{}\r\n0\r\n\r\n")
+    assert (status, error["code"]) == (415, "unsupported_media_type")
+    assert "gzip, chunked" in error["message"]
+
+
+def test_a_compressed_body_without_its_header_is_recognised(server: Served) -> None:
+    answer = server.http.post("/score", content=PACKED, headers=KEY)
+    assert answer.status_code == 400
+    assert "say so with 'Content-Encoding: gzip'" in answer.json()["error"]["message"]
 
 
 def deflated(data: bytes) -> bytes:
@@ -212,7 +235,7 @@ PACKED = gzip.compress(json.dumps(BODY).encode(), mtime=0)  # the same in both t
         ("br", PACKED, 415, "'br'"),
         ("gzip, gzip", PACKED, 415, "gzip, gzip"),
         ("deflate", PACKED, 400, "deflate"),
-        ("gzip", json.dumps(BODY).encode(), 400, "gzip"),
+        ("gzip", json.dumps(BODY).encode(), 400, "does not begin as gzip does"),
         ("gzip", PACKED[:-4], 400, "ends before"),
         ("gzip", PACKED + b"x", 400, "follows the end"),
         ("gzip", PACKED + PACKED, 400, "follows the end"),
@@ -253,6 +276,19 @@ def test_a_limit_names_its_setting_and_value(server: Served, body: dict[str, Any
             setting,
         )
         assert f"at most {error['details']['limit']} ({setting})" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "details"),
+    [([2, 40], {"group": 1}), ([33, 2], {}), ([33, 33], {})],
+)
+def test_a_group_with_too_many_characters_alone_is_named(
+    server: Served, sizes: list[int], details: dict[str, int]
+) -> None:
+    groups = [{"prompt": "x", "responses": ["y" * 60] * size} for size in sizes]
+    error = server.http.post("/score", json={"groups": groups}, headers=KEY).json()["error"]
+    assert error["details"]["setting"] == "METARM_MAX_REQUEST_CHARS"
+    assert {name: error["details"][name] for name in ("group",) if name in error["details"]} == details
 
 
 def test_as_many_characters_as_the_limits_allow_are_scored(server: Served) -> None:

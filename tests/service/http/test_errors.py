@@ -55,6 +55,73 @@ def test_an_error_after_the_version_capture_names_the_version_and_other_requests
     assert server.http.post(path, json={"groups": [group()], "version": version}).status_code == 200
 
 
+@pytest.mark.parametrize("place", [0, 2, 26])
+def test_a_group_that_the_template_rejects_is_named(server: Served, place: int) -> None:
+    groups = [group("x" * 5000, ["a"]) for _ in range(place)]  # several portions of text
+    asked = {"groups": [*groups, group(WIZARD, ["a"]), group()], "version": CHAT}
+    for path in ("/tokenize", "/score"):
+        error = server.http.post(path, json=asked).json()["error"]
+        assert error["details"] == {"group": place}
+        assert error["message"].startswith(f"group {place}: ")
+
+
+@pytest.mark.parametrize(("sizes", "details"), [([1, 31], {"group": 1}), ([20, 11], {})])
+def test_a_group_of_too_many_responses_is_named(
+    server: Served, sizes: list[int], details: dict[str, int]
+) -> None:
+    groups = [group(responses=["x"] * size) for size in sizes]
+    error = server.http.post("/score", json={"groups": groups}).json()["error"]
+    limit = {"limit": 30, "setting": "METARM_MAX_RESPONSES", "responses": sum(sizes)}
+    assert error["details"] == {**limit, **details}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "mentions"),
+    [
+        ("GET", "/Score", 404, "there is no path '/Score'"),
+        ("GET", "/" + "x" * 5000, 404, "there is no path '/xxx"),
+        ("GET", "/score", 405, "/score does not take GET: send POST"),
+        ("DELETE", "/versions", 405, "/versions does not take DELETE: send GET, HEAD"),
+    ],
+)
+def test_a_wrong_path_or_method_says_what_is_right(
+    server: Served, method: str, path: str, status: int, mentions: str
+) -> None:
+    answer = server.http.request(method, path)
+    assert answer.status_code == status
+    assert mentions in answer.json()["error"]["message"]
+    assert len(answer.content) < 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/score?version=v000001"),
+        ("POST", "/tokenize?raw=true"),
+        ("GET", "/versions?cnt=5"),
+        ("GET", "/retrain?count=5&cnt=5"),
+        ("GET", "/drift?&version"),
+        ("GET", "/metrics?x=1"),
+        ("DELETE", "/labels/stable?force=1"),
+    ],
+)
+def test_a_query_parameter_that_would_be_ignored_is_refused(server: Served, method: str, path: str) -> None:
+    body = {"groups": [group()]} if method == "POST" else None
+    answer = server.http.request(method, path, json=body)
+    if path.startswith("/metrics"):
+        assert answer.status_code == 200, "scrapers may send some"
+        return
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (422, "invalid_request")
+    assert error["details"]["fields"][0]["message"] == "Unknown query parameter"
+    assert error["details"]["fields"][0]["field"].startswith("query.")
+
+
+def test_health_paths_ignore_their_query(server: Served) -> None:
+    assert server.http.get("/health?verbose").status_code == 200
+    assert server.http.get("/ready?x=1&y").status_code == 200
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

@@ -42,6 +42,16 @@ def send(process: Served, path: str, body: dict[str, Any], **headers: str) -> ht
     return process.http.post(path, json={"groups": [GROUP], **body}, headers=named)
 
 
+@pytest.mark.parametrize("name", ["X-RM-Version", "X-RM-Min-Version"])
+def test_a_pin_that_is_sent_twice_must_agree(server: Served, name: str) -> None:
+    for second, status in (("v000002", 422), ("v000001", 200)):
+        answer = server.http.post(
+            "/score", json={"groups": [GROUP]}, headers=[(name, "v000001"), (name, second)]
+        )
+        assert answer.status_code == status
+        assert status == 200 or "sent twice" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("path", ["/score", "/tokenize"])
 @pytest.mark.parametrize(
     ("body", "headers", "version"),
