@@ -196,7 +196,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     accuracy = row.get("held_out_accuracy")
-    status = "forced" if row.get("forced") and row["status"] == "published" else row["status"]
+    status = row["status"]
+    if status == "published":
+        status = "rolled back" if row["rolled_back"] else "forced" if row.get("forced") else status
     return (
         row["name"],
         status,
