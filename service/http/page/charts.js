@@ -96,7 +96,7 @@ function base(showlegend) {
     title: { font: { color: muted, size: 12 }, standoff: 8 },
     fixedrange: true,
     zeroline: false,
-    exponentformat: "power", // not 50μ
+    exponentformat: "e", // not 50μ; "power" writes inline style
   };
   return {
     autosize: true,
@@ -109,7 +109,7 @@ function base(showlegend) {
     showlegend,
     legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { color: muted } },
     xaxis: { ...axis, showgrid: false },
-    yaxis: { ...axis, rangemode: "tozero", separatethousands: true },
+    yaxis: { ...axis, rangemode: "tozero", separatethousands: true, automargin: true },
     dragmode: false,
   };
 }

@@ -11,11 +11,11 @@ const FINISHED = new Set(["published", "rejected", "failed", "cancelled"]);
 const NO_UPDATE = "No update has been made yet.";
 // what a run measures on the samples: its axis, and the line under the chart's title
 const DIFFERENCE = {
-  axis: "reward differences, J",
+  axis: "reward differences",
   text: "J: how far apart the responses to a prompt score; by update",
 };
 const CONTRAST = {
-  axis: "preferred over sampled, C",
+  axis: "lead over samples",
   text: "C: how surely the preferred responses outscore the policy's samples; by update",
 };
 const UNKNOWN = { axis: "objective", text: "J, or C of the conservative update; by update" };
