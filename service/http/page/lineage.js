@@ -3,6 +3,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const LANE = 14; // pixels from one line to the next
 const NODE = 24; // from the top of a row to its node
+const BEND = 24; // from a node down to where it joins another line
 const RADIUS = 5;
 
 /**
@@ -37,7 +38,7 @@ export function drawn({ lane, child, pass, down }) {
   if (child) parts.push(line(x, 0, NODE));
   if (down === lane) parts.push(line(x, NODE, "100%"));
   else if (down !== null) {
-    const [to, bend] = [at(down), NODE + LANE];
+    const [to, bend] = [at(down), NODE + BEND];
     parts.push(made("path", { d: `M ${x} ${NODE} C ${x} ${bend} ${to} ${NODE} ${to} ${bend}` }));
   }
   parts.push(made("circle", { cx: x, cy: NODE, r: RADIUS }));
