@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -153,7 +154,7 @@ class Trainer:
 
         with Staging(self._store) as staged:
             with Progress(job.id, options.steps) as progress:
-                on_step = self._on_step(job, options.steps, stop, tracked, progress)
+                on_step = self._on_step(job, options, stop, tracked, progress)
                 given = preferences, samples.groups, options, thresholds
                 candidate = retrain(parent, *given, on_step, staged.save_and_load, force=force)
             verdict, report = candidate.verdict, candidate.report
@@ -220,7 +221,12 @@ class Trainer:
             except CutOverAbortedError as aborted:
                 status, error = "failed", aborted.to_wire()
         self._sample_log.acknowledge_through(samples["last_entry"])
-        progress = {"step": manifest["metrics"]["steps"], "steps": manifest["settings"]["steps"]}
+        made_with = manifest["settings"]
+        progress = {
+            "step": manifest["metrics"]["steps"],
+            "steps": made_with["steps"],
+            "ascent": made_with.get("ascent"),
+        }
         self._jobs.finish(
             job,
             status,
@@ -246,10 +252,16 @@ class Trainer:
             log.warning("no version was pruned: %s: %s", type(error).__name__, error)
 
     def _on_step(
-        self, job: Job, steps: int, stop: threading.Event, tracked: TrackedRun, progress: Progress
+        self,
+        job: Job,
+        options: TrainOptions,
+        stop: threading.Event,
+        tracked: TrackedRun,
+        progress: Progress,
     ) -> OnStep:
         """What happens after each update: it is reported, and the run ends where it has to."""
-        curve = RunCurve()
+        curve, began = RunCurve(), time.monotonic()
+        of_run = {"steps": options.steps, "ascent": options.ascent}
 
         def on_step(step: int, report: StepReport) -> None:
             progress.step(loss=report.loss)
@@ -258,18 +270,19 @@ class Trainer:
             if stop.is_set():
                 raise Stopping
             curve.add(step, report)
-            self._report(job.with_changes(curve=curve.record()), step, steps, report)
+            left_s = (time.monotonic() - began) / step * (options.steps - step)
+            done = {"step": step, **of_run, "updates_left_s": left_s, **asdict(report)}
+            self._report(job.with_changes(curve=curve.record(), progress=done))
 
-        self._report(job, 0, steps, None)
+        self._report(job.with_changes(progress={"step": 0, **of_run}))
         return on_step
 
-    def _report(self, job: Job, step: int, steps: int, report: StepReport | None) -> None:
+    def _report(self, job: Job) -> None:
         """Record progress. Raises JobCancelledError on request; a run continues while Redis does not answer."""
-        figures = asdict(report) if report else {}
         try:
             if self._jobs.cancel_requested(job.id):
                 raise JobCancelledError("cancelled on request")
-            self._jobs.save(job.with_changes(progress={"step": step, "steps": steps, **figures}))
+            self._jobs.save(job)
         except redis.RedisError as error:
             log.warning("%s goes on without Redis: %s", job.id, error)
 

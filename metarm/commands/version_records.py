@@ -15,12 +15,13 @@ NOT_COMPARED = ("name", "created", "seal", "digests", "probe")  # they always di
 def rows(store: VersionStore) -> Iterator[dict[str, Any]]:
     """Every version that the store has ever held, oldest first. A version whose manifest cannot be read has the
     status `unreadable`."""
-    current, labels = store.current(), store.labels()
+    current, labels, withdrawn = store.current(), store.labels(), store.withdrawn()
     for name, status in store.statuses().items():
         row: dict[str, Any] = {
             "name": name,
             "status": status,
             "current": name == current,
+            "rolled_back": name in withdrawn,
             "labels": sorted(word for word, label in labels.items() if label.version == name),
         }
         try:

@@ -224,7 +224,9 @@ def _described(held_out: Mapping[str, Any] | None) -> str:
 
 def _cells(row: Mapping[str, Any], mark: str) -> tuple[str, ...]:
     accuracy = row.get("held_out_accuracy")
-    status = "forced" if row.get("forced") and row["status"] == "published" else row["status"]
+    status = row["status"]
+    if status == "published":
+        status = "rolled back" if row["rolled_back"] else "forced" if row.get("forced") else status
     return (
         row["name"],
         status,

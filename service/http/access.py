@@ -6,7 +6,7 @@ The checks are coroutines: FastAPI would run plain functions in threads, which c
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -16,6 +16,7 @@ from metarm.errors import ForbiddenError, UnauthorizedError
 from service.server import Server
 
 BEARER = HTTPBearer(auto_error=False)
+Rights = Literal["score", "admin"]
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 
 
@@ -26,19 +27,18 @@ async def _server(request: Request) -> Server:
 RunningServer = Annotated[Server, Depends(_server)]
 
 
-async def require_key(server: RunningServer, sent: Bearer) -> None:
-    """Require a known key if any key is set. Raises UnauthorizedError."""
-    keys = [*server.settings.score_keys, *server.settings.admin_keys]
-    if keys and not _is_among(sent, keys):
+async def require_key(server: RunningServer, sent: Bearer) -> Rights:
+    """Require a known key if any key is set, and return its rights. Raises UnauthorizedError."""
+    score, admin = server.settings.score_keys, server.settings.admin_keys
+    if (score or admin) and not _is_among(sent, [*score, *admin]):
         found = "no API key was sent" if sent is None else "the API key is none of this server's"
         raise UnauthorizedError(f"{found}: send 'Authorization: Bearer KEY'")
+    return "admin" if _is_among(sent, admin) or not (score or admin) else "score"
 
 
 async def require_admin(server: RunningServer, sent: Bearer) -> None:
     """Require an admin key if any key is set. Raises UnauthorizedError or ForbiddenError."""
-    await require_key(server, sent)
-    guarded = server.settings.score_keys or server.settings.admin_keys
-    if guarded and not _is_among(sent, server.settings.admin_keys):
+    if await require_key(server, sent) != "admin":
         needed = "is needed" if server.settings.admin_keys else "is needed, and METARM_ADMIN_KEYS names none"
         raise ForbiddenError(f"this key may only score and read: an admin key {needed}")
 

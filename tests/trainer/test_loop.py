@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from metarm.errors import CutOverAbortedError
 from metarm.model import probe
 from metarm.model.reward_model import RewardModel, load_model, load_version
-from metarm.records import PolicyStamp, Preference, SampleGroup
+from metarm.records import ASCENT_RATES, PolicyStamp, Preference, SampleGroup
 from metarm.runtime.code_version import code_version
 from metarm.runtime.loops import Loops
 from metarm.shared.jobs import Job, JobBoard
@@ -439,10 +439,12 @@ def test_a_stopped_trainer_leaves_its_job_queued_with_its_samples(
     worker = threading.Thread(target=bench.trainer.run, args=(stop,))
     worker.start()
     deadline = time.monotonic() + 60
-    while bench.jobs.get(job.id).progress["step"] < 2 and time.monotonic() < deadline:
+    while (progress := bench.jobs.get(job.id).progress)["step"] < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     stop.set()
     worker.join()
+    assert progress["updates_left_s"] > 0
+    assert progress["ascent"] in ASCENT_RATES
     left = bench.jobs.get(job.id)
     assert (left.status, left.attempts) == ("queued", 0)
     assert bench.log.count_unused(100) == GROUPS

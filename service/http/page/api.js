@@ -1,7 +1,7 @@
-/** The server's API. Keys are kept here, in memory, until the page is closed. */
+/** The server's API. The key is kept here, in memory, until it is forgotten or the page is closed. */
 
 const READ_TIMEOUT_MS = 20000;
-const keys = { score: "", admin: "" };
+let keyInUse = "";
 
 /** A refusal or failure: the server's code and message; `status` is 0 if it did not answer. */
 export class ApiError extends Error {
@@ -18,28 +18,32 @@ export class ApiError extends Error {
   }
 }
 
-/** Use a key from now on; `kind` is score or admin. Without a score key, the admin key reads, too. */
-export function useKey(kind, key) {
-  keys[kind] = key;
+/** Use a key from now on; "" forgets it. */
+export function useKey(key) {
+  keyInUse = key;
 }
 
-export const hasKey = (kind) => keys[kind] !== "";
+export const hasKey = () => keyInUse !== "";
 
-/** A cheap call with this key, to find out whether the server accepts it. */
-export const tryKey = (key) => call("GET", "overview?since=9999999999", key, undefined, READ_TIMEOUT_MS);
+/** A cheap call with this key. Resolves to its rights, score or admin. */
+export async function rightsOf(key) {
+  const { rights } = await call("GET", "overview?since=9999999999", key, undefined, READ_TIMEOUT_MS);
+  return rights;
+}
 
-export const read = (path) => call("GET", path, keys.score || keys.admin, undefined, READ_TIMEOUT_MS);
+export const read = (path) => call("GET", path, keyInUse, undefined, READ_TIMEOUT_MS);
 
-/** A call with the same rights as reading, such as scoring. */
-export const post = (path, body) => call("POST", path, keys.score || keys.admin, body);
-
-/** A call that changes what is served. */
-export const change = (method, path, body) => call(method, path, keys.admin || keys.score, body);
+/** A call that may take long: scoring, or a change of what is served. */
+export const send = (method, path, body) => call(method, path, keyInUse, body);
 
 async function call(method, path, key, body, timeoutMs) {
-  const headers = {};
-  if (key) headers.Authorization = `Bearer ${key}`;
-  if (body !== undefined) headers["Content-Type"] = "application/json";
+  const headers = new Headers();
+  try {
+    if (key) headers.set("Authorization", `Bearer ${key}`);
+  } catch {
+    throw keyRefused(401, key); // no server can be sent such characters
+  }
+  if (body !== undefined) headers.set("Content-Type", "application/json");
   let response;
   try {
     response = await fetch(path, {
@@ -56,7 +60,14 @@ async function call(method, path, key, body, timeoutMs) {
   }
   const answer = await response.json().catch(() => null);
   if (response.ok && answer !== null) return answer;
+  if (response.status === 401 || response.status === 403) throw keyRefused(response.status, key);
   const said = answer && answer.error;
   const message = said ? said.message : `status ${response.status}, and no JSON`;
   throw new ApiError(response.status, said ? said.code : "unreadable", message, said && said.details);
+}
+
+/** The API's own message is about headers, which the page's users do not write. */
+function keyRefused(status, key) {
+  const known = status === 403 ? "this key may not do that" : "this key is wrong";
+  return new ApiError(status, status === 403 ? "forbidden" : "unauthorized", key ? known : "a key is needed");
 }

@@ -8,6 +8,7 @@ const LIBRARY = "page/plotly.min.js";
 const MAP_RULES = "9f215cf04c5486422605d13261cb87401f4e7763b6296af81e98efbc0130da53";
 const SERIES = 6; // series colours in theme.css
 const CONFIG = { displayModeBar: false, responsive: true, showTips: false };
+const MARGIN = { l: 52, r: 12, b: 40 };
 let library;
 
 function load() {
@@ -49,7 +50,12 @@ export class Chart {
     onTheme(() => this.make && this.#paint());
   }
 
-  /** `make` returns {traces, layout} in the current colours; `summary` describes the chart in words. */
+  /** The width of a chart between its axes, in pixels. */
+  get plotWidth() {
+    return this.place.clientWidth - MARGIN.l - MARGIN.r;
+  }
+
+  /** `make(this)` returns {traces, layout} in the current colours; `summary` describes the chart in words. */
   draw(make, summary) {
     this.make = make;
     this.place.setAttribute("aria-label", summary);
@@ -69,7 +75,7 @@ export class Chart {
     try {
       const plotly = await load();
       if (!this.make) return;
-      const { traces, layout } = this.make();
+      const { traces, layout } = this.make(this);
       this.message.hidden = true;
       this.plot.hidden = false;
       await plotly.react(this.plot, traces, merged(base(layout.showlegend !== false), layout), CONFIG);
@@ -90,19 +96,20 @@ function base(showlegend) {
     title: { font: { color: muted, size: 12 }, standoff: 8 },
     fixedrange: true,
     zeroline: false,
+    exponentformat: "e", // not 50μ; "power" writes inline style
   };
   return {
     autosize: true,
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: text },
     paper_bgcolor: "rgba(0, 0, 0, 0)",
     plot_bgcolor: "rgba(0, 0, 0, 0)",
-    margin: { l: 52, r: 12, t: showlegend ? 30 : 12, b: 40 },
+    margin: { ...MARGIN, t: showlegend ? 30 : 12 },
     hovermode: "x unified",
     hoverlabel: { bgcolor: surface, bordercolor: line, font: { color: text, size: 12 } },
     showlegend,
     legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { color: muted } },
     xaxis: { ...axis, showgrid: false },
-    yaxis: { ...axis, rangemode: "tozero", separatethousands: true },
+    yaxis: { ...axis, rangemode: "tozero", separatethousands: true, automargin: true },
     dragmode: false,
   };
 }

@@ -1,4 +1,4 @@
-/** Finding and creating elements. Text is always set as text, never as HTML. */
+/** Finding and creating elements, and keeping the focus. Text is always set as text, never as HTML. */
 
 /** @returns {any} */
 export const byId = (id) => document.getElementById(id);
@@ -24,6 +24,13 @@ export function say(id, text) {
   if (target.textContent !== text) target.textContent = text;
 }
 
+/** Replace the children of an element only if their text differs, for the same reason. */
+export function list(id, children) {
+  const text = children.map((child) => child.textContent).join("\n");
+  const target = byId(id);
+  if ([...target.children].map((child) => child.textContent).join("\n") !== text) target.replaceChildren(...children);
+}
+
 /** Show a notice with this text, or hide it if the text is empty. */
 export function notice(id, text) {
   const target = byId(id);
@@ -31,11 +38,27 @@ export function notice(id, text) {
   say(id, text || "");
 }
 
+/**
+ * Remember where the focus is. The result, called after a redraw, puts it back if it was lost: on the element of
+ * the same id, or on the nearest element around it that has an id, is still there and takes the focus.
+ */
+export function focusKept() {
+  const ids = [];
+  for (let at = document.activeElement; at; at = at.parentElement) if (at.id) ids.push(at.id);
+  return () => {
+    for (const id of ids) {
+      const now = document.activeElement;
+      if (now !== document.body && now.isConnected && now.getClientRects().length) return;
+      byId(id)?.focus({ preventScroll: true });
+    }
+  };
+}
+
 let hiding = 0;
 
-/** Show a message for six seconds. */
+/** Say a message for six seconds; "" ends it. */
 export function toast(text) {
-  notice("toast", text);
+  say("toast", text);
   clearTimeout(hiding);
-  hiding = setTimeout(() => notice("toast", ""), 6000);
+  hiding = setTimeout(() => say("toast", ""), 6000);
 }

@@ -3,23 +3,30 @@
 import { read } from "./api.js";
 import { Chart, faint, versionColour, wholeNumbers } from "./charts.js";
 import { byId, element, notice, say } from "./dom.js";
-import { count, fixed, percent } from "./format.js";
+import { count, decimals, fixed, percent, significant } from "./format.js";
 import { colour } from "./theme.js";
 
 const MOST_VERSIONS = 6; // the versions that scored last, in chart and table
+const WAITING = "Waiting for the first figures.";
 const NOTHING = "No group of two or more responses has been scored yet. Scores of an RL run appear here by policy step.";
 
 export class Drift {
   constructor() {
-    this.spread = new Chart("chart-spread", NOTHING);
-    this.differences = new Chart("chart-differences", NOTHING);
-    this.lengths = new Chart("chart-lengths", "Nothing has been scored yet.");
+    this.spread = new Chart("chart-spread", WAITING);
+    this.differences = new Chart("chart-differences", WAITING);
+    this.lengths = new Chart("chart-lengths", WAITING);
+    this.none = ""; // why nothing can be scored
     this.parents = {};
   }
 
   /** Take the parent of each version, for the comparison with the current one. */
   know(versions) {
     this.parents = Object.fromEntries(versions.map(({ name, parent }) => [name, parent]));
+  }
+
+  /** Take why no version is loaded; "" once one is. */
+  waitFor(fault) {
+    this.none = fault;
   }
 
   async load() {
@@ -31,24 +38,30 @@ export class Drift {
       const against = parent ? `?against=${parent}` : "";
       const recent = version ? await read(`drift/${version}${against}`) : null;
       notice("drift-error", "");
-      this.#showSpread(shown);
-      this.#showTable(shown, report.serving);
+      this.#showSpread(shown, this.#nothing(report));
+      this.#showTable(shown, report.serving, this.#nothing(report));
       if (recent) this.#showRecent(recent, shown);
+      else for (const chart of [this.differences, this.lengths]) chart.empty(this.#nothing(report));
       const auto = report.auto_retrain;
       say("auto-retrain", auto.retrain === "auto" ? `Automatic retraining: ${auto.state}. ${auto.reason || ""}` : "");
       return report;
     } catch (error) {
-      notice("drift-error", `The drift figures cannot be read: ${error.message}.`);
+      notice("drift-error", error.isAboutKeys ? "" : `The drift figures cannot be read: ${error.message}.`);
       throw error;
     }
   }
 
-  #showSpread(versions) {
+  /** Why there are no figures. */
+  #nothing({ serving }) {
+    return serving ? NOTHING : this.none || "No version is loaded yet.";
+  }
+
+  #showSpread(versions, nothing) {
     const lines = versions.flatMap(linesOf).sort((a, b) => a.label.localeCompare(b.label));
     if (!lines.length) {
       const scored = versions.some(({ total }) => total.compared_groups);
       const unstamped = "Groups were scored, but none with a policy step: send \"policy\": {\"name\", \"step\"} with /score.";
-      this.spread.empty(scored ? unstamped : NOTHING);
+      this.spread.empty(scored ? unstamped : nothing);
       return;
     }
     const newest = versions.find(({ in_distribution: known }) => known);
@@ -62,8 +75,8 @@ export class Drift {
             mode: "lines+markers",
             line: { color: versionColour(line.version), width: 2, dash: line.dash },
             marker: { size: 6 },
-            customdata: line.groups,
-            hovertemplate: `%{y:.3f}, %{customdata} groups<extra>${line.label}</extra>`,
+            customdata: line.groups.map((groups, i) => `${significant(line.spreads[i])}, ${count(groups)} groups`),
+            hovertemplate: `%{customdata}<extra>${line.label}</extra>`,
           })),
           ...(newest ? [bandKey(newest)] : []),
         ],
@@ -73,7 +86,7 @@ export class Drift {
           ...(newest ? band(newest) : {}),
         },
       }),
-      `Spread of reward differences by policy step. ${lines.map(({ label, spreads, steps }) => `${label}: ${fixed(spreads.at(-1))} at step ${steps.at(-1)}`).join("; ")}.`,
+      `Spread of reward differences by policy step. ${lines.map(({ label, spreads, steps }) => `${label}: ${significant(spreads.at(-1))} at step ${steps.at(-1)}`).join("; ")}.`,
     );
   }
 
@@ -97,7 +110,7 @@ export class Drift {
     this.lengths.draw(() => scatter(version, lengths), `Scores of ${version} by tokens; correlation within groups ${r}.`);
   }
 
-  #showTable(versions, serving) {
+  #showTable(versions, serving, nothing) {
     const rows = versions.map(({ version, window, ratio_unavailable: why }) =>
       element(
         "tr",
@@ -110,14 +123,14 @@ export class Drift {
           version === serving ? element("span", { class: "chip good", text: "serving" }) : null,
         ),
         cell(count(window.groups)),
-        cell(fixed(window.spread)),
-        element("td", { text: fixed(window.spread_to_reference), title: why || "" }),
+        cell(significant(window.spread)),
+        element("td", { text: significant(window.spread_to_reference), title: why || "" }),
         cell(fixed(window.length_correlation)),
         cell(percent(window.truncation_rate, 1)),
         cell(percent(window.saturated_share, 1)),
       ),
     );
-    const none = element("tr", {}, element("td", { colSpan: 7, class: "none", text: "Nothing has been scored yet." }));
+    const none = element("tr", {}, element("td", { colSpan: 7, class: "none", text: nothing }));
     byId("figures").tBodies[0].replaceChildren(...(rows.length ? rows : [none]));
   }
 }
@@ -161,7 +174,7 @@ function band({ in_distribution: { spread, pairs } }) {
 /** The legend entry of the band: a trace without points. */
 function bandKey({ version, in_distribution: { spread, pairs } }) {
   const of = pairs ? `, ${count(pairs)} pairs` : "";
-  const name = `in distribution: ${fixed(spread)} (${version}${of})`;
+  const name = `in distribution: ${significant(spread)} (${version}${of})`;
   return { x: [null], y: [null], name, mode: "lines", line: { color: colour("muted"), width: 1, dash: "dash" } };
 }
 
@@ -171,7 +184,7 @@ function histogram(sets) {
     const of = {
       x: counts.map((_, i) => (i + 0.5) * width),
       y: counts.map((number) => (100 * number) / pairs),
-      customdata: counts.map((_, i) => `${fixed(i * width, 3)} to ${fixed((i + 1) * width, 3)}`),
+      customdata: counts.map((_, i) => [i, i + 1].map((edge) => fixed(edge * width, decimals(width))).join(" to ")),
       hovertemplate: `%{y:.1f}% of pairs, |Δr| %{customdata}<extra>${version}</extra>`,
     };
     const line = versionColour(version);
@@ -197,7 +210,8 @@ function scatter(version, { tokens, scores }) {
     name: version,
     mode: "markers",
     marker: { size: 5, color: faint(versionColour(version), 0.5) },
-    hovertemplate: "%{x} tokens, score %{y:.3f}<extra></extra>",
+    customdata: scores.map(significant),
+    hovertemplate: "%{x} tokens, score %{customdata}<extra></extra>",
   };
   const layout = {
     hovermode: "closest",

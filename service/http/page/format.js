@@ -2,6 +2,7 @@
 
 const NONE = "–";
 const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
+const magnitude = (value) => Math.floor(Math.log10(Math.abs(value))); // the power of ten of the first digit
 
 /** Three significant digits, with thousands separators. */
 export function figure(value, digits = 3) {
@@ -11,16 +12,38 @@ export function figure(value, digits = 3) {
   return value.toLocaleString("en", { maximumSignificantDigits: digits });
 }
 
-/** A fixed number of decimals, for columns. */
-export const fixed = (value, decimals = 2) => (known(value) ? value.toFixed(decimals) : NONE);
+/** A fixed number of decimals, for figures of a known scale. */
+export const fixed = (value, decimals = 2) => (known(value) ? value.toFixed(decimals).replace(/^-(?=[0.]+$)/, "") : NONE);
+
+/** The decimals that show three significant digits of a size; two at least. */
+export const decimals = (size) => (known(size) && size !== 0 ? Math.min(12, Math.max(2, 2 - magnitude(size))) : 2);
+
+/** Three significant digits at least, and two decimals, for figures of any scale: 12.50, 0.0512, 3.10e-6. */
+export function significant(value) {
+  if (known(value) && value !== 0 && Math.abs(value) < 1e-4) return value.toExponential(2);
+  return fixed(value, decimals(value));
+}
 
 export const count = (value) => (known(value) ? Math.round(value).toLocaleString("en") : NONE);
 
-export const percent = (value, decimals = 0) => (known(value) ? `${(100 * value).toFixed(decimals)}%` : NONE);
+/** A share in percent, with these decimals; with more where it would read as zero. */
+export function percent(value, least = 0) {
+  if (!known(value)) return NONE;
+  const part = 100 * value;
+  return `${part.toFixed(part ? Math.min(12, Math.max(least, -magnitude(part))) : least)}%`;
+}
 
 export function milliseconds(value) {
   if (!known(value)) return NONE;
   return value < 999.5 ? `${figure(value)} ms` : `${figure(value / 1000)} s`;
+}
+
+/** An estimated duration, as roughly as it is known. */
+export function about(seconds) {
+  if (seconds < 7.5) return "a few seconds";
+  if (seconds < 57.5) return `about ${5 * Math.round(seconds / 5)} s`;
+  if (seconds < 3570) return `about ${Math.round(seconds / 60)} min`;
+  return `about ${figure(seconds / 3600, 2)} h`;
 }
 
 const pad = (number) => String(number).padStart(2, "0");

@@ -1,7 +1,7 @@
 /** The page: when it calls the API, and which section shows each answer. */
 
-import { ApiError, read } from "./api.js";
-import { askForKey, startAccess } from "./access.js";
+import { ApiError, hasKey, read } from "./api.js";
+import { askForKey, refused, showRights, startAccess } from "./access.js";
 import { byId } from "./dom.js";
 import { Drift } from "./drift.js";
 import { when } from "./format.js";
@@ -32,7 +32,10 @@ let running = null;
 let runningTimer = 0;
 let declined = false; // after a cancelled key dialog only the button opens it again
 
-startAccess(refresh);
+startAccess((accepted) => {
+  declined = !accepted;
+  refresh();
+});
 const readOverview = poll(overview, OVERVIEW_MS);
 const readDrift = poll(showDrift, DRIFT_MS, byId("drift"));
 poll(showVersions, VERSIONS_MS);
@@ -41,7 +44,13 @@ async function overview() {
   try {
     const answer = await read(`overview?since=${now.since}`);
     lastAnswer = new Date();
+    declined = false;
     unreachable("");
+    showRights(answer.rights);
+    const { serving, degraded } = answer;
+    const fault = serving ? "" : sentence(degraded.find(({ part }) => part === "version")?.reason);
+    drift.waitFor(fault);
+    versions.waitFor(fault);
     now.show(answer);
     await follow(answer);
   } catch (error) {
@@ -51,16 +60,20 @@ async function overview() {
 }
 
 async function failed(error) {
-  if (error instanceof ApiError && error.status === 401) {
-    unreachable("The server requires an API key.");
+  const since = lastAnswer ? ` The figures below are from ${when(lastAnswer)}.` : "";
+  if (error instanceof ApiError && error.isAboutKeys) {
+    const needed = "This server requires an API key for reading and scoring.";
+    const refusal = hasKey() ? refused(error) : "";
+    unreachable(`${refusal || needed}${since}`, hasKey() ? (error.status === 401 ? "wrong key" : "not allowed") : "key needed");
     if (declined) return;
-    declined = !(await askForKey("score", "This server requires an API key for reading and scoring.", ""));
+    declined = !(await askForKey("score", needed, refusal));
     if (!declined) refresh();
     return;
   }
-  const since = lastAnswer ? ` The figures below are from ${when(lastAnswer)}.` : "";
-  unreachable(`No figures: ${error.message}. The page keeps trying.${since}`);
+  unreachable(`No figures: ${error.message}. The page keeps trying.${since}`, "no answer");
 }
+
+const sentence = (text) => (text ? `${text[0].toUpperCase()}${text.slice(1)}.` : "");
 
 /** Read the versions and the run again if the overview shows a change. */
 async function follow({ serving, loaded, labels, job: active }) {

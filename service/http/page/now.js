@@ -1,8 +1,9 @@
 /** The section Now: the state of the server and its last ten minutes. */
 
 import { Chart, faint } from "./charts.js";
-import { byId, element, notice, say } from "./dom.js";
+import { byId, element, list, notice, say } from "./dom.js";
 import { chartTime, count, figure, milliseconds, percent } from "./format.js";
+import { swaps } from "./swaps.js";
 import { colour } from "./theme.js";
 
 const KEEP_S = 600;
@@ -31,8 +32,9 @@ export class Now {
     say("serving", overview.serving || "none yet");
     byId("labels").replaceChildren(...chips(overview));
     this.#tiles(overview);
-    byId("degraded").replaceChildren(
-      ...overview.degraded.map(({ part, reason }) =>
+    list(
+      "degraded",
+      overview.degraded.map(({ part, reason }) =>
         element("li", { class: "notice warn" }, element("strong", { text: PARTS[part] || part }), ` ${reason}`),
       ),
     );
@@ -75,16 +77,18 @@ export class Now {
     const last = history.at.at(-1);
     const range = [chartTime(last - KEEP_S), chartTime(last)];
     const margin = { b: 24 }; // the time axis has no title
+    const changes = ({ plotWidth }) => swaps(history, last - KEEP_S, last, plotWidth);
     const xaxis = { type: "date", range, tickformat: "%H:%M", hoverformat: "%H:%M:%S", nticks: 6 };
     this.throughput.draw(
-      () => {
+      (chart) => {
         const line = colour("series-1");
         const trace = { x: at, y: history.responses_per_s, name: "scores/s", mode: "lines", fill: "tozeroy" };
-        const hovertemplate = "%{y:.3s} scores/s<extra></extra>";
-        const yaxis = { title: { text: "scores/s" } };
-        const layout = { xaxis, yaxis, margin, showlegend: false, ...swaps(history, at) };
+        const customdata = history.responses_per_s.map((value) => figure(value));
+        const hovertemplate = "%{customdata} scores/s<extra></extra>";
+        const yaxis = { title: { text: "scores/s" }, tickformat: "," };
+        const layout = { xaxis, yaxis, margin, showlegend: false, ...changes(chart) };
         const style = { line: { color: line, width: 1.8 }, fillcolor: faint(line, 0.12) };
-        return { traces: [{ ...trace, ...style, hovertemplate }], layout };
+        return { traces: [{ ...trace, ...style, customdata, hovertemplate }], layout };
       },
       `Scores per second over ten minutes; now ${figure(history.responses_per_s.at(-1))}.`,
     );
@@ -93,16 +97,17 @@ export class Now {
       return;
     }
     this.latency.draw(
-      () => ({
+      (chart) => ({
         traces: LATENCIES.map(([column, name, series]) => ({
           x: at,
           y: history[column],
           name,
           mode: "lines",
           line: { color: colour(series), width: 1.8 },
-          hovertemplate: `%{y:.3s} ms<extra>${name}</extra>`,
+          customdata: history[column].map(milliseconds),
+          hovertemplate: `%{customdata}<extra>${name}</extra>`,
         })),
-        layout: { xaxis, yaxis: { title: { text: "ms" }, tickformat: "," }, margin, ...swaps(history, at) },
+        layout: { xaxis, yaxis: { title: { text: "ms" }, tickformat: "," }, margin, ...changes(chart) },
       }),
       `Latency over ten minutes; now p50 ${milliseconds(history.p50_ms.at(-1))}, p99 ${milliseconds(history.p99_ms.at(-1))}.`,
     );
@@ -121,36 +126,11 @@ function state(id, text, good) {
   byId(id).dataset.state = good ? "good" : "bad";
 }
 
-/** A line at each change of version, with the name of the new one if there is room. */
-function swaps({ serving, at: seconds }, at) {
-  const begin = seconds.at(-1) - KEEP_S;
-  const places = serving.map((name, i) => i).filter((i) => i && serving[i] && serving[i] !== serving[i - 1]);
-  const line = { color: colour("muted"), width: 1, dash: "dot" };
-  const font = { size: 11, color: colour("muted") };
-  return {
-    shapes: places.map((i) => ({ type: "line", x0: at[i], x1: at[i], y0: 0, y1: 1, yref: "paper", line })),
-    annotations: places.map((i) => {
-      const early = seconds[i] - begin < KEEP_S / 5;
-      return {
-        x: at[i],
-        y: 1,
-        yref: "paper",
-        text: serving[i],
-        showarrow: false,
-        xanchor: early ? "left" : "right",
-        yanchor: "top",
-        xshift: early ? 3 : -3,
-        font,
-      };
-    }),
-  };
-}
-
-/** Show why the server cannot be read; "" once it can. */
-export function unreachable(message) {
+/** Show why the server cannot be read, also in a word or two; "" once it can. */
+export function unreachable(message, word) {
   notice("unreachable", message);
   document.body.classList.toggle("stale", Boolean(message));
   const link = byId("link");
   link.dataset.state = message ? "lost" : "live";
-  say("link", message ? "no answer" : "live");
+  say("link", message ? word : "live");
 }

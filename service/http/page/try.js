@@ -1,9 +1,9 @@
 /** The section Try it: a prompt and its responses, scored by one version or by two side by side. */
 
-import { ApiError, post } from "./api.js";
-import { askForKey } from "./access.js";
-import { byId, element, notice } from "./dom.js";
-import { fixed } from "./format.js";
+import { ApiError, hasKey, send } from "./api.js";
+import { askForKey, refused } from "./access.js";
+import { byId, element, focusKept, notice } from "./dom.js";
+import { decimals, fixed } from "./format.js";
 
 const EXAMPLES = ["17 + 25 is 42.", "It is 41, I am absolutely certain!"];
 const MOST = 12;
@@ -36,8 +36,10 @@ export class TryIt {
       "aria-label": "Remove this response",
       onclick: () => {
         if (list.children.length < 2) return;
+        const next = item.nextElementSibling || item.previousElementSibling;
         item.remove();
         this.#number();
+        next.querySelector("textarea").focus();
       },
     });
     const item = element("li", {}, area, remove);
@@ -57,6 +59,7 @@ export class TryIt {
     const responses = [...byId("try-responses").querySelectorAll("textarea")].map((area) => area.value);
     const chosen = [byId("try-version").value, byId("try-other").value];
     const button = byId("try-score");
+    const refocus = focusKept(); // a disabled button loses it
     notice("try-error", "");
     button.disabled = true;
     button.textContent = "Scoring …";
@@ -68,10 +71,11 @@ export class TryIt {
     } catch (error) {
       notice("try-error", `No scores: ${error.message}`);
       byId("try-result").replaceChildren();
-      if (error instanceof ApiError && error.isAboutKeys) askForKey("score", "Scoring needs a key.", error.message);
+      if (error instanceof ApiError && error.isAboutKeys) askForKey("score", "Scoring needs a key.", hasKey() ? refused(error) : "");
     }
     button.disabled = false;
     button.textContent = "Score";
+    refocus();
   }
 }
 
@@ -88,20 +92,21 @@ function options(id, choices) {
 async function scored(prompt, responses, version) {
   const body = { groups: [{ prompt, responses }], log: false };
   if (version) body.version = version;
-  const { groups } = await post("score", body);
+  const { groups } = await send("POST", "score", body);
   return groups[0];
 }
 
 function show(responses, columns) {
   const all = columns.flatMap(({ scores }) => scores);
   const [low, high] = [Math.min(...all), Math.max(...all)];
+  const places = Math.max(3, decimals(high - low)); // the scores differ in what is shown
   const heads = columns.map(({ version }) => element("th", { scope: "col", text: version }));
   const rows = responses.map((text, i) =>
     element(
       "tr",
       {},
       element("th", { scope: "row", class: "text" }, text || "(empty)", under(columns[0], i)),
-      ...columns.map((column) => score(column, i, low, high)),
+      ...columns.map((column) => score(column, i, low, high, places)),
     ),
   );
   byId("try-result").replaceChildren(
@@ -119,10 +124,10 @@ function under({ tokens, truncated }, i) {
   return element("small", { text: ` ${tokens[i]} tokens${truncated[i] ? ", truncated" : ""}` });
 }
 
-function score({ scores }, i, low, high) {
+function score({ scores }, i, low, high, places) {
   const best = scores[i] === Math.max(...scores);
   const share = high > low ? (scores[i] - low) / (high - low) : 1;
   const bar = element("meter", { min: 0, max: 1, value: share, "aria-hidden": "true" });
   const mark = best && scores.length > 1 ? element("span", { class: "chip good", text: "best" }) : null;
-  return element("td", {}, element("span", { class: "number", text: fixed(scores[i], 3) }), bar, mark);
+  return element("td", {}, element("span", { class: "number", text: fixed(scores[i], places) }), bar, mark);
 }

@@ -1,10 +1,11 @@
 /** The section Versions: the state of each version, and the actions on it. */
 
-import { change, read } from "./api.js";
-import { withAdmin } from "./access.js";
-import { agreed } from "./asking.js";
-import { byId, element, notice, say, toast } from "./dom.js";
+import { read, send } from "./api.js";
+import { perform } from "./asking.js";
+import { byId, element, focusKept, notice } from "./dom.js";
 import { fixed, percent, when } from "./format.js";
+import { heldOutSets } from "./held_out.js";
+import { drawn, rows, width } from "./lineage.js";
 
 const PIN = "stable";
 const SHOWN = 30; // the newest versions
@@ -15,7 +16,7 @@ export class Versions {
     this.changed = changed;
     this.listed = listed;
     this.labels = [];
-    this.busy = false;
+    this.none = ""; // why there is no version
   }
 
   async load() {
@@ -26,9 +27,16 @@ export class Versions {
       this.#show(list);
       this.listed(list);
     } catch (error) {
-      notice("versions-error", `The versions cannot be read: ${error.message}.`);
+      notice("versions-error", error.isAboutKeys ? "" : `The versions cannot be read: ${error.message}.`);
       throw error;
     }
+  }
+
+  /** Take why no version is loaded; "" once one is. */
+  waitFor(fault) {
+    this.none = fault;
+    const shown = byId("version-list").querySelector(".none");
+    if (shown) shown.textContent = this.#nothing();
   }
 
   /** Show the watch over a promoted version (GET /drift). */
@@ -42,34 +50,46 @@ export class Versions {
 
   #show({ current, serving, versions, rollbacks, refused }) {
     const withdrawn = new Map(rollbacks.map((rollback) => [rollback.version, rollback]));
-    const entries = versions.toReversed().slice(0, SHOWN);
-    const items = entries.map((entry) => this.#item(entry, current, serving, withdrawn.get(entry.name), refused));
-    const none = element("li", { class: "none", text: "There is no version yet. The first one is being trained." });
-    byId("version-list").replaceChildren(...(items.length ? items : [none]));
+    const entries = versions.toReversed().filter((entry, i) => i < SHOWN || entry.current || entry.serving);
+    const sets = heldOutSets(entries.filter((entry) => accuracyOf(entry) !== null).reverse());
+    const lines = rows(entries);
+    const items = entries.map((entry, i) =>
+      this.#item(entry, current, { line: lines[i], letter: sets.letter(entry), rollback: withdrawn.get(entry.name), refused }),
+    );
+    const none = element("li", { class: "none", text: this.#nothing() });
+    const list = byId("version-list");
+    const refocus = focusKept();
+    list.style.setProperty("--lanes", width(lines));
+    list.replaceChildren(...(items.length ? items : [none]));
+    refocus();
+    notice("held-out", sets.legend);
   }
 
-  #item(entry, current, serving, rollback, refused) {
-    const accuracy = entry.verdict?.figures?.held_out_accuracy;
-    const parents = entry.verdict?.figures?.parent_accuracy;
+  #nothing() {
+    return this.none || "There is no version yet.";
+  }
+
+  #item(entry, current, { line, letter, rollback, refused }) {
     const labels = this.labels.filter(({ version }) => version === entry.name);
     const reasons = [
       ...entry.reasons,
-      ...(rollback ? [`rolled back by its watch: ${rollback.reason}`] : []),
+      ...(entry.rolled_back && rollback ? [`rolled back by its watch: ${rollback.reason}`] : []),
       ...(refused?.name === entry.name ? [`this server refuses to load it: ${refused.reason}`] : []),
     ];
     return element(
       "li",
-      { class: `version ${entry.status}${entry.serving ? " current" : ""}` },
+      { class: `version ${entry.status}${entry.serving ? " current" : ""}`, id: entry.name, tabIndex: -1 },
+      drawn(line),
       element(
         "div",
         { class: "what" },
         element("h2", {}, entry.name),
         entry.serving ? element("span", { class: "chip good", text: "serving" }) : null,
         entry.current && !entry.serving ? element("span", { class: "chip", text: "current" }) : null,
-        ...statusChips(entry, rollback),
+        ...statusChips(entry),
         ...labels.map((label) => this.#label(label)),
       ),
-      element("p", { class: "facts", text: facts(entry, accuracy, parents) }),
+      element("p", { class: "facts" }, ...facts(entry, letter)),
       reasons.length ? element("ul", { class: "reasons" }, ...reasons.map((text) => element("li", { text }))) : null,
       entry.status === "published" ? this.#buttons(entry, current) : null,
     );
@@ -77,14 +97,15 @@ export class Versions {
 
   #label({ label, version, share, shadow }) {
     const text = `${label}${share ? ` ${percent(share)}${shadow ? " shadow" : ""}` : ""}`;
-    const remove = () =>
-      this.#do(`Remove the label ${label}`, {
-        text: `Requests for “${label}” will be refused, and ${version} may leave memory and disk.`,
-        go: "Remove it",
-        work: () => change("DELETE", `labels/${label}`),
-        done: `The label ${label} is removed.`,
-      });
-    const button = element("button", { type: "button", text: "×", "aria-label": `Remove the label ${label}`, onclick: remove });
+    const question = {
+      text: `Requests for “${label}” will be refused, and ${version} may leave memory and disk.`,
+      go: "Remove it",
+      destructive: true,
+      work: () => send("DELETE", `labels/${label}`),
+      done: `The label ${label} is removed.`,
+    };
+    const remove = () => perform(`Remove the label ${label}`, question, this.changed);
+    const button = element("button", { type: "button", id: `remove-${label}`, text: "×", "aria-label": `Remove the label ${label}`, onclick: remove });
     return element("span", { class: "chip label" }, text, button);
   }
 
@@ -93,73 +114,57 @@ export class Versions {
     const buttons = [];
     if (name !== current) {
       const what = older ? `Roll back to ${name}` : `Activate ${name}`;
-      const activate = () =>
-        this.#do(what, {
-          text: `All live servers load ${name} and switch to it together; ${current} stays on disk.`,
-          go: older ? "Roll back" : "Activate",
-          work: () => change("POST", `versions/${name}/activate`, {}),
-          done: `${name} is serving.`,
-        });
-      buttons.push(element("button", { type: "button", text: older ? "Roll back" : "Activate", "aria-label": what, onclick: activate }));
+      const question = {
+        text: `All live servers load ${name} and switch to it together${current ? `; ${current} stays on disk` : ""}.`,
+        go: older ? "Roll back" : "Activate",
+        work: () => send("POST", `versions/${name}/activate`, {}),
+        done: `${name} is serving.`,
+      };
+      const activate = () => perform(what, question, this.changed);
+      buttons.push(element("button", { type: "button", id: `activate-${name}`, text: older ? "Roll back" : "Activate", "aria-label": what, onclick: activate }));
     }
-    const pin = element("button", { type: "button", class: "quiet", text: "Pin…", "aria-label": `Pin ${name}`, onclick: () => this.#pin(name) });
+    const pin = element("button", { type: "button", id: `pin-${name}`, class: "quiet", text: "Pin…", "aria-label": `Pin ${name}`, onclick: () => this.#pin(name) });
     return element("div", { class: "actions" }, ...buttons, pin);
   }
 
   #pin(name) {
     const label = element("input", { id: "pin-label", value: PIN, required: true, pattern: "[a-z][a-z0-9_\\-]{0,62}", spellcheck: false });
-    this.#do(`Pin ${name}`, {
+    const question = {
       text: `A label keeps ${name} in memory on every server and on disk. Requests with "version": "${PIN}" are scored by it, whichever version is serving.`,
       fields: [element("label", { for: "pin-label", text: "Label" }), label],
       go: "Pin it",
-      work: () => change("PUT", `labels/${encodeURIComponent(label.value)}`, { version: name }),
+      work: () => send("PUT", `labels/${encodeURIComponent(label.value)}`, { version: name }),
       done: `${name} is pinned.`,
-    });
-  }
-
-  /** Ask for confirmation, run the call with an admin key if needed, and show the outcome. */
-  async #do(title, { text, go, fields, work, done }) {
-    if (this.busy || !(await agreed({ title, text, go, fields }))) return;
-    this.busy = true;
-    byId("version-list").classList.add("busy");
-    toast(`${title} …`);
-    try {
-      const answer = await withAdmin(title, work);
-      if (answer !== null) toast(done);
-    } catch (error) {
-      notice("versions-error", `${title}: ${error.message}`);
-      say("toast", "");
-      byId("toast").hidden = true;
-      this.busy = false;
-      byId("version-list").classList.remove("busy");
-      return;
-    }
-    this.busy = false;
-    byId("version-list").classList.remove("busy");
-    this.changed();
+    };
+    perform(`Pin ${name}`, question, this.changed);
   }
 }
 
-function statusChips({ status, verdict }, rollback) {
+function statusChips({ status, verdict, rolled_back: left }) {
   const chips = [];
   if (status !== "published") chips.push(element("span", { class: `chip ${status === "pruned" ? "" : "bad"}`, text: status }));
-  if (status === "published" && verdict?.accepted) chips.push(element("span", { class: "chip", text: "accepted" }));
+  if (left) chips.push(element("span", { class: "chip bad", text: "rolled back" }));
+  else if (status === "published" && verdict?.accepted) chips.push(element("span", { class: "chip", text: "accepted" }));
   if (verdict?.forced) chips.push(element("span", { class: "chip warn", text: "forced" }));
-  if (rollback) chips.push(element("span", { class: "chip bad", text: "rolled back" }));
   return chips;
 }
 
-function facts({ parent, method, created, samples }, accuracy, parents) {
+const accuracyOf = ({ verdict }) => verdict?.figures?.held_out_accuracy ?? null;
+
+/** The line under a version's name, as texts and elements. `letter` names the pairs of its accuracy. */
+function facts(entry, letter) {
+  const { parent, method, created, samples, verdict } = entry;
   const groups = samples?.counts?.used;
-  const measured = accuracy === undefined || accuracy === null ? "" : `held-out accuracy ${fixed(accuracy, 3)}`;
-  const before = measured && parents !== undefined && parents !== null ? ` (parent ${fixed(parents, 3)})` : "";
-  return [
-    parent ? `from ${parent}` : "first of its line",
-    method,
-    groups ? `${groups} sample groups` : "",
-    measured + before,
-    created ? when(created) : "",
-  ]
-    .filter(Boolean)
-    .join(" · ");
+  const accuracy = accuracyOf(entry);
+  const before = verdict?.figures?.parent_accuracy ?? null;
+  const mark = letter ? [" ", element("sup", { text: letter })] : [];
+  const measured = [`held-out accuracy ${fixed(accuracy, 3)}`, ...mark, before === null ? "" : ` (parent ${fixed(before, 3)})`];
+  const parts = [
+    [parent ? `from ${parent}` : "first of its line"],
+    method ? [method] : [],
+    groups ? [`${groups} sample groups`] : [],
+    accuracy === null ? [] : measured,
+    created ? [when(created)] : [],
+  ];
+  return parts.filter((part) => part.length).flatMap((part, i) => (i ? [" · ", ...part] : part));
 }

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 import metarm
 from metarm.shared.jobs import Job
-from service.http.access import RunningServer, require_key
+from service.http.access import Rights, RunningServer, require_key
 from service.http.route import Route
 from service.http.routes.labels import entries
 from service.http.schemas.overview import Overview
@@ -22,6 +22,7 @@ router = APIRouter(route_class=Route, tags=["health"], dependencies=[Depends(req
 @router.get("/overview", response_model=Overview)
 async def overview(
     server: RunningServer,
+    rights: Annotated[Rights, Depends(require_key)],
     since: Annotated[float, Query(ge=0, description="Leave out the history up to this Unix time.")] = 0.0,
 ) -> Response:
     """Version and labels, rates and latencies of the last minute, queue, batches, Redis, trainer, and the parts
@@ -29,6 +30,7 @@ async def overview(
     body = {
         "server_version": metarm.__version__,
         "started": server.load_monitor.started,
+        "rights": rights,
         "serving": server.versions.live.current_name,
         "loaded": server.versions.live.loaded_names,
         "labels": entries(server),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -42,10 +43,11 @@ def versions(
 ) -> dict[str, Any]:
     """The newest versions with their lineage, and always the one that is current and the one that this server
     serves."""
-    try:
+    current, withdrawn = None, list[str]()
+    with suppress(InvalidVersionError):  # `refused` has the reason
         current = server.versions.store.current()
-    except InvalidVersionError:
-        current = None  # `refused` has the reason
+    with suppress(InvalidVersionError):  # the list is of use without it
+        withdrawn = server.versions.store.withdrawn()
     serving, statuses = server.versions.live.current_name, server.versions.store.statuses()
     older = [name for name in statuses if before is None or version_number(name) < version_number(before)]
     always = {current, serving} if before is None else set()
@@ -58,7 +60,10 @@ def versions(
         "refused": {"name": refused.name, "reason": refused.reason} if refused else None,
         "refusals": [asdict(refusal) for refusal in server.versions.refusals.all()],
         "rollbacks": server.oversight.watch.rollbacks(),
-        "versions": [_entry(name, name == current, statuses[name], server) for name in listed],
+        "versions": [
+            _entry(name, statuses[name], server, current=name == current, rolled_back=name in withdrawn)
+            for name in listed
+        ],
         "total": len(statuses),
     }
 
@@ -93,10 +98,10 @@ def _servers(server: Server) -> dict[str, Any]:
         return {"servers": None, "servers_unknown": f"Redis does not answer: {error}"}
 
 
-def _entry(name: str, current: bool, status: Status, server: Server) -> VersionEntry:
+def _entry(name: str, status: Status, server: Server, **of_pointer: bool) -> VersionEntry:
     entry: dict[str, Any] = {
         "name": name,
-        "current": current,
+        **of_pointer,
         "serving": name == server.versions.live.current_name,
         "loaded": name in server.versions.live.loaded_names,
     }

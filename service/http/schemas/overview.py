@@ -68,6 +68,9 @@ class Overview(BaseModel):
 
     server_version: str
     started: float = Field(description="Unix time in seconds.")
+    rights: Literal["score", "admin"] = Field(
+        description="Of the key that was sent; admin where the server has no keys."
+    )
     serving: str | None
     loaded: list[str] = Field(description="Versions in memory.")
     labels: list[LabelEntry]

@@ -54,6 +54,10 @@ class Progress(BaseModel):
 
     step: int
     steps: int | None
+    ascent: str | None = Field(None, description="That of the run; null before it begins.")
+    updates_left_s: float | None = Field(
+        None, description="Seconds that the updates left take at the mean pace so far; the gate follows."
+    )
 
 
 class JobState(BaseModel):

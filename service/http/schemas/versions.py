@@ -21,6 +21,9 @@ class HeldOutPairs(BaseModel):
 class VersionEntry(BaseModel):
     name: str
     status: Literal["published", "rejected", "pruned", "unreadable"]
+    rolled_back: bool = Field(
+        False, description="The pointer left it for an older version, and has not returned."
+    )
     current: bool = Field(description="The store's pointer names it.")
     serving: bool = Field(description="This server scores with it now.")
     loaded: bool = Field(description="This server holds it in memory.")

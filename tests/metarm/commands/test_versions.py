@@ -68,16 +68,20 @@ def test_list_shows_every_version_and_fits_eighty_columns(filled: VersionStore, 
     assert [line.split()[:2] for line in lines[1:]] == [
         ["v000001", "published"],
         ["v000002", "published"],
-        ["v000003", "forced"],
+        ["v000003", "rolled"],
         ["v000004", "rejected"],
     ]
+    assert "rolled back" in lines[3]
     assert "stable" in lines[1]
     assert "current" in lines[2]
     assert "0.625" in lines[2]
     rows = json.loads(run("list", "--json"))
     assert [row["status"] for row in rows] == ["published", "published", "published", "rejected"]
     assert [row["held_out_accuracy"] for row in rows] == [0.5, 0.625, None, None]
+    assert [(row["rolled_back"], row.get("forced")) for row in rows[1:3]] == [(False, False), (True, True)]
     assert rows[3]["reasons"] == ["far worse"]
+    filled.activate("v000003")
+    assert run("list").splitlines()[3].split()[:2] == ["v000003", "forced"]
 
 
 @pytest.mark.parametrize("broken", [b"{", b'{"verdict": "x"}'])

@@ -86,3 +86,21 @@ def test_a_version_with_a_broken_manifest_is_listed_as_unreadable(
         entry = server.http.get("/versions").json()["versions"][1]
     assert (entry["name"], entry["status"]) == ("v000002", "unreadable")
     assert named in entry["reasons"][0]
+
+
+def test_a_version_reads_as_rolled_back_until_it_is_current_again(
+    store: VersionStore, server: HttpThread
+) -> None:
+    with server:
+        server.wait_ready()
+
+        def rolled_back() -> list[str]:
+            return [e["name"] for e in server.http.get("/versions").json()["versions"] if e["rolled_back"]]
+
+        assert rolled_back() == []
+        server.http.post("/versions/v000002/activate").raise_for_status()
+        assert rolled_back() == ["v000003"]
+        server.http.post("/versions/v000003/activate").raise_for_status()
+        assert rolled_back() == []
+        (store.root / ".withdrawn").write_bytes(b"{")
+        assert rolled_back() == []

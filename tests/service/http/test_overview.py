@@ -124,3 +124,15 @@ def test_recent_scores_of_two_versions_use_the_same_histogram_bins(
         assert len(seen.lengths.tokens) == 5
         assert process.http.get("/drift/latest").status_code == 422
         assert process.http.get("/versions/v000001/curve").json()["loss"] == []
+
+
+def test_the_overview_names_the_rights_of_the_key_that_was_sent(
+    tmp_path: Path, redis_process: RedisProcess
+) -> None:
+    keys = {"METARM_SCORE_KEYS": '["worker-key"]', "METARM_ADMIN_KEYS": '["admin-key"]'}
+    with service_here(tmp_path / "keys", redis_process.url, **keys) as process:
+        for key, rights in [("worker-key", "score"), ("admin-key", "admin")]:
+            process.http.headers["Authorization"] = f"Bearer {key}"
+            assert overview(process).rights == rights
+    with service_here(tmp_path / "open", redis_process.url) as process:
+        assert overview(process).rights == "admin"
