@@ -41,8 +41,8 @@ class Reuse:
             return
         message = (
             f"{found.left} of the {former} sample groups that {self.job} used are still in the log "
-            f"({found.trimmed} were trimmed: METARM_LOG_MAX_GROUPS, METARM_LOG_MAX_AGE_S), and {found.newer} newer "
-            "groups are unused"
+            f"({found.trimmed} were trimmed: METARM_LOG_MAX_GROUPS, METARM_LOG_MAX_AGE_S), and {found.newer} "
+            "newer groups are unused"
         )
         few = f"; {needed} are needed" if groups < needed else ": nothing is left to reuse"
         raise NotEnoughDataError(

@@ -210,8 +210,9 @@ class SampleLog:
     def _first_unused_after(self, ranges: Ranges) -> str:
         """Where the unused entries begin that are newer than `ranges`, as XRANGE takes it."""
         first = self._first_unused()
-        newest = ranges[-1].last_entry if ranges else ""
-        return first if _place(newest.encode()) < _place(first.lstrip("(").encode()) else f"({newest}"
+        if not ranges or _place(ranges[-1].last_entry.encode()) < _place(first.lstrip("(").encode()):
+            return first
+        return f"({ranges[-1].last_entry}"
 
     def _first_unused(self) -> str:
         """Where the unused entries begin, as XRANGE takes it: at the first claim of an earlier release, else
