@@ -51,8 +51,8 @@ def _sentences(
             if chance > BY_CHANCE:
                 pairs = _of(figures, "held_out_pairs")
                 yield (
-                    f"On {pairs:.0f} held-out pairs this loss may be chance (p = {chance:.2g}): label more pairs "
-                    "(METARM_PREFERENCES), or raise METARM_MAX_HELD_OUT"
+                    f"On {pairs:.0f} held-out pairs this loss may be chance (p = {chance:.2g}): label more "
+                    "pairs (METARM_PREFERENCES), or raise METARM_MAX_HELD_OUT"
                 )
             yield _accepting("gate_tolerance", _up(-_of(figures, "accuracy_change")))
         case "significance":

@@ -195,7 +195,7 @@ def test_a_run_whose_groups_are_all_trimmed_cannot_be_reused(sample_log: SampleL
     log_groups(sample_log, *[group(f"new{i}") for i in range(newer)])
     sample_log.trim(max_entries=newer, max_age_s=3600)
     with pytest.raises(
-        NotEnoughDataError, match=rf"0 of the 6 .* job-1 .* 6 were trimmed.* {newer} newer"
+        NotEnoughDataError, match=rf"0 of the 6 .* job-1 .*6 were trimmed.* {newer} newer"
     ) as error:
         read_meta_set(sample_log, SETTINGS, used_by("job-1", first))
     assert error.value.details["have"] == {"groups": newer, "reused": 0, "trimmed": 6}

@@ -53,7 +53,8 @@ def test_the_settings_that_the_remedies_name_accept_the_same_candidate(
     assert len(verdict.remedies) == len(verdict.reasons)
     named = [found for text in verdict.remedies for found in re.findall(r"METARM_(GATE_\w+)=([0-9.]+)", text)]
     assert len(named) == len(verdict.reasons)
-    thresholds = replace(DEFAULTS, **{name.lower(): float(value) for name, value in named})
+    accepting: dict[str, Any] = {name.lower(): float(value) for name, value in named}
+    thresholds = replace(DEFAULTS, **accepting)
     assert judge(scenario.parent, candidate, scenario.lengths, thresholds).accepted
 
 
