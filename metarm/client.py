@@ -166,9 +166,10 @@ class RewardClient:
         call = Call("POST", path("versions", version, "activate"), repeatable=False)
         return checked(self._send(call), answers.ACTIVATED)
 
-    def retrain(self, **options: Any) -> dict[str, Any]:
-        """Start a retrain job. `options` change the trainer's defaults."""
-        call = Call("POST", "/retrain", options, repeatable=False)
+    def retrain(self, *, reuse: str | None = None, **options: Any) -> dict[str, Any]:
+        """Start a retrain job. `options` change the trainer's defaults. `reuse`: a job that has ended, whose
+        samples are used again with all newer ones."""
+        call = Call("POST", "/retrain", {**options, **_without_none({"reuse": reuse})}, repeatable=False)
         return checked(self._send(call), answers.ACCEPTED_JOB)
 
     def job(self, job_id: str) -> dict[str, Any]:

@@ -26,8 +26,9 @@ agreement              Of all pairs that one version orders, the share that anot
                        gate, candidate with parent: `agreement` · simulation, scores with gold: `accuracy`
 held-out accuracy      Share of held-out preferences whose chosen response scores higher. A tie counts half.
                        gate and manifest: `held_out_accuracy`, `parent_accuracy`
-length_correlation     Pearson's r of score and length, both centred within their group. The simulation's
-                       `score_length_correlation` is over all responses as one group.
+length_correlation     Pearson's r of score and length, both centred within their group: positive where longer
+                       responses score higher. The simulation's `score_length_correlation` is over all responses
+                       as one group.
                        gate and GET /drift: `length_correlation` · metric: rm_length_correlation
 truncation_rate        Share of responses that were truncated.
                        GET /drift: `truncation_rate` · metric: rm_truncation_ratio

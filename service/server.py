@@ -72,7 +72,7 @@ async def running(settings: ServiceSettings, metrics: Metrics, load: LoadMonitor
         )
         samples.start()
         stack.push_async_callback(asyncio.to_thread, samples.close)
-        retraining = Retraining(jobs, presence, samples, sample_log)
+        retraining = Retraining(jobs, presence, samples, sample_log, settings.store)
         scorer = _scorer(settings, metrics, drift)
         await stack.enter_async_context(scorer.running())
         versions = Versions(settings, client, metrics, loops, presence, scorer.prepare)

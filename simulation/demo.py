@@ -139,8 +139,10 @@ def _job_sentence(job: Mapping[str, Any]) -> str:
         case "published":
             return f"{name}: published {job['candidate']}"
         case "rejected":
-            reasons = "; ".join((job["verdict"] or {}).get("reasons", [])) or "no reason given"
-            return f"{name}: rejected {job['candidate']}: {reasons}. Its parent continues to serve."
+            verdict = job["verdict"] or {}
+            reasons = "; ".join(verdict.get("reasons", [])) or "no reason given"
+            remedies = "".join(f" {remedy}." for remedy in verdict.get("remedies", []))
+            return f"{name}: rejected {job['candidate']}: {reasons}. Its parent continues to serve.{remedies}"
         case "failed":
             return f"{name}: failed: {(job['error'] or {}).get('message', 'no reason given')}"
         case status:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 from metarm.figures import Z95, PairScores, Rows, agreement, deviation, length_correlation, ratio, spread
+from trainer.remedies import Cause, remedy
 from trainer.settings import TrainerSettings
 
 ROUNDING = 1e-9  # a loss of exactly the tolerance is allowed, whatever the float sum says
@@ -51,6 +52,7 @@ class Verdict:
     """Whether a candidate may serve, every reason against it, the figures (docs/metarm.md) and the thresholds.
 
     `finite`: all its rewards are finite. `forced`: it is published despite the reasons, on an admin's request.
+    `remedies[i]` says what to do about `reasons[i]`.
     """
 
     accepted: bool
@@ -59,6 +61,7 @@ class Verdict:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     finite: bool = True
     forced: bool = False
+    remedies: list[str] = field(default_factory=list)
 
     @property
     def publishes(self) -> bool:
@@ -67,6 +70,13 @@ class Verdict:
     def despite(self, force: bool) -> Verdict:
         """The verdict under an admin's `force`, which never publishes non-finite rewards."""
         return replace(self, forced=force and self.finite and not self.accepted)
+
+
+class Objection(NamedTuple):
+    """A reason against a candidate, and the kind of reason, which has a remedy."""
+
+    cause: Cause
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +101,32 @@ def paired_difference(before: PairScores, after: PairScores) -> PairedDifference
     return PairedDifference(middle, middle - half, middle + half, lost, won, _sign_test(lost, lost + won))
 
 
-def judge(parent: Rewards, candidate: Rewards, lengths: Rows, thresholds: Thresholds) -> Verdict:
+def judge(
+    parent: Rewards,
+    candidate: Rewards,
+    lengths: Rows,
+    thresholds: Thresholds,
+    options: Mapping[str, Any] | None = None,
+) -> Verdict:
     """Judge a candidate by its rewards and its parent's on one evaluation set, which has at least one pair.
 
     `lengths` are the tokens of the recent responses. A figure is None, and gives no reason, where it is not
-    defined: without recent groups, or where nothing varies.
+    defined: without recent groups, or where nothing varies. `options` of the run are for the remedies.
     """
+    figures: dict[str, float | None] = {}
+    finite = all(math.isfinite(reward) for reward in candidate.all)
+    if not finite:
+        found = [Objection("not_finite", "the candidate answers scores that are not finite numbers")]
+    else:
+        figures |= _held_out_figures(parent.held_out, candidate.held_out)
+        figures |= _recent_figures(parent, candidate, lengths)
+        found = [*_against_held_out(figures, thresholds)]
+        if len(lengths) >= thresholds.gate_min_groups:
+            found += _against_recent(figures, thresholds)
     limits = asdict(thresholds)
-    if not all(math.isfinite(reward) for reward in candidate.all):
-        reason = "the candidate answers scores that are not finite numbers"
-        return Verdict(False, [reason], {}, limits, finite=False)
-    figures = {
-        **_held_out_figures(parent.held_out, candidate.held_out),
-        **_recent_figures(parent, candidate, lengths),
-    }
-    reasons = [*_against_held_out(figures, thresholds)]
-    if len(lengths) >= thresholds.gate_min_groups:
-        reasons += _against_recent(figures, thresholds)
-    return Verdict(not reasons, reasons, figures, limits)
+    reasons = [objection.reason for objection in found]
+    remedies = [remedy(objection.cause, figures, limits, options or {}) for objection in found]
+    return Verdict(not found, reasons, figures, limits, finite=finite, remedies=remedies)
 
 
 def _held_out_figures(parent: PairScores, candidate: PairScores) -> dict[str, float | None]:
@@ -150,50 +168,67 @@ def _shifted_spread(rewards: Rewards) -> float | None:
     return ratio(spread(rewards.recent), rewards.held_out.spread) if rewards.recent else None
 
 
-def _against_held_out(figures: Figures, thresholds: Thresholds) -> Iterator[str]:
+def _against_held_out(figures: Figures, thresholds: Thresholds) -> Iterator[Objection]:
     before, after = _known(figures, "parent_accuracy"), _known(figures, "held_out_accuracy")
     lost, won = _known(figures, "pairs_lost"), _known(figures, "pairs_won")
     fell = f"held-out accuracy fell from {before:.3f} to {after:.3f}"
     if after < before - thresholds.gate_tolerance - ROUNDING:
-        yield f"{fell}, more than the tolerance of {thresholds.gate_tolerance:g}"
+        reason = f"{fell}, more than the tolerance of {thresholds.gate_tolerance:g}"
+        yield Objection("accuracy", reason)
     chance = _known(figures, "loss_by_chance")
     if chance < thresholds.gate_significance:
-        yield (
+        reason = (
             f"{fell}, which is beyond chance: {lost:.0f} pairs lost and {won:.0f} won (p = {chance:.2g}, below "
             f"{thresholds.gate_significance:g})"
         )
+        yield Objection("significance", reason)
     if _known(figures, "score_std") < CONSTANT:
-        yield "the candidate gives every response the same score"
+        yield Objection("constant", "the candidate gives every response the same score")
         return
     scale, most = figures["scale"], thresholds.gate_max_scale
     if scale is not None and not 1 / most - ROUNDING <= scale <= most + ROUNDING:
-        yield (
+        reason = (
             f"its rewards spread {scale:.3g} times as wide as the current version's: not within 1/{most:g} and "
             f"{most:g}"
         )
+        yield Objection("scale", reason)
 
 
-def _against_recent(figures: Figures, thresholds: Thresholds) -> Iterator[str]:
+def _against_recent(figures: Figures, thresholds: Thresholds) -> Iterator[Objection]:
     to_parent, least = figures["spread_to_parent"], thresholds.gate_min_spread_ratio
     if to_parent is not None and to_parent < least - ROUNDING:
-        yield (
+        reason = (
             f"its spread on recent samples, over that on held-out pairs, is {to_parent:.3f} of the current "
             f"version's: below {least:g}"
         )
+        yield Objection("spread", reason)
     alike, least = figures["agreement"], thresholds.gate_min_agreement
     if alike is not None and alike < least - ROUNDING:
-        yield f"it orders {alike:.3f} of recent pairs as the current version does: below {least:g}"
-    length, parent_length = figures["length_correlation"], figures["parent_length_correlation"]
+        reason = f"it orders {alike:.3f} of recent pairs as the current version does: below {least:g}"
+        yield Objection("agreement", reason)
+    yield from _against_length(figures, thresholds)
+
+
+def _against_length(figures: Figures, thresholds: Thresholds) -> Iterator[Objection]:
+    """The correlation keeps its sign: to prefer longer responses and to prefer shorter ones are opposites. A
+    candidate between 0 and its parent follows length less, in the same direction: that is no objection, or no
+    run could repair a version that a policy has exploited by length."""
+    length = figures["length_correlation"]
     if length is None:
         return
-    before, most = abs(parent_length or 0.0), thresholds.gate_max_length_correlation
-    if abs(length) > max(most, before) + ROUNDING:
-        yield f"its rewards correlate {length:+.3f} with length on recent samples: beyond {most:g}"
-    if abs(length) - before > thresholds.gate_max_length_rise + ROUNDING:
-        yield (
-            f"the correlation of reward and length on recent samples rose from {before:.3f} to "
-            f"{abs(length):.3f}: by more than {thresholds.gate_max_length_rise:g}"
+    before = figures["parent_length_correlation"] or 0.0  # a parent that separates nothing follows no length
+    most = thresholds.gate_max_length_correlation
+    in_its_direction = before if before * length > 0 else 0.0
+    if abs(length) > max(most, abs(in_its_direction)) + ROUNDING:
+        reason = f"its rewards correlate {length:+.3f} with length on recent samples: beyond ±{most:g}"
+        yield Objection("length", reason)
+    move, least, greatest = length - before, min(0.0, before), max(0.0, before)
+    if abs(move) > thresholds.gate_max_length_rise + ROUNDING and not least <= length <= greatest:
+        reason = (
+            f"the correlation of reward and length on recent samples {'rose' if move > 0 else 'fell'} from "
+            f"{before:+.3f} to {length:+.3f}: by more than {thresholds.gate_max_length_rise:g}"
         )
+        yield Objection("length_move", reason)
 
 
 def _known(figures: Figures, name: str) -> float:

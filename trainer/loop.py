@@ -28,6 +28,7 @@ from metarm.runtime import logs, tracing
 from metarm.runtime.loops import LoopHealth
 from metarm.runtime.progress import Progress
 from metarm.shared.jobs import Job, JobBoard
+from metarm.shared.reuse import Reuse
 from metarm.shared.sample_log import SampleLog
 from metarm.store.calibration import Calibration
 from metarm.store.manifest import created_at
@@ -142,13 +143,20 @@ class Trainer:
     def _retrain(self, job: Job, stop: threading.Event, tracked: TrackedRun) -> None:
         manifest = self._parent_manifest()
         preferences = _usable(self._preferences.of_child(manifest), self._settings.min_preferences)
-        with tracing.span("read"):
-            samples = read_meta_set(self._sample_log, self._settings)
-        parent = self._parent(manifest)
         changes = dict(job.options)
-        force = bool(changes.pop("force", False))
+        force, former = bool(changes.pop("force", False)), changes.pop("reuse", None)
+        with tracing.span("read"):
+            reuse = Reuse.of(former, self._jobs, self._store) if former else None
+            samples = read_meta_set(self._sample_log, self._settings, reuse)
+        job = self._jobs.save(job.with_changes(ranges=[asdict(part) for part in samples.ranges]))
+        parent = self._parent(manifest)
         options, thresholds = TrainOptions.of(self._settings, changes), Thresholds.of(self._settings)
-        of_run = {"parent": parent.version, "groups": len(samples.groups), "pairs": len(preferences.train)}
+        of_run = {
+            "parent": parent.version,
+            "groups": len(samples.groups),
+            "pairs": len(preferences.train),
+            **({"reused": f"{samples.counts['reused']} of {former}"} if former else {}),
+        }
         log.info("%s: %s, %s", job.id, of_run, options.record())
         tracked.begin({**options.record(), **of_run})
 
@@ -236,9 +244,11 @@ class Trainer:
             samples=samples["counts"],
             error=error,
         )
-        reasons = [*verdict["reasons"], *([error["message"]] if error else [])]
+        reasons = [*_with_remedies(verdict), *([error["message"]] if error else [])]
         how = " by force, despite:" if verdict.get("forced") else ""
         log.info("%s: %s %s%s %s", job.id, status, name, how, "; ".join(reasons), extra={"version": name})
+        if status == "rejected":
+            log.info('%s: the option {"reuse": "%s"} of POST /retrain uses its samples again', job.id, job.id)
 
     def _fail(self, job: Job, error: MetaRMError) -> None:
         log.error("%s failed: %s", job.id, error.message)
@@ -302,6 +312,12 @@ class Trainer:
                 if created_at(manifest) < job.created - CLOCKS_DIFFER_S:
                     return None
         return None
+
+
+def _with_remedies(verdict: Mapping[str, Any]) -> list[str]:
+    """Each reason with its remedy, which verdicts of earlier releases lack."""
+    remedies = verdict.get("remedies") or [""] * len(verdict["reasons"])
+    return [f"{why} → {do}" if do else why for why, do in zip(verdict["reasons"], remedies, strict=True)]
 
 
 def _usable(preferences: PreferenceSet, needed: int) -> PreferenceSet:

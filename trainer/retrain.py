@@ -77,7 +77,8 @@ def retrain(
     name, saved = save_and_load(model)
     with tracing.span("gate", version=name):
         after = evaluation.rewards(saved)
-        verdict = judge(before, after, evaluation.lengths, thresholds).despite(force)
+        made = {**options.record(), "steps": report.steps}
+        verdict = judge(before, after, evaluation.lengths, thresholds, made).despite(force)
     manifest = {
         "parent": parent.version,
         "job": None,

@@ -199,13 +199,14 @@ class TrainerSettings(LearningSettings, RetentionSettings):
         0.95,
         ge=0,
         le=1,
-        description="Greatest absolute correlation of reward and tokens within recent groups, unless the "
-        "current version's is higher.",
+        description="Greatest correlation of reward and tokens within recent groups, positive or negative, "
+        "unless the current version's is greater in the same direction.",
     )
     gate_max_length_rise: float = Field(
         0.3,
         ge=0,
-        description="Greatest rise of that correlation over the current version's.",
+        description="Greatest move of that correlation from the current version's, up or down. A move towards "
+        "0 that does not pass it is allowed.",
     )
     cut_over_prepare_s: float = Field(
         60.0, gt=0, description="Time servers have to load a version before a joint cutover is aborted."

@@ -47,6 +47,22 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     return {"fields": fields, "files": files}
 
 
+def with_numbered_reasons(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The manifest with each reason of its verdict beside its remedy: reason 1, remedy 1, … Verdicts of earlier
+    releases have no remedies."""
+    verdict = manifest.get("verdict")
+    if not isinstance(verdict, Mapping) or not verdict.get("reasons"):
+        return manifest
+    remedies = verdict.get("remedies") or []
+    numbered: dict[str, Any] = {}
+    for number, reason in enumerate(verdict["reasons"], 1):
+        numbered[f"reason {number}"] = reason
+        if number <= len(remedies):
+            numbered[f"remedy {number}"] = remedies[number - 1]
+    rest = {name: value for name, value in verdict.items() if name not in ("reasons", "remedies")}
+    return {**manifest, "verdict": {**numbered, **rest}}
+
+
 def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} → {"a.b": 1}; lists stay whole."""
     flat: dict[str, Any] = {}

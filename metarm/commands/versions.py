@@ -88,7 +88,8 @@ class ShowVersion(VersionsCommand):
         manifest = store.manifest(_resolve(store, self.name))
         if self.as_json:
             return _print_json(manifest)
-        fields = {name: _text(value) for name, value in version_records.flattened(manifest).items()}
+        flat = version_records.flattened(version_records.with_numbered_reasons(manifest))
+        fields = {name: _text(value) for name, value in flat.items()}
         if on_terminal():
             print_table(("field", "value"), fields.items())
         else:

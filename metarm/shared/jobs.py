@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
@@ -40,7 +40,8 @@ class Job:
     `options` are the request's changes to the trainer's defaults. `attempts` counts how often a trainer has
     started it. `created` and `finished` are Unix time in seconds. `error` is MetaRMError.to_wire(). `trigger`
     holds the drift figures that started it; None if a client asked for it. `curve` is a bounded learning
-    curve (trainer/run_curve.py).
+    curve (trainer/run_curve.py). `ranges` say where its samples lie in the log, once it has read them
+    (SampleRange, as records).
     """
 
     id: str
@@ -56,6 +57,7 @@ class Job:
     finished: float | None = None
     trigger: Mapping[str, Any] | None = None
     curve: Mapping[str, Any] | None = None
+    ranges: Sequence[Mapping[str, Any]] | None = None
 
     def with_changes(self, **changes: Any) -> Job:
         return replace(self, **changes)
@@ -85,9 +87,13 @@ class JobBoard:
 
     def get(self, job_id: str) -> Job:
         """Raises UnknownJobError."""
-        raw = cast("bytes | None", self._redis.get(job_key(job_id)))
+        is_id = ":" not in job_id  # else the key may be another one's, such as of a request to cancel
+        raw = cast("bytes | None", self._redis.get(job_key(job_id))) if is_id else None
         if raw is None:
-            raise UnknownJobError(f"there is no retrain job {job_id!r}")
+            raise UnknownJobError(
+                f"there is no retrain job {job_id!r}: the newest {KEEP_JOBS} are kept, for "
+                f"{KEEP_FINISHED_S // 86400} days after their end"
+            )
         return Job(**orjson.loads(raw))
 
     def active(self) -> Job | None:

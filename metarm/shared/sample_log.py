@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, NamedTuple, cast
 
@@ -42,15 +42,43 @@ class LoggedRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleRange:
+    """The groups of a run: the newest `groups` of two or more responses among the entries from `first_entry` to
+    `last_entry`. Trimming takes the oldest, so those that are left can be told."""
+
+    first_entry: str
+    last_entry: str
+    groups: int
+
+
+Ranges = Sequence[SampleRange]  # disjoint, oldest first
+
+
+@dataclass(frozen=True, slots=True)
 class Unused:
-    """What no finished run has used: the newest groups of two or more responses, oldest first, the ids of the
-    oldest and of the newest unused entry ("" without any), and the number of all unused entries by what a run
-    does with them: used, superseded (older groups), single_response, unreadable (another codec or program)."""
+    """Of all entries that no finished run has used, or of those in a range: the newest groups of two or more
+    responses, oldest first, the ids of the oldest and of the newest entry ("" without any), and the number of
+    entries by what a run does with them: used, superseded (older groups), single_response, unreadable (another
+    codec or program)."""
 
     groups: list[SampleGroup]
     first_entry: str
     last_entry: str
     counts: dict[str, int]
+
+    @property
+    def several(self) -> int:
+        """Groups of two or more responses."""
+        return self.counts["used"] + self.counts["superseded"]
+
+
+class Reusable(NamedTuple):
+    """Groups of two or more responses that a run with reuse can use: those of the former run that are `left`
+    in the log, and those that are `newer` and unused; and how many of the former were `trimmed`."""
+
+    left: int
+    newer: int
+    trimmed: int
 
 
 class _Page(NamedTuple):
@@ -112,7 +140,7 @@ class SampleLog:
         begins = (first, oldest[0][0] if oldest else None)
         known = self._counted if self._counted and self._counted.begins == begins else None
         count, newest = known.groups if known else 0, known.newest if known else b""
-        for page in self._unused_pages(f"({newest.decode()}" if newest else first, lambda: 0):
+        for page in self._pages("+", f"({newest.decode()}" if newest else first, lambda: 0):
             newest = max(newest, page.newest, key=_place)
             count += page.groups
             if count >= at_most:
@@ -120,13 +148,49 @@ class SampleLog:
         self._counted = _Counted(begins, newest, count)
         return count
 
-    def read_unused(self, most: int) -> Unused:
+    def read_unused(self, most: int, reused: Ranges = ()) -> Unused:
         """The newest `most` groups with two or more responses that no finished run has used. Only they are sent
-        and decoded, whatever else lies there. They stay unused until `acknowledge_through`."""
+        and decoded, whatever else lies there. They stay unused until `acknowledge_through`.
+
+        With `reused`, those among them that are newer than these ranges."""
+        return self._read("+", self._first_unused_after(reused), most)
+
+    def read_again(self, ranges: Ranges, most: int) -> tuple[list[SampleGroup], list[SampleRange], Reusable]:
+        """The newest `most` groups of `ranges` that are still in the log, oldest first; the ranges of just
+        these; and how many are left, whatever `most` is."""
+        groups: list[SampleGroup] = []
+        taken: list[SampleRange] = []
+        left = 0
+        for former in reversed(ranges):
+            wanted = min(former.groups, most - len(groups))
+            found = self._read(former.last_entry, former.first_entry, wanted)
+            left += min(former.groups, found.several)
+            groups[:0] = found.groups
+            if found.groups:
+                taken.insert(0, replace(former, groups=len(found.groups)))
+        return groups, taken, Reusable(left, 0, sum(former.groups for former in ranges) - left)
+
+    def count_reusable(self, ranges: Ranges) -> Reusable:
+        """Without their data."""
+        _, _, found = self.read_again(ranges, 0)
+        return found._replace(newer=self.read_unused(0, ranges).several)
+
+    def acknowledge_through(self, last_id: str) -> None:
+        """Mark every entry up to and including `last_id` as used. Nothing changes if it is used already."""
+        if _place(last_id.encode()) < _place(self._first_unused().lstrip("(").encode()):
+            return
+        with self._redis.pipeline() as pipeline:
+            # an earlier release claims what it reads: what it had claimed ends with its consumer
+            pipeline.xgroup_delconsumer(SAMPLES, SAMPLES_GROUP, SAMPLES_CONSUMER)
+            pipeline.xgroup_setid(SAMPLES, SAMPLES_GROUP, last_id)
+            pipeline.execute()
+
+    def _read(self, newest: str, oldest: str, most: int) -> Unused:
+        """Both ids are as XREVRANGE takes them."""
         groups: list[SampleGroup] = []
         first = last = b""
         several = single = unreadable = 0
-        for page in self._unused_pages(self._first_unused(), lambda: most - len(groups)):
+        for page in self._pages(newest, oldest, lambda: most - len(groups)):
             decoded = [group for group in map(_decode, page.data) if group is not None]
             broken = len(page.data) - len(decoded)
             groups.extend(decoded)
@@ -141,26 +205,22 @@ class SampleLog:
         }
         return Unused(groups[::-1], first.decode(), last.decode(), counts)
 
-    def acknowledge_through(self, last_id: str) -> None:
-        """Mark every entry up to and including `last_id` as used. Nothing changes if it is used already."""
-        if _place(last_id.encode()) < _place(self._first_unused().lstrip("(").encode()):
-            return
-        with self._redis.pipeline() as pipeline:
-            # an earlier release claims what it reads: what it had claimed ends with its consumer
-            pipeline.xgroup_delconsumer(SAMPLES, SAMPLES_GROUP, SAMPLES_CONSUMER)
-            pipeline.xgroup_setid(SAMPLES, SAMPLES_GROUP, last_id)
-            pipeline.execute()
-
-    def _unused_pages(self, oldest: str, wanted: Callable[[], int]) -> Iterator[_Page]:
-        """The entries from the newest back to `oldest`, a page at a time. `wanted` returns the number of groups
+    def _pages(self, newest: str, oldest: str, wanted: Callable[[], int]) -> Iterator[_Page]:
+        """The entries from `newest` back to `oldest`, a page at a time. `wanted` returns the number of groups
         whose data is still wanted."""
-        newest = "+"
         while True:
             page = _Page(*self._unused_page([SAMPLES], [newest, oldest, max(0, wanted()), SAMPLE_BEGINS]))
             yield page
             if page.is_last:
                 return
             newest = f"({page.oldest.decode()}"
+
+    def _first_unused_after(self, ranges: Ranges) -> str:
+        """Where the unused entries begin that are newer than `ranges`, as XRANGE takes it."""
+        first = self._first_unused()
+        if not ranges or _place(ranges[-1].last_entry.encode()) < _place(first.lstrip("(").encode()):
+            return first
+        return f"({ranges[-1].last_entry}"
 
     def _first_unused(self) -> str:
         """Where the unused entries begin, as XRANGE takes it: at the first claim of an earlier release, else

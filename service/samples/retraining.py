@@ -8,7 +8,9 @@ from typing import Any
 from metarm.errors import NotEnoughDataError, TrainerUnavailableError
 from metarm.shared.jobs import Job, JobBoard
 from metarm.shared.presence import TrainerPresence
+from metarm.shared.reuse import Reuse
 from metarm.shared.sample_log import SampleLog
+from metarm.store.versions import VersionStore
 from service.samples.writer import SampleWriter
 
 FLUSH_S = 5.0  # so that samples answered just before also count
@@ -18,15 +20,22 @@ class Retraining:
     """Every method raises redis.RedisError when Redis does not answer."""
 
     def __init__(
-        self, jobs: JobBoard, presence: TrainerPresence, writer: SampleWriter, sample_log: SampleLog
+        self,
+        jobs: JobBoard,
+        presence: TrainerPresence,
+        writer: SampleWriter,
+        sample_log: SampleLog,
+        store: VersionStore,
     ) -> None:
         self._jobs = jobs
         self._presence = presence
         self._writer = writer
         self._sample_log = sample_log
+        self._store = store
 
-    def check(self) -> None:
-        """Raises TrainerUnavailableError or NotEnoughDataError if a job could not run."""
+    def check(self, reuse: str | None = None) -> None:
+        """Raises TrainerUnavailableError or NotEnoughDataError if a job could not run. `reuse` is the job whose
+        samples it would use again: also raises UnknownJobError, and JobConflictError if that has not ended."""
         trainer = self._presence.status()
         if trainer is None:
             raise TrainerUnavailableError(
@@ -34,7 +43,7 @@ class Retraining:
             )
         if trainer.get("state") != "ready":
             raise TrainerUnavailableError("the trainer is still starting: try again in a few seconds")
-        self._check_data(trainer)
+        self._check_data(trainer, Reuse.of(reuse, self._jobs, self._store) if reuse is not None else None)
 
     def start(self, options: Mapping[str, Any], trigger: Mapping[str, Any] | None = None) -> Job:
         """Queue a job after `check`. Raises JobConflictError while another is queued or running."""
@@ -44,11 +53,11 @@ class Retraining:
         """The jobs among the last `count` that drift started, newest first."""
         return [job for job in self._jobs.recent(count) if job.trigger is not None]
 
-    def _check_data(self, trainer: Mapping[str, Any]) -> None:
+    def _check_data(self, trainer: Mapping[str, Any], reuse: Reuse | None) -> None:
         if "preferences_error" in trainer:
             raise NotEnoughDataError(f"the trainer cannot use its preferences: {trainer['preferences_error']}")
         self._writer.flush(FLUSH_S)
-        groups = self._sample_log.count_unused(trainer.get("min_groups", 0))
+        groups = self._count(trainer.get("min_groups", 0), reuse)
         have = {"groups": groups, "pairs": trainer.get("preferences", 0)}
         need = {"groups": trainer.get("min_groups", 0), "pairs": trainer.get("min_preferences", 0)}
         if have["groups"] < need["groups"]:
@@ -62,3 +71,12 @@ class Retraining:
             raise NotEnoughDataError(
                 f"{have['pairs']} training preferences; {need['pairs']} are needed", have=have, need=need
             )
+
+    def _count(self, needed: int, reuse: Reuse | None) -> int:
+        """The groups that a run could use. Counts no further than `needed` without `reuse`; with it, raises
+        NotEnoughDataError for too few."""
+        if reuse is None:
+            return self._sample_log.count_unused(needed)
+        found = self._sample_log.count_reusable(reuse.ranges)
+        reuse.check(found, needed)
+        return found.left + found.newer

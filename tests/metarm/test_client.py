@@ -196,6 +196,7 @@ def test_every_other_call_uses_the_method_and_path_of_the_api() -> None:
         client.drift()
         client.activate("v000001")
         client.retrain(steps=3)
+        client.retrain(reuse="job-0", steps=3)
         client.job("job-1")
         client.cancel("job-1")
     assert [(r.method, r.path, r.body) for r in server.received] == [
@@ -204,6 +205,7 @@ def test_every_other_call_uses_the_method_and_path_of_the_api() -> None:
         ("GET", "/drift", None),
         ("POST", "/versions/v000001/activate", None),
         ("POST", "/retrain", {"steps": 3}),
+        ("POST", "/retrain", {"steps": 3, "reuse": "job-0"}),
         ("GET", "/retrain/job-1", None),
         ("DELETE", "/retrain/job-1", None),
     ]

@@ -134,7 +134,7 @@ def test_a_candidate_that_scores_samples_by_length_is_rejected_for_its_length_co
     verdict = scenario.judged(scenario.changed(lambda r: r, lambda _, tokens: sign * 0.02 * tokens))
     text = " | ".join(verdict.reasons)
     assert f"correlate {sign:+.3f} with length" in text
-    assert "rose from" in text
+    assert f"{'rose' if sign > 0 else 'fell'} from +0.157 to {sign:+.3f}" in text
     assert "accuracy" not in text
 
 
@@ -154,6 +154,56 @@ def test_a_candidate_with_the_length_correlation_of_its_parent_is_accepted_even_
     assert correlation > DEFAULTS.gate_max_length_correlation
 
 
+def correlated(before: float, after: float) -> Verdict:
+    """The verdict on two versions whose rewards correlate with length by these figures."""
+    lengths = [[10.0, 20.0, 30.0]] * 40
+    pairs = scores(70, 30)
+
+    def rewards(r: float) -> Rewards:
+        other = math.sqrt((1 - r * r) / 3)  # (-1, 0, 1) follows length, (1, -2, 1) is independent of it
+        return Rewards(pairs, [[-r + other, -2 * other, r + other]] * 40)
+
+    return judge(rewards(before), rewards(after), lengths, replace(DEFAULTS, gate_min_agreement=0.0))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "moved"),
+    [
+        (-0.4, 0.786, "rose from -0.400 to +0.786"),
+        (0.4, -0.786, "fell from +0.400 to -0.786"),
+        (-0.9, 0.9, "rose from -0.900 to +0.900"),
+        (0.9, -0.9, "fell from +0.900 to -0.900"),
+        (-0.2, 0.2, "rose from -0.200 to +0.200"),
+        (0.1, 0.5, "rose from +0.100 to +0.500"),
+        (-0.1, -0.5, "fell from -0.100 to -0.500"),
+        (0.0, -0.4, "fell from +0.000 to -0.400"),
+    ],
+)
+def test_a_move_of_the_length_correlation_is_judged_with_its_sign(
+    before: float, after: float, moved: str
+) -> None:
+    verdict = correlated(before, after)
+    assert moved in only_reason(verdict)
+    assert verdict.figures["length_correlation"] == pytest.approx(after)
+    assert verdict.figures["parent_length_correlation"] == pytest.approx(before)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(0.4, 0.6), (-0.4, -0.6), (0.1, -0.1), (0.9, 0.3), (-0.9, -0.3), (0.9, 0.0), (-0.98, -0.97)],
+)
+def test_a_small_move_or_one_towards_no_correlation_is_accepted(before: float, after: float) -> None:
+    assert correlated(before, after).accepted, correlated(before, after).reasons
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_parent_bound_to_length_excuses_only_a_candidate_in_the_same_direction(sign: int) -> None:
+    assert correlated(sign * 0.98, sign * 0.97).accepted
+    opposite = correlated(sign * 0.98, -sign * 0.97)
+    assert f"correlate {-sign * 0.97:+.3f} with length" in opposite.reasons[0]
+    assert len(opposite.reasons) == 2
+
+
 def test_a_candidate_that_separates_samples_less_is_rejected_only_for_its_spread() -> None:
     scenario = Scenario(0)
     reason = only_reason(scenario.judged(scenario.changed(lambda r: r, lambda r, _: 0.3 * r)))
@@ -167,10 +217,11 @@ def test_a_larger_scale_does_not_hide_a_smaller_spread() -> None:
     assert reason.startswith("its spread on recent samples")
 
 
-def test_a_candidate_that_reverses_the_order_of_samples_is_rejected_only_for_its_agreement() -> None:
+def test_a_reversed_order_of_samples_is_rejected_for_the_order_and_for_what_it_prefers() -> None:
     scenario = Scenario(0)
-    reason = only_reason(scenario.judged(scenario.changed(lambda r: r, lambda r, _n: -r)))
-    assert "recent pairs as the current version does" in reason
+    order, length = scenario.judged(scenario.changed(lambda r: r, lambda r, _n: -r)).reasons
+    assert "recent pairs as the current version does" in order
+    assert "fell from +0.157 to -0.157" in length
 
 
 def test_a_random_order_of_samples_is_rejected_only_by_a_stricter_threshold() -> None:

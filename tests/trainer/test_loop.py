@@ -302,8 +302,109 @@ def test_a_forced_candidate_is_published_with_the_reasons_of_its_rejection(unlea
     for verdict in (job.verdict, manifest["verdict"]):
         assert (verdict["accepted"], verdict["forced"]) == (False, True)
         assert "held-out accuracy fell" in verdict["reasons"][0]
+        assert len(verdict["remedies"]) == len(verdict["reasons"])
     assert "force" not in manifest["settings"]
     assert unlearning.store.current() == "v000003"
+
+
+REFUSING = {"gate_max_scale": 1.0}  # no retrain keeps exactly the spread of its parent's rewards
+
+
+def test_a_rejection_names_its_remedies_in_the_job_the_manifest_and_the_log(
+    make_bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench = make_bench(gate_tolerance=1.0, gate_significance=0.0, **REFUSING)
+    log_samples(bench.log)
+    job = bench.run(learning_rate=1e-3)
+    assert job.status == "rejected", job
+    assert job.verdict is not None
+    assert job.candidate is not None
+    (reason,), (remedy,) = job.verdict["reasons"], job.verdict["remedies"]
+    assert "learning_rate 0.0005 instead of 0.001" in remedy
+    assert bench.store.manifest(job.candidate)["verdict"]["remedies"] == [remedy]
+    assert f"{job.id}: rejected {job.candidate} {reason} → {remedy}" in caplog.text
+    assert f'{{"reuse": "{job.id}"}} of POST /retrain' in caplog.text
+
+
+def test_a_rejected_manifest_without_remedies_is_read_as_before(
+    make_bench: Callable[..., Bench], redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench = make_bench(gate_tolerance=1.0, gate_significance=0.0, **REFUSING)
+    log_samples(bench.log)
+    job = bench.run()
+    assert job.candidate is not None
+    manifest = bench.store.manifest(job.candidate)
+    del manifest["verdict"]["remedies"], manifest["samples"]["ranges"], manifest["samples"]["reused_from"]
+    (bench.store.root / "rejected" / f"{job.candidate}.json").write_text(json.dumps(manifest))
+    bench.jobs.save(job.with_changes(status="running", finished=None, verdict=None, ranges=None))
+    redis_client.set(ACTIVE_JOB, job.id)
+    caplog.clear()
+    bench.work_until_idle()
+    assert bench.jobs.get(job.id).status == "rejected"
+    assert f"rejected {job.candidate} {manifest['verdict']['reasons'][0]}" in caplog.text
+    again = bench.run(reuse=job.id)  # the manifest has the range that the record lacks
+    assert again.samples is not None
+    assert again.samples["reused"] == GROUPS
+
+
+def test_a_rejected_run_is_repeated_on_its_samples(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(gate_tolerance=1.0, gate_significance=0.0, **REFUSING)
+    log_samples(bench.log)
+    first = bench.run()
+    assert first.status == "rejected"
+    assert bench.log.count_unused(100) == 0
+    log_samples(bench.log, 2)
+    again = bench.run(reuse=first.id)
+    assert (again.status, again.error) == ("rejected", None)
+    assert again.samples == {
+        "used": GROUPS + 2,
+        "superseded": 0,
+        "single_response": 0,
+        "unreadable": 0,
+        "reused": GROUPS,
+        "trimmed": 0,
+    }
+    manifest = bench.store.manifest(str(again.candidate))
+    assert manifest["samples"]["reused_from"] == first.id
+    assert manifest["verdict"]["figures"]["recent_groups"] == GROUPS + 2
+    assert "reuse" not in manifest["settings"]
+    assert bench.log.count_unused(100) == 0
+    third = bench.run(reuse=again.id)
+    assert third.samples is not None
+    assert third.samples["reused"] == GROUPS + 2
+
+
+def test_a_run_that_failed_after_it_had_read_its_samples_can_be_reused(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench(gate_tolerance=1.0, gate_significance=0.0)
+    log_samples(bench.log)
+    StaleManifests(monkeypatch, "v000001", failures=1)  # the parent's
+    failed = bench.run()
+    assert failed.status == "failed"
+    log_samples(bench.log, 1)
+    again = bench.run(reuse=failed.id)
+    assert again.status == "published", again
+    assert again.samples is not None
+    assert (again.samples["used"], again.samples["reused"]) == (GROUPS + 1, GROUPS)
+    assert bench.log.count_unused(100) == 0
+
+
+def test_a_run_cannot_reuse_a_job_that_read_nothing_or_that_is_unknown(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench()
+    failed = bench.run()
+    for named, code, text in (
+        (failed.id, "not_enough_data", "no recorded samples"),
+        ("job-000000000000", "unknown_job", "there is no retrain job"),
+    ):
+        error = bench.run(reuse=named).error
+        assert error is not None
+        assert error["code"] == code
+        assert text in error["message"]
 
 
 @pytest.mark.slow

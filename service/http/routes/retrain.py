@@ -18,9 +18,10 @@ router = APIRouter(route_class=Route, prefix="/retrain", tags=["retraining"])
 
 @router.post("", status_code=202, response_model=JobAccepted, dependencies=[Depends(require_admin)])
 def retrain(server: RunningServer, body: RetrainRequest | None = None) -> dict[str, Any]:
-    """Start one MetaRM run on the logged samples; 409 while another runs, 422 with too little data."""
+    """Start one MetaRM run on the logged samples; 409 while another runs, 422 with too little data, 404 for an
+    unknown job in `reuse`."""
     server.versions.live.current()  # raises NotReadyError before the first version
-    server.retraining.check()
+    server.retraining.check(body.reuse if body else None)
     job = server.retraining.start(body.model_dump(exclude_none=True) if body else {})
     log.info("queued %s on request", job.id, extra={"job": job.id})
     return {"job": job.id, "status": job.status, "status_url": f"/retrain/{job.id}"}

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from metarm.records import Ascent, Precision, Trainable
 from service.http.schemas.deprecated_names import Trigger, Verdict
-from service.http.schemas.fields import LARGEST_INTEGER, Body, Flag
+from service.http.schemas.fields import LARGEST_INTEGER, Body, Flag, Name
 
 
 class RetrainRequest(Body):
@@ -47,6 +47,11 @@ class RetrainRequest(Body):
         description="Publish the candidate although the gate rejects it; its manifest and the job record the "
         "reasons. A candidate with non-finite scores is never published.",
     )
+    reuse: Name | None = Field(
+        None,
+        description="A job that has ended: its samples that are still logged are used again, with all newer "
+        "unused ones, the newest first up to the trainer's max_groups.",
+    )
 
 
 class Progress(BaseModel):
@@ -70,10 +75,12 @@ class JobState(BaseModel):
     progress: Progress
     candidate: str | None = Field(description="The version it made, published or rejected.")
     verdict: Verdict | None = Field(
-        description="accepted, forced, reasons, figures and thresholds of the gate."
+        description="accepted, forced, reasons, remedies (one for each reason), figures and thresholds of the "
+        "gate."
     )
     samples: dict[str, int] | None = Field(
-        description="Logged groups by use: used, superseded, single_response, unreadable."
+        description="Logged groups by use: used, superseded, single_response, unreadable; with reuse also "
+        "reused (among the used), and trimmed (of the former run, no longer logged)."
     )
     error: dict[str, Any] | None
     trigger: Trigger | None = Field(description="The drift figures that started it; null if a client did.")

@@ -44,7 +44,9 @@ class VersionEntry(BaseModel):
     code_version: str | None = None
     calibration: dict[str, float] | None = Field(None, description="score = scale · raw + shift.")
     verdict: Verdict | None = Field(
-        None, description="accepted, forced, reasons, figures and thresholds of the gate."
+        None,
+        description="accepted, forced, reasons, remedies (one for each reason), figures and thresholds of the "
+        "gate.",
     )
     reasons: list[str] = Field(
         default=[],

@@ -103,6 +103,21 @@ def test_show_prints_the_manifest(filled: VersionStore, run: Any, word: str) -> 
     assert json.loads(run("show", word, "--json")) == filled.manifest("v000002")
 
 
+def test_show_prints_each_reason_with_its_remedy(filled: VersionStore, run: Any) -> None:
+    name, _ = filled.stage()
+    verdict = {"accepted": False, "reasons": ["worse", "odd"], "remedies": ["learn less", "use none"]}
+    filled.reject(name, {"parent": "v000002", "verdict": verdict})
+    lines = run("show", name).splitlines()
+    first = lines.index("verdict.reason 1: worse")
+    assert lines[first + 1 : first + 4] == [
+        "verdict.remedy 1: learn less",
+        "verdict.reason 2: odd",
+        "verdict.remedy 2: use none",
+    ]
+    assert json.loads(run("show", name, "--json"))["verdict"] == verdict
+    assert "remedy" not in run("show", "v000004")  # of an earlier release
+
+
 def test_show_accepts_labels_and_rejected_and_pruned_versions(filled: VersionStore, run: Any) -> None:
     assert "name: v000001" in run("show", "stable")
     assert "far worse" in run("show", "v000004")

@@ -15,7 +15,8 @@ from trainer.training import TrainOptions
 
 def test_every_option_of_a_retrain_request_is_a_training_option() -> None:
     of_the_run = {field.name for field in fields(TrainOptions)}
-    assert set(RetrainRequest.model_fields) - of_the_run == {"force"}  # affects only the publication
+    beside = {"force", "reuse"}  # they affect the publication, and which samples are read
+    assert set(RetrainRequest.model_fields) - of_the_run == beside
 
 
 @pytest.mark.parametrize(
