@@ -21,10 +21,12 @@ class ServiceSettings(ProcessSettings):
         "decides whether the server may run without keys.",
     )
     score_keys: list[ApiKey] = Field(
-        default=[], description="API keys (JSON list) that may score and read. Unset: no key is required."
+        default=[],
+        description="API keys, separated by commas, that may score and read. Unset: no key is required.",
     )
     admin_keys: list[ApiKey] = Field(
-        default=[], description="API keys (JSON list) that may also retrain and activate versions."
+        default=[],
+        description="API keys, separated by commas, that may also retrain and activate versions.",
     )
     allow_open: bool = Field(
         False, description="Serve without keys on an address that other machines can reach (a closed network)."

@@ -10,12 +10,14 @@ from types import FrameType
 
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, JobCancelledError, MetaRMError
 from metarm.runtime import logs, process_environment
+from metarm.runtime.closed_pipe import ends_quietly
 from metarm.store.versions import VersionStore
 from trainer.settings import FirstModelSettings
 
 EVALUATIONS = 5  # in a run, unless the settings say otherwise
 
 
+@ends_quietly()
 def main() -> None:
     process_environment.ensure_set()
     settings = FirstModelSettings.from_command_line("metarm train", sys.argv[1:])
