@@ -84,7 +84,9 @@ def run(settings: FirstModelSettings, stop: threading.Event) -> None:
     if settings.curve is not None:
         tuned.curve.draw(settings.curve)
     print(tuned.curve.table())
-    print(f"{name} is in {store.root}. Serve it:\n  {metarm_command('up', '--data-dir', str(settings.data_dir))}")
+    print(
+        f"{name} is in {store.root}. Serve it:\n  {metarm_command('up', '--data-dir', str(settings.data_dir))}"
+    )
 
 
 def _refuse_versions(store: VersionStore) -> None:

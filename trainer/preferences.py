@@ -170,7 +170,10 @@ def _rows(file: Path) -> Sequence[Mapping[str, Any]]:
         if missing:
             raise ConfigurationError(f"{file} has no column {' and '.join(sorted(missing))}")
         wanted = [c for c in ("prompt", "chosen", "rejected", "margin") if c in data.column_names]
-        return cast("list[dict[str, Any]]", data.select_columns(wanted).to_list())
+        try:
+            return cast("list[dict[str, Any]]", data.select_columns(wanted).to_list())
+        except UnicodeDecodeError as error:
+            raise _unreadable(file, str(error)) from error
 
 
 def _unreadable(file: Path, reason: str) -> ConfigurationError:

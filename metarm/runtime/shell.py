@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def metarm_command(*arguments: str) -> str:
-    """`metarm ARGUMENTS`, quoted, with the path of this environment's program where the shell would not find it."""
+    """`metarm ARGUMENTS`, quoted, with the path of this environment's program if PATH does not lead to it."""
     ours = Path(sys.executable).parent / "metarm"
     if shutil.which("metarm") == str(ours):
         program = ["metarm"]
