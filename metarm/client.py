@@ -109,12 +109,13 @@ class RewardClient:
         return PartedScore(checked_groups(groups), _without_none(options), send, self._refused_sizes).result()
 
     def lease(self, *, version: str | None = None, label: str | None = None, ttl_s: float = 3600.0) -> Lease:
-        """Keep `version`, or the version that `label` names, in memory for `ttl_s` seconds on every server.
+        """Keep `version`, or the version that `label` names, else the current one, in memory for `ttl_s`
+        seconds on every server.
 
-        The block of `with client.lease(label="stable") as lease:` pins every `score` of this client to the
-        lease's version and releases the lease at its end. It pins in its own thread (or asyncio task) only: in
-        another thread pass `version=lease.version`. Renew the lease before `ttl_s` seconds have passed. A
-        lease whose answer is lost stays in force until then.
+        The block of `with client.lease() as lease:` pins every `score` of this client to the lease's version
+        and releases the lease at its end. It pins in its own thread (or asyncio task) only: in another thread
+        pass `version=lease.version`. Renew the lease before `ttl_s` seconds have passed. A lease whose answer
+        is lost stays in force until then.
         """
         body = _without_none({"version": version, "label": label, "ttl_s": ttl_s})
         fields = answers.LEASE if version is None else {**answers.LEASE, "version": equal_to(version)}

@@ -10,10 +10,12 @@ from typing import NoReturn
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError
 from metarm.runtime import logs, process_environment
 from metarm.runtime.addresses import bind
+from metarm.runtime.closed_pipe import ends_quietly
 from metarm.shared.connection import connect
 from service.settings import ServiceSettings
 
 
+@ends_quietly()
 def main() -> None:
     process_environment.ensure_set()
     os.environ["HF_HUB_OFFLINE"] = "1"  # all versions come from the store

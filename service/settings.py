@@ -22,11 +22,12 @@ class ServiceSettings(ProcessSettings):
     )
     score_keys: list[ApiKey] = Field(
         default=[],
-        description="API keys (JSON list) that may score and read. Unset: no key is required, unless admin "
-        "keys are set.",
+        description="API keys, separated by commas, that may score and read. Unset: no key is required, unless "
+        "admin keys are set.",
     )
     admin_keys: list[ApiKey] = Field(
-        default=[], description="API keys (JSON list) that may also retrain and activate versions."
+        default=[],
+        description="API keys, separated by commas, that may also retrain and activate versions.",
     )
     allow_open: bool = Field(
         False, description="Serve without keys on an address that other machines can reach (a closed network)."

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from metarm.errors import MetaRMError
 from metarm.runtime import process_environment
+from metarm.runtime.closed_pipe import ends_quietly
 from metarm.runtime.cores import usable_cores
 from metarm.runtime.tables import print_table
+from metarm.runtime.unknown_settings import print_unknown_settings
 from service.settings import ServiceSettings
 
 if TYPE_CHECKING:
@@ -22,9 +24,11 @@ class TuneSettings(ServiceSettings):
     the plans, and record the best for `metarm serve`. The settings are the server's."""
 
 
+@ends_quietly()
 def main() -> None:
     process_environment.ensure_set()
     settings = TuneSettings.from_command_line("metarm tune", sys.argv[1:])
+    print_unknown_settings("metarm tune")
     try:
         current = settings.store.current()
     except MetaRMError as error:

@@ -14,20 +14,26 @@ import orjson
 from metarm import api_keys
 from metarm.client import RewardClient
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, MetaRMError
+from metarm.runtime.closed_pipe import ends_quietly
+from metarm.runtime.unknown_settings import print_unknown_settings
 from simulation.demo import Outcome, run_demo
 from simulation.optimise import Pressure
 from simulation.rounds import Plan
 
 
+@ends_quietly()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 the server refused or did not answer, 2 wrong arguments, 78 an API key that no
     header can carry, 130 interrupted."""
     options = _parser().parse_args(arguments)
+    print_unknown_settings("metarm demo")
     try:
         _demo(options, _api_key(options))
     except ConfigurationError as error:
         print(f"metarm demo: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
+    except BrokenPipeError:
+        raise
     except (MetaRMError, TimeoutError, OSError) as error:
         print(f"metarm demo: {error}", file=sys.stderr)
         return 1

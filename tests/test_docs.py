@@ -1,5 +1,5 @@
 """The documentation agrees with the code. `python -m tests.test_docs` writes the generated parts: the settings
-page, the table of metrics and the tree of modules."""
+page, the list of their names, the table of metrics and the tree of modules."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from prometheus_client.core import Metric
 
 from metarm.commands.up import LaunchSettings
 from metarm.errors import MetaRMError
+from metarm.runtime import unknown_settings
 from metarm.runtime.settings import ProcessSettings
 from service.settings import ServiceSettings
 from service.telemetry.metrics import Metrics
@@ -22,7 +23,6 @@ from trainer.settings import FirstModelSettings, TrainerSettings
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 COMMANDS: dict[str, type[ProcessSettings]] = {
-    "metarm up": LaunchSettings,
     "metarm serve": ServiceSettings,
     "metarm trainer": TrainerSettings,
     "metarm train": FirstModelSettings,
@@ -31,9 +31,13 @@ INTRODUCTION = """# Settings
 
 A setting comes from the command line (`--batch-tokens 512`), else the environment (`METARM_BATCH_TOKENS`),
 else a `.env` file in the working directory, else its default. `REDIS_URL` and `PREFERENCES` are read without
-the prefix as well. `metarm up` hands the whole environment on, so it takes every setting below from there.
+the prefix as well. A list is written `one,two`, or as a JSON list. `metarm up` takes all settings of `metarm
+serve` and `metarm trainer`, in all these places. Every program reports unknown `METARM_` names at its start.
 """
+NAMES = ROOT / "metarm" / "data" / "setting_names.txt"
+NO_SETTINGS = ("METARM_API_KEY", "METARM_SHIFT_DATA")  # of `metarm demo` and of experiments/shift
 PRODUCT = ("metarm", "service", "trainer", "simulation")
+READ = {".py", ".js", ".md", ".yml", ".yaml", ".sh", ".toml", ".cfg"}
 TREE_BEGIN = "<!-- `python -m tests.test_docs` writes this tree from the modules' docstrings -->\n"
 TREE_END = "<!-- end of the tree -->\n"
 METRICS_BEGIN = "<!-- `python -m tests.test_docs` writes this table -->\n"
@@ -56,6 +60,12 @@ def _row(name: str, settings: type[ProcessSettings]) -> str:
     return f"| {flag} | {variable} | {default} | {field.description} |"
 
 
+def setting_names() -> str:
+    """Every METARM_ variable that something reads, one a line."""
+    fields = {name for settings in COMMANDS.values() for name in settings.model_fields}
+    return "\n".join([*sorted([*NO_SETTINGS, *(f"METARM_{name.upper()}" for name in fields)]), ""])
+
+
 def metrics_table() -> str:
     rows = ["| metric | type | meaning |", "| --- | --- | --- |"]
     for metric in Metrics().registry.declared:
@@ -73,6 +83,27 @@ def _around(page: str, begin: str, end: str) -> tuple[str, str, str]:
 
 def test_every_setting_is_on_the_settings_page_with_its_default() -> None:
     assert (DOCS / "settings.md").read_text() == settings_page()
+
+
+def test_the_list_of_known_names_holds_every_setting() -> None:
+    assert NAMES.read_text() == setting_names()
+    launcher = {f"METARM_{name.upper()}" for name in LaunchSettings.model_fields}
+    assert launcher - set(NAMES.read_text().split()) == set()
+
+
+def test_every_name_in_code_configuration_and_documentation_is_known() -> None:
+    known = {*NAMES.read_text().split(), unknown_settings.REPORTED}
+    folders = [ROOT / name for name in (*PRODUCT, "experiments", "bench", "docker", "docs")]
+    found = {path for folder in folders for path in folder.rglob("*") if path.suffix in READ or not path.suffix}
+    found |= {*ROOT.glob("*.md"), *ROOT.glob("*.yml"), ROOT / ".env.example", ROOT / "Makefile"}
+    named = {
+        name: path.name
+        for path in found
+        if path.is_file()
+        for name in re.findall(r"\bMETARM_[A-Z_]*[A-Z]\b", path.read_text())
+    }
+    assert len(named) > 80
+    assert {name: where for name, where in named.items() if name not in known} == {}
 
 
 def test_every_error_code_is_in_the_api_page() -> None:
@@ -165,5 +196,6 @@ def _rewrite(page: Path, begin: str, end: str, generated: str) -> None:
 
 if __name__ == "__main__":
     (DOCS / "settings.md").write_text(settings_page())
+    NAMES.write_text(setting_names())
     _rewrite(DOCS / "operations.md", METRICS_BEGIN, METRICS_END, metrics_table())
     _rewrite(DOCS / "architecture.md", TREE_BEGIN, TREE_END, tree())

@@ -9,11 +9,13 @@ import threading
 
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, MetaRMError
 from metarm.runtime import logs, process_environment, tracing
+from metarm.runtime.closed_pipe import ends_quietly
 from trainer.settings import TrainerSettings
 
 LOW_PRIORITY = 10  # niceness
 
 
+@ends_quietly()
 def main() -> None:
     process_environment.ensure_set()
     settings = TrainerSettings.from_command_line("metarm trainer", sys.argv[1:])

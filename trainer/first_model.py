@@ -10,12 +10,15 @@ from types import FrameType
 
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, JobCancelledError, MetaRMError
 from metarm.runtime import logs, process_environment
+from metarm.runtime.closed_pipe import ends_quietly
+from metarm.runtime.shell import metarm_command
 from metarm.store.versions import VersionStore
 from trainer.settings import FirstModelSettings
 
 EVALUATIONS = 5  # in a run, unless the settings say otherwise
 
 
+@ends_quietly()
 def main() -> None:
     process_environment.ensure_set()
     settings = FirstModelSettings.from_command_line("metarm train", sys.argv[1:])
@@ -81,7 +84,9 @@ def run(settings: FirstModelSettings, stop: threading.Event) -> None:
     if settings.curve is not None:
         tuned.curve.draw(settings.curve)
     print(tuned.curve.table())
-    print(f"{name} in {store.root}: `metarm up --data-dir {settings.data_dir}` serves it")
+    print(
+        f"{name} is in {store.root}. Serve it:\n  {metarm_command('up', '--data-dir', str(settings.data_dir))}"
+    )
 
 
 def _refuse_versions(store: VersionStore) -> None:

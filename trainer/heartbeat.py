@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +13,7 @@ import redis
 from metarm.errors import MetaRMError
 from metarm.runtime.loops import Loops
 from metarm.runtime.rate_limit import RateLimit
-from metarm.shared.presence import TrainerPresence
+from metarm.shared.presence import TrainerPresence, holder_name
 
 log = logging.getLogger(__name__)
 LIFETIME_MS = 10_000
@@ -39,7 +38,7 @@ class Heartbeat:
         retry_s: float = RETRY_S,
     ) -> None:
         """`loops` are all of this trainer's: the place shows those that are failing."""
-        self.holder = f"{socket.gethostname()}:{os.getpid()}"
+        self.holder = holder_name(os.getpid())
         self._presence = presence
         self._loops = loops
         self._health = loops.add("heartbeat")

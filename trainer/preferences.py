@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import gzip
 import hashlib
+import json
 import logging
 import math
+import re
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +41,8 @@ UNREADABLE = (ValueError, OSError, EOFError, StopIteration, zlib.error)  # raise
 PACKAGED_SOURCE = "packaged demo pairs"
 HELD_OUT_SHARE = 0.15
 MAX_HELD_OUT = 400
+LINE_END = b"\n"
+ROW = re.compile(r" in row \d+")
 PACKAGED = Path(str(files("metarm") / "data" / "demo_preferences.jsonl.gz"))
 
 
@@ -252,6 +258,7 @@ def _rows(file: Path) -> Sequence[Mapping[str, Any]]:
     if suffix not in BUILDERS:
         raise ConfigurationError(f"{file}: a preference file ends in .jsonl, .json (.gz) or .parquet")
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # it logs what it raises
     with tempfile.TemporaryDirectory(prefix="metarm-preferences-") as cache:
         try:
             data = datasets.load_dataset(
@@ -262,15 +269,57 @@ def _rows(file: Path) -> Sequence[Mapping[str, Any]]:
                 keep_in_memory=True,
             )
         except UNREADABLE as error:
-            raise ConfigurationError(f"{file} cannot be read: {str(error) or 'it holds no rows'}") from error
+            raise _unreadable(file, str(error) or "it holds no rows") from error
         except datasets.exceptions.DatasetGenerationError as error:
-            raise ConfigurationError(f"{file} cannot be read: {error.__cause__ or error}") from error
+            raise _unreadable(file, str(error.__cause__ or error)) from error
         missing = {"chosen", "rejected"} - set(data.column_names)
         if missing:
             raise ConfigurationError(f"{file} has no column {' and '.join(sorted(missing))}")
         _check_columns(file, data.column_names)
         wanted = [name for name in COLUMNS if name in data.column_names]
-        return cast("list[dict[str, Any]]", data.select_columns(wanted).to_list())
+        try:
+            return cast("list[dict[str, Any]]", data.select_columns(wanted).to_list())
+        except UnicodeDecodeError as error:
+            raise _unreadable(file, str(error)) from error
+
+
+def _unreadable(file: Path, reason: str) -> ConfigurationError:
+    """Names the line where the JSON is wrong. `reason` is that of a library, whose rows count from 0 and in a
+    part of the file."""
+    fault = None
+    with contextlib.suppress(*UNREADABLE):
+        fault = None if ".parquet" in file.suffixes else _json_fault(file)
+    if fault is not None:
+        return ConfigurationError(f"{file}, {fault}")
+    return ConfigurationError(f"{file} cannot be read: {ROW.sub('', reason)}")
+
+
+def _json_fault(file: Path) -> str | None:
+    """The first line, from 1, that is no JSON, and why; None if there is none."""
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
+        content = opened.read()
+    if ".jsonl" not in file.suffixes:  # one document, unless more follows the first value
+        fault = _fault_of(content)
+        if fault is None or "Extra data" not in fault:
+            return fault
+    for number, line in enumerate(content.splitlines(), 1):
+        fault = _fault_of(line) if line.strip() else None
+        if fault is not None:
+            return fault.replace("line 1", f"line {number}", 1)
+        if line.strip() and not line.lstrip().startswith(b"{"):
+            return f"line {number}: it is no JSON object"
+    return None
+
+
+def _fault_of(text: bytes) -> str | None:
+    """Where in `text` the JSON is wrong, and why; None if it is not."""
+    try:
+        json.loads(text.decode())
+    except json.JSONDecodeError as error:
+        return f"line {error.lineno}: it is no JSON: {error.msg} (column {error.colno})"
+    except UnicodeDecodeError as error:
+        return f"line {text.count(LINE_END, 0, error.start) + 1}: it is not UTF-8"
+    return None
 
 
 def _check_columns(file: Path, found: Sequence[str]) -> None:

@@ -6,13 +6,12 @@ import re
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
-from pydantic_settings import NoDecode
 
 from metarm.records import Ascent, Precision, Tracker, Trainable
-from metarm.runtime.settings import ProcessSettings, RetentionSettings
+from metarm.runtime.settings import ProcessSettings, RetentionSettings, separated
 
 
 class LearningSettings(ProcessSettings):
@@ -89,7 +88,7 @@ class LearningSettings(ProcessSettings):
     )
     micro_batch_tokens: int = Field(4096, ge=1, description="Tokens whose activations are in memory at once.")
     seed: int = Field(0, ge=0, description="Seed of the batches and of a new head.")
-    report_to: Annotated[list[Tracker], NoDecode] = Field(
+    report_to: list[Tracker] = Field(
         default=[],
         description="Trackers that runs report to: tensorboard, wandb, mlflow, separated by commas. Each needs "
         "the extra of its name.",
@@ -104,12 +103,9 @@ class LearningSettings(ProcessSettings):
 
     @field_validator("report_to", mode="before")
     @classmethod
-    def _separated(cls, given: object) -> object:
-        names = [given] if isinstance(given, str) else given
-        if not isinstance(names, list):
-            return given
-        parts = [part.strip() for name in names for part in str(name).split(",")]
-        return [part for part in parts if part and part != "none"]
+    def _named(cls, given: object) -> object:
+        names = separated("METARM_REPORT_TO", given) if isinstance(given, str) else given
+        return [name for name in names if name not in ("", "none")] if isinstance(names, list) else names
 
     @field_validator("report_to")
     @classmethod

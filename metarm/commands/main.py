@@ -14,9 +14,9 @@ from pydantic import BaseModel, Field
 from pydantic_settings import CliSubCommand, CliToggleFlag
 
 import metarm
-from metarm.commands.up import LaunchSettings
 from metarm.commands.versions import Versions
 from metarm.runtime import process_environment
+from metarm.runtime.closed_pipe import ends_quietly
 from metarm.runtime.settings import CommandGroup
 
 PROGRAMS = {
@@ -29,14 +29,14 @@ PROGRAMS = {
 
 
 class Program(BaseModel):
-    """A subcommand that `metarm --help` lists; its own process parses its arguments."""
+    """A subcommand that `metarm --help` lists; it parses its own arguments."""
 
 
 class Metarm(CommandGroup):
     """MetaRM Server. `metarm COMMAND --help` lists the settings of a command."""
 
     version: CliToggleFlag[bool] = Field(False, description="Print the version and exit.")
-    up: CliSubCommand[LaunchSettings] = Field(
+    up: CliSubCommand[Program] = Field(
         description="Run Redis, the service and the trainer together; Ctrl-C stops them."
     )
     serve: CliSubCommand[Program] = Field(description="Run the scoring service alone.")
@@ -55,11 +55,16 @@ class Metarm(CommandGroup):
     )
 
 
+@ends_quietly()
 def main() -> int:
     """The exit status: that of the command; 2 for wrong arguments. Programs replace this process."""
     command, *rest = sys.argv[1:] or ["--help"]
     if command in PROGRAMS:
         _replace_process(PROGRAMS[command], rest)
+    if command == "up":
+        from metarm.commands.up import LaunchSettings  # all settings: other commands need not wait for them
+
+        return LaunchSettings.from_command_line("metarm up", rest).run()
     if command in ("--version", "version"):
         print(metarm.__version__)
         return 0

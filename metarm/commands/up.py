@@ -18,65 +18,85 @@ import shlex
 import signal
 import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from importlib.metadata import version as package_version
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import httpx
+import orjson
 import redis
-from pydantic import AliasChoices, Field
+from pydantic import Field, SecretStr
+from pydantic_settings import CliSettingsSource
 
 import metarm
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError
-from metarm.runtime import logs, process_environment
+from metarm.runtime import closed_pipe, logs, process_environment, unknown_settings
 from metarm.runtime.addresses import bind, url_of
 from metarm.runtime.child import Child, GivenUpError, ending
 from metarm.runtime.embedded_redis import EmbeddedRedis
-from metarm.runtime.settings import Host, ProcessSettings
+from metarm.shared.connection import connect
+from metarm.shared.presence import TrainerPresence, holder_name
 from metarm.store.origin import check_origin
+from service.settings import ServiceSettings
+from trainer.settings import TrainerSettings
 
 POLL_S = 0.2
 START_POLL_S = 0.05  # until ready: the user waits
 REDIS_START_S = 60.0
+TRAINER_READY = "the trainer is ready"
+GROUPS = ("options of both", "the service (metarm serve)", "the trainer (metarm trainer)")  # in the help
 
 
-class LaunchSettings(ProcessSettings):
-    """Run Redis, the scoring service and the trainer together. The environment sets all other settings of
-    `metarm serve` and `metarm trainer`."""
+class LaunchSettings(ServiceSettings, TrainerSettings):
+    """Run Redis, the scoring service and the trainer together. All settings are optional."""
 
-    host: Host = Field("127.0.0.1", description="Address the service listens on.")
-    port: int = Field(8080, ge=1, le=65535, description="Port the service listens on.")
-    model: str | None = Field(
-        None, description="First version: checkpoint folder or hub id. Unset: the packaged MiniLM."
-    )
-    init_head: bool = Field(False, description="Give a bare backbone a new scalar head and fine-tune it.")
-    preferences: Path | None = Field(
-        None,
-        validation_alias=AliasChoices("METARM_PREFERENCES", "PREFERENCES"),
-        description="Labelled pairs in TRL's format: JSONL, JSON.gz, Parquet. Unset: those that the current "
-        "version was made of; for the packaged model, the packaged demo pairs.",
-    )
+    port: int = Field(8080, ge=1, le=65535, description="Port to listen on.")
+
+    @classmethod
+    def command_line(cls, command: str) -> CliSettingsSource[Any]:
+        groups: dict[str, Any] = {}
+
+        def add_argument(parser: ArgumentParser, *flags: str, **options: Any) -> None:
+            for title in GROUPS if not groups else ():
+                groups[title] = parser.add_argument_group(title)
+            groups[_group_of(options.get("dest", ""))].add_argument(*flags, **options)
+
+        source: CliSettingsSource[Any] = CliSettingsSource(
+            cls, cli_prog_name=command, add_argument_method=add_argument
+        )
+        source.root_parser.usage = f"{command} [--SETTING VALUE ...]"
+        return source
 
     def run(self) -> int:
         return up(self)
 
     def environment(self, redis_url: str) -> dict[str, str]:
-        """The environment of the children."""
-        ours = {
-            "METARM_DATA_DIR": str(self.data_dir.absolute()),
-            "METARM_REDIS_URL": redis_url,
-            "METARM_HOST": self.host,
-            "METARM_PORT": str(self.port),
-            "METARM_MODEL": self.model,
-            "METARM_INIT_HEAD": str(self.init_head).lower(),
-            "METARM_PREFERENCES": str(self.preferences.absolute()) if self.preferences else None,
-            "METARM_MAX_TOKENS": str(self.max_tokens) if self.max_tokens else None,
-            "METARM_LOG_LEVEL": self.log_level,
-            "METARM_LOG_FORMAT": self.log_format,
-        }
-        given = {name: value for name, value in ours.items() if value is not None}
-        return {**os.environ, **process_environment.REQUIRED, **given}
+        """The environment of the children: it sets what this process was given, wherever it was set."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        ours = {**given, "data_dir": self.data_dir, "redis_url": redis_url}
+        texts = {f"METARM_{name.upper()}": _text(value) for name, value in ours.items() if value is not None}
+        return {**os.environ, **process_environment.REQUIRED, **texts, unknown_settings.REPORTED: "true"}
+
+
+def _group_of(name: str) -> str:
+    """The title in the help under which the argument `name` is listed."""
+    field = name.lower().removeprefix("metarm_")
+    serves, trains = field in ServiceSettings.model_fields, field in TrainerSettings.model_fields
+    return GROUPS[0] if serves == trains else GROUPS[1] if serves else GROUPS[2]
+
+
+def _text(value: object) -> str:
+    """A setting's value as a variable has it."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, list):
+        return orjson.dumps([_text(item) for item in value]).decode()
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def up(settings: LaunchSettings) -> int:
@@ -89,14 +109,17 @@ def up(settings: LaunchSettings) -> int:
     except ConfigurationError as error:
         logs.announce(error.message)
         return EXIT_CONFIGURATION
+    except BrokenPipeError:  # the reader of this output has left, as in `metarm up | head`
+        return closed_pipe.STATUS
 
 
 def _run(settings: LaunchSettings, stop: _Stop) -> int:
     _check_port(settings)
-    check_origin(settings.store, {"model": settings.model, "max_tokens": settings.max_tokens})
+    check_origin(settings.store, settings.model_dump())
     children: list[Child] = []
     try:
         redis_url = settings.redis_url or _start_redis(settings, children, stop)
+        presence = TrainerPresence(connect(redis_url))
         environment = settings.environment(redis_url)
         trainer, service = (Child(n, [sys.executable, "-m", n], environment) for n in ("trainer", "service"))
         children += [trainer, service]
@@ -104,11 +127,14 @@ def _run(settings: LaunchSettings, stop: _Stop) -> int:
         if not settings.store.names():
             trainer.start()  # it creates the version that the service waits for
         logs.announce(_started_text(settings, redis_url))
-        _supervise(settings, children, trainer, stop)
+        _supervise(settings, children, trainer, presence, stop)
         return 0
     except GivenUpError as error:
-        logs.announce(str(error))
+        logs.announce(f"{error}; its message above has the reason")
         return error.status
+    except BrokenPipeError:
+        closed_pipe.discard_output()  # the children are stopped all the same
+        raise
     finally:
         logs.announce("stopping: service, trainer, Redis")
         for child in reversed(children):
@@ -116,11 +142,17 @@ def _run(settings: LaunchSettings, stop: _Stop) -> int:
         logs.announce("stopped")
 
 
-def _supervise(settings: LaunchSettings, children: list[Child], trainer: Child, stop: _Stop) -> None:
-    """Restart children that die until `stop`; start the trainer once the service answers. Raises
-    GivenUpError."""
-    ready = False
-    with httpx.Client(base_url=url_of(settings.host, settings.port), timeout=2.0) as http:
+def _supervise(
+    settings: LaunchSettings,
+    children: list[Child],
+    trainer: Child,
+    presence: TrainerPresence,
+    stop: _Stop,
+) -> None:
+    """Restart children that die until `stop`; start the trainer once the service answers; announce what is
+    ready. Raises GivenUpError."""
+    ready, said = False, ""  # said: about the trainer
+    with httpx.Client(base_url=url_of(settings.host, settings.port), timeout=2.0, trust_env=False) as http:
         while not stop.requested:
             for child in children:
                 child.revive(starting=not ready)
@@ -129,7 +161,12 @@ def _supervise(settings: LaunchSettings, children: list[Child], trainer: Child, 
                 trainer.start()
             if status == httpx.codes.OK:
                 ready = True
-                logs.announce(_ready_text(settings, keyed=http.get("/labels").status_code == 401))
+                logs.announce(_ready_text(settings))
+            if ready and not said.startswith(TRAINER_READY):
+                found = _trainer_text(presence, trainer)
+                if found not in (None, said):
+                    said = str(found)
+                    logs.announce(said)
             time.sleep(POLL_S if ready else START_POLL_S)
 
 
@@ -213,15 +250,32 @@ def _started_text(settings: LaunchSettings, redis_url: str) -> str:
     )
 
 
-def _ready_text(settings: LaunchSettings, *, keyed: bool) -> str:
+def _ready_text(settings: LaunchSettings) -> str:
     url = url_of(settings.host, settings.port)
     quoted = shlex.quote(f"{url}/score")  # [ is for the shell
-    key = '-H "authorization: Bearer $KEY" ' if keyed else ""
+    names = [name for name in ("score_keys", "admin_keys") if getattr(settings, name)]
+    key = '-H "authorization: Bearer $KEY" ' if names else ""
+    where = f", once the variable KEY holds one of METARM_{names[0].upper()}" if names else ""
     body = '{"groups":[{"prompt":"What is 17 + 25?","responses":["17 + 25 is 42.","It is 41!"]}]}'
     return "\n".join(
         [
-            "ready. Try:",
+            f"ready to score. Try{where}:",
             f"  curl -s {quoted} {key}-H 'content-type: application/json' -d '{body}'",
-            "Ctrl-C stops everything.",
+            "The trainer follows. Ctrl-C stops everything.",
         ]
     )
+
+
+def _trainer_text(presence: TrainerPresence, trainer: Child) -> str | None:
+    """What to say once a trainer is ready; None until then. It begins with TRAINER_READY if it is `trainer`."""
+    try:
+        status = presence.status() or {}
+    except redis.RedisError:  # the next turn asks again
+        return None
+    if status.get("state") != "ready":
+        return None
+    if trainer.pid is None or status.get("holder") != holder_name(trainer.pid):
+        return f"another trainer ({status.get('holder')}) does the runs; the one started here waits for its end"
+    if "preferences_error" in status:
+        return f"{TRAINER_READY}, but every run will fail: {status['preferences_error']}"
+    return f"{TRAINER_READY}: POST /retrain starts a run, once {status.get('min_groups')} groups are scored"

@@ -18,6 +18,7 @@ from pydantic_settings import CliPositionalArg, CliSubCommand, CliToggleFlag
 
 from metarm.commands import version_records
 from metarm.errors import ConfigurationError, InvalidVersionError, MetaRMError, UnknownVersionError
+from metarm.runtime.closed_pipe import ends_quietly
 from metarm.runtime.embedded_redis import running_socket
 from metarm.runtime.progress import progress_bar
 from metarm.runtime.settings import Arguments, CommandGroup, RedisUrl, RetentionSettings, StoreSettings
@@ -52,6 +53,8 @@ class VersionsCommand(Arguments, StoreSettings, abc.ABC):
             if not self.store.root.is_dir():
                 raise ConfigurationError(f"there are no versions in {self.store.root}: set --data-dir")
             return self.run_on(self.store)
+        except BrokenPipeError:
+            raise
         except redis.RedisError as error:
             message = NO_LEASES.format(why=f"it does not answer ({error})")
             print(f"metarm versions: {message}", file=sys.stderr)
@@ -193,6 +196,7 @@ class Versions(CommandGroup):
     prune: CliSubCommand[PruneVersions] = Field(description="delete the files of versions that need not stay")
 
 
+@ends_quietly()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 if a check failed or an error was printed, 2 for wrong arguments."""
     return Versions.run_from("metarm versions", sys.argv[1:] if arguments is None else arguments)

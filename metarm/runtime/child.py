@@ -54,6 +54,11 @@ class Child:
     def started(self) -> bool:
         return self._process is not None
 
+    @property
+    def pid(self) -> int | None:
+        """Of the newest process; None before it starts."""
+        return self._process.pid if self._process else None
+
     def exit_code(self) -> int | None:
         """None before it starts and while it runs; negative after a signal."""
         return self._process.poll() if self._process else None

@@ -35,6 +35,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from metarm.runtime import tracing
 from metarm.runtime.rate_limit import RateLimit
 from metarm.runtime.settings import ProcessSettings
+from metarm.runtime.unknown_settings import unknown_settings
 
 MASK = "***"
 LIBRARY_REPEAT_S = 60.0
@@ -52,7 +53,8 @@ class _Json(structlog.stdlib.ProcessorFormatter):
 
 
 def configure(process: str, settings: ProcessSettings) -> None:
-    """Set up logging for this process, including its libraries, according to `settings`."""
+    """Set up logging for this process, including its libraries, according to `settings`. The first lines are
+    about unknown settings."""
     as_json = settings.log_format == "json"
     finish: list[Processor] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
@@ -72,6 +74,8 @@ def configure(process: str, settings: ProcessSettings) -> None:
     logging.captureWarnings(True)
     sys.excepthook = _on_uncaught
     threading.excepthook = _on_uncaught_in_thread
+    for sentence in unknown_settings():
+        log.warning(sentence)
 
 
 def about_request(request_id: str) -> None:

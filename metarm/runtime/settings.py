@@ -1,17 +1,18 @@
 """Base classes of every command line and of every process's settings. Imports no torch.
 
 A setting comes from the command line (`--batch-tokens 512`), else the environment (`METARM_BATCH_TOKENS`), else
-a `.env` file, else its default. Its description is its help text.
+a `.env` file, else its default. Its description is its help text. Lists are written `one,two`, or as JSON.
 """
 
 from __future__ import annotations
 
+import difflib
+import json
 import logging
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Protocol, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, cast, get_args
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import (
@@ -23,8 +24,12 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    CliSettingsSource,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -35,6 +40,7 @@ from pydantic_settings import (
 from metarm import api_keys
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError
 from metarm.runtime.addresses import without_brackets
+from metarm.runtime.unknown_settings import print_unknown_settings
 from metarm.store.versions import VersionStore
 
 
@@ -83,7 +89,7 @@ def _log_level(name: str) -> str:
 ApiKey = Annotated[SecretStr, AfterValidator(_usable_key)]  # of a server
 Host = Annotated[str, AfterValidator(_usable_host)]  # an address or a name, IPv6 with or without brackets
 REDIS_SCHEMES = ("redis", "rediss", "unix")
-NOT_JSON = re.compile(r'error parsing value for field "(\w+)"')  # of pydantic-settings
+NO_LIST = ("[", "{", '"', "'")  # how no item of a list that commas separate begins
 
 RedisUrl = Annotated[
     str | None,
@@ -93,6 +99,36 @@ RedisUrl = Annotated[
         description="Redis or Valkey server, 6.2 or later. Unset: `metarm up` starts an embedded one.",
     ),
 ]
+
+
+def separated(name: str, text: str) -> list[Any]:
+    """The list that a variable holds: `one,two`, or a JSON list. An empty part is an empty item. Raises
+    ConfigurationError, which shows no part of the text: it may hold keys."""
+    items = [part.strip() for part in text.split(",")]
+    if not any(item.startswith(NO_LIST) for item in items):
+        return items
+    try:
+        listed = json.loads(text)
+    except ValueError:
+        listed = None
+    if not isinstance(listed, list):
+        raise ConfigurationError(f'{name} is no list: write one,two without quotes, or JSON, ["one", "two"]')
+    return listed
+
+
+class _Lists:
+    """A source of settings whose lists are `separated`."""
+
+    def decode_complex_value(self, field_name: str, _field: FieldInfo, value: Any) -> Any:
+        return separated(f"METARM_{field_name.upper()}", value)
+
+
+class _Environment(_Lists, EnvSettingsSource):
+    pass
+
+
+class _DotEnv(_Lists, DotEnvSettingsSource):
+    pass
 
 
 class CommandLine(BaseSettings):
@@ -112,17 +148,34 @@ class CommandLine(BaseSettings):
     )
 
     @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        from_file = _DotEnv(settings_cls, env_file=None)
+        from_file.env_vars = cast("DotEnvSettingsSource", dotenv_settings).env_vars  # read already
+        return init_settings, _Environment(settings_cls), from_file
+
+    @classmethod
+    def command_line(cls, command: str) -> CliSettingsSource[Any]:
+        """The parser of the arguments."""
+        return CliSettingsSource(cls, cli_prog_name=command)
+
+    @classmethod
     def parse(cls, command: str, arguments: Sequence[str]) -> Self:
         """Read the settings of `command`. Raises ConfigurationError for an invalid value or a .env that cannot
         be read; exits after `--help` and, with status 2, for an unknown or a missing argument."""
         try:
-            return cls(_cli_parse_args=list(arguments), _cli_prog_name=command)
+            source = cls.command_line(command)
+            return cls(_cli_settings_source=source(args=list(arguments)))
         except ValidationError as error:
             raise ConfigurationError(_message_of(error)) from error
         except SettingsError as error:
-            field = NOT_JSON.search(str(error))
-            why = f'METARM_{field[1].upper()} is not JSON, such as ["one", "two"]' if field else str(error)
-            raise ConfigurationError(why) from error
+            raise ConfigurationError(str(error)) from error
         except UnicodeDecodeError as error:
             raise ConfigurationError(f".env is not UTF-8 text: {error.reason} at byte {error.start}") from error
         except OSError as error:
@@ -130,10 +183,12 @@ class CommandLine(BaseSettings):
 
     @classmethod
     def from_command_line(cls, command: str, arguments: Sequence[str]) -> Self:
-        """`parse` for a program: an invalid value ends it with a message on stderr and EXIT_CONFIGURATION."""
+        """`parse` for a program: an invalid value ends it with a message on stderr and EXIT_CONFIGURATION.
+        Unknown names, which may be the cause, come first; otherwise the program reports them, in its log."""
         try:
             return cls.parse(command, arguments)
         except ConfigurationError as error:
+            print_unknown_settings(command)
             print(f"{command}: {error.message}", file=sys.stderr)
             sys.exit(EXIT_CONFIGURATION)
 
@@ -168,7 +223,12 @@ class CommandGroup(Arguments):
     def run_from(cls, command: str, arguments: Sequence[str]) -> int:
         """Run the subcommand that `arguments` name. Returns its exit status, 2 for wrong arguments, or
         EXIT_CONFIGURATION for an invalid value."""
+        unknown = cls._unknown(arguments)
+        if unknown is not None:
+            print(f"{command}: {unknown}", file=sys.stderr)
+            return 2
         chosen: object = cls.from_command_line(command, arguments)
+        print_unknown_settings(command)
         try:
             while isinstance(chosen, CommandGroup):
                 chosen = get_subcommand(chosen, cli_exit_on_error=False)
@@ -176,6 +236,21 @@ class CommandGroup(Arguments):
             print(f"{command}: {error}", file=sys.stderr)
             return 2
         return cast("Runnable", chosen).run()
+
+    @classmethod
+    def _unknown(cls, arguments: Sequence[str]) -> str | None:
+        """What is wrong with the name of a subcommand in `arguments`, if anything."""
+        models = {name: get_args(field.annotation) for name, field in cls.model_fields.items()}
+        commands = {name: of[0] for name, of in models.items() if of}  # an option's type has no arguments
+        if not arguments or arguments[0].startswith("-"):
+            return None
+        word = arguments[0]
+        if word in commands:
+            below = commands[word]
+            return below._unknown(arguments[1:]) if issubclass(below, CommandGroup) else None
+        near = difflib.get_close_matches(word, commands, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(commands)}"
+        return f"unknown command {word!r}: {hint}"
 
 
 class StoreSettings(CommandLine):
@@ -250,9 +325,10 @@ def _each(value: object) -> list[object]:
 
 
 def _message_of(error: ValidationError) -> str:
-    return "; ".join(
+    messages = [
         ": ".join(
             [*(part for part in e["loc"] if isinstance(part, str)), e["msg"].removeprefix("Value error, ")]
         )
         for e in error.errors()
-    )
+    ]
+    return "; ".join(dict.fromkeys(messages))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -11,6 +12,11 @@ import redis
 from metarm.errors import TrainerUnavailableError
 from metarm.shared.keys import TRAINER
 from metarm.shared.scripts import load_script
+
+
+def holder_name(pid: int) -> str:
+    """The name of the trainer that runs as process `pid` of this machine."""
+    return f"{socket.gethostname()}:{pid}"
 
 
 class TrainerPresence:

@@ -57,7 +57,7 @@ def child(process: HttpProcess, module: str) -> psutil.Process:
 def test_the_first_start_prints_its_addresses_and_creates_the_first_version(
     running: HttpProcess, data_dir: Path
 ) -> None:
-    running.wait_until(lambda: "ready. Try:" in running.output)
+    running.wait_until(lambda: "ready to score. Try" in running.output)
     assert running.url in running.output
     assert f"unix://{data_dir}/redis/redis.sock" in running.output
     assert "curl" in running.output

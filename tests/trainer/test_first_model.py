@@ -20,6 +20,7 @@ from metarm.model import probe
 from metarm.model.reward_model import load_model, load_version
 from metarm.records import Preference, Prompt
 from metarm.runtime.code_version import code_version
+from metarm.runtime.shell import metarm_command
 from metarm.store.origin import check_origin
 from metarm.store.versions import VersionStore
 from tests.demo_groups import demo_groups
@@ -213,6 +214,7 @@ def test_the_command_trains_and_publishes_a_version_that_a_server_then_serves(
     assert [int(row.split()[0]) for row in table[: len(measured)]] == measured
     assert f"{last:.3f}" in table[len(measured) - 1]
     assert "\r" not in process.output  # no progress bar without a terminal
+    assert process.output.endswith(f"Serve it:\n  {metarm_command('up', '--data-dir', f'{tmp_path}/data')}\n")
     assert picture.read_bytes().startswith(b"\x89PNG")
     with service(tmp_path / "data", redis_process.url) as server:
         server.wait_ready()

@@ -143,6 +143,37 @@ def test_an_invalid_conversation_is_named_with_its_file(
     assert f"{file}, row 2: " in raised.value.message
 
 
+BAD_LINES = {
+    "syntax": (b'{"prompt": bad', "it is no JSON: Expecting value (column 12)"),
+    "cut": (b'{"prompt": "a", "chosen": "b"', "it is no JSON: Expecting ',' delimiter"),
+    "trailing": (b'{"prompt": "a", "chosen": "b", "rejected": "c"} d', "it is no JSON: Extra data"),
+    "list": (b"[1]", "it is no JSON object"),
+    "encoding": (b'{"prompt": "\xff", "chosen": "b", "rejected": "c"}', "it is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_LINES)
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.jsonl.gz", "pairs.json"])
+def test_a_line_that_is_no_json_is_named_once_and_counted_from_1(
+    tmp_path: Path, name: str, bad: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line, said = BAD_LINES[bad]
+    text = b"\n".join([json.dumps(PLAIN).encode(), b"", line, json.dumps(PLAIN).encode()])
+    file = tmp_path / name
+    file.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    with pytest.raises(ConfigurationError) as raised:
+        load_preferences(file, 0.1, 10)
+    assert raised.value.message.startswith(f"{file}, line 3: {said}")
+    assert "row" not in raised.value.message
+    assert capfd.readouterr() == ("", "")  # datasets logs nothing
+
+
+def test_the_wrong_line_of_a_json_document_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pairs.json").write_text(f'[{json.dumps(PLAIN)},\n{{"prompt": bad}}]')
+    with pytest.raises(ConfigurationError, match=r"pairs\.json, line 2: it is no JSON"):
+        load_preferences(tmp_path / "pairs.json", 0.1, 10)
+
+
 @pytest.mark.parametrize("name", ["pairs.csv", "pairs", "pairs.txt.gz"])
 def test_an_unsupported_file_type_is_rejected_with_the_supported_types(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("chosen,rejected")

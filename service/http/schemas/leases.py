@@ -8,22 +8,22 @@ from service.http.schemas.fields import Body, LabelName, VersionName
 
 
 class LeaseRequest(Body):
-    version: VersionName | None = None
+    version: VersionName | None = Field(None, description="Without a version and a label: the current one.")
     label: LabelName | None = Field(
         None, description="Instead of a version: the version that this label names now."
     )
     ttl_s: float = Field(ge=1, description="Seconds it lasts, unless it is renewed.")
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> LeaseRequest:
-        if (self.version is None) == (self.label is None):
-            raise ValueError("name either a version or a label")
+    def _not_both(self) -> LeaseRequest:
+        if self.version is not None and self.label is not None:
+            raise ValueError("name a version or a label, not both; neither: the current version")
         return self
 
     @property
-    def named(self) -> str:
-        """The version or the label."""
-        return f"{self.version or self.label}"
+    def named(self) -> str | None:
+        """The version or the label; None for the current version."""
+        return self.version or self.label
 
 
 class LeaseRenewal(Body):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
+from metarm.runtime import process_environment, processes
 from metarm.runtime.processes import free_port
+from metarm.shared.presence import TrainerPresence
 from tests.metarm.runtime.test_addresses import needs_ipv6
-from tests.processes import HttpProcess, Process, system
+from tests.processes import HttpProcess, Process, RedisProcess, system
 from tests.store import publish
 from tests.tiny import Kind
 
@@ -27,10 +32,18 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[Kin
     return folder
 
 
+@pytest.fixture
+def fresh(tmp_path: Path, checkpoint: Callable[[Kind], Path]) -> Path:
+    """A data directory of one test, whose launcher's output is its own."""
+    publish(tmp_path / "fresh", checkpoint("bert"))
+    return tmp_path / "fresh"
+
+
 @pytest.fixture(scope="module")
 def running(data_dir: Path) -> Iterator[HttpProcess]:
-    with system(data_dir, METARM_TUNE="false") as process:
-        process.wait_until(lambda: "ready. Try:" in process.output, 240)
+    given = {"METARM_TUNE": "false", "METARM_ADMIN_KEYS": "hush", "METARM_RETRAN": "auto"}
+    with system(data_dir, **given) as process:
+        process.wait_until(lambda: "ready to score. Try" in process.output, 240)
         yield process
 
 
@@ -44,6 +57,29 @@ def test_the_launcher_prints_the_address_of_each_program(running: HttpProcess, d
     assert f"service   {running.url}" in running.output
     assert f"unix://{data_dir}/redis/redis.sock (embedded Valkey" in running.output
     assert f"curl -s {running.url}/score" in running.output
+
+
+def test_the_printed_command_works_once_its_key_is_set(running: HttpProcess) -> None:
+    assert "once the variable KEY holds one of METARM_ADMIN_KEYS" in running.output
+    (command,) = [line for line in running.output.splitlines() if line.startswith("  curl")]
+    environment = {**os.environ, "KEY": "hush"}
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["version"] == "v000001"
+    assert "hush" not in running.output
+
+
+def test_the_trainer_is_announced_once_it_takes_jobs(running: HttpProcess) -> None:
+    said = "metarm: the trainer is ready: POST /retrain"
+    running.wait_until(lambda: said in running.output, 240)
+    assert running.output.index("ready to score") < running.output.index(said)
+    answer = running.http.post("/retrain", headers={"authorization": "Bearer hush"})
+    assert answer.json()["error"]["code"] == "not_enough_data"
+    assert running.output.count("the trainer is ready") == 1
+
+
+def test_a_misspelt_variable_is_named_by_the_launcher_alone(running: HttpProcess) -> None:
+    running.wait_until(lambda: "the trainer is ready" in running.output, 240)
+    assert running.output.count("METARM_RETRAN in the environment is no setting") == 1
 
 
 def test_each_child_has_its_own_process_group_in_the_launchers_session(running: HttpProcess) -> None:
@@ -95,15 +131,13 @@ def test_the_launcher_serves_on_ipv6(data_dir: Path, running: HttpProcess) -> No
 
 
 @pytest.mark.parametrize("name", ["METARM_SCORE_KEYS", "METARM_ADMIN_KEYS"])
-def test_a_key_that_no_client_can_send_stops_the_launcher_with_status_78(
-    data_dir: Path, running: HttpProcess, name: str
+def test_a_key_that_no_client_can_send_stops_the_launcher_before_it_starts_anything(
+    tmp_path: Path, name: str
 ) -> None:
-    assert not running.running
-    with system(data_dir, **{name: '[""]'}) as process:
+    with system(tmp_path, **{name: '[""]'}) as process:
         assert process.wait(240) == 78
-        assert f"a key of {name} is empty" in process.output
-        assert "Traceback" not in process.output
-        assert process.output.rstrip().endswith("metarm: stopped")
+        (line,) = process.output.splitlines()
+        assert f"a key of {name} is empty" in line
 
 
 @pytest.mark.parametrize("taken", [".", "redis"])
@@ -128,3 +162,47 @@ def test_an_invalid_setting_in_a_child_stops_the_launcher_with_status_78(
         assert other.wait(240) == 78
         assert "trainer ended (status 78); a restart would not help" in other.output
         assert "stopped" in other.output
+
+
+def test_a_trainer_without_preferences_is_announced_with_the_reason(
+    fresh: Path, running: HttpProcess, tmp_path: Path
+) -> None:
+    assert not running.running
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": bad\n')
+    with system(fresh, METARM_PREFERENCES=str(tmp_path / "pairs.jsonl"), METARM_TUNE="false") as other:
+        other.wait_until(lambda: "the trainer is ready, but every run will fail" in other.output, 240)
+        (line,) = [line for line in other.output.splitlines() if "every run will fail" in line]
+        assert "pairs.jsonl, line 1: " in line
+
+
+def test_another_trainer_on_the_same_redis_is_announced_as_such(
+    fresh: Path, running: HttpProcess, redis_process: RedisProcess, redis_client: redis.Redis
+) -> None:
+    assert not running.running
+    TrainerPresence(redis_client).hold("elsewhere:1", {"state": "ready"}, 600_000)
+    with system(fresh, REDIS_URL=redis_process.url, METARM_TUNE="false") as other:
+        other.wait_until(lambda: "another trainer (elsewhere:1) does the runs" in other.output, 240)
+        TrainerPresence(redis_client).release("elsewhere:1")
+        other.wait_until(lambda: "metarm: the trainer is ready" in other.output, 240)
+        assert other.output.count("another trainer") == 1
+
+
+def test_a_launcher_whose_output_nobody_reads_stops_its_children(
+    fresh: Path, running: HttpProcess, tmp_path: Path
+) -> None:
+    assert not running.running
+    command = [sys.executable, "-m", "metarm", "up"]
+    environment = {"METARM_DATA_DIR": str(fresh), "METARM_PORT": str(free_port()), "METARM_TUNE": "false"}
+    with processes.Process(
+        command,
+        tmp_path / "errors.txt",
+        {**os.environ, **process_environment.REQUIRED, **environment},
+        piped=True,
+    ) as process:
+        process.stdout.readline()
+        started = psutil.Process(process.pid).children()
+        process.stdout.close()
+        assert process.wait(240) == 141
+        assert "Traceback" not in process.output
+    assert started
+    assert not [child for child in started if child.is_running()]

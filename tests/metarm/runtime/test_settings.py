@@ -88,6 +88,56 @@ def test_options_use_dashes_and_flags_take_no_value() -> None:
     assert (settings.init_head, settings.max_grad_norm, settings.ascent) == (True, 2.5, "none")
 
 
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("abc", ["abc"]),
+        ("abc,def", ["abc", "def"]),
+        (" abc , def ", ["abc", "def"]),
+        ("0123", ["0123"]),
+        ("null", ["null"]),
+        ('["a,b", "c"]', ["a,b", "c"]),
+        (' ["a"] ', ["a"]),
+        ("[]", []),
+    ],
+)
+def test_a_list_is_separated_by_commas_or_json(
+    text: str, keys: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text(f"METARM_ADMIN_KEYS={text}\n")
+    monkeypatch.setenv("METARM_SCORE_KEYS", text)
+    settings = ServiceSettings()
+    for found in (settings.score_keys, settings.admin_keys):
+        assert [key.get_secret_value() for key in found] == keys
+
+
+@pytest.mark.parametrize("text", ["tensorboard", "tensorboard,none", '["tensorboard"]', "tensorboard,"])
+def test_trackers_are_listed_in_the_same_ways(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert TrainerSettings.parse("x", ["--report-to", text]).report_to == ["tensorboard"]
+    monkeypatch.setenv("METARM_REPORT_TO", text)
+    assert TrainerSettings().report_to == ["tensorboard"]
+
+
+@pytest.mark.parametrize("text", ["hush,", ",hush", "hush,,hush", ",", " "])
+def test_an_empty_part_of_a_list_of_keys_is_a_fault(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METARM_ADMIN_KEYS", text)
+    with pytest.raises(ConfigurationError, match="a key of METARM_ADMIN_KEYS is empty") as refused:
+        ServiceSettings.parse("x", [])
+    assert "hush" not in str(refused.value)
+    assert str(refused.value).count("is empty") == 1
+
+
+@pytest.mark.parametrize("text", ['["hush"', '"hush"', "'hush','hush'", 'hush,"hush"', '{"hush": 1}', "[hush]"])
+@pytest.mark.parametrize("settings", [ServiceSettings, TuneSettings, LaunchSettings])
+def test_a_text_that_is_no_list_is_refused_with_a_hint_and_not_shown(
+    text: str, settings: type[ProcessSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METARM_SCORE_KEYS", text)
+    with pytest.raises(ConfigurationError, match="METARM_SCORE_KEYS is no list: write one,two") as refused:
+        settings.parse("x", [])
+    assert "hush" not in str(refused.value)
+
+
 def test_api_keys_are_a_json_list_and_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METARM_SCORE_KEYS", '["hush", "quiet"]')
     settings = ServiceSettings()
@@ -240,20 +290,52 @@ def test_every_setting_has_a_description_and_the_help_shows_it(
 
 def test_the_launcher_passes_its_settings_to_its_children(tmp_path: Path) -> None:
     line = ["--data-dir", "kept", "--port", "1234", "--model", "m", "--init-head", "--preferences", "p.jsonl"]
+    line += [
+        "--retrain",
+        "auto",
+        "--score-keys",
+        "a,b",
+        "--learning-rate",
+        "2e-5",
+        "--template-date",
+        "2026-01-31",
+    ]
+    line += ["--no-tune"]
     environment = LaunchSettings.from_command_line("metarm up", line).environment("redis://there")
     handed = {name: value for name, value in environment.items() if name.startswith("METARM_")}
     assert handed == {
         "METARM_DATA_DIR": str(tmp_path / "kept"),
         "METARM_REDIS_URL": "redis://there",
-        "METARM_HOST": "127.0.0.1",
         "METARM_PORT": "1234",
         "METARM_MODEL": "m",
         "METARM_INIT_HEAD": "true",
         "METARM_PREFERENCES": str(tmp_path / "p.jsonl"),
-        "METARM_LOG_LEVEL": "INFO",
-        "METARM_LOG_FORMAT": "console",
+        "METARM_RETRAIN": "auto",
+        "METARM_SCORE_KEYS": '["a","b"]',
+        "METARM_LEARNING_RATE": "2e-05",
+        "METARM_TEMPLATE_DATE": "2026-01-31",
+        "METARM_TUNE": "false",
+        "METARM_NAMES_REPORTED": "true",
     }
     assert environment["OMP_WAIT_POLICY"] == "active"
+
+
+@pytest.mark.parametrize("settings", [ServiceSettings, TrainerSettings])
+def test_the_children_of_the_launcher_read_what_it_was_given(
+    settings: type[ProcessSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("METARM_SEED=3\nMETARM_KEEP_LOADED=4\n")
+    monkeypatch.setenv("METARM_ADMIN_KEYS", '["c,d", "\\"e"]')
+    monkeypatch.setenv("METARM_RETRAIN", "auto")
+    monkeypatch.setenv("METARM_GATE_TOLERANCE", "0.25")
+    line = ["--seed", "5", "--retrain", "manual", "--watch-share", "0.75", "--report-to", "tensorboard"]
+    given = LaunchSettings.from_command_line("metarm up", line)
+    for name, value in given.environment("redis://there").items():
+        monkeypatch.setenv(name, value)
+    read = settings.parse("x", [])
+    left_out = {"data_dir", "redis_url"}
+    names = settings.model_fields.keys() - left_out
+    assert {name: getattr(read, name) for name in names} == {name: getattr(given, name) for name in names}
 
 
 def test_modules_shared_by_every_process_are_imported_without_torch() -> None:

@@ -65,7 +65,9 @@ def test_fields_are_named_as_in_the_request(body: Any, expected: dict[str, str])
 
 
 def test_a_rule_of_the_whole_body_is_reported_for_the_body() -> None:
-    assert found({"ttl_s": 5}, LeaseRequest) == {"body": "name either a version or a label"}
+    both = {"ttl_s": 5, "version": "v000001", "label": "stable"}
+    said = "name a version or a label, not both; neither: the current version"
+    assert found(both, LeaseRequest) == {"body": said}
 
 
 def test_only_the_first_few_errors_are_reported_and_long_names_are_cut() -> None:

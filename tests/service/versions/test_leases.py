@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import signal
 import time
@@ -132,10 +134,27 @@ def test_a_lease_of_a_label_keeps_the_version_that_the_label_named_at_its_creati
     assert "v000002" not in loaded(one)
 
 
+def test_a_lease_without_a_name_is_of_the_current_version_and_stays_with_it(servers: PairHere) -> None:
+    one, other = servers
+    made = lease(one)
+    assert made["version"] == "v000005"
+    assert one.http.post("/versions/v000004/activate").json()["current"] == "v000004"
+    assert [entry["version"] for entry in other.http.get("/leases").json()] == ["v000005"]
+    assert lease(other)["version"] == "v000004"
+    with RewardClient(one.url) as client, client.lease(ttl_s=60) as held:
+        assert held.version == client.score([GROUP], log=False).version == "v000004"
+    assert one.http.post("/versions/v000005/activate").json()["current"] == "v000005"
+
+
+def test_the_documented_lease_works_on_a_fresh_server(servers: PairHere) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
+    (body,) = re.findall(r"localhost:8080/leases .* -d '(.*)'", page)
+    assert lease(**{"process": servers[0], **json.loads(body), "ttl_s": 60})["version"] == "v000005"
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
-        ({"ttl_s": 60}, 422, "invalid_request"),
         ({"ttl_s": 60, "version": "v000001", "label": "stable"}, 422, "invalid_request"),
         ({"version": "v000001"}, 422, "invalid_request"),
         ({"version": "v000001", "ttl_s": 0}, 422, "invalid_request"),
