@@ -1,48 +1,28 @@
-"""Preference files → Preference records: TRL's format, plain or conversational, through `datasets`."""
+"""The preferences of a run: which file, and which of its pairs are trained on and which are held out."""
 
 from __future__ import annotations
 
-import contextlib
-import glob
-import gzip
 import hashlib
-import json
 import logging
-import math
-import re
-import tempfile
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from metarm.errors import ConfigurationError
 from metarm.figures import share_interval
-from metarm.records import Message, Preference, Prompt
+from metarm.records import Preference, Prompt
 from metarm.store.origin import DEMO_SOURCE
+from trainer.preference_files import preference_of, rows_of
 from trainer.settings import LearningSettings
 
 log = logging.getLogger(__name__)
 
-BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
-COLUMNS = ("prompt", "chosen", "rejected", "margin")
-# names that other formats give to the prompt
-PROMPT_NAMES = frozenset(
-    (
-        *("context", "conversation", "conversations", "history", "input", "inputs", "instruction"),
-        *("instructions", "problem", "prompts", "query", "queries", "question", "questions", "user_input"),
-        *("user_prompt",),
-    )
-)
 FEW_HELD_OUT = 50
-UNREADABLE = (ValueError, OSError, EOFError, StopIteration, zlib.error)  # raised for broken files
 PACKAGED_SOURCE = "packaged demo pairs"
 HELD_OUT_SHARE = 0.15
 MAX_HELD_OUT = 400
-LINE_END = b"\n"
-ROW = re.compile(r" in row \d+")
 PACKAGED = Path(str(files("metarm") / "data" / "demo_preferences.jsonl.gz"))
 
 
@@ -133,7 +113,7 @@ def load_preferences(
     """
     file = path or PACKAGED
     digest = _digest_of(file)
-    rows = _rows(file)
+    rows = rows_of(file)
     train: list[Preference] = []
     held_out: list[Preference] = []
     for number, row in enumerate(rows, 1):
@@ -185,153 +165,6 @@ def _digest_of(file: Path) -> str:
 def _source_of(file: Path) -> str:
     """The name of a file in manifests: it must be found from another working directory."""
     return PACKAGED_SOURCE if file == PACKAGED else str(file.absolute())
-
-
-def preference_of(row: Mapping[str, Any]) -> Preference:
-    """One row of TRL's preference format. The prompt is explicit, or the common beginning of both sides.
-
-    Raises ValueError for a row that has neither, and KeyError or TypeError."""
-    chosen, rejected = row["chosen"], row["rejected"]
-    prompt: Prompt
-    if isinstance(chosen, str) and isinstance(rejected, str):
-        prompt, chosen, rejected = _split_text(row.get("prompt"), chosen, rejected)
-    elif isinstance(chosen, list) and isinstance(rejected, list):
-        prompt, chosen, rejected = _split_messages(row.get("prompt"), chosen, rejected)
-    else:
-        raise TypeError("'chosen' and 'rejected' must both be texts, or both lists of messages")
-    margin = float(row.get("margin") or 0.0)
-    if not math.isfinite(margin):
-        raise ValueError(f"its margin is {margin}")
-    return Preference(prompt, chosen, rejected, margin)
-
-
-def _split_text(prompt: Any, chosen: str, rejected: str) -> tuple[Prompt, str, str]:
-    if prompt is not None:
-        return _checked_prompt(prompt), chosen, rejected
-    shared = 0
-    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-        shared += 1
-    while shared > 0 and not chosen[shared - 1].isspace():  # never in the middle of a word
-        shared -= 1
-    if not shared:
-        raise ValueError("it has no prompt: 'prompt' is missing, and both sides share no beginning")
-    return chosen[:shared], chosen[shared:], rejected[shared:]
-
-
-def _split_messages(
-    prompt: Any, chosen: Sequence[Message], rejected: Sequence[Message]
-) -> tuple[Prompt, str, str]:
-    if prompt is None:
-        if len(chosen) == 1:
-            raise ValueError("it has no prompt: 'prompt' is missing, and both sides have one message only")
-        if list(chosen[:-1]) != list(rejected[:-1]):
-            raise ValueError(
-                "'chosen' and 'rejected' differ before their last message, and there is no 'prompt'"
-            )
-        prompt, chosen, rejected = list(chosen[:-1]), chosen[-1:], rejected[-1:]
-    answers = []
-    for side in (chosen, rejected):
-        if len(side) != 1 or side[0]["role"] != "assistant":
-            raise ValueError("'chosen' and 'rejected' must each end in one assistant message")
-        answers.append(_text(side[0]["content"]))
-    return _checked_prompt(prompt), answers[0], answers[1]
-
-
-def _checked_prompt(prompt: Any) -> Prompt:
-    if isinstance(prompt, str):
-        return prompt
-    if not isinstance(prompt, list):
-        raise TypeError(f"'prompt' must be a text or a list of messages, not {prompt!r}")
-    return [Message(role=_text(m["role"]), content=_text(m["content"])) for m in prompt]
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"a message's role and content must be texts, not {value!r}")
-    return value
-
-
-def _rows(file: Path) -> Sequence[Mapping[str, Any]]:
-    import datasets  # takes seconds to import, and is needed only here
-
-    suffix = next((s for s in reversed(file.suffixes) if s != ".gz"), "")
-    if suffix not in BUILDERS:
-        raise ConfigurationError(f"{file}: a preference file ends in .jsonl, .json (.gz) or .parquet")
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(logging.CRITICAL)  # it logs what it raises
-    with tempfile.TemporaryDirectory(prefix="metarm-preferences-") as cache:
-        try:
-            data = datasets.load_dataset(
-                BUILDERS[suffix],
-                data_files=glob.escape(str(file)),
-                split="train",
-                cache_dir=cache,
-                keep_in_memory=True,
-            )
-        except UNREADABLE as error:
-            raise _unreadable(file, str(error) or "it holds no rows") from error
-        except datasets.exceptions.DatasetGenerationError as error:
-            raise _unreadable(file, str(error.__cause__ or error)) from error
-        missing = {"chosen", "rejected"} - set(data.column_names)
-        if missing:
-            raise ConfigurationError(f"{file} has no column {' and '.join(sorted(missing))}")
-        _check_columns(file, data.column_names)
-        wanted = [name for name in COLUMNS if name in data.column_names]
-        try:
-            return cast("list[dict[str, Any]]", data.select_columns(wanted).to_list())
-        except UnicodeDecodeError as error:
-            raise _unreadable(file, str(error)) from error
-
-
-def _unreadable(file: Path, reason: str) -> ConfigurationError:
-    """Names the line where the JSON is wrong. `reason` is that of a library, whose rows count from 0 and in a
-    part of the file."""
-    fault = None
-    with contextlib.suppress(*UNREADABLE):
-        fault = None if ".parquet" in file.suffixes else _json_fault(file)
-    if fault is not None:
-        return ConfigurationError(f"{file}, {fault}")
-    return ConfigurationError(f"{file} cannot be read: {ROW.sub('', reason)}")
-
-
-def _json_fault(file: Path) -> str | None:
-    """The first line, from 1, that is no JSON, and why; None if there is none."""
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
-        content = opened.read()
-    if ".jsonl" not in file.suffixes:  # one document, unless more follows the first value
-        fault = _fault_of(content)
-        if fault is None or "Extra data" not in fault:
-            return fault
-    for number, line in enumerate(content.splitlines(), 1):
-        fault = _fault_of(line) if line.strip() else None
-        if fault is not None:
-            return fault.replace("line 1", f"line {number}", 1)
-        if line.strip() and not line.lstrip().startswith(b"{"):
-            return f"line {number}: it is no JSON object"
-    return None
-
-
-def _fault_of(text: bytes) -> str | None:
-    """Where in `text` the JSON is wrong, and why; None if it is not."""
-    try:
-        json.loads(text.decode())
-    except json.JSONDecodeError as error:
-        return f"line {error.lineno}: it is no JSON: {error.msg} (column {error.colno})"
-    except UnicodeDecodeError as error:
-        return f"line {text.count(LINE_END, 0, error.start) + 1}: it is not UTF-8"
-    return None
-
-
-def _check_columns(file: Path, found: Sequence[str]) -> None:
-    """Name the columns that are not read. Raises ConfigurationError where one of them has the prompt."""
-    unread = sorted(set(found) - set(COLUMNS))
-    prompts = [name for name in unread if name.lower() in PROMPT_NAMES]
-    if "prompt" not in found and prompts:
-        raise ConfigurationError(
-            f"{file} has no column 'prompt': rename {' or '.join(map(repr, prompts))} to 'prompt'"
-        )
-    if unread:
-        log.warning("%s: columns that are not read: %s", file, ", ".join(unread))
 
 
 def _unit_hash(prompt: Prompt) -> float:

@@ -32,7 +32,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import CliSettingsSource
 
 import metarm
-from metarm.errors import EXIT_CONFIGURATION, ConfigurationError
+from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, InvalidVersionError
 from metarm.runtime import closed_pipe, logs, process_environment, unknown_settings
 from metarm.runtime.addresses import bind, url_of
 from metarm.runtime.child import Child, GivenUpError, ending
@@ -115,7 +115,8 @@ def up(settings: LaunchSettings) -> int:
 
 def _run(settings: LaunchSettings, stop: _Stop) -> int:
     _check_port(settings)
-    check_origin(settings.store, settings.model_dump())
+    with contextlib.suppress(InvalidVersionError, OSError):  # an unreadable store: the service reports it
+        check_origin(settings.store, settings.model_dump())
     children: list[Child] = []
     try:
         redis_url = settings.redis_url or _start_redis(settings, children, stop)

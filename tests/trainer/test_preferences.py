@@ -14,7 +14,8 @@ import pytest
 from metarm.errors import ConfigurationError
 from metarm.records import Preference
 from metarm.store.origin import DEMO_SOURCE
-from trainer.preferences import Preferences, load_preferences, or_error, preference_of
+from trainer.preference_files import preference_of
+from trainer.preferences import Preferences, load_preferences, or_error
 from trainer.settings import TrainerSettings
 
 Rows = Sequence[Mapping[str, Any]]
