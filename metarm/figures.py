@@ -2,9 +2,9 @@
 
 A group is the distinct responses to one prompt (`distinct`), a pair is two responses of one group, and Δr is
 the difference of their scores. Repeated responses always have equal scores, which say nothing about whether a
-version separates responses: fewer than two distinct ones make no pair. (The simulation and the experiments count
-every response that a policy drew, as Var(Δr) in the paper does.) The gate works on raw rewards, everything else
-on the scores that are served.
+version separates responses: fewer than two distinct ones make no pair. (The simulation and the experiments
+count every response that a policy drew, as Var(Δr) in the paper does.) The gate works on raw rewards,
+everything else on the scores that are served.
 
 spread                 √ of the mean over groups of the mean over pairs of Δr², in score units. Every group
                        counts the same, however many responses it has.

@@ -181,8 +181,8 @@ class ServiceSettings(ProcessSettings):
         0.5,
         gt=0,
         le=1,
-        description="An automatic run starts when the current version's spread ratio has fallen below this share "
-        "of the ratio over its own first METARM_RETRAIN_OVER_GROUPS groups.",
+        description="An automatic run starts when the current version's spread ratio has fallen below this "
+        "share of the ratio over its own first METARM_RETRAIN_OVER_GROUPS groups.",
     )
     retrain_over_groups: int = Field(
         500, ge=2, description="Groups in a version's first and newest window, of this rule and of GET /drift."
@@ -190,8 +190,8 @@ class ServiceSettings(ProcessSettings):
     retrain_cooldown_s: int = Field(
         3600,
         ge=1,
-        description="Least time between two automatic runs. Each run in a row that did not help doubles it, up to "
-        "16 times this.",
+        description="Least time between two automatic runs. Each run in a row that did not help doubles it, up "
+        "to 16 times this.",
     )
 
     @model_validator(mode="after")

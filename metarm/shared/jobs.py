@@ -193,8 +193,8 @@ class RetrainCooldown:
         return JudgedRuns(found[b"job"].decode(), int(found[b"unhelpful"]), found[b"reason"].decode())
 
     def judge(self, job: Job, version: str, helped: bool, reason: str) -> int | None:
-        """Record whether `job`, which the drift of `version` started, helped, and set the pause after its start.
-        Returns the number of runs in a row that did not help; None if this is recorded already. A run that
+        """Record whether `job`, which the drift of `version` started, helped, and set the pause from its start
+        on. Returns the number of runs in a row that did not help; None if this is recorded already. A run that
         helped can still turn out not to have."""
         passed_s = max(0.0, time.time() - job.created)
         keys = [RETRAIN_UNHELPFUL, RETRAIN_COOLDOWN]

@@ -162,8 +162,8 @@ class AutoRetrain:
         return await asyncio.to_thread(self._first_windows.ratio, version, reference.spread, measured)
 
     def _judge(self, job: Job) -> str | None:
-        """Record whether the last run that drift started helped, once that is known. Returns why to wait for it,
-        if this server does not serve its version yet."""
+        """Record whether the last run that drift started helped, once that is known. Returns why to wait, if
+        this server does not serve its version yet."""
         effect = effect_of(job, self._candidate_ratio, self._store.withdrawn)
         if effect is not None:
             self._record(job, effect)
