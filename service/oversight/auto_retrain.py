@@ -18,7 +18,7 @@ from metarm.errors import JobConflictError, MetaRMError
 from metarm.shared.first_windows import FirstWindows
 from metarm.shared.jobs import Job, RetrainCooldown, public_view
 from metarm.store.versions import VersionStore
-from service.oversight.drift import Drift, Reference, VersionDrift
+from service.oversight.drift import Drift, Reference
 from service.oversight.run_effects import Effect, effect_of
 from service.samples.retraining import Retraining
 from service.settings import ServiceSettings
@@ -114,7 +114,8 @@ class AutoRetrain:
 
     def _trigger(self, first: float | None) -> Mapping[str, Any] | tuple[State, str | None]:
         """The figures that call for a run; otherwise the state and its reason."""
-        version, rules, drift = self._live.current().name, self._rules, self._current()
+        current, rules = self._live.current(), self._rules
+        version, drift = current.name, self._drift.of(current.name, current.manifest)
         window, least = drift.window(), rules.retrain_over_groups
         if drift.reference.missing:
             return "no_reference", f"{version}: {drift.reference.missing}"
@@ -148,18 +149,15 @@ class AutoRetrain:
             self._cooldown.cancel()
             raise
 
-    def _current(self) -> VersionDrift:
-        version = self._live.current()
-        return self._drift.of(version.name, version.manifest)
-
     async def _first_ratio(self) -> float | None:
         """The current version's over its first window, once this server or another has measured it."""
-        version, drift = self._live.current().name, self._current()
-        reference, first = drift.reference, drift.first
+        version = self._live.current()
+        reference, seen = Reference.of(version.manifest), self._drift.versions().get(version.name)
         if reference.spread is None:
             return None
-        measured = reference.spread_to_reference(first.spread) if drift.complete(first) else None
-        return await asyncio.to_thread(self._first_windows.ratio, version, reference.spread, measured)
+        spread = seen.first.spread if seen and seen.complete(seen.first) else None
+        measured = reference.spread_to_reference(spread)
+        return await asyncio.to_thread(self._first_windows.ratio, version.name, reference.spread, measured)
 
     def _judge(self, job: Job) -> str | None:
         """Record whether the last run that drift started helped, once that is known. Returns why to wait, if
