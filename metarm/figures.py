@@ -1,7 +1,10 @@
 """The vocabulary of figures: their definitions from scores, and their names in answers. Pure, no torch.
 
-A group is the responses to one prompt, a pair is two responses of one group, and Δr is the difference of their
-scores. The gate works on raw rewards, everything else on the scores that are served.
+A group is the distinct responses to one prompt (`distinct`), a pair is two responses of one group, and Δr is
+the difference of their scores. Repeated responses always have equal scores, which say nothing about whether a
+version separates responses: fewer than two distinct ones make no pair. (The simulation and the experiments
+count every response that a policy drew, as Var(Δr) in the paper does.) The gate works on raw rewards,
+everything else on the scores that are served.
 
 spread                 √ of the mean over groups of the mean over pairs of Δr², in score units. Every group
                        counts the same, however many responses it has.
@@ -30,9 +33,9 @@ length_correlation     Pearson's r of score and length, both centred within thei
                        responses score higher. The simulation's `score_length_correlation` is over all responses
                        as one group.
                        gate and GET /drift: `length_correlation` · metric: rm_length_correlation
-truncation_rate        Share of responses that were truncated.
+truncation_rate        Share of responses, repeated ones too, that were truncated.
                        GET /drift: `truncation_rate` · metric: rm_truncation_ratio
-saturated_share        Share of scores outside the middle 98% of the scores of held-out preferences.
+saturated_share        Share of all scores outside the middle 98% of the scores of held-out preferences.
                        GET /drift: `saturated_share` · metric: rm_saturated_ratio
 
 Shares and ratios have no unit. The gate's other figures (`accuracy_change`, `scale`, …) are in docs/metarm.md.
@@ -43,14 +46,15 @@ from __future__ import annotations
 import math
 from bisect import bisect_right, insort
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 Z95 = 1.959964  # a normal distribution's central 95%
 Rows = Sequence[Sequence[float]]  # one row a group, one value a response
+Value = TypeVar("Value")
 
 # Names of earlier releases: old → new. Records may still have them; answers have both for one release.
 DEPRECATED_GATE_NAMES = {"spread_ratio": "spread_to_parent"}
@@ -155,8 +159,22 @@ def share_interval(share: float, of: int) -> tuple[float, float]:
     return (middle - half) / (1 + Z95**2 / of), (middle + half) / (1 + Z95**2 / of)
 
 
+def distinct(inputs: Sequence[Hashable]) -> list[int]:
+    """The places of a group's distinct responses, ascending: the first of those that a model reads as the same
+    input."""
+    first: dict[Hashable, int] = {}
+    for place, given in enumerate(inputs):
+        first.setdefault(given, place)
+    return list(first.values())
+
+
+def taken(values: Sequence[Value], places: Sequence[int]) -> list[Value]:
+    """The values at these places."""
+    return [values[place] for place in places]
+
+
 def spread(groups: Rows) -> float:
-    """Over one group at least, each of two responses at least."""
+    """Over one group at least, each of two distinct responses at least."""
     return math.sqrt(fmean(squared_difference(scores) for scores in groups))
 
 

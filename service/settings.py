@@ -178,13 +178,24 @@ class ServiceSettings(ProcessSettings):
         description="Least spread ratio of the parent's scores at which it counts as separating responses.",
     )
     retrain: Literal["manual", "auto"] = Field(
-        "manual", description="auto: a run starts automatically when the spread ratio stays low."
+        "manual", description="auto: a run starts automatically when the spread ratio has fallen."
     )
-    retrain_below: float = Field(0.5, gt=0, description="The spread ratio below which an automatic run starts.")
+    retrain_below: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="An automatic run starts when the current version's spread ratio has fallen below this "
+        "share of the ratio over its own first METARM_RETRAIN_OVER_GROUPS groups.",
+    )
     retrain_over_groups: int = Field(
-        500, ge=2, description="Newest groups of a version in the windows of this rule and of GET /drift."
+        500, ge=2, description="Groups in a version's first and newest window, of this rule and of GET /drift."
     )
-    retrain_cooldown_s: int = Field(3600, ge=1, description="Least time between two automatic runs.")
+    retrain_cooldown_s: int = Field(
+        3600,
+        ge=1,
+        description="Least time between two automatic runs. Each run in a row that did not help doubles it, up "
+        "to 16 times this.",
+    )
 
     @model_validator(mode="after")
     def _not_open_to_the_world(self) -> ServiceSettings:

@@ -9,5 +9,6 @@ initial, policy, optimise   the first policy, its probabilities, and REINFORCE
 prompts, preferences   splits of the prompts, and labelled pairs
 measures, rounds   the figures, and the loop that they are taken in
 demo, report, figure   the loop against a running server, its tables and its picture
+private_server a `metarm up` of one run's own
 cli            `metarm demo`
 """

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import shutil
+import signal
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import orjson
 
@@ -16,19 +22,40 @@ from metarm.client import RewardClient
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, MetaRMError
 from metarm.runtime.closed_pipe import ends_quietly
 from metarm.runtime.unknown_settings import print_unknown_settings
-from simulation.demo import Outcome, run_demo
+from simulation.demo import Outcome, changes, run_demo
 from simulation.optimise import Pressure
+from simulation.private_server import PrivateServer
 from simulation.rounds import Plan
+
+FIRST_VERSION_S = 1800.0  # minutes on two idle cores
+FIRST_VERSION = ("METARM_MODEL", "METARM_INIT_HEAD", "METARM_PREFERENCES", "PREFERENCES", "METARM_MAX_TOKENS")
+
+
+class RefusedError(Exception):
+    """The demo may not change the server of --url. `status` is the exit status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @ends_quietly()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 the server refused or did not answer, 2 wrong arguments, 78 an API key that no
-    header can carry, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    """Exit status: 0 done, 1 the server refused or did not answer, or the user said no, 2 wrong arguments or no
+    terminal to ask on, 78 an API key that no header can carry, 130 interrupted, 128 + n ended by signal n."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
     print_unknown_settings("metarm demo")
+    if "api_key" in options and "url" not in options:
+        parser.error("--api-key is for the server of --url; the private server has no keys")
     try:
-        _demo(options, _api_key(options))
+        if "url" in options:
+            _demo_at(options, _api_key(options))
+        else:
+            _demo_in_private(options)
+    except RefusedError as error:
+        print(f"metarm demo: {error}", file=sys.stderr)
+        return error.status
     except ConfigurationError as error:
         print(f"metarm demo: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
@@ -54,8 +81,73 @@ def _api_key(options: argparse.Namespace) -> str | None:
     return key
 
 
-def _demo(options: argparse.Namespace, key: str | None) -> None:
-    plan = Plan(
+def _demo_at(options: argparse.Namespace, key: str | None) -> None:
+    """On the server of --url, once it may be changed. Raises RefusedError."""
+    with RewardClient(options.url, retries=1) as client:
+        state = client.ready()  # an unreachable server fails at once, without the retries of a long run
+    if not options.yes:
+        _ask(changes(_plan(options), options.url, str(state["version"])))
+    _demo(options, options.url, key)
+
+
+def _ask(what: str) -> None:
+    """Ask on the terminal whether to go on. Raises RefusedError."""
+    print(what, file=sys.stderr)
+    if not sys.stdin.isatty():
+        raise RefusedError("there is no terminal to ask on: --yes goes ahead; nothing was changed", 2)
+    print("Go ahead? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise RefusedError("nothing was changed", 1)
+
+
+def _demo_in_private(options: argparse.Namespace) -> None:
+    """On a server that lives as long as the demo. Of the user's settings it has those of the first version."""
+    settings = {name: _absolute(os.environ[name]) for name in FIRST_VERSION if os.environ.get(name)}
+    with _ended_by_signals(), _folder() as folder:
+        server = PrivateServer(folder, {"METARM_TUNE": "false", **settings}, start_s=FIRST_VERSION_S)
+        print(f"private server on {server.url}; its data and log are in {folder} until the demo ends")
+        print("its first version may take minutes\n", flush=True)
+        with server:
+            _demo(options, server.url, None)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """A temporary folder for the private server, which ends within the block; says at the end that both are
+    gone."""
+    name = tempfile.mkdtemp(prefix="metarm-demo-")
+    try:
+        yield Path(name)
+    finally:
+        shutil.rmtree(name)
+        print(f"\nthe private server has stopped, and {name} is deleted", flush=True)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Inside the block SIGTERM and SIGHUP, unless ignored, end this process by SystemExit, so that what it
+    started ends too."""
+
+    def end(number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    taken = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _absolute(value: str) -> str:
+    """A path of this working directory, made absolute; anything else as it is."""
+    return str(Path(value).absolute()) if Path(value).exists() else value
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    return Plan(
         rounds=options.rounds,
         prompts=options.prompts,
         responses=options.responses,
@@ -64,15 +156,16 @@ def _demo(options: argparse.Namespace, key: str | None) -> None:
         seed=options.seed,
         pressure=Pressure(learning_rate=options.learning_rate, kl_weight=options.kl_weight),
     )
+
+
+def _demo(options: argparse.Namespace, url: str, key: str | None) -> None:
     retrain = {"steps": options.retrain_steps} if "retrain_steps" in options else {}
-    with RewardClient(options.url, retries=1) as client:
-        client.ready()  # an unreachable server fails at once, without the retries of a long run
     options.out.mkdir(parents=True, exist_ok=True)
     draws = find_spec("matplotlib") is not None
     if not draws:
         print("no demo.png without matplotlib: pip install 'metarm-server[demo]'", file=sys.stderr)
-    with RewardClient(options.url, api_key=key) as client:
-        outcome = run_demo(client, plan, retrain, options.retrain_timeout, sys.stdout)
+    with RewardClient(url, api_key=key) as client:
+        outcome = run_demo(client, _plan(options), retrain, options.retrain_timeout, sys.stdout)
     written = [options.out / "demo.json"]
     written[0].write_bytes(orjson.dumps(outcome.as_json(), option=orjson.OPT_INDENT_2))
     if draws:
@@ -91,17 +184,25 @@ def _draw(outcome: Outcome, file: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="metarm demo",
-        description="Play an RL worker against a running server: a policy is optimised on the served scores "
-        "and drifts; then the server retrains on the logged samples, and the new version scores the same "
-        "responses. Prints a table; writes demo.json and, with matplotlib, demo.png.",
+        description="Play an RL worker against a private server, which the command starts and ends: a policy "
+        "is optimised on the served scores and drifts; then the server retrains on the logged samples, and the "
+        "new version scores the same responses. Prints a table; writes demo.json and, with matplotlib, "
+        "demo.png. "
+        f"The first version of the private server follows {', '.join(FIRST_VERSION)}, as that of `metarm up`; "
+        "no other setting applies.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add, plan = parser.add_argument, Plan()
-    add("--url", default="http://127.0.0.1:8080", help="address of the server")
+    add(
+        "--url",
+        default=argparse.SUPPRESS,
+        help="use the server at this address instead; the demo changes it, so it asks first",
+    )
+    add("--yes", action="store_true", help="change the server of --url without asking")
     add(
         "--api-key",
         default=argparse.SUPPRESS,
-        help="an admin key, if the server has keys (default: METARM_API_KEY)",
+        help="an admin key, if the server of --url has keys (default: METARM_API_KEY)",
     )
     add("--seed", type=int, default=plan.seed, help="seed of prompts, responses and bootstrap")
     add("--rounds", type=_positive, default=plan.rounds, help="policy updates")

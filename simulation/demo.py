@@ -1,4 +1,4 @@
-"""The demo: an RL worker against a running server, then a retrain, then the same responses scored again.
+"""The demo: an RL worker against a server, then a retrain, then the same responses scored again.
 
 It only measures, and reports whether the retrained version is better, worse or rejected.
 """
@@ -72,6 +72,23 @@ class ServedReward:
             body = as_request(groups[start : start + GROUPS_PER_REQUEST])
             result = self._client.score(body, version=self.version, **options)
             yield from (group.scores for group in result.groups)
+
+
+def changes(plan: Plan, url: str, version: str) -> str:
+    """What `run_demo` changes at a server of others, in sentences."""
+    measured = len(range(0, plan.rounds, plan.measure_every)) + 1
+    scored = measured * plan.measured_prompts
+    return "\n".join(
+        [
+            f"The demo changes the server at {url}, which serves {version} now:",
+            f"- {plan.rounds * plan.prompts} groups of a toy policy, {POLICY_NAME!r}, enter the sample log, "
+            "and retrains may learn from them;",
+            "- a retrain starts on all samples that no run has used, other clients' too; if the gate accepts "
+            "its candidate, that becomes the current version for all clients;",
+            f"- these groups, and {scored} or more that are only measured, count in the drift figures.",
+            f"POST /versions/{version}/activate returns to {version}; the samples stay.",
+        ]
+    )
 
 
 def run_demo(

@@ -13,7 +13,7 @@ import orjson
 import torch
 
 from metarm.errors import TrainingError
-from metarm.figures import PairScores
+from metarm.figures import PairScores, distinct, taken
 from metarm.model import probe
 from metarm.model.encoding import Encoded, Encoder
 from metarm.model.reward_model import RewardModel
@@ -42,8 +42,8 @@ class EvaluationSet:
     ) -> EvaluationSet:
         """`groups` are the newest last. Groups of fewer than two distinct responses are left out."""
         encoded = encode_groups(encoder, groups[-RECENT_GROUPS:])
-        distinct = [list({response.key: response for response in g.responses}.values()) for g in encoded]
-        recent = [responses[:RECENT_RESPONSES] for responses in distinct if len(responses) > 1]
+        rows = [taken(group.responses, distinct([r.key for r in group.responses])) for group in encoded]
+        recent = [responses[:RECENT_RESPONSES] for responses in rows if len(responses) > 1]
         return cls(encode_pairs(encoder, held_out), recent)
 
     @property

@@ -19,7 +19,6 @@ OWN = (
     "closed_loop/first_model.py",
     "closed_loop/in_process.py",
     "closed_loop/served.py",
-    "private_server.py",
 )
 
 

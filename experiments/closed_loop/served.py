@@ -11,10 +11,10 @@ from experiments.closed_loop.first_model import FirstModel
 from experiments.closed_loop.plan import StudyPlan
 from experiments.closed_loop.records import RetrainRecord
 from experiments.closed_loop.reward_models import failed_retrain, in_requests, retrain_record
-from experiments.private_server import PrivateServer
 from metarm.client import RewardClient
 from metarm.errors import MetaRMError, TrainingError
 from simulation.optimise import Groups, as_request
+from simulation.private_server import PrivateServer
 
 RETRAIN_S = 3600.0
 POLL_S = 0.2

@@ -17,8 +17,8 @@ from experiments.hacked.plan import DrillPlan
 from experiments.hacked.play import Drill, play
 from experiments.hacked.sabotage import SABOTAGES, spoiled
 from experiments.hacked.tables import story, summary
-from experiments.private_server import PrivateServer
 from metarm.errors import ConfigurationError
+from simulation.private_server import PrivateServer
 
 SERVICE = {"METARM_TUNE": "false", "METARM_TRAIN_PRIORITY": "low", "METARM_LOG_LEVEL": "WARNING"}
 

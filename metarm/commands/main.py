@@ -51,7 +51,7 @@ class Metarm(CommandGroup):
         description="Measure how the forward uses this machine best, and record the result."
     )
     demo: CliSubCommand[Program] = Field(
-        description="Play an RL worker against a running server: drift, retrain, swap."
+        description="Play an RL worker against a private server: drift, retrain, swap."
     )
 
 

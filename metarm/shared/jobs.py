@@ -22,6 +22,7 @@ from metarm.shared.keys import (
     ENDED_JOBS,
     JOBS,
     RETRAIN_COOLDOWN,
+    RETRAIN_UNHELPFUL,
     TRACKERS_FAILED,
     cancel_key,
     job_key,
@@ -31,6 +32,7 @@ from metarm.shared.scripts import load_script
 KEEP_FINISHED_S = 30 * 86400
 KEEP_JOBS = 1000  # the newest
 KEEP_CANCEL_S = 86400
+MOST_DOUBLINGS = 4  # of the pause after runs that did not help: at most 16 times as long
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +155,29 @@ class JobBoard:
         return {name.decode(): int(count) for name, count in counts.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class JudgedRuns:
+    """The last `job` that drift started and whose effect is known, the `reason`, and how many in a row up to it
+    were `unhelpful`."""
+
+    job: str | None = None
+    unhelpful: int = 0
+    reason: str = ""
+
+
 class RetrainCooldown:
-    """The pause between two retrains that drift starts, one for all servers. Thread-safe. Every method raises
-    redis.RedisError when Redis does not answer."""
+    """The pause between two retrains that drift starts, one for all servers. Each run in a row that did not
+    help doubles it, at most MOST_DOUBLINGS times. Thread-safe. Every method that needs Redis raises
+    redis.RedisError when it does not answer."""
 
     def __init__(self, client: redis.Redis, seconds: int) -> None:
         self._redis = client
         self._seconds = seconds
+        self._script = load_script(client, "cooldown")
+
+    def wait_s(self, unhelpful: int) -> int:
+        """Seconds from the start of a run to that of the next, after this number of runs that did not help."""
+        return self._seconds << min(unhelpful, MOST_DOUBLINGS)
 
     def left_s(self) -> int:
         """Seconds until the pause ends; 0 if there is none."""
@@ -167,11 +185,27 @@ class RetrainCooldown:
 
     def begin(self, version: str) -> bool:
         """Start a pause because of the drift of `version`; False if another server has started one."""
-        return bool(self._redis.set(RETRAIN_COOLDOWN, version, nx=True, ex=self._seconds))
+        wait_s = self.wait_s(self.judged().unhelpful)
+        return bool(self._redis.set(RETRAIN_COOLDOWN, version, nx=True, ex=wait_s))
 
     def cancel(self) -> None:
         """End the pause that this server has just started, because no retrain followed."""
         self._redis.delete(RETRAIN_COOLDOWN)
+
+    def judged(self) -> JudgedRuns:
+        found = cast("dict[bytes, bytes]", self._redis.hgetall(RETRAIN_UNHELPFUL))
+        if not found:
+            return JudgedRuns()
+        return JudgedRuns(found[b"job"].decode(), int(found[b"unhelpful"]), found[b"reason"].decode())
+
+    def judge(self, job: Job, version: str, helped: bool, reason: str) -> int | None:
+        """Record whether `job`, which the drift of `version` started, helped, and set the pause from its start
+        on. Returns the number of runs in a row that did not help; None if this is recorded already. A run that
+        helped can still turn out not to have."""
+        passed_s = max(0.0, time.time() - job.created)
+        keys = [RETRAIN_UNHELPFUL, RETRAIN_COOLDOWN]
+        run = (job.id, repr(job.created), int(helped), reason, version)
+        return cast("int | None", self._script(keys, [*run, passed_s, self._seconds, MOST_DOUBLINGS]))
 
 
 def public_view(job: Job) -> dict[str, Any]:

@@ -15,6 +15,8 @@
 | metarm:leases            | hash   | leases by id: expiry and version (expires with the last)    |
 | metarm:watches           | hash   | the newest 200 watches over promoted versions, as JSON      |
 | metarm:retrain:cooldown  | string | the version whose drift started a retrain last (expires)    |
+| metarm:retrain:unhelpful | hash   | runs of drift in a row that did not help, and the last one  |
+| metarm:retrain:first:{v}:{spread} | string | a version's spread ratio over its first groups    |
 | metarm:service:{id}      | string | a live service's registration as JSON (expires)             |
 | metarm:services          | set    | ids of services that are or were live                       |
 | metarm:cut_over          | hash   | the last cut-over: version, phase, each server's state      |
@@ -36,6 +38,7 @@ TRAINER = "metarm:trainer"
 LEASES = "metarm:leases"
 WATCHES = "metarm:watches"
 RETRAIN_COOLDOWN = "metarm:retrain:cooldown"
+RETRAIN_UNHELPFUL = "metarm:retrain:unhelpful"
 SERVICES = "metarm:services"
 SERVICE_PREFIX = "metarm:service:"
 CUT_OVER = "metarm:cut_over"
@@ -54,6 +57,10 @@ def job_key(job_id: str) -> str:
 
 def cancel_key(job_id: str) -> str:
     return f"metarm:job:{job_id}:cancel"
+
+
+def first_window_key(version: str, reference_spread: float) -> str:
+    return f"metarm:retrain:first:{version}:{reference_spread!r}"
 
 
 def service_key(service_id: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from operator import add
 from typing import Any, NamedTuple, Self
 
-from metarm.figures import covariation, pair_orders, pearson, ratio, squared_difference
+from metarm.figures import covariation, pair_orders, pearson, ratio, squared_difference, taken
 from metarm.records import PolicyStamp
 from service.oversight.recent_scores import RecentScores
 
@@ -57,7 +57,7 @@ class Figures(NamedTuple):
     responses: int = 0
     truncated: int = 0
     saturated: int = 0
-    compared: int = 0  # groups of two or more
+    compared: int = 0  # groups of two or more distinct responses
     squares: float = 0.0  # Σ over compared groups of the mean of Δr²
     scores: float = 0.0  # Σ s², s a score less its group's mean
     lengths: float = 0.0  # Σ l², l a number of tokens less its group's mean
@@ -65,12 +65,20 @@ class Figures(NamedTuple):
 
     @classmethod
     def of_group(
-        cls, scores: Sequence[float], lengths: Sequence[int], truncated: int, reference: Reference
+        cls,
+        scores: Sequence[float],
+        lengths: Sequence[int],
+        truncated: int,
+        reference: Reference,
+        places: Sequence[int] | None = None,
     ) -> Self:
-        """One group: a score and a number of tokens for each response, and how many were truncated."""
+        """One group: a score and a number of tokens for each response, how many were truncated, and the
+        `places` of the distinct responses (None: all differ)."""
         size = len(scores)
         saturated = sum(not reference.low <= score <= reference.high for score in scores)
-        if size < 2:
+        if places is not None:
+            scores, lengths = taken(scores, places), taken(lengths, places)
+        if len(scores) < 2:
             return cls(1, size, truncated, saturated)
         sums = covariation(scores, lengths)
         return cls(1, size, truncated, saturated, 1, squared_difference(scores), *sums)
@@ -109,8 +117,8 @@ class Figures(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Sums over groups of two or more responses that two versions scored (`own` and `other`), and the figures
-    that follow from them."""
+    """Sums over groups of two or more distinct responses that two versions scored (`own` and `other`), and the
+    figures that follow from them."""
 
     groups: int = 0
     ranked: int = 0  # groups in which either version orders any pair
@@ -121,7 +129,7 @@ class Comparison(NamedTuple):
 
     @classmethod
     def of_group(cls, own: Sequence[float], other: Sequence[float]) -> Self:
-        """One group of two or more responses."""
+        """The distinct responses of one group, two or more."""
         share = pair_orders(own, other).disagreement
         squares = squared_difference(own), squared_difference(other)
         return cls(1, share is not None, share or 0.0, *squares, (share or 0.0) ** 2)
@@ -187,11 +195,13 @@ class Compared:
 
 
 class VersionDrift:
-    """The figures of one version: of all groups since this server began, of each policy step, of the newest."""
+    """The figures of one version: of all groups since this server began, of the first and the newest of them,
+    and of each policy step."""
 
     def __init__(self, reference: Reference, window_groups: int) -> None:
         self.reference = reference
         self.total = Figures()
+        self.first = Figures()  # the first window: it ends once it is complete
         self.steps: OrderedDict[PolicyStamp | None, Figures] = OrderedDict()  # seen last is last
         self.older, self.older_steps = Figures(), 0
         self.non_finite = 0  # requests that failed on a non-finite score
@@ -203,6 +213,8 @@ class VersionDrift:
 
     def add(self, group: Figures, policy: PolicyStamp | None) -> None:
         self.total = self.total.plus(group)
+        if not self.complete(self.first):
+            self.first = self.first.plus(group)
         self._window.append(group)
         self._window_figures = None
         self.steps[policy] = self.steps.pop(policy, Figures()).plus(group)
@@ -218,6 +230,10 @@ class VersionDrift:
                 self.compared.popitem(last=False)
         self.compared.move_to_end(other)
         self.compared[other].add(group)
+
+    def complete(self, window: Figures) -> bool:
+        """Whether a window has enough groups for a decision, half of them of two or more distinct responses."""
+        return window.groups >= self._window_groups and 2 * window.compared >= self._window_groups
 
     def window(self) -> Figures:
         """The figures of the newest groups, summed anew: subtracting old groups would lose precision."""

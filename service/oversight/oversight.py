@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import redis
 
 from metarm.runtime.loops import Loops
+from metarm.shared.first_windows import FirstWindows
 from metarm.shared.jobs import JobBoard, RetrainCooldown
 from metarm.shared.presence import TrainerPresence
 from metarm.shared.watches import WatchBoard
@@ -58,7 +59,14 @@ class Oversight:
             loops.add("watch-records"),
         )
         self.auto_retrain = AutoRetrain(
-            settings, live, drift, retraining, RetrainCooldown(client, settings.retrain_cooldown_s), metrics
+            settings,
+            versions.store,
+            live,
+            drift,
+            retraining,
+            RetrainCooldown(client, settings.retrain_cooldown_s),
+            FirstWindows(client),
+            metrics,
         )
         self.health = HealthMonitor(JobBoard(client), presence, versions.fault, loops)
         self._shadow = Shadow(

@@ -28,7 +28,7 @@ class RecentScores:
         self.points: deque[tuple[int, float]] = deque(maxlen=KEEP_POINTS)  # tokens, score
 
     def add(self, scores: Sequence[float], lengths: Sequence[int]) -> None:
-        """Add a group's first responses. Each is in at most one pair, so that pairs are independent."""
+        """Add a group's first distinct responses. Each is in at most one pair: pairs are independent."""
         pairs = islice(zip(scores[::2], scores[1::2], strict=False), PAIRS_OF_GROUP)
         self.differences.extend(abs(one - other) for one, other in pairs)
         self.points.extend(islice(zip(lengths, scores, strict=True), POINTS_OF_GROUP))

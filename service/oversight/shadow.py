@@ -65,7 +65,7 @@ class Shadow:
         self._earned = 0.0  # tokens that may be scored while requests wait
 
     def offer(self, group: ScoredGroup, plan: ShadowPlan) -> None:
-        """Take an answered group of two or more responses, or drop and count it. Does not block."""
+        """Take an answered group of two or more distinct responses, or drop and count it. Does not block."""
         waiting = self._waiting[plan]
         if len(waiting) >= MOST_WAITING:
             self._drop("queue_full")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from metarm.figures import distinct, taken
 from metarm.records import PolicyStamp
 from service.oversight.drift import Drift, Figures
 from service.scoring.scorer import ScoredGroup
@@ -37,8 +38,8 @@ class Traffic:
         shadow: Callable[[ScoredGroup, ShadowPlan], None],
         on_answered: Callable[[int, int], None] = lambda _, __: None,
     ) -> None:
-        """`shadow` receives each group that one of the `plans` selects; `on_answered` receives the responses
-        and tokens of each answered request."""
+        """`shadow` receives each group that one of the `plans` selects, without repeated responses;
+        `on_answered` receives the responses and tokens of each answered request."""
         self._drift = drift
         self._metrics = metrics.drift
         self._plans = plans
@@ -72,13 +73,34 @@ class Traffic:
         drift = self._drift.of(version.name, version.manifest)
         lengths = [len(sample.ids) for sample in group.encoded]
         truncated = sum(sample.truncated for sample in group.encoded)
-        drift.add(Figures.of_group(group.scores, lengths, truncated, drift.reference), policy)
-        drift.recent.add(group.scores, lengths)
+        places = _distinct(group)
+        drift.add(Figures.of_group(group.scores, lengths, truncated, drift.reference, places), policy)
+        drift.recent.add(taken(group.scores, places), taken(lengths, places))
         histogram = self._metrics.score.labels(version.name)
         for score in group.scores:
             histogram.observe(score)
-        if len(group.scores) < 2:
+        if len(places) < 2:
             return  # nothing to compare
         for plan in self._plans():
             if plan.version == version.name and share_of(group.prompt) < plan.share:
-                self._shadow(group, plan)
+                self._shadow(_only(group, places), plan)
+
+
+def _distinct(group: ScoredGroup) -> Sequence[int]:
+    """The places of the distinct responses. Equal inputs have equal rewards: inputs are compared only where
+    rewards are equal, because a digest costs more than the figures."""
+    if len(set(group.raw)) == len(group.raw):
+        return range(len(group.raw))
+    return distinct([sample.key for sample in group.encoded])
+
+
+def _only(group: ScoredGroup, places: Sequence[int]) -> ScoredGroup:
+    if len(places) == len(group.scores):
+        return group
+    return replace(
+        group,
+        responses=taken(group.responses, places),
+        encoded=taken(group.encoded, places),
+        raw=taken(group.raw, places),
+        scores=taken(group.scores, places),
+    )

@@ -14,9 +14,9 @@ from experiments.closed_loop.plan import FirstModelPlan, StudyPlan
 from experiments.hacked.drill import SERVICE, prepared
 from experiments.hacked.plan import DrillPlan
 from experiments.hacked.play import play
-from experiments.private_server import PrivateServer
 from metarm import RewardClient
 from service.settings import ServiceSettings
+from simulation.private_server import PrivateServer
 
 FIRST = FirstModelPlan(pairs=700, vocabulary=700, hidden=32, layers=1, intermediate=64, steps=120)
 PLAN = DrillPlan(

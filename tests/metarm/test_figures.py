@@ -14,9 +14,11 @@ from metarm.figures import (
     PairScores,
     agreement,
     centred,
+    distinct,
     length_correlation,
     pair_orders,
     spread,
+    taken,
     with_deprecated_names,
 )
 
@@ -122,6 +124,13 @@ def test_equal_scores_have_zero_spread_despite_rounding() -> None:
         for size in range(2, 50):
             assert centred([value] * size) == [0.0] * size
             assert spread([[value] * size]) == 0.0
+
+
+def test_of_repeated_responses_the_first_is_the_distinct_one() -> None:
+    assert distinct([b"a", b"b", b"a", b"c", b"b"]) == [0, 1, 3]
+    assert distinct([b"a"] * 5) == [0]
+    assert distinct([]) == []
+    assert taken([0.5, 0.7, 0.5, 0.9, 0.7], [0, 1, 3]) == [0.5, 0.7, 0.9]
 
 
 def test_figures_are_readable_under_both_their_old_and_new_names() -> None:

@@ -1,18 +1,30 @@
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import pty
+import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 
 from metarm.errors import EXIT_CONFIGURATION
+from metarm.runtime.processes import Process, without_settings
 from simulation.cli import main
+from tests.tiny import Kind
+
+SMALL = ["--rounds", "1", "--prompts", "2", "--responses", "2", "--measured-prompts", "2"]
 
 
 def test_a_demo_without_a_server_prints_one_clear_line(
@@ -52,6 +64,13 @@ def test_an_empty_key_is_refused_on_the_command_line_and_unset_in_the_environmen
     assert "key" not in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_key_without_a_url_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["--api-key", "secret"])
+    assert refused.value.code == 2
+    assert "--url" in capsys.readouterr().err
+
+
 def test_groups_of_one_response_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:
         main(["--responses", "1"])
@@ -68,6 +87,7 @@ class LongerIsBetter(BaseHTTPRequestHandler):
     """A server that scores by the number of words; a retrain publishes a version with the same scores."""
 
     served = "v000001"
+    posts = 0
 
     def do_GET(self) -> None:
         progress = {"step": 1, "steps": 1}
@@ -75,6 +95,7 @@ class LongerIsBetter(BaseHTTPRequestHandler):
         self._answer({"status": "ready", "version": type(self).served} if self.path == "/ready" else job)
 
     def do_POST(self) -> None:
+        type(self).posts += 1
         body = orjson.loads(self.rfile.read(int(self.headers["content-length"])))
         if self.path == "/retrain":
             type(self).served = "v000002"
@@ -100,25 +121,124 @@ def _scored(number: int, responses: list[str], version: str) -> dict[str, Any]:
     return {"id": str(number), "version": version, "scores": scores, **rest}
 
 
+@contextlib.contextmanager
+def served() -> Iterator[str]:
+    """The address of LongerIsBetter, which has answered nothing yet."""
+    LongerIsBetter.served, LongerIsBetter.posts = "v000001", 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), LongerIsBetter) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def asked(url: str, out: Path, answer: bytes) -> tuple[int, str]:
+    """The demo on a terminal whose user types `answer`: its exit status, and what the terminal showed."""
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "simulation", "--url", url, "--out", str(out), *SMALL]
+    with subprocess.Popen(command, stdin=end, stdout=end, stderr=end) as process:
+        os.close(end)
+        os.write(terminal, answer)
+        shown = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while part := os.read(terminal, 4096):
+                shown += part
+        os.close(terminal)
+    return process.returncode, shown.decode()
+
+
+def test_on_a_terminal_the_demo_says_what_it_changes_and_goes_ahead_only_after_yes(tmp_path: Path) -> None:
+    with served() as url:
+        for answer in (b"n\n", b"\n"):
+            status, shown = asked(url, tmp_path, answer)
+            assert status == 1
+            assert f"changes the server at {url}, which serves v000001" in shown
+            assert "2 groups of a toy policy, 'demo'" in shown
+            assert "and 4 or more that are only measured" in shown
+            assert "nothing was changed" in shown
+            assert LongerIsBetter.posts == 0
+        status, shown = asked(url, tmp_path, b"y\n")
+        assert status == 0, shown
+        assert (tmp_path / "demo.json").is_file()
+
+
+def test_without_a_terminal_the_demo_changes_no_server_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    with served() as url:
+        assert main(["--url", url, "--out", str(tmp_path / "demo"), *SMALL]) == 2
+        assert LongerIsBetter.posts == 0
+    captured = capsys.readouterr()
+    assert "--yes" in captured.err
+    assert f"changes the server at {url}" in captured.err
+    assert not (tmp_path / "demo").exists()
+
+
 @pytest.mark.parametrize("picture", [True, False], ids=["with-matplotlib", "without-matplotlib"])
 def test_a_demo_writes_its_figures_and_with_matplotlib_its_picture(
     picture: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not picture:
         monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr(LongerIsBetter, "served", "v000001")
-    small = ["--rounds", "1", "--prompts", "2", "--responses", "2", "--measured-prompts", "2"]
-    with ThreadingHTTPServer(("127.0.0.1", 0), LongerIsBetter) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            url = f"http://127.0.0.1:{server.server_port}"
-            assert main(["--url", url, "--out", str(tmp_path), *small]) == 0
-        finally:
-            server.shutdown()
-            thread.join()
+    with served() as url:
+        assert main(["--url", url, "--yes", "--out", str(tmp_path), *SMALL]) == 0
     figures = orjson.loads((tmp_path / "demo.json").read_bytes())
     assert [checkpoint["step"] for checkpoint in figures["checkpoints"]] == [0, 1]
     assert len(figures["after_retrain"]) == 2
     assert (tmp_path / "demo.png").is_file() == picture
     assert ("pip install 'metarm-server[demo]'" in capsys.readouterr().err) != picture
+
+
+def demo(folder: Path, model: Path, *options: str) -> Process:
+    """`metarm demo` on a private server that serves this model as it is."""
+    apart = {
+        "TMPDIR": str(folder),
+        "METARM_MODEL": str(model),
+        "METARM_PORT": "1",
+        "METARM_RETRAIN": "nonsense",
+    }
+    command = [sys.executable, "-m", "simulation", "--out", str(folder / "out"), *SMALL, *options]
+    return Process(command, folder / "output.txt", {**without_settings(), **apart})
+
+
+@pytest.mark.slow
+def test_by_default_the_demo_runs_on_a_private_server_that_is_gone_afterwards(
+    tmp_path: Path, checkpoint: Callable[[Kind], Path]
+) -> None:
+    """The two groups are too few for a retrain: the server refuses it, and the command ends with its reason."""
+    with demo(tmp_path, checkpoint("bert")) as process:
+        assert process.wait(240) == 1
+    first, *_, last, gone = [line for line in process.output.splitlines() if line]
+    found = re.fullmatch(
+        r"private server on (http://127.0.0.1:\d+); its data and log are in (\S+) until .*", first
+    )
+    assert found is not None, process.output
+    url, folder = found.groups()
+    assert "reward model v000001; 1 rounds of 2 prompts" in process.output
+    said = {last, gone}
+    assert f"the private server has stopped, and {folder} is deleted" in said
+    assert any("2 unused sample groups" in line for line in said)
+    assert not Path(folder).exists()
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{url}/health")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_demo_and_its_private_server(
+    number: signal.Signals, tmp_path: Path, checkpoint: Callable[[Kind], Path]
+) -> None:
+    with demo(tmp_path, checkpoint("bert"), "--rounds", "100000") as process:
+        process.wait_until(lambda: "reward model v000001" in process.output, timeout_s=180)
+        (folder,) = tmp_path.glob("metarm-demo-*")
+        process.kill(number)
+        assert process.wait(180) == (130 if number == signal.SIGINT else 128 + number)
+    assert f"the private server has stopped, and {folder} is deleted" in process.output
+    assert not folder.exists()
+    url = process.output.split()[3].rstrip(";")
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{url}/health")

@@ -12,9 +12,11 @@ class Figures(DriftFigures):
     """Figures over some groups, as metarm/figures.py defines them; null if one is undefined."""
 
     groups: int
-    compared_groups: int = Field(description="Groups of two or more responses.")
+    compared_groups: int = Field(description="Groups of two or more distinct responses.")
     responses: int
-    spread: float | None = Field(description="Root mean square difference of two scores of a group.")
+    spread: float | None = Field(
+        description="Root mean square difference of the scores of two distinct responses of a group."
+    )
     spread_to_reference: float | None = Field(description="spread ÷ the spread on held-out preferences.")
     spread_ratio: float | None = deprecated("spread_to_reference")
     length_correlation: float | None = Field(description="Of score and tokens, centred by group.")

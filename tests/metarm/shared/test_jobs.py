@@ -9,7 +9,7 @@ import redis
 from metarm.errors import JobConflictError, UnknownJobError
 from metarm.records import FINISHED, JobStatus
 from metarm.shared.connection import connect
-from metarm.shared.jobs import KEEP_JOBS, JobBoard, RetrainCooldown, public_view
+from metarm.shared.jobs import KEEP_JOBS, JobBoard, JudgedRuns, RetrainCooldown, public_view
 from metarm.shared.keys import JOBS, job_key
 from tests.processes import RedisProcess
 
@@ -151,6 +151,40 @@ def test_only_one_server_starts_a_cooldown_and_it_can_cancel_it(redis_client: re
     assert other.left_s() == pytest.approx(60, abs=2)
     one.cancel()
     assert other.begin("v000001")
+
+
+def test_each_run_in_a_row_that_did_not_help_doubles_the_pause_up_to_16_times(
+    redis_client: redis.Redis,
+) -> None:
+    one, other = RetrainCooldown(redis_client, 100), RetrainCooldown(redis_client, 100)
+    board = JobBoard(redis_client)
+    assert one.begin("v000001")
+    for run, factor in enumerate([2, 4, 8, 16, 16, 16], start=1):
+        job = board.finish(board.create({}), "rejected")
+        assert one.judge(job, "v000001", False, "rejected") == run
+        assert other.judge(job, "v000001", False, "rejected") is None  # counted once
+        assert other.judged() == JudgedRuns(job.id, run, "rejected")
+        assert other.wait_s(run) == 100 * factor
+        assert other.left_s() == pytest.approx(100 * factor, abs=5)
+    one.cancel()
+    assert other.begin("v000001")
+    assert one.left_s() == pytest.approx(1600, abs=5)
+
+    helped = board.finish(board.create({}), "published")
+    assert one.judge(helped, "v000001", True, "raised") == 0
+    assert other.left_s() == pytest.approx(100, abs=5)
+    assert other.judge(job, "v000001", False, "an earlier run") is None
+    assert other.judge(helped, "v000001", False, "rolled back") == 1
+    assert one.left_s() == pytest.approx(200, abs=5)
+
+
+def test_a_pause_counts_from_the_start_of_the_run(redis_client: redis.Redis) -> None:
+    cooldown = RetrainCooldown(redis_client, 100)
+    job = JobBoard(redis_client).create({})
+    assert cooldown.judge(job.with_changes(created=job.created - 150), "v000001", False, "rejected") == 1
+    assert cooldown.left_s() == pytest.approx(50, abs=5)
+    assert cooldown.judge(job.with_changes(created=job.created - 140), "v000001", True, "raised") == 0
+    assert cooldown.left_s() == 0
 
 
 def test_every_method_raises_a_redis_error_when_the_server_is_down(redis_process: RedisProcess) -> None:

@@ -80,6 +80,25 @@ def test_single_response_groups_count_only_toward_truncation_and_saturation() ->
     assert (view["truncation_rate"], view["saturated_share"]) == (0.5, 0.5)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_repeated_responses_change_no_figure_over_pairs_but_count_as_responses(seed: int) -> None:
+    rng, groups = random.Random(seed), random_groups(seed)
+    repeated = Figures()
+    for scores, lengths, truncated in groups:
+        again = [rng.randrange(len(scores)) for _ in range(rng.randint(1, 9))]
+        more = [scores[n] for n in again], [lengths[n] for n in again]
+        places = range(len(scores))
+        group = [*scores, *more[0]], [*lengths, *more[1]], truncated
+        repeated = repeated.plus(Figures.of_group(*group, REFERENCE, places))
+    once = added(groups)
+    assert (repeated.compared, repeated.spread) == (once.compared, once.spread)
+    assert repeated.length_correlation == once.length_correlation
+    assert repeated.responses > once.responses
+    single = Figures.of_group([9.0] * 4, [7] * 4, 4, REFERENCE, [0])
+    assert (single.groups, single.responses, single.truncated, single.saturated) == (1, 4, 4, 4)
+    assert (single.compared, single.spread) == (0, None)
+
+
 @pytest.mark.parametrize(
     ("manifest", "reason"),
     [
@@ -156,6 +175,18 @@ def test_the_window_covers_only_the_newest_groups() -> None:
             version.compare("v000002", {}, Comparison.of_group(group[0], group[0]))
     assert version.compared["v000002"].window().groups == 10
     assert version.compared["v000002"].total.groups == sum(len(scores) > 1 for scores, _, _ in groups)
+
+
+def test_the_first_window_ends_once_half_of_enough_groups_can_be_compared() -> None:
+    version = Drift(window_groups=4).of("v000001", {})
+    groups: list[Group] = [([1.0], [1], 0)] * 5 + [([0.0, 1.0], [1, 2], 0), ([0.0, 2.0], [1, 2], 0)]
+    for place, group in enumerate(groups):
+        version.add(Figures.of_group(*group, NOTHING), None)
+        assert version.complete(version.first) == (place == 6)
+    first = version.first
+    assert (first.groups, first.compared) == (7, 2)
+    version.add(Figures.of_group([0.0, 9.0], [1, 2], 0, NOTHING), None)
+    assert version.first == first
 
 
 def test_the_least_recently_scored_versions_are_evicted() -> None:

@@ -247,6 +247,34 @@ def test_traffic_is_queued_processed_in_small_batches_and_dropped_beyond_a_limit
     asyncio.run(main())
 
 
+def test_repeated_responses_are_neither_compared_nor_scored_again(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 128)
+    version = LoadedVersion("v000002", model)
+
+    def group(*responses: str) -> ScoredGroup:
+        (encoded,) = model.encoder.encode([(PROMPT, responses)])
+        scores = [float(len(response)) for response in responses]
+        return ScoredGroup(PROMPT, responses, version, encoded, scores, scores)
+
+    handed: list[ScoredGroup] = []
+
+    async def main() -> None:
+        async with wired(model) as parts:
+            drift = Drift(50)
+            traffic = Traffic(drift, parts.metrics, lambda: [PLAN], lambda group, _: handed.append(group))
+            traffic.answered([group("Yes.", "No!", "Yes.", "It is."), group(*["Yes."] * 6)], None)
+            await traffic.process()
+            seen = drift.versions()["v000002"]
+            (given,) = handed
+            assert (given.responses, given.scores) == (["Yes.", "No!", "It is."], [4.0, 3.0, 6.0])
+            assert given.encoded == group(*given.responses).encoded
+            assert (seen.total.groups, seen.total.responses, seen.total.compared) == (2, 10, 1)
+            assert seen.total.squares == pytest.approx((1 + 4 + 9) / 3)
+            assert list(seen.recent.differences) == [1.0]  # of the first two: no pair of a response with itself
+
+    asyncio.run(main())
+
+
 def test_an_error_about_one_group_leaves_the_others_for_the_next_turn(checkpoint: Kinds) -> None:
     model = load_model(checkpoint("bert"), 128)
     encoded = model.encoder.encode([(PROMPT, RESPONSES)])[0]

@@ -18,9 +18,11 @@ STOP_S = 120.0
 class PrivateServer(Process):
     """Inside the block it runs and serves, and nothing else has used it: its sample log holds one run alone."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
-        """Its data are in `folder`/data; `settings` by their environment names."""
+    def __init__(self, folder: Path, settings: Mapping[str, str], *, start_s: float = START_S) -> None:
+        """Its data are in `folder`/data, its log in `folder`/server.txt; `settings` by their environment names.
+        `start_s` is the time for its first version."""
         port = free_port()
+        self._start_s = start_s
         self.url = url_of(HOST, port)
         ours = {"METARM_DATA_DIR": str(folder / "data"), "METARM_HOST": HOST, "METARM_PORT": str(port)}
         super().__init__(
@@ -32,7 +34,7 @@ class PrivateServer(Process):
         )
 
     def wait_started(self) -> None:
-        self.serving()
+        self.serving(timeout_s=self._start_s)
 
     def serving(self, version: str | None = None, timeout_s: float = START_S) -> str:
         """Wait until a version is served and a trainer runs, and return that version; with `version`, until
