@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
 from metarm.errors import ConfigurationError, JobCancelledError
+from metarm.figures import share_interval
 from metarm.model.reward_model import RewardModel
 from metarm.records import Preference, Trainable
 from metarm.runtime.progress import Progress
 from trainer.batches import encode_pairs
 from trainer.learning_curve import LearningCurve
 from trainer.meta_update import StepReport
-from trainer.preferences import PreferenceSet
+from trainer.preferences import PreferenceSet, longer_wins
 from trainer.settings import LearningSettings
 from trainer.tracking import Trackers
 from trainer.training import TrainOptions, score_pairs, train
@@ -28,7 +33,7 @@ RUN = "first-model"  # its name in trackers
 @dataclass(frozen=True, slots=True)
 class TrainingSchedule:
     """The pairs and the length of a fine-tuning. Held-out accuracy is measured before the first step, every
-    `evaluate_every` steps and at the end; None: only at the end."""
+    `evaluate_every` steps and at the end; None: only at the end. The weights of the best of these steps stay."""
 
     pairs: Sequence[Preference]
     learning_rate: float
@@ -44,6 +49,33 @@ class FineTuned:
     curve: LearningCurve
 
 
+class _BestStep:
+    """The trained weights at the step with the highest held-out accuracy, the earliest of equals."""
+
+    def __init__(self, model: RewardModel, steps: int) -> None:
+        self._network = model.network
+        self._steps = steps
+        self._kept: list[Tensor] | None = None  # None: as they are
+        self.step = steps
+        self.accuracy: float | None = None
+
+    def offer(self, step: int, accuracy: float) -> None:
+        """Called while the trained parameters, and no others, require gradients."""
+        if self.accuracy is not None and accuracy <= self.accuracy:
+            return
+        last = step == self._steps
+        self.step, self.accuracy = step, accuracy
+        self._kept = None if last else [weight.detach().clone() for weight in self._trained()]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for weight, kept in zip(self._trained(), self._kept or (), strict=False):
+            weight.copy_(kept)
+
+    def _trained(self) -> Iterator[Parameter]:
+        return (weight for weight in self._network.parameters() if weight.requires_grad)
+
+
 def fine_tune(
     model: RewardModel,
     missing_weights: Sequence[str],
@@ -52,7 +84,8 @@ def fine_tune(
     settings: LearningSettings,
     stop: threading.Event,
 ) -> FineTuned:
-    """Bradley-Terry fine-tuning of `model` in place. `missing_weights` are the names of its random weights.
+    """Bradley-Terry fine-tuning of `model` in place, to the weights of its best step. `missing_weights` are the
+    names of its random weights.
 
     Raises ConfigurationError for too few pairs, or where random weights would not be trained;
     JobCancelledError once `stop` is set.
@@ -74,6 +107,7 @@ def fine_tune(
     )
     log.info("fine-tuning on %d preferences of %s", len(pairs), preferences.source)
     accuracies: list[tuple[int, float]] = []
+    best = _BestStep(model, options.steps)
     trackers = Trackers(settings.report_to, settings.data_dir)
     with trackers.run(RUN) as tracked, Progress("fine-tuning the first version", options.steps) as progress:
         tracked.begin({**options.record(), "pairs": len(pairs)})
@@ -86,23 +120,51 @@ def fine_tune(
         def on_step(step: int, report: StepReport) -> None:
             if stop.is_set():
                 raise JobCancelledError("stopped while the first version was being made")
-            if schedule.evaluate_every and step % schedule.evaluate_every == 0 and step < options.steps:
+            last = step == options.steps
+            if held_out and (last or (schedule.evaluate_every and step % schedule.evaluate_every == 0)):
                 evaluate(step)
+                best.offer(*accuracies[-1])
+            if last:
+                best.restore()
             progress.step(loss=report.loss, **{f"accuracy at {at}": value for at, value in accuracies[-1:]})
             tracked.log("train", asdict(report), step)
 
         if schedule.evaluate_every:
             evaluate(0)
         report = train(model, pairs, [], options, on_step)
-        evaluate(options.steps)
-    held_out_accuracy = accuracies[-1][1] if accuracies else None
-    log.info("held-out accuracy %s on %d pairs", held_out_accuracy, len(held_out))
+    found = _measured(best, accuracies, preferences)
     manifest = {
         "settings": options.record() | {"time_limit_s": None},
         "preferences": preferences.record() | {"pairs": len(pairs)},
-        "metrics": report.summary() | {"held_out_accuracy": held_out_accuracy},
+        "metrics": report.summary() | found,
     }
     return FineTuned(manifest, LearningCurve([step.loss for step in report.curve], accuracies))
+
+
+def _measured(
+    best: _BestStep, accuracies: Sequence[tuple[int, float]], preferences: PreferenceSet
+) -> dict[str, Any]:
+    """Fields of the manifest's metrics: what the best step reaches, and what it is compared with."""
+    if best.accuracy is None:
+        return {"held_out_accuracy": None}
+    before = next((accuracy for step, accuracy in accuracies if step == 0), None)
+    longer = longer_wins(preferences.held_out)
+    low, high = share_interval(best.accuracy, len(preferences.held_out))
+    log.info(
+        "step %d of %d has the best held-out accuracy: %.3f (95%% interval %.3f to %.3f, %d pairs; "
+        "before training %s; the longer response wins in %.3f)",
+        *(best.step, accuracies[-1][0], best.accuracy, low, high, len(preferences.held_out)),
+        *("not measured" if before is None else f"{before:.3f}", longer),
+    )
+    if before is not None and before >= best.accuracy:
+        log.warning("no step is better than the checkpoint before training: consider to serve that as it is")
+    return {
+        "held_out_accuracy": best.accuracy,
+        "held_out_interval": [low, high],
+        "best_step": best.step,
+        "before_training": before,
+        "longer_wins": longer,
+    }
 
 
 def _refuse_untrained(model: RewardModel, missing_weights: Sequence[str], trainable: Trainable) -> None:

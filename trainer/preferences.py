@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarm.errors import ConfigurationError
-from metarm.figures import share_interval
+from metarm.figures import PairScores, share_interval
 from metarm.records import Preference, Prompt
 from metarm.store.origin import DEMO_SOURCE
 from trainer.preference_files import preference_of, rows_of
@@ -132,6 +132,13 @@ def load_preferences(
     if len(held_out) < FEW_HELD_OUT:
         log.warning("%s: %s", file, held_out_precision(len(held_out)))
     return PreferenceSet(_source_of(file), digest, train, held_out, held_out_share, max_held_out)
+
+
+def longer_wins(pairs: Sequence[Preference]) -> float:
+    """The accuracy of a reward that is the length in characters: what length alone explains. A tie counts half.
+    Needs one pair at least."""
+    lengths = PairScores([len(pair.chosen) for pair in pairs], [len(pair.rejected) for pair in pairs])
+    return lengths.accuracy
 
 
 def held_out_precision(pairs: int) -> str:

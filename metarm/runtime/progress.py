@@ -56,10 +56,9 @@ class Progress:
     def step(self, **figures: float) -> None:
         """Count one step; `figures` are shown beside the count, with three decimals."""
         self._done += 1
-        shown = {name: f"{value:.3f}" for name, value in figures.items()}
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
         if not self._bars.disable:
-            text = " ".join(f"{name}={value}" for name, value in shown.items())
-            self._bars.update(self._task, advance=1, figures=text, refresh=True)
+            self._bars.update(self._task, advance=1, figures=shown, refresh=True)
             return
         now = time.monotonic()
         if now - self._logged > self._line_every_s or self._done == self._total:
