@@ -40,7 +40,7 @@ class ChatTemplate:
             self._try_out()
         if RANDOM.search(str(tokenizer.chat_template)):
             raise InvalidVersionError(
-                "its chat template writes random text: equal texts have other tokens each time"
+                "its chat template writes random text: it gives a text different tokens each time"
             )
         if on is not None and CLOCK in str(tokenizer.chat_template):
             year = self._apply("", "", chat_template="{{ strftime_now('%Y') }}", tokenize=False)
