@@ -64,6 +64,7 @@ def ensure_first_version(
             tuned = fine_tune(model, missing_weights, preferences, schedule, settings, stop)
         except JobCancelledError:
             return
+        log.info("%s", tuned.summary.replace("\n", "; "))
         manifest |= {"method": "bootstrap", **tuned.manifest}
         curve = tuned.curve
     if store.names():  # made by another process meanwhile

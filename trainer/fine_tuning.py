@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from metarm.runtime.progress import Progress
 from trainer.batches import encode_pairs
 from trainer.learning_curve import LearningCurve
 from trainer.meta_update import StepReport
-from trainer.preferences import PreferenceSet, longer_wins
+from trainer.preferences import PreferenceSet, held_out_precision, longer_wins
 from trainer.settings import LearningSettings
 from trainer.tracking import Trackers
 from trainer.training import TrainOptions, score_pairs, train
@@ -33,7 +33,7 @@ RUN = "first-model"  # its name in trackers
 @dataclass(frozen=True, slots=True)
 class TrainingSchedule:
     """The pairs and the length of a fine-tuning. Held-out accuracy is measured before the first step, every
-    `evaluate_every` steps and at the end; None: only at the end. The weights of the best of these steps stay."""
+    `evaluate_every` steps and at the end; None: only at the end. The weights of the best step stay."""
 
     pairs: Sequence[Preference]
     learning_rate: float
@@ -43,10 +43,11 @@ class TrainingSchedule:
 
 @dataclass(frozen=True, slots=True)
 class FineTuned:
-    """The fields of a manifest that describe a fine-tuning, and its curve."""
+    """The fields of a manifest that describe a fine-tuning, its curve, and what it reached, for people."""
 
     manifest: dict[str, Any]
     curve: LearningCurve
+    summary: str
 
 
 class _BestStep:
@@ -132,32 +133,23 @@ def fine_tune(
         if schedule.evaluate_every:
             evaluate(0)
         report = train(model, pairs, [], options, on_step)
-    found = _measured(best, accuracies, preferences)
+    before = next((accuracy for step, accuracy in accuracies if step == 0), None)
+    found = _measured(best, before, preferences)
     manifest = {
         "settings": options.record() | {"time_limit_s": None},
         "preferences": preferences.record() | {"pairs": len(pairs)},
         "metrics": report.summary() | found,
     }
-    return FineTuned(manifest, LearningCurve([step.loss for step in report.curve], accuracies))
+    curve = LearningCurve([step.loss for step in report.curve], accuracies)
+    return FineTuned(manifest, curve, _summary(found, len(held_out)))
 
 
-def _measured(
-    best: _BestStep, accuracies: Sequence[tuple[int, float]], preferences: PreferenceSet
-) -> dict[str, Any]:
+def _measured(best: _BestStep, before: float | None, preferences: PreferenceSet) -> dict[str, Any]:
     """Fields of the manifest's metrics: what the best step reaches, and what it is compared with."""
     if best.accuracy is None:
         return {"held_out_accuracy": None}
-    before = next((accuracy for step, accuracy in accuracies if step == 0), None)
     longer = longer_wins(preferences.held_out)
     low, high = share_interval(best.accuracy, len(preferences.held_out))
-    log.info(
-        "step %d of %d has the best held-out accuracy: %.3f (95%% interval %.3f to %.3f, %d pairs; "
-        "before training %s; the longer response wins in %.3f)",
-        *(best.step, accuracies[-1][0], best.accuracy, low, high, len(preferences.held_out)),
-        *("not measured" if before is None else f"{before:.3f}", longer),
-    )
-    if before is not None and before >= best.accuracy:
-        log.warning("no step is better than the checkpoint before training: consider to serve that as it is")
     return {
         "held_out_accuracy": best.accuracy,
         "held_out_interval": [low, high],
@@ -165,6 +157,22 @@ def _measured(
         "before_training": before,
         "longer_wins": longer,
     }
+
+
+def _summary(found: Mapping[str, Any], pairs: int) -> str:
+    accuracy, before = found["held_out_accuracy"], found.get("before_training")
+    if accuracy is None:
+        return held_out_precision(0)
+    low, high = found["held_out_interval"]
+    lines = [
+        f"step {found['best_step']} is the best: held-out accuracy {accuracy:.3f}, 95% interval {low:.3f} to "
+        f"{high:.3f} on {pairs} pairs",
+        f"compare: {found['longer_wins']:.3f} if the longer response always wins"
+        + (f", {before:.3f} before training" if before is not None else ""),
+    ]
+    if before is not None and before >= accuracy:
+        lines.append("no step is better than the checkpoint was before: consider to serve that as it is")
+    return "\n".join(lines)
 
 
 def _refuse_untrained(model: RewardModel, missing_weights: Sequence[str], trainable: Trainable) -> None:

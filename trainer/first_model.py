@@ -84,6 +84,7 @@ def run(settings: FirstModelSettings, stop: threading.Event) -> None:
     if settings.curve is not None:
         tuned.curve.draw(settings.curve)
     print(tuned.curve.table())
+    print(tuned.summary)
     print(
         f"{name} is in {store.root}. Serve it:\n  {metarm_command('up', '--data-dir', str(settings.data_dir))}"
     )

@@ -98,7 +98,7 @@ def paired_difference(before: PairScores, after: PairScores) -> PairedDifference
     changes = [b - a for a, b in zip(before.wins, after.wins, strict=True)]
     lost, won = (sum(change * sign > 0 for change in changes) for sign in (-1, 1))
     middle, half = fmean(changes), Z95 * deviation(changes) / math.sqrt(len(changes))
-    return PairedDifference(middle, middle - half, middle + half, lost, won, _sign_test(lost, lost + won))
+    return PairedDifference(middle, middle - half, middle + half, lost, won, sign_test(lost, lost + won))
 
 
 def judge(
@@ -237,6 +237,6 @@ def _known(figures: Figures, name: str) -> float:
     return value
 
 
-def _sign_test(heads: int, tosses: int) -> float:
+def sign_test(heads: int, tosses: int) -> float:
     """The probability of `heads` or more in `tosses` tosses of a fair coin."""
     return float(sum(math.comb(tosses, k) for k in range(heads, tosses + 1)) / (1 << tosses))

@@ -157,7 +157,7 @@ class Trainer:
             "pairs": len(preferences.train),
             **({"reused": f"{samples.counts['reused']} of {former}"} if former else {}),
         }
-        log.info("%s: %s, %s", job.id, of_run, options.record())
+        log.info("%s: %s", job.id, ", ".join(f"{k} {v}" for k, v in {**of_run, **options.record()}.items()))
         tracked.begin({**options.record(), **of_run})
 
         with Staging(self._store) as staged:

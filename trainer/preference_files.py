@@ -35,6 +35,22 @@ LINE_END = b"\n"
 ROW = re.compile(r" in row \d+")
 
 
+def read_pairs(file: Path) -> list[Preference]:
+    """The pairs of a preference file, in order, one at least. Raises ConfigurationError that names the file and
+    the row."""
+    if not file.is_file():
+        raise ConfigurationError(f"there is no preference file {file}")
+    pairs = []
+    for number, row in enumerate(_rows_of(file), 1):
+        try:
+            pairs.append(preference_of(row))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"{file}, row {number}: {error}") from error
+    if not any(pair.prompt.strip() if isinstance(pair.prompt, str) else pair.prompt for pair in pairs):
+        raise ConfigurationError(f"{file}: every prompt is empty")
+    return pairs
+
+
 def preference_of(row: Mapping[str, Any]) -> Preference:
     """One row of TRL's preference format. The prompt is explicit, or the common beginning of both sides.
 
@@ -99,7 +115,7 @@ def _text(value: Any) -> str:
     return value
 
 
-def rows_of(file: Path) -> Sequence[Mapping[str, Any]]:
+def _rows_of(file: Path) -> Sequence[Mapping[str, Any]]:
     import datasets  # takes seconds to import, and is needed only here
 
     suffix = next((s for s in reversed(file.suffixes) if s != ".gz"), "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +14,7 @@ from metarm.errors import ConfigurationError
 from metarm.figures import PairScores, share_interval
 from metarm.records import Preference, Prompt
 from metarm.store.origin import DEMO_SOURCE
-from trainer.preference_files import preference_of, rows_of
+from trainer.preference_files import read_pairs
 from trainer.settings import LearningSettings
 
 log = logging.getLogger(__name__)
@@ -87,10 +87,10 @@ class Preferences:
     def _load(self, file: Path, made_of: Mapping[str, Any]) -> PreferenceSet:
         share = self._settings.held_out_share or made_of.get("held_out_share") or HELD_OUT_SHARE
         most = self._settings.max_held_out or made_of.get("max_held_out") or MAX_HELD_OUT
-        key = (_digest_of(file), share, most)
+        key = (digest_of(file), share, most)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = key, load_preferences(file, share, most)
-        return replace(self._loaded[1], source=_source_of(file))
+        return replace(self._loaded[1], source=source_of(file))
 
 
 def _packaged_for(model: str | None) -> Path:
@@ -112,26 +112,17 @@ def load_preferences(
     ConfigurationError that names the file and the row.
     """
     file = path or PACKAGED
-    digest = _digest_of(file)
-    rows = rows_of(file)
+    digest = digest_of(file)
     train: list[Preference] = []
     held_out: list[Preference] = []
-    for number, row in enumerate(rows, 1):
-        try:
-            preference = preference_of(row)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigurationError(f"{file}, row {number}: {error}") from error
+    for preference in read_pairs(file):
         side = held_out if _unit_hash(preference.prompt) < held_out_share else train
         side.append(preference)
     held_out.sort(key=lambda p: hashlib.sha256(repr(p).encode()).digest())
-    if not any(
-        pair.prompt.strip() if isinstance(pair.prompt, str) else pair.prompt for pair in (*train, *held_out)
-    ):
-        raise ConfigurationError(f"{file}: every prompt is empty")
     held_out = held_out[:max_held_out]
     if len(held_out) < FEW_HELD_OUT:
         log.warning("%s: %s", file, held_out_precision(len(held_out)))
-    return PreferenceSet(_source_of(file), digest, train, held_out, held_out_share, max_held_out)
+    return PreferenceSet(source_of(file), digest, train, held_out, held_out_share, max_held_out)
 
 
 def longer_wins(pairs: Sequence[Preference]) -> float:
@@ -159,7 +150,8 @@ def or_error(load: Callable[[], PreferenceSet]) -> PreferenceSet | Configuration
         return error
 
 
-def _digest_of(file: Path) -> str:
+def digest_of(file: Path) -> str:
+    """The SHA-256 of a file. Raises ConfigurationError."""
     if not file.is_file():
         raise ConfigurationError(f"there is no preference file {file}")
     try:
@@ -169,7 +161,7 @@ def _digest_of(file: Path) -> str:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
 
 
-def _source_of(file: Path) -> str:
+def source_of(file: Path) -> str:
     """The name of a file in manifests: it must be found from another working directory."""
     return PACKAGED_SOURCE if file == PACKAGED else str(file.absolute())
 

@@ -23,6 +23,7 @@ PROGRAMS = {
     "serve": "service",
     "trainer": "trainer",
     "train": "trainer.first_model",
+    "evaluate": "trainer.evaluate",
     "tune": "service.tune",
     "demo": "simulation",
 }
@@ -43,6 +44,9 @@ class Metarm(CommandGroup):
     trainer: CliSubCommand[Program] = Field(description="Run the background trainer alone.")
     train: CliSubCommand[Program] = Field(
         description="Train a first reward model from preferences, which `metarm up` can serve."
+    )
+    evaluate: CliSubCommand[Program] = Field(
+        description="Measure versions on labelled pairs, each against its parent."
     )
     versions: CliSubCommand[Versions] = Field(
         description="List, show, compare, activate, verify and prune versions."

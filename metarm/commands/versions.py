@@ -88,7 +88,7 @@ class ShowVersion(VersionsCommand):
     name: CliPositionalArg[str]
 
     def run_on(self, store: VersionStore) -> int:
-        manifest = store.manifest(_resolve(store, self.name))
+        manifest = store.manifest(store.resolve(self.name))
         if self.as_json:
             return _print_json(manifest)
         flat = version_records.flattened(version_records.with_numbered_reasons(manifest))
@@ -106,7 +106,7 @@ class ActivateVersion(VersionsCommand):
     name: CliPositionalArg[str]
 
     def run_on(self, store: VersionStore) -> int:
-        name, before = _resolve(store, self.name), store.current()
+        name, before = store.resolve(self.name), store.current()
         store.verify(name)
         store.activate(name)
         if self.as_json:
@@ -122,7 +122,7 @@ class DiffVersions(VersionsCommand):
     b: CliPositionalArg[str]
 
     def run_on(self, store: VersionStore) -> int:
-        a, b = _resolve(store, self.a), _resolve(store, self.b)
+        a, b = store.resolve(self.a), store.resolve(self.b)
         found = version_records.difference(store.manifest(a), store.manifest(b))
         if self.as_json:
             return _print_json(found)
@@ -143,7 +143,7 @@ class VerifyVersions(VersionsCommand):
 
     def run_on(self, store: VersionStore) -> int:
         results: dict[str, str | None] = {}
-        names = [_resolve(store, word) for word in self.names] or store.names()
+        names = [store.resolve(word) for word in self.names] or store.names()
         for name in progress_bar(names, "verifying", "versions"):
             try:
                 store.verify(name)
@@ -241,14 +241,6 @@ def _cells(row: Mapping[str, Any], mark: str) -> tuple[str, ...]:
         (row.get("created") or "-")[:16].replace("T", " "),
         " ".join([*(["current"] if row["current"] else []), *row["labels"]]),
     )
-
-
-def _resolve(store: VersionStore, word: str) -> str:
-    """The version that `current` or a label names; any other word is a version's name."""
-    label = store.labels().get(word)
-    if label is not None:
-        return label.version
-    return (store.current() or word) if word == "current" else word
 
 
 def _print_json(record: object) -> int:

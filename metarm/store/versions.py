@@ -6,6 +6,7 @@
     {root}/.withdrawn             JSON: versions that the pointer left for an older one
     {root}/labels.json            other names for versions: stable, canary, …
     {root}/rejected/v000005.json  the manifest of a candidate that was not published
+    {root}/evaluations/           what `metarm evaluate` measured (metarm/store/evaluations.py)
     {root}/pruned/v000002.json    the manifest of a version whose files were deleted
     {root}/.staging/v000006/      a candidate that is being written
     {root}/.staging/.trash/       files that are being deleted
@@ -153,6 +154,17 @@ class VersionStore:
         if not usable:
             raise InvalidVersionError(f"{LABELS} has an invalid version name or share")
         return found
+
+    def resolve(self, word: str) -> str:
+        """The version that `current` or a label names; any other word is a version's name. Raises
+        UnknownVersionError if there is no current version."""
+        if word == "current":
+            name = self.current()
+            if name is None:
+                raise UnknownVersionError("no version is current")
+            return name
+        label = self.labels().get(word)
+        return word if label is None else label.version
 
     def withdrawn(self) -> list[str]:
         """Versions that the pointer left for an older one, oldest first. A version that becomes current again

@@ -3,7 +3,7 @@
 import { read, send } from "./api.js";
 import { perform } from "./asking.js";
 import { byId, element, focusKept, notice } from "./dom.js";
-import { fixed, percent, when } from "./format.js";
+import { count, fixed, percent, when } from "./format.js";
 import { heldOutSets } from "./held_out.js";
 import { drawn, rows, width } from "./lineage.js";
 
@@ -90,6 +90,7 @@ export class Versions {
         ...labels.map((label) => this.#label(label)),
       ),
       element("p", { class: "facts" }, ...facts(entry, letter)),
+      entry.evaluations.length ? element("p", { class: "facts evaluation", text: evaluation(entry.evaluations[0]) }) : null,
       reasons.length ? element("ul", { class: "reasons" }, ...reasons.map((text) => element("li", { text }))) : null,
       entry.status === "published" ? this.#buttons(entry, current) : null,
     );
@@ -149,7 +150,20 @@ function statusChips({ status, verdict, rolled_back: left }) {
   return chips;
 }
 
-const accuracyOf = ({ verdict }) => verdict?.figures?.held_out_accuracy ?? null;
+const accuracyOf = ({ held_out_accuracy: accuracy }) => accuracy ?? null;
+
+/** What `metarm evaluate` measured last. */
+function evaluation({ preferences, accuracy, interval, parent, change, longer_wins: longer }) {
+  const span = (low, high, digits = fixed) => `${digits(low, 3)} to ${digits(high, 3)}`;
+  const parts = [
+    `evaluated on ${preferences.source.split("/").at(-1)}, ${count(preferences.pairs)} pairs: ${fixed(accuracy, 3)} (95%: ${span(...interval)})`,
+    change ? `${signed(change.mean)} from ${parent} (95%: ${span(change.low, change.high, signed)}; p ${fixed(change.p, 3)})` : "",
+    `longer wins ${fixed(longer, 3)}`,
+  ];
+  return parts.filter(Boolean).join(" · ");
+}
+
+const signed = (value) => `${value < 0 ? "−" : "+"}${fixed(Math.abs(value), 3)}`;
 
 /** The line under a version's name, as texts and elements. `letter` names the pairs of its accuracy. */
 function facts(entry, letter) {

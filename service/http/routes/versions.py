@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import ValidationError
 
 from metarm.errors import InvalidVersionError
+from metarm.store.evaluations import evaluations_of
 from metarm.store.held_out import HeldOut, held_out_accuracy
 from metarm.store.versions import Status, version_number
 from service.http.access import RunningServer, require_admin, require_key
@@ -114,6 +115,7 @@ def _entry(name: str, status: Status, server: Server, **of_pointer: bool) -> Ver
             **{key: manifest.get(key) for key in LINEAGE},
             held_out_accuracy=held_out_accuracy(manifest),
             held_out=held_out._asdict() if held_out else None,
+            evaluations=evaluations_of(server.versions.store.root, name)[::-1],
         )
     except InvalidVersionError as error:
         return VersionEntry(**entry, status="unreadable", reasons=[error.message])

@@ -40,6 +40,12 @@ class VersionEntry(BaseModel):
     held_out: HeldOutPairs | None = Field(
         None, description="The pairs of this accuracy; it compares only with others on the same pairs."
     )
+    evaluations: list[dict[str, Any]] = Field(
+        default=[],
+        description="What `metarm evaluate` measured, the newest first: `at`, `preferences` (source, sha256, "
+        "pairs), `accuracy`, `interval`, `change` from the `parent` (mean, low, high, lost, won, p), "
+        "`longer_wins`, `by_length`.",
+    )
     settings: dict[str, Any] | None = Field(None, description="Settings of the run that made it.")
     code_version: str | None = None
     calibration: dict[str, float] | None = Field(None, description="score = scale · raw + shift.")

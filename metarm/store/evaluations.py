@@ -1,0 +1,34 @@
+"""What `metarm evaluate` measured of versions, beside their sealed manifests.
+
+{root}/evaluations/v000004.json   {"evaluations": [...]}, the newest last
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from metarm.errors import InvalidVersionError
+from metarm.store.files import json_bytes, read_json, write_durably
+
+FOLDER = "evaluations"
+MOST_KEPT = 20  # of each version
+
+
+def evaluations_of(root: Path, name: str) -> list[dict[str, Any]]:
+    """The evaluations of a version, the newest last; none if they cannot be read."""
+    with contextlib.suppress(OSError, InvalidVersionError):
+        found = read_json(root / FOLDER / f"{name}.json").get("evaluations")
+        if isinstance(found, list):
+            return cast("list[dict[str, Any]]", [one for one in found if isinstance(one, dict)])
+    return []
+
+
+def keep_evaluation(root: Path, name: str, record: Mapping[str, Any]) -> None:
+    """Add an evaluation; one on the same pairs is replaced. Raises OSError."""
+    others = [one for one in evaluations_of(root, name) if one.get("preferences") != record.get("preferences")]
+    (root / FOLDER).mkdir(exist_ok=True)
+    kept = [*others, dict(record)][-MOST_KEPT:]
+    write_durably(root / FOLDER / f"{name}.json", json_bytes({"evaluations": kept}))
