@@ -39,7 +39,7 @@ from tests.demo_groups import demo_groups
 from tests.processes import wait_until
 from tests.store import publish
 from tests.tiny import Kind, dated_checkpoint
-from trainer import retrain
+from trainer import loop, retrain
 from trainer.heartbeat import Heartbeat, TrainerReplacedError
 from trainer.loop import MAX_ATTEMPTS, Trainer
 from trainer.preferences import Preferences
@@ -376,13 +376,21 @@ def test_a_rejected_run_is_repeated_on_its_samples(make_bench: Callable[..., Ben
     assert third.samples["reused"] == GROUPS + 2
 
 
+def raises(error: Exception) -> Callable[..., object]:
+    def fail(*_: object, **__: object) -> object:
+        raise error
+
+    return fail
+
+
 def test_a_run_that_failed_after_it_had_read_its_samples_can_be_reused(
     make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = make_bench(gate_tolerance=1.0, gate_significance=0.0)
     log_samples(bench.log)
-    StaleManifests(monkeypatch, "v000001", failures=1)  # the parent's
-    failed = bench.run()
+    with monkeypatch.context() as broken:
+        broken.setattr(loop, "load_version", raises(OSError(errno.ESTALE, "Stale file handle")))
+        failed = bench.run()
     assert failed.status == "failed"
     log_samples(bench.log, 1)
     again = bench.run(reuse=failed.id)
