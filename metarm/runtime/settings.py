@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, cast, get_args
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -77,7 +78,18 @@ def _usable_host(host: str) -> str:
     host = without_brackets(host)
     if not host or not host.isprintable() or any(character.isspace() for character in host):
         raise ValueError("this is no address: it is empty, or has white space or control characters")
+    if "/" in host or (":" in host and not _is_ipv6(host)):
+        raise ValueError(
+            f"{host!r} is no address: leave out the scheme and the port, which has its own setting"
+        )
     return host
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return IPv6Address(host).version == 6
+    except ValueError:
+        return False
 
 
 def _log_level(name: str) -> str:
@@ -327,8 +339,16 @@ def _each(value: object) -> list[object]:
 def _message_of(error: ValidationError) -> str:
     messages = [
         ": ".join(
-            [*(part for part in e["loc"] if isinstance(part, str)), e["msg"].removeprefix("Value error, ")]
+            [
+                *(_setting(part) for part in e["loc"] if isinstance(part, str)),
+                e["msg"].removeprefix("Value error, "),
+            ]
         )
         for e in error.errors()
     ]
     return "; ".join(dict.fromkeys(messages))
+
+
+def _setting(field: str) -> str:
+    """A field of an error by all its names."""
+    return f"{field} (METARM_{field.upper()})" if field.islower() and field.isidentifier() else field

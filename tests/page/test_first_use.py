@@ -367,6 +367,30 @@ def test_accuracies_on_different_held_out_pairs_are_told_apart(page: Page) -> No
     assert page.locator("#version-list sup").all_inner_texts() == ["a", "a"]
 
 
+def test_the_last_evaluation_of_a_version_is_shown(page: Page) -> None:
+    def evaluated(body: dict[str, Any]) -> None:
+        for entry in body["versions"]:
+            if entry["name"] == "v000002":
+                entry["evaluations"] = [
+                    {
+                        "preferences": {"source": "/p/fresh.jsonl", "sha256": "ab", "pairs": 100},
+                        "accuracy": 0.7,
+                        "interval": [0.604, 0.781],
+                        "parent": "v000001",
+                        "change": {"mean": -0.02, "low": -0.09, "high": 0.05, "lost": 5, "won": 3, "p": 0.727},
+                        "longer_wins": 0.61,
+                    }
+                ]
+
+    answer_with(page, "**/versions", evaluated)
+    ready(page)
+    expect(page.locator("#v000002 .evaluation")).to_have_text(
+        "evaluated on fresh.jsonl, 100 pairs: 0.700 (95%: 0.604 to 0.781) · "
+        "−0.020 from v000001 (95%: −0.090 to +0.050; p 0.727) · longer wins 0.610"
+    )
+    expect(page.locator(".evaluation")).to_have_count(1)
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_names_of_versions_swapped_close_together_do_not_overlap(page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})

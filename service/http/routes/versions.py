@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -17,7 +18,14 @@ from metarm.store.versions import Status, version_number
 from service.http.access import RunningServer, require_admin, require_key
 from service.http.route import Route
 from service.http.schemas.fields import VersionName
-from service.http.schemas.versions import Activated, ActivateRequest, VersionCurve, VersionEntry, VersionList
+from service.http.schemas.versions import (
+    Activated,
+    ActivateRequest,
+    HeldOutPairs,
+    VersionCurve,
+    VersionEntry,
+    VersionList,
+)
 from service.server import Server
 
 router = APIRouter(route_class=Route, prefix="/versions", tags=["versions"])
@@ -108,19 +116,17 @@ def _entry(name: str, status: Status, server: Server, **of_pointer: bool) -> Ver
     }
     try:
         manifest = server.versions.store.manifest(name)
-        held_out = HeldOut.of(manifest)
-        found = VersionEntry(
-            **entry,
-            status=status,
-            **{key: manifest.get(key) for key in LINEAGE},
-            held_out_accuracy=held_out_accuracy(manifest),
-            held_out=held_out._asdict() if held_out else None,
-            evaluations=evaluations_of(server.versions.store.root, name)[::-1],
-        )
+        found = VersionEntry(**entry, status=status, **{key: manifest.get(key) for key in LINEAGE})
     except InvalidVersionError as error:
         return VersionEntry(**entry, status="unreadable", reasons=[error.message])
     except ValidationError as error:
         invalid = ", ".join(str(each["loc"][0]) for each in error.errors())
         return VersionEntry(**entry, status="unreadable", reasons=[f"its manifest has an invalid {invalid}"])
     found.reasons = (found.verdict or {}).get("reasons", [])
+    found.evaluations = evaluations_of(server.versions.store.root, name)[::-1]
+    held_out = HeldOut.of(manifest)
+    if held_out is not None:
+        found.held_out = HeldOutPairs(**held_out._asdict())
+    with contextlib.suppress(AttributeError, TypeError, ValueError):  # such figures are unknown
+        found.held_out_accuracy = held_out_accuracy(manifest)
     return found

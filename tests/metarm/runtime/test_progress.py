@@ -45,7 +45,7 @@ def test_a_terminal_shows_a_bar_with_figures_and_json_logs_get_lines(format_: st
     assert "training" in shown
     if format_ == "console":
         assert "3/3" in shown
-        assert "loss=0.250" in shown
+        assert "loss 0.250" in shown
         assert "training: 3 of 3" not in shown
     else:
         assert [line.startswith("{") for line in shown.splitlines()] == [True]
@@ -58,7 +58,7 @@ def test_without_a_terminal_progress_is_logged_periodically_and_at_the_end(
         for _ in range(3):
             steps.step(loss=0.5)
     assert [record.getMessage()[:16] for record in caplog.records] == ["training: 3 of 3"]
-    assert "'loss': '0.500'" in caplog.text
+    assert "loss 0.500" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.INFO), Progress("training", 3, line_every_s=-1.0) as steps:
         for _ in range(3):

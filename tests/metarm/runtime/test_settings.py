@@ -390,3 +390,21 @@ def test_a_number_that_is_not_finite_stops_the_start(
         ServiceSettings.from_command_line("metarm serve", [])
     assert ended.value.code == EXIT_CONFIGURATION
     assert "finite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:9000", "http://127.0.0.1", "localhost:8080", "[::1]:80"])
+def test_a_host_with_a_port_or_a_scheme_stops_the_start(
+    host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("METARM_HOST", host)
+    with pytest.raises(SystemExit) as ended:
+        ServiceSettings.from_command_line("metarm serve", [])
+    assert ended.value.code == EXIT_CONFIGURATION
+    shown = capsys.readouterr().err
+    assert "host (METARM_HOST)" in shown
+    assert "leave out the scheme and the port" in shown
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]", "::", "fe80::1%eth0", "my-host.example", "10.0.0.1"])
+def test_a_host_is_an_address_or_a_name(host: str) -> None:
+    assert ServiceSettings(host=host, allow_open=True).host == host.strip("[]")

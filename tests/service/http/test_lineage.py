@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from metarm.model.reward_model import load_model
+from metarm.store.evaluations import keep_evaluation
 from metarm.store.versions import VersionStore
 from tests.processes import HttpThread, RedisProcess, service_here
 from tests.tiny import Kind
@@ -71,6 +72,30 @@ def test_versions_lists_the_origin_status_and_verdict_of_every_version(
         assert pruned.json()["digests"]
         score = {"groups": [{"prompt": "x", "responses": ["y"]}], "version": "v000001"}
         assert server.http.post("/score", json=score).status_code == 409
+
+
+def test_accuracies_name_their_pairs_and_evaluations_are_listed_the_newest_first(
+    store: VersionStore, server: HttpThread
+) -> None:
+    pairs = {"source": "/p/mine.jsonl", "sha256": "ab" * 32, "held_out_share": 0.2, "held_out_pairs": 50}
+    for fields in (
+        {"preferences": pairs, "metrics": {"held_out_accuracy": 0.75}},
+        {"metrics": "none", "verdict": {"figures": ["odd"]}},
+    ):
+        name, folder = store.stage()
+        (folder / "model.safetensors").write_bytes(b"weights")
+        store.publish(name, fields, activate=False)
+    for digest in ("1", "2"):
+        keep_evaluation(store.root, "v000005", {"preferences": {"sha256": digest}, "accuracy": 0.5})
+    with server:
+        server.wait_ready()
+        entries = {e["name"]: e for e in server.http.get("/versions").json()["versions"]}
+    known = entries["v000005"]
+    assert known["held_out"] == {"source": "/p/mine.jsonl", "sha256": "ab" * 32, "share": 0.2, "pairs": 50}
+    assert known["held_out_accuracy"] == 0.75
+    assert [one["preferences"]["sha256"] for one in known["evaluations"]] == ["2", "1"]
+    odd = entries["v000006"]
+    assert (odd["held_out"], odd["held_out_accuracy"], odd["evaluations"]) == (None, None, [])
 
 
 @pytest.mark.parametrize(
