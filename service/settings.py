@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from metarm.runtime.addresses import is_loopback
-from metarm.runtime.settings import ApiKey, Host, ProcessSettings
+from metarm.runtime.setting_types import ApiKey, Host
+from metarm.runtime.settings import ProcessSettings
 
 
 class ServiceSettings(ProcessSettings):

@@ -21,7 +21,8 @@ from metarm.errors import ConfigurationError, InvalidVersionError, MetaRMError, 
 from metarm.runtime.closed_pipe import ends_quietly
 from metarm.runtime.embedded_redis import running_socket
 from metarm.runtime.progress import progress_bar
-from metarm.runtime.settings import Arguments, CommandGroup, RedisUrl, RetentionSettings, StoreSettings
+from metarm.runtime.setting_types import RedisUrl
+from metarm.runtime.settings import Arguments, CommandGroup, RetentionSettings, StoreSettings
 from metarm.runtime.tables import on_terminal, print_table
 from metarm.shared.leases import leased_versions
 from metarm.store.retention import Retention

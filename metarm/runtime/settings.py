@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import difflib
 import json
-import logging
 import sys
 from collections.abc import Sequence
-from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, cast, get_args
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
-    AliasChoices,
     Field,
     SecretStr,
     ValidationError,
-    ValidationInfo,
     field_validator,
 )
 from pydantic.fields import FieldInfo
@@ -38,79 +34,12 @@ from pydantic_settings import (
     get_subcommand,
 )
 
-from metarm import api_keys
 from metarm.errors import EXIT_CONFIGURATION, ConfigurationError
-from metarm.runtime.addresses import without_brackets
+from metarm.runtime.setting_types import RedisUrl, log_level_named
 from metarm.runtime.unknown_settings import print_unknown_settings
 from metarm.store.versions import VersionStore
 
-
-def _usable_key(key: SecretStr, info: ValidationInfo) -> SecretStr:
-    fault = api_keys.fault_of(key.get_secret_value())
-    if fault is not None:
-        raise ValueError(f"a key of METARM_{str(info.field_name).upper()} {fault}: no client could send it")
-    return key
-
-
-def _usable_url(url: str | None) -> str | None:
-    """Of the value no part is in an error: it may hold a password."""
-    if url is None:
-        return None
-    if not url.isprintable():
-        raise ValueError("the URL has control characters")
-    secret = url.rpartition("@")[0] if url.startswith("unix://") else url  # a path may have any name
-    if api_keys.UNEXPANDED.search(secret):
-        raise ValueError("the URL has an unexpanded ${…}")
-    try:
-        parts = urlsplit(url)
-        known, _ = parts.scheme in REDIS_SCHEMES, parts.port
-    except ValueError:
-        known = False
-    if not known:
-        raise ValueError(
-            "this is no URL such as redis://:password@host:6379/0; write special characters of the password as "
-            "%40 and the like"
-        )
-    return url
-
-
-def _usable_host(host: str) -> str:
-    host = without_brackets(host)
-    if not host or not host.isprintable() or any(character.isspace() for character in host):
-        raise ValueError("this is no address: it is empty, or has white space or control characters")
-    if "/" in host or (":" in host and not _is_ipv6(host)):
-        raise ValueError(
-            f"{host!r} is no address: leave out the scheme and the port, which has its own setting"
-        )
-    return host
-
-
-def _is_ipv6(host: str) -> bool:
-    try:
-        return IPv6Address(host).version == 6
-    except ValueError:
-        return False
-
-
-def _log_level(name: str) -> str:
-    if name.upper() not in logging.getLevelNamesMapping():
-        raise ValueError(f"{name!r} is none of DEBUG, INFO, WARNING and ERROR")
-    return name.upper()
-
-
-ApiKey = Annotated[SecretStr, AfterValidator(_usable_key)]  # of a server
-Host = Annotated[str, AfterValidator(_usable_host)]  # an address or a name, IPv6 with or without brackets
-REDIS_SCHEMES = ("redis", "rediss", "unix")
 NO_LIST = ("[", "{", '"', "'")  # how no item of a list that commas separate begins
-
-RedisUrl = Annotated[
-    str | None,
-    AfterValidator(_usable_url),
-    Field(
-        validation_alias=AliasChoices("METARM_REDIS_URL", "REDIS_URL"),
-        description="Redis or Valkey server, 6.2 or later. Unset: `metarm up` starts an embedded one.",
-    ),
-]
 
 
 def separated(name: str, text: str) -> list[Any]:
@@ -287,7 +216,7 @@ class ProcessSettings(StoreSettings):
     """Settings that the service, the trainer and the launcher share."""
 
     redis_url: RedisUrl = None
-    log_level: Annotated[str, AfterValidator(_log_level)] = Field(
+    log_level: Annotated[str, AfterValidator(log_level_named)] = Field(
         "INFO", description="DEBUG, INFO, WARNING or ERROR."
     )
     log_format: Literal["console", "json"] = Field(
