@@ -127,7 +127,7 @@ def fine_tune(
                 best.offer(*accuracies[-1])
             if last:
                 best.restore()
-            progress.step(loss=report.loss, **{f"accuracy at {at}": value for at, value in accuracies[-1:]})
+            progress.step(loss=report.loss, **{f"accuracy at step {at}": value for at, value in accuracies[-1:]})
             tracked.log("train", asdict(report), step)
 
         if schedule.evaluate_every:
