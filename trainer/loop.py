@@ -280,7 +280,8 @@ class Trainer:
             if stop.is_set():
                 raise Stopping
             curve.add(step, report)
-            left_s = (time.monotonic() - began) / step * (options.steps - step)
+            passed_s = time.monotonic() - began
+            left_s = max(0.0, min(passed_s / step * (options.steps - step), options.time_limit_s - passed_s))
             done = {"step": step, **of_run, "updates_left_s": left_s, **asdict(report)}
             self._report(job.with_changes(curve=curve.record(), progress=done))
 
