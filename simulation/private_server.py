@@ -31,6 +31,7 @@ class PrivateServer(Process):
             {**without_settings(), **settings, **ours},
             folder=folder,  # no .env of the user's
             grace_s=STOP_S,
+            dies_with_parent=True,
         )
 
     def wait_started(self) -> None:

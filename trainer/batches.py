@@ -63,6 +63,17 @@ def encode_pairs(encoder: Encoder, preferences: Sequence[Preference]) -> list[En
     ]
 
 
+def cut_of(pairs: Sequence[EncodedPair], limit: int) -> str | None:
+    """What the limit of tokens costs these pairs, for people; None if nothing."""
+    cut = sum(pair.chosen.truncated or pair.rejected.truncated for pair in pairs)
+    equal = sum(pair.chosen == pair.rejected for pair in pairs)
+    parts = [
+        f"{cut} of {len(pairs)} pairs lose tokens to the limit of {limit}" if cut else "",
+        f"{equal} of {len(pairs)} pairs have the same tokens on both sides, and teach nothing" if equal else "",
+    ]
+    return "; ".join(filter(None, parts)) or None
+
+
 def encode_groups(encoder: Encoder, groups: Sequence[SampleGroup]) -> list[EncodedGroup]:
     encoded = encoder.encode([(group.prompt, group.responses) for group in groups])
     return [EncodedGroup(group.id, responses) for group, responses in zip(groups, encoded, strict=True)]

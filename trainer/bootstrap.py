@@ -105,12 +105,17 @@ def first_manifest(
         "parent": None,
         "job": None,
         "method": method,
-        "source": settings.model or DEMO_SOURCE,
+        "source": _place_of(settings.model) if settings.model else DEMO_SOURCE,
         "encoding": model.encoder.describe(),
         "preferences": {**found, "pairs": 0} if found else None,
         "code_version": code_version(),
         "metrics": {},
     }
+
+
+def _place_of(model: str) -> str:
+    """A folder by its whole path; a hub id as it is."""
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
 
 
 def publish_first(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,15 +20,17 @@ from metarm.errors import (
     ConfigurationError,
     InvalidVersionError,
     MetaRMError,
+    NonFiniteScoreError,
     UnknownVersionError,
 )
 from metarm.figures import PairScores, share_interval
 from metarm.runtime import logs, process_environment
 from metarm.runtime.closed_pipe import ends_quietly
-from metarm.runtime.settings import ProcessSettings
+from metarm.runtime.settings import Arguments, ProcessSettings
 from metarm.runtime.tables import print_table
 from metarm.runtime.unknown_settings import print_unknown_settings
 from metarm.store.evaluations import keep_evaluation
+from metarm.store.held_out import HeldOut
 from metarm.store.versions import VersionStore
 from trainer.gate import paired_difference, sign_test
 from trainer.preference_files import read_pairs
@@ -35,13 +39,16 @@ from trainer.preferences import digest_of, longer_wins, source_of
 if TYPE_CHECKING:
     from metarm.records import Preference
 
+log = logging.getLogger(__name__)
 QUARTERS = 4
 HEAD = ("version", "accuracy", "95% interval", "change from parent", "95% interval", "p")
 
 
-class EvaluateSettings(ProcessSettings):
+class EvaluateSettings(Arguments, ProcessSettings):
     """Measure versions on labelled pairs: the share of pairs whose chosen response gets the higher reward,
     against the parent on the same pairs. The result is kept beside the versions, for the page."""
+
+    ENVIRONMENT = ProcessSettings
 
     names: CliPositionalArg[list[str]] = Field([], description="Versions or labels. Default: the current one.")
     preferences: Path = Field(
@@ -81,7 +88,7 @@ def run(settings: EvaluateSettings) -> None:
 
         from metarm.model.reward_model import load_version, quiet_transformers
         from metarm.runtime.cores import usable_cores
-        from trainer.batches import encode_pairs
+        from trainer.batches import cut_of, encode_pairs
         from trainer.training import score_pairs
 
     quiet_transformers()
@@ -91,10 +98,20 @@ def run(settings: EvaluateSettings) -> None:
     def scores(name: str) -> PairScores:
         store.verify(name)
         model = load_version(store.path(name), store.manifest(name))
-        return score_pairs(model, encode_pairs(model.encoder, pairs))
+        encoded = encode_pairs(model.encoder, pairs)
+        if (cut := cut_of(encoded, model.encoder.max_tokens)) is not None:
+            log.warning("%s: %s", name, cut)
+        found = score_pairs(model, encoded)
+        odd = sum(not math.isfinite(reward) for reward in found.all)
+        if odd:
+            raise NonFiniteScoreError(f"{name}: {odd} of {len(found.all)} rewards are not finite", version=name)
+        return found
 
     records = {}
     for name in dict.fromkeys(names):
+        made_of = HeldOut.of(store.manifest(name))
+        if made_of is not None and made_of.sha256 == digest:
+            log.warning("%s was trained on pairs of this file: what it measures says nothing", name)
         parent, before, missing = store.manifest(name).get("parent"), None, None
         if parent is not None:
             try:

@@ -18,7 +18,7 @@ from metarm.figures import share_interval
 from metarm.model.reward_model import RewardModel
 from metarm.records import Preference, Trainable
 from metarm.runtime.progress import Progress
-from trainer.batches import encode_pairs
+from trainer.batches import cut_of, encode_pairs
 from trainer.learning_curve import LearningCurve
 from trainer.meta_update import StepReport
 from trainer.preferences import PreferenceSet, held_out_precision, longer_wins
@@ -97,6 +97,9 @@ def fine_tune(
     _refuse_untrained(model, missing_weights, settings.trainable)
     pairs = encode_pairs(model.encoder, schedule.pairs)
     held_out = encode_pairs(model.encoder, preferences.held_out)
+    for what, encoded in (("training", pairs), ("held-out", held_out)):
+        if (cut := cut_of(encoded, model.encoder.max_tokens)) is not None:
+            log.warning("%s pairs: %s", what, cut)
     options = TrainOptions.of(
         settings,
         {
@@ -127,7 +130,9 @@ def fine_tune(
                 best.offer(*accuracies[-1])
             if last:
                 best.restore()
-            progress.step(loss=report.loss, **{f"accuracy at step {at}": value for at, value in accuracies[-1:]})
+            progress.step(
+                loss=report.loss, **{f"accuracy at step {at}": value for at, value in accuracies[-1:]}
+            )
             tracked.log("train", asdict(report), step)
 
         if schedule.evaluate_every:

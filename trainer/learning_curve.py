@@ -70,6 +70,8 @@ def check_drawable(path: Path) -> None:
     """Raise ConfigurationError where a picture cannot be written to `path`; call it before the training."""
     if find_spec("matplotlib") is None:
         raise ConfigurationError("--curve needs matplotlib: pip install matplotlib, or leave it out")
+    if path.is_dir():
+        raise ConfigurationError(f"--curve {path} is a folder: name a file")
     if not path.absolute().parent.is_dir():
         raise ConfigurationError(f"--curve {path}: there is no folder {path.absolute().parent}")
 

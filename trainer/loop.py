@@ -85,8 +85,8 @@ class Trainer:
         self._promote = promote
         self._trackers = trackers
         self._health = loop
-        # what the trainer's place shows: a version, and the preferences of a run from it
-        self._announced: str | None = None
+        # what the trainer's place shows of the preferences, and the version and file that it is about
+        self._announced: tuple[str | None, object] | None = None
         self._shown: Mapping[str, Any] = {}
 
     def run(self, stop: threading.Event) -> None:
@@ -183,7 +183,7 @@ class Trainer:
         current, shown = None, dict[str, Any]()
         try:
             current = self._store.current()
-            if current is not None and current == self._announced:
+            if current is not None and (current, self._preferences.stamp()) == self._announced:
                 return
             manifest = self._parent_manifest()
             shown["preferences"] = len(self._preferences.of_child(manifest).train)
@@ -191,13 +191,14 @@ class Trainer:
             shown["preferences_error"] = error.message
         except OSError as error:
             shown["preferences_error"] = f"the store cannot be read: {error.strerror}"
-        if (current, shown) == (self._announced, self._shown):
+        self._announced = current, self._preferences.stamp()
+        if shown == self._shown:
             return
         if "preferences_error" in shown:
             log.error("retrains will fail: %s", shown["preferences_error"])
         needs = {"min_groups": self._settings.min_groups, "min_preferences": self._settings.min_preferences}
         self._heartbeat.announce({"state": "ready", **needs, **shown})
-        self._announced, self._shown = current, shown
+        self._shown = shown
 
     def _parent_manifest(self) -> Mapping[str, Any]:
         """The manifest of the current version. Raises NotReadyError if there is none."""

@@ -62,12 +62,15 @@ def _with_reused(sample_log: SampleLog, settings: TrainerSettings, reuse: Reuse)
     room = settings.max_groups - len(newer.groups)
     groups, ranges, found = sample_log.read_again(reuse.ranges, room)
     reuse.check(found._replace(newer=len(newer.groups)), settings.min_groups)
+    unused = sample_log.count_unused_of
+    used_before = found.left - len(groups) - (unused(reuse.ranges) - unused(ranges))  # and not taken now
     if newer.groups:
         ranges = [*ranges, SampleRange(newer.first_entry, newer.last_entry, len(newer.groups))]
+    passed_by = sample_log.read_unused(0).several - unused(ranges)
     counts = {
         **newer.counts,
         "used": len(groups) + len(newer.groups),
-        "superseded": newer.counts["superseded"] + found.left - len(groups),
+        "superseded": max(0, passed_by) + max(0, used_before),
         "reused": len(groups),
         "trimmed": found.trimmed,
     }

@@ -25,11 +25,13 @@ COLUMNS = ("prompt", "chosen", "rejected", "margin")
 # names that other formats give to the prompt
 PROMPT_NAMES = frozenset(
     (
-        *("context", "conversation", "conversations", "history", "input", "inputs", "instruction"),
-        *("instructions", "problem", "prompts", "query", "queries", "question", "questions", "user_input"),
-        *("user_prompt",),
+        *("context", "conversation", "conversations", "ctx", "dialog", "dialogue", "history", "human", "input"),
+        *("input_text", "inputs", "instruction", "instructions", "message", "messages", "post", "problem"),
+        *("prompt_text", "prompts", "query", "queries", "question", "questions", "text", "user", "user_input"),
+        *("user_message", "user_prompt"),
     )
 )
+IMPLICIT = object()
 UNREADABLE = (ValueError, OSError, EOFError, StopIteration, zlib.error)  # raised for broken files
 LINE_END = b"\n"
 ROW = re.compile(r" in row \d+")
@@ -44,7 +46,9 @@ def read_pairs(file: Path) -> list[Preference]:
     for number, row in enumerate(_rows_of(file), 1):
         try:
             pairs.append(preference_of(row))
-        except (KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
+            raise ConfigurationError(f"{file}, row {number}: a message lacks {error}") from error
+        except (TypeError, ValueError) as error:
             raise ConfigurationError(f"{file}, row {number}: {error}") from error
     if not any(pair.prompt.strip() if isinstance(pair.prompt, str) else pair.prompt for pair in pairs):
         raise ConfigurationError(f"{file}: every prompt is empty")
@@ -58,9 +62,9 @@ def preference_of(row: Mapping[str, Any]) -> Preference:
     chosen, rejected = row["chosen"], row["rejected"]
     prompt: Prompt
     if isinstance(chosen, str) and isinstance(rejected, str):
-        prompt, chosen, rejected = _split_text(row.get("prompt"), chosen, rejected)
+        prompt, chosen, rejected = _split_text(row.get("prompt", IMPLICIT), chosen, rejected)
     elif isinstance(chosen, list) and isinstance(rejected, list):
-        prompt, chosen, rejected = _split_messages(row.get("prompt"), chosen, rejected)
+        prompt, chosen, rejected = _split_messages(row.get("prompt", IMPLICIT), chosen, rejected)
     else:
         raise TypeError("'chosen' and 'rejected' must both be texts, or both lists of messages")
     margin = float(row.get("margin") or 0.0)
@@ -70,14 +74,15 @@ def preference_of(row: Mapping[str, Any]) -> Preference:
 
 
 def _split_text(prompt: Any, chosen: str, rejected: str) -> tuple[Prompt, str, str]:
-    if prompt is not None:
+    """`prompt` is IMPLICIT where the file has no such column."""
+    if prompt is not IMPLICIT:
         return _checked_prompt(prompt), chosen, rejected
     shared = 0
     while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
         shared += 1
     while shared > 0 and not chosen[shared - 1].isspace():  # never in the middle of a word
         shared -= 1
-    if not shared:
+    if not chosen[:shared].strip():
         raise ValueError("it has no prompt: 'prompt' is missing, and both sides share no beginning")
     return chosen[:shared], chosen[shared:], rejected[shared:]
 
@@ -85,7 +90,7 @@ def _split_text(prompt: Any, chosen: str, rejected: str) -> tuple[Prompt, str, s
 def _split_messages(
     prompt: Any, chosen: Sequence[Message], rejected: Sequence[Message]
 ) -> tuple[Prompt, str, str]:
-    if prompt is None:
+    if prompt is IMPLICIT:
         if len(chosen) == 1:
             raise ValueError("it has no prompt: 'prompt' is missing, and both sides have one message only")
         if list(chosen[:-1]) != list(rejected[:-1]):
@@ -104,6 +109,8 @@ def _split_messages(
 def _checked_prompt(prompt: Any) -> Prompt:
     if isinstance(prompt, str):
         return prompt
+    if prompt is None:
+        raise ValueError("its prompt is missing, which other rows have")
     if not isinstance(prompt, list):
         raise TypeError(f"'prompt' must be a text or a list of messages, not {prompt!r}")
     return [Message(role=_text(m["role"]), content=_text(m["content"])) for m in prompt]
@@ -138,13 +145,15 @@ def _rows_of(file: Path) -> Sequence[Mapping[str, Any]]:
             raise _unreadable(file, str(error.__cause__ or error)) from error
         missing = {"chosen", "rejected"} - set(data.column_names)
         if missing:
-            raise ConfigurationError(f"{file} has no column {' and '.join(sorted(missing))}")
-        _check_columns(file, data.column_names)
+            found = ", ".join(map(repr, data.column_names))
+            raise ConfigurationError(f"{file} has no column {' and '.join(sorted(missing))}; it has {found}")
         wanted = [name for name in COLUMNS if name in data.column_names]
         try:
-            return cast("list[dict[str, Any]]", data.select_columns(wanted).to_list())
+            rows = cast("list[dict[str, Any]]", data.select_columns(wanted).to_list())
         except UnicodeDecodeError as error:
             raise _unreadable(file, str(error)) from error
+        _check_columns(file, data.column_names, some_empty=any(not row.get("prompt") for row in rows))
+        return rows
 
 
 def _unreadable(file: Path, reason: str) -> ConfigurationError:
@@ -186,13 +195,22 @@ def _fault_of(text: bytes) -> str | None:
     return None
 
 
-def _check_columns(file: Path, found: Sequence[str]) -> None:
-    """Name the columns that are not read. Raises ConfigurationError where one of them has the prompt."""
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
+
+
+def _check_columns(file: Path, found: Sequence[str], *, some_empty: bool) -> None:
+    """Name the columns that are not read. Raises ConfigurationError where one of them has the prompts of rows
+    that have none (`some_empty`)."""
     unread = sorted(set(found) - set(COLUMNS))
-    prompts = [name for name in unread if name.lower() in PROMPT_NAMES]
-    if "prompt" not in found and prompts:
+    misnamed = [name for name in unread if _plain(name) in COLUMNS]
+    if misnamed:
         raise ConfigurationError(
-            f"{file} has no column 'prompt': rename {' or '.join(map(repr, prompts))} to 'prompt'"
+            f"{file} has the column {misnamed[0]!r}: rename it to {_plain(misnamed[0])!r}, as it is read"
         )
+    prompts = [name for name in unread if _plain(name) in PROMPT_NAMES]
+    if some_empty and prompts:
+        lacks = "has rows without a prompt" if "prompt" in found else "has no column 'prompt'"
+        raise ConfigurationError(f"{file} {lacks}: rename {' or '.join(map(repr, prompts))} to 'prompt'")
     if unread:
         log.warning("%s: columns that are not read: %s", file, ", ".join(unread))

@@ -58,7 +58,16 @@ class Preferences:
 
     def __init__(self, settings: LearningSettings) -> None:
         self._settings = settings
+        self._file: Path | None = None  # the last one asked for
         self._loaded: tuple[tuple[str, float, int], PreferenceSet] | None = None  # the last file and split
+
+    def stamp(self) -> object:
+        """Differs once the file that was asked for last has changed, gone or come back."""
+        try:
+            found = self._file.stat() if self._file is not None else None
+        except OSError as error:
+            return self._file, error.errno
+        return self._file, found and (found.st_mtime_ns, found.st_size, found.st_ino)
 
     def of_first(self) -> PreferenceSet:
         """The pairs of a first version. Raises ConfigurationError, also if the model is the user's and no pairs
@@ -69,14 +78,20 @@ class Preferences:
         """The pairs of a run from the version with the manifest `parent`. Raises ConfigurationError, also if
         the file that the parent was made of is missing or has changed and no setting names another."""
         made_of = parent.get("preferences") or {}
-        if self._settings.preferences is None and not made_of:
-            return self._load(_packaged_for(parent.get("source")), {})
-        inherited = Path(made_of["source"]) if made_of and made_of["source"] != PACKAGED_SOURCE else PACKAGED
-        found = self._load(self._settings.preferences or inherited, made_of)
+        if not _is_readable(made_of):
+            raise ConfigurationError(
+                f"{parent.get('name')} names its preferences in a form that this release does not read"
+            )
+        source = made_of.get("source", PACKAGED_SOURCE)
+        if self._settings.preferences is not None:
+            file = self._settings.preferences
+        else:
+            file = _packaged_for(parent.get("source")) if source == PACKAGED_SOURCE else Path(source)
+        found = self._load(file, made_of)
         if not made_of or found.sha256 == made_of["sha256"]:
             return found
         before, name = f"{made_of['source']} (SHA-256 {made_of['sha256'][:12]}…)", parent.get("name")
-        if self._settings.preferences is None and inherited is not PACKAGED:
+        if self._settings.preferences is None and file is not PACKAGED:
             raise ConfigurationError(
                 f"{name} was made of {before}, and that file has changed: restore it, or choose the pairs of "
                 "the next version with METARM_PREFERENCES"
@@ -85,12 +100,31 @@ class Preferences:
         return replace(found, replaces={key: made_of[key] for key in ("source", "sha256")})
 
     def _load(self, file: Path, made_of: Mapping[str, Any]) -> PreferenceSet:
-        share = self._settings.held_out_share or made_of.get("held_out_share") or HELD_OUT_SHARE
+        recorded = made_of.get("held_out_share")
+        share = self._settings.held_out_share or recorded or HELD_OUT_SHARE
         most = self._settings.max_held_out or made_of.get("max_held_out") or MAX_HELD_OUT
+        if recorded and share > recorded and made_of.get("pairs", 1):
+            raise ConfigurationError(
+                f"METARM_HELD_OUT_SHARE is {share:g}, and the parent was trained with {recorded:g}: the gate "
+                "would judge by pairs that the parent has learned. Leave it unset, or lower"
+            )
+        if recorded and share != recorded:
+            log.warning("the held-out share is %g; of the parent it was %g: other pairs", share, recorded)
+        self._file = file
         key = (digest_of(file), share, most)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = key, load_preferences(file, share, most)
         return replace(self._loaded[1], source=source_of(file))
+
+
+def _is_readable(made_of: object) -> bool:
+    """Whether the record of a manifest says which pairs a version was made of; an empty one: of none."""
+    if not isinstance(made_of, Mapping):
+        return False
+    texts = all(isinstance(made_of.get(name), str) for name in ("source", "sha256"))
+    share, most = made_of.get("held_out_share", HELD_OUT_SHARE), made_of.get("max_held_out", MAX_HELD_OUT)
+    numbers = isinstance(share, int | float) and 0 < share < 1 and isinstance(most, int) and most > 0
+    return not made_of or (texts and numbers)
 
 
 def _packaged_for(model: str | None) -> Path:

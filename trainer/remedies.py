@@ -52,7 +52,7 @@ def _sentences(
                 pairs = _of(figures, "held_out_pairs")
                 yield (
                     f"On {pairs:.0f} held-out pairs this loss may be chance (p = {chance:.2g}): label more "
-                    "pairs (METARM_PREFERENCES), or raise METARM_MAX_HELD_OUT"
+                    "pairs (METARM_PREFERENCES)"
                 )
             yield _accepting("gate_tolerance", _up(-_of(figures, "accuracy_change")))
         case "significance":
@@ -79,7 +79,7 @@ def _of_scale(scale: float, options: Mapping[str, Any]) -> Iterator[str]:
         bounded = [_changed("label_smoothing", smoothing, SMOOTHING)] if smoothing < SMOOTHING else []
         yield _retrain(*_gentler(options), *bounded)
         yield (
-            "A first version whose head is new separates almost nothing: train it first (metarm train). "
+            "A first version whose head is new separates almost nothing: train it longer (metarm train). "
             + _accepting("gate_max_scale", _up(scale))
         )
     else:
@@ -153,7 +153,7 @@ def _changed(name: str, before: float, after: float) -> str:
 
 
 def _accepting(threshold: str, value: float) -> str:
-    return f"The trainer's METARM_{threshold.upper()}={value:g} would accept it"
+    return f"The trainer's METARM_{threshold.upper()}={value:.12g} would end this objection"
 
 
 def _up(value: float) -> float:

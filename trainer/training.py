@@ -181,9 +181,11 @@ def _run(
 
 @torch.inference_mode()
 def score_pairs(model: RewardModel, pairs: Sequence[EncodedPair]) -> PairScores:
-    """The raw rewards of preference pairs."""
+    """The raw rewards of preference pairs. A pair whose sides are the same tokens ties, whatever the batch."""
     scores = model.scores([s for pair in pairs for s in (pair.chosen, pair.rejected)]).tolist()
-    return PairScores(scores[0::2], scores[1::2])
+    sides = zip(pairs, scores[0::2], scores[1::2], strict=True)
+    rejected = [first if pair.chosen == pair.rejected else second for pair, first, second in sides]
+    return PairScores(scores[0::2], rejected)
 
 
 def _preference(model: RewardModel, batch: list[EncodedPair], options: TrainOptions) -> BackwardLoss:

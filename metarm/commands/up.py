@@ -153,6 +153,7 @@ def _supervise(
     """Restart children that die until `stop`; start the trainer once the service answers; announce what is
     ready. Raises GivenUpError."""
     ready, said = False, ""  # said: about the trainer
+    nobody = bool(settings.score_keys) and not settings.admin_keys
     with httpx.Client(base_url=url_of(settings.host, settings.port), timeout=2.0, trust_env=False) as http:
         while not stop.requested:
             for child in children:
@@ -164,7 +165,7 @@ def _supervise(
                 ready = True
                 logs.announce(_ready_text(settings))
             if ready and not said.startswith(TRAINER_READY):
-                found = _trainer_text(presence, trainer)
+                found = _trainer_text(presence, trainer, nobody_retrains=nobody)
                 if found not in (None, said):
                     said = str(found)
                     logs.announce(said)
@@ -267,7 +268,7 @@ def _ready_text(settings: LaunchSettings) -> str:
     )
 
 
-def _trainer_text(presence: TrainerPresence, trainer: Child) -> str | None:
+def _trainer_text(presence: TrainerPresence, trainer: Child, *, nobody_retrains: bool) -> str | None:
     """What to say once a trainer is ready; None until then. It begins with TRAINER_READY if it is `trainer`."""
     try:
         status = presence.status() or {}
@@ -279,4 +280,6 @@ def _trainer_text(presence: TrainerPresence, trainer: Child) -> str | None:
         return f"another trainer ({status.get('holder')}) does the runs; the one started here waits for its end"
     if "preferences_error" in status:
         return f"{TRAINER_READY}, but every run will fail: {status['preferences_error']}"
+    if nobody_retrains:
+        return f"{TRAINER_READY}, but no key may start a run: METARM_ADMIN_KEYS names none"
     return f"{TRAINER_READY}: POST /retrain starts a run, once {status.get('min_groups')} groups are scored"

@@ -6,8 +6,9 @@ import abc
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count, product
 from string import ascii_lowercase
 from typing import Any, ClassVar
 
@@ -209,13 +210,19 @@ def _pairs_of(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, s
     distinct = {_without_place(found): found for found in pairs}
     if len(distinct) < 2:
         return [""] * len(rows), {}
-    letters = dict(zip(distinct, ascii_lowercase, strict=False))
+    letters = dict(zip(distinct, _letters(), strict=False))
     marks = [
-        "" if row.get("held_out_accuracy") is None else letters.get(_without_place(row.get("held_out")), "?")
+        "" if row.get("held_out_accuracy") is None else letters[_without_place(row.get("held_out"))]
         for row in rows
     ]
     legend = {f"accuracy {letter}": _described(distinct[found]) for found, letter in letters.items()}
     return marks, {**legend, "accuracies": "compare only under the same letter"}
+
+
+def _letters() -> Iterator[str]:
+    """a, b, …, z, aa, ab, …"""
+    for length in count(1):
+        yield from map("".join, product(ascii_lowercase, repeat=length))
 
 
 def _without_place(held_out: Mapping[str, Any] | None) -> tuple[Any, ...]:
@@ -225,7 +232,8 @@ def _without_place(held_out: Mapping[str, Any] | None) -> tuple[Any, ...]:
 def _described(held_out: Mapping[str, Any] | None) -> str:
     if not held_out:
         return "on held-out pairs that the manifest does not name"
-    return f"on {held_out['pairs']} held-out pairs of {held_out['source']} (SHA-256 {held_out['sha256'][:12]}…)"
+    pairs = "held-out" if held_out["pairs"] is None else f"{held_out['pairs']} held-out"
+    return f"on {pairs} pairs of {held_out['source']} (SHA-256 {held_out['sha256'][:12]}…)"
 
 
 def _cells(row: Mapping[str, Any], mark: str) -> tuple[str, ...]:

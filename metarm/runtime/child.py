@@ -46,7 +46,7 @@ class Child:
             env=self._environment,
             stdin=subprocess.DEVNULL,
             process_group=0,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         self._started = time.monotonic()
 
@@ -101,5 +101,6 @@ def ending(code: int | None) -> str:
     return f"signal {-code}" if code is not None and code < 0 else f"status {code}"
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Called in a new process: SIGTERM once the thread that started it has ended, however that ended."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -21,6 +21,7 @@ from typing import IO, Any, Self
 import httpx
 
 from metarm.errors import MetaRMError
+from metarm.runtime.child import die_with_parent
 
 START_S = 300.0
 GRACE_S = 60.0
@@ -48,16 +49,19 @@ class Process:
         folder: Path | None = None,
         piped: bool = False,
         grace_s: float = GRACE_S,
+        dies_with_parent: bool = False,
     ) -> None:
         """`environment` is complete: nothing is inherited. `folder` is the working directory, by default this
         process's. `piped`: stdin and stdout are pipes, and only stderr goes to `output`, whose folder is
-        created. `grace_s` is the time between SIGTERM and SIGKILL."""
+        created. `grace_s` is the time between SIGTERM and SIGKILL. `dies_with_parent`: it also ends if
+        this process is killed; the thread that starts it must live as long as it should."""
         self._command = list(command)
         self._output = output
         self._environment = dict(environment)
         self._folder = folder
         self._piped = piped
         self._grace_s = grace_s
+        self._dies_with_parent = dies_with_parent
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -99,6 +103,7 @@ class Process:
                 stdout=subprocess.PIPE if self._piped else output,
                 stderr=output,
                 start_new_session=True,
+                preexec_fn=die_with_parent if self._dies_with_parent else None,
             )
         try:
             self.wait_started()

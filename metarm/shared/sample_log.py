@@ -170,6 +170,13 @@ class SampleLog:
                 taken.insert(0, replace(former, groups=len(found.groups)))
         return groups, taken, Reusable(left, 0, sum(former.groups for former in ranges) - left)
 
+    def count_unused_of(self, ranges: Ranges) -> int:
+        """The groups of `ranges` that no finished run has used."""
+        first = self._first_unused()
+        used = _place(first.removeprefix("(").encode())
+        begins = used if not first.startswith("(") else (used[0], used[1] + 1)
+        return sum(part.groups for part in ranges if _place(part.last_entry.encode()) >= begins)
+
     def count_reusable(self, ranges: Ranges) -> Reusable:
         """Without their data."""
         _, _, found = self.read_again(ranges, 0)

@@ -22,8 +22,22 @@ def evaluations_of(root: Path, name: str) -> list[dict[str, Any]]:
     with contextlib.suppress(OSError, InvalidVersionError):
         found = read_json(root / FOLDER / f"{name}.json").get("evaluations")
         if isinstance(found, list):
-            return cast("list[dict[str, Any]]", [one for one in found if isinstance(one, dict)])
+            return cast("list[dict[str, Any]]", [one for one in found if _is_evaluation(one)])
     return []
+
+
+def _is_evaluation(one: object) -> bool:
+    """Whether readers find in it what they show: others may write into the folder."""
+    try:
+        of, change = one["preferences"], one["change"]  # type: ignore[index]
+        numbers = [one["accuracy"], *one["interval"], one["longer_wins"], of["pairs"]]  # type: ignore[index]
+        if change is not None:
+            numbers += [change[name] for name in ("mean", "low", "high", "p")]
+        counted = len(numbers) == (9 if change is not None else 5)
+        texts = isinstance(of["source"], str) and isinstance(of["sha256"], str)
+        return counted and texts and all(isinstance(number, int | float) for number in numbers)
+    except (AttributeError, KeyError, TypeError):
+        return False
 
 
 def keep_evaluation(root: Path, name: str, record: Mapping[str, Any]) -> None:

@@ -11,21 +11,22 @@ class HeldOut(NamedTuple):
 
     source: str
     sha256: str  # of the preference file
-    share: float  # of its prompts
-    pairs: int
+    share: float | None  # of its prompts; None in manifests of earlier releases
+    pairs: int | None
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> HeldOut | None:
         """None if the manifest does not say."""
         record = manifest.get("preferences") or {}
         try:
+            share, pairs = record.get("held_out_share"), record.get("held_out_pairs")
             return cls(
                 str(record["source"]),
                 str(record["sha256"]),
-                float(record["held_out_share"]),
-                int(record["held_out_pairs"]),
+                None if share is None else float(share),
+                None if pairs is None else int(pairs),
             )
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             return None
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 from metarm.errors import ConfigurationError, InvalidVersionError
@@ -63,6 +64,15 @@ def token_limit(manifest: Mapping[str, Any], asked: int | None) -> int:
     return int(recorded)
 
 
+def _same(asked: object, recorded: object) -> bool:
+    """Whether they are equal, or two names of one folder."""
+    if asked == recorded:
+        return True
+    if not (isinstance(asked, str) and isinstance(recorded, str)):
+        return False
+    return Path(asked).is_dir() and Path(asked).resolve() == Path(recorded).resolve()
+
+
 def check_origin(store: VersionStore, asked: Mapping[str, Any]) -> None:
     """Compare settings that are fixed when the first version is made with what the versions of `store` began
     with: `model`, `max_tokens` and the fields of TextRules; None: not asked. Raises ConfigurationError, and
@@ -73,7 +83,7 @@ def check_origin(store: VersionStore, asked: Mapping[str, Any]) -> None:
     manifest = store.manifest(names[0])
     began = {"model": manifest.get("source"), **asdict(TextRules.of(manifest))}
     for name, value in began.items():
-        if asked.get(name) is not None and asked[name] != value:
+        if asked.get(name) is not None and not _same(asked[name], value):
             raise ConfigurationError(
                 f"{store.root} holds versions that began with the {name} {value}, not {asked[name]}: "
                 f"use another --data-dir, or leave METARM_{name.upper()} unset"

@@ -106,7 +106,11 @@ class VersionStore:
                 f"{name} is a symbolic link, not a version", **some("known", self.names())
             )
         if not NAME.fullmatch(name) or not folder.is_dir():
-            raise UnknownVersionError(f"there is no version {name!r}", **some("known", self.names()))
+            why = f"there is no version {name!r}"
+            for status, place in (("rejected", self._rejected), ("pruned", self._pruned)):
+                if NAME.fullmatch(name) and (place / f"{name}.json").is_file():
+                    why = f"{name} was {status}: only its manifest is left"
+            raise UnknownVersionError(why, **some("known", self.names()))
         return folder
 
     def manifest(self, name: str) -> dict[str, Any]:

@@ -46,8 +46,11 @@ class Retraining:
         self._check_data(trainer, Reuse.of(reuse, self._jobs, self._store) if reuse is not None else None)
 
     def start(self, options: Mapping[str, Any], trigger: Mapping[str, Any] | None = None) -> Job:
-        """Queue a job after `check`. Raises JobConflictError while another is queued or running."""
-        return self._jobs.create(options, trigger)
+        """Queue a job after `check`. With `reuse`, options that are not given are those of the job that it
+        names. Raises JobConflictError while another is queued or running, and UnknownJobError."""
+        former = self._jobs.get(options["reuse"]).options if "reuse" in options else {}
+        repeated = {name: value for name, value in former.items() if name not in ("force", "reuse")}
+        return self._jobs.create({**repeated, **options}, trigger)
 
     def triggered(self, count: int) -> list[Job]:
         """The jobs among the last `count` that drift started, newest first."""

@@ -24,11 +24,13 @@ from trainer.batches import (
     GroupContrast,
     GroupDifference,
     backward_preference,
+    cut_of,
     draw,
     encode_groups,
     encode_pairs,
 )
 from trainer.meta_update import difference_loss, preference_loss
+from trainer.training import score_pairs
 
 KINDS: list[Kind] = ["bert", "llama", "llama-chat"]
 ALL_AT_ONCE = 10**9
@@ -274,3 +276,17 @@ def test_batches_depend_only_on_the_seed() -> None:
     assert drawn(1) == drawn(1)
     assert drawn(1) != drawn(2)
     assert drawn(1)[0] != list(range(8))
+
+
+def test_pairs_that_the_limit_of_tokens_cuts_or_makes_equal_are_counted_and_tie(checkpoint: Kinds) -> None:
+    model = load_model(checkpoint("bert"), 16)
+    end = " and that is all that we know of it now, as we said before, and will say again, in the end."
+    prompt = "Who?"
+    cut = [Preference(prompt, f"{begin}{end}", f"{other}{end}") for begin, other in (("Yes", "No"), ("A", "B"))]
+    encoded = encode_pairs(model.encoder, [*cut, Preference(prompt, "I am.", "We are.")])
+    assert cut_of(encoded, 16) == (
+        "2 of 3 pairs lose tokens to the limit of 16; 2 of 3 pairs have the same tokens on both sides, and teach "
+        "nothing"
+    )
+    assert cut_of(encoded[2:], 16) is None
+    assert score_pairs(model, encoded).wins[:2] == [0.5, 0.5]

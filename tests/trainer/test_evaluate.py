@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from metarm.errors import ConfigurationError, UnknownVersionError
+from metarm.errors import ConfigurationError, NonFiniteScoreError, UnknownVersionError
 from metarm.figures import PairScores, share_interval
 from metarm.records import Preference
 from metarm.store.evaluations import evaluations_of
 from metarm.store.versions import Label, VersionStore
 from tests.offline import OfflineModel
-from tests.store import publish_several
-from tests.tiny import CORPUS
+from tests.store import publish, publish_several
+from tests.tiny import CORPUS, poisoned
 from trainer.evaluate import EvaluateSettings, measured, run
 
 PAIRS = [
@@ -128,3 +128,21 @@ def test_a_few_pairs_have_fewer_quarters_and_a_p_value_of_one() -> None:
     found = measured([pair], PairScores([1.0], [0.0]), PairScores([1.0], [0.0]))
     assert [part["pairs"] for part in found["by_length"]] == [1]
     assert found["change"]["p"] == 1.0
+
+
+def test_rewards_that_are_not_finite_are_no_losses(
+    tmp_path: Path, fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(tmp_path, poisoned(tmp_path / "poisoned", "pencils"))
+    with pytest.raises(NonFiniteScoreError, match="of 120 rewards are not finite"):
+        run(EvaluateSettings(data_dir=tmp_path, preferences=fresh))
+
+
+def test_the_pairs_are_named_on_the_command_line_alone(
+    monkeypatch: pytest.MonkeyPatch, fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """METARM_PREFERENCES are those of training."""
+    monkeypatch.setenv("METARM_PREFERENCES", str(fresh))
+    with pytest.raises(SystemExit):
+        EvaluateSettings.from_command_line("metarm evaluate", [])
+    assert "preferences" in capsys.readouterr().err

@@ -783,3 +783,23 @@ def test_the_outcome_of_a_job_is_searched_from_the_newest_version_back_to_its_st
     bench.work_until_idle()
     assert bench.jobs.get(job.id).status == "failed"  # given up: no version is this job's
     assert reads == [name, "v000309"]
+
+
+def test_a_preference_file_that_comes_back_is_used_again(
+    make_bench: Callable[..., Bench], preference_file: Path
+) -> None:
+    bench = make_bench()
+    presence = TrainerPresence(bench.jobs._redis)
+    bench.trainer.announce()
+    shown = presence.status()
+    assert shown is not None
+    assert shown["preferences"] > 0
+    aside = preference_file.rename(preference_file.with_suffix(".aside"))
+    for _ in range(2):  # the second time nothing has changed
+        bench.trainer.announce()
+    gone = presence.status()
+    assert gone is not None
+    assert "there is no preference file" in gone["preferences_error"]
+    aside.rename(preference_file)
+    bench.trainer.announce()
+    assert presence.status() == shown

@@ -145,7 +145,7 @@ def test_newer_groups_come_first_and_the_rest_is_reused(sample_log: SampleLog, a
     assert names(again) == ["6", "7", "new0", "new1", "new2", "new3"]
     assert again.counts == {
         "used": 6,
-        "superseded": 4,
+        "superseded": 4 if acknowledged else 6,  # 0 and 1 are unused still
         "single_response": 1,
         "unreadable": 0,
         "reused": 2,
@@ -153,6 +153,16 @@ def test_newer_groups_come_first_and_the_rest_is_reused(sample_log: SampleLog, a
     }
     sample_log.acknowledge_through(again.last_entry)
     assert sample_log.count_unused(100) == 0
+
+
+def test_unused_groups_that_a_reuse_passes_by_are_counted(sample_log: SampleLog) -> None:
+    """Of a run that failed: its position did not move, and reuse moves it past what it left out."""
+    log_groups(sample_log, *[group(str(i)) for i in range(10)])
+    failed = read_meta_set(sample_log, TrainerSettings(min_groups=2, max_groups=4))
+    many = TrainerSettings(min_groups=2, max_groups=100)
+    again = read_meta_set(sample_log, many, used_by("job-1", failed))
+    assert names(again) == ["6", "7", "8", "9"]
+    assert (again.counts["used"], again.counts["superseded"]) == (4, 6)
 
 
 def test_entries_that_another_run_used_in_between_are_not_reused(sample_log: SampleLog) -> None:

@@ -298,7 +298,28 @@ def test_a_file_name_with_glob_characters_is_taken_literally(tmp_path: Path) -> 
     assert len(preferences.train) + len(preferences.held_out) == 1
 
 
-@pytest.mark.parametrize("name", ["question", "instruction", "Input"])
+@pytest.mark.parametrize("name", ["Prompt", " prompt", "PROMPT ", "Chosen", "margin "])
+def test_a_column_that_is_read_under_another_spelling_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    row = {"chosen": " Yes, it is.", "rejected": " No, it is not.", name: "What?"}
+    with pytest.raises(ConfigurationError, match=f"has the column '{name}': rename it to"):
+        load_preferences(write(tmp_path, "pairs.jsonl", [row] * 9))
+
+
+def test_white_space_that_both_sides_begin_with_is_no_prompt(tmp_path: Path) -> None:
+    row = {"asked": "What?", "chosen": " Yes, it is.", "rejected": " No, it is not."}
+    with pytest.raises(ConfigurationError, match=r"row 1: it has no prompt"):
+        load_preferences(write(tmp_path, "pairs.jsonl", [row] * 9))
+
+
+def test_rows_with_an_empty_prompt_beside_a_prompt_column_of_another_name_are_refused(tmp_path: Path) -> None:
+    rows = [{**PLAIN, "question": "What?"}, {**PLAIN, "prompt": "", "question": "Who?"}]
+    with pytest.raises(ConfigurationError, match="has rows without a prompt: rename 'question' to 'prompt'"):
+        load_preferences(write(tmp_path, "pairs.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    "name", ["question", "instruction", "Input", "prompt_text", "user-message", "messages"]
+)
 def test_a_prompt_column_of_another_name_is_refused_by_name(tmp_path: Path, name: str) -> None:
     row = {name: "What is 17 + 25?", "chosen": "The sum is 42.", "rejected": "The sum is 41."}
     with pytest.raises(ConfigurationError, match=f"rename '{name}' to 'prompt'"):
@@ -314,8 +335,11 @@ def test_a_prompt_column_of_another_name_is_refused_by_name(tmp_path: Path, name
     ],
 )
 def test_a_row_without_a_prompt_is_refused(tmp_path: Path, row: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match=r"row 2: it has no prompt"):
-        load_preferences(write(tmp_path, "pairs.jsonl", [{**row, "prompt": "What?"}, row]))
+    with pytest.raises(ConfigurationError, match=r"row 2: its prompt is missing"):
+        load_preferences(write(tmp_path, "mixed.jsonl", [{**row, "prompt": "What?"}, row]))
+    without = {name: value for name, value in row.items() if name != "prompt"}
+    with pytest.raises(ConfigurationError, match=r"row 1: it has no prompt"):
+        load_preferences(write(tmp_path, "pairs.jsonl", [without] * 3))
 
 
 def test_a_file_of_empty_prompts_is_refused(tmp_path: Path) -> None:
@@ -377,6 +401,38 @@ class TestWhatAVersionWasMadeOf:
             Preferences(TrainerSettings()).of_child({"name": "v000001", "source": "mine"})
         with pytest.raises(ConfigurationError, match="no preferences are named for mine"):
             Preferences(TrainerSettings(model="mine")).of_first()
+
+    @pytest.mark.parametrize(
+        "record",
+        ["mine.jsonl", ["mine.jsonl"], {"sha256": "ab"}, {"source": "a", "sha256": "b", "held_out_share": 5}],
+    )
+    def test_an_odd_record_is_refused_by_the_name_of_the_version(self, record: Any) -> None:
+        parent = {"name": "v000001", "source": DEMO_SOURCE, "preferences": record}
+        with pytest.raises(ConfigurationError, match="v000001 names its preferences in a form"):
+            Preferences(TrainerSettings()).of_child(parent)
+
+    def test_a_model_of_ones_own_that_an_earlier_release_trained_on_the_packaged_pairs_asks_for_others(
+        self,
+    ) -> None:
+        packaged = Preferences(TrainerSettings()).of_first().record()
+        with pytest.raises(ConfigurationError, match="no preferences are named for /models/mine"):
+            Preferences(TrainerSettings()).of_child({"source": "/models/mine", "preferences": packaged})
+
+    def test_another_held_out_share_is_said(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        parent = self.made_of(write(tmp_path, "mine.jsonl", many(300)), held_out_share=0.4)
+        Preferences(TrainerSettings(held_out_share=0.2)).of_child(parent)
+        assert "the held-out share is 0.2; of the parent it was 0.4" in caplog.text
+
+    def test_the_stamp_differs_once_the_file_has_changed_or_gone(self, tmp_path: Path) -> None:
+        file = write(tmp_path, "mine.jsonl", many(300))
+        preferences = Preferences(TrainerSettings())
+        preferences.of_child(self.made_of(file))
+        stamps = [preferences.stamp()]
+        assert preferences.stamp() == stamps[0]
+        for change in (file.unlink, lambda: write(tmp_path, "mine.jsonl", many(301))):
+            change()
+            stamps.append(preferences.stamp())
+        assert len(set(map(repr, stamps))) == 3
 
     def test_a_path_is_recorded_so_that_it_is_found_from_elsewhere(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -49,7 +49,7 @@ async function agreed(title, { text, go, fields = [], destructive = false }) {
   say("ask-text", text);
   say("ask-go", go);
   byId("ask-fields").replaceChildren(...fields);
-  const field = fields.find((each) => each.matches("input, select"));
+  const field = fields.find((each) => each.matches("input")); // Enter in a select would open it
   return (await answerOf(dialog, destructive ? dialog.querySelector(".cancel") : field || byId("ask-go"))) === "go";
 }
 

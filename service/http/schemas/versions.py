@@ -14,8 +14,8 @@ from service.http.schemas.fields import Body, Flag
 class HeldOutPairs(BaseModel):
     source: str
     sha256: str = Field(description="Of the preference file.")
-    share: float = Field(description="Of the file's prompts.")
-    pairs: int
+    share: float | None = Field(description="Of the file's prompts; null if it is unknown.")
+    pairs: int | None
 
 
 class VersionEntry(BaseModel):

@@ -85,6 +85,15 @@ def test_the_best_version_is_the_best_on_the_pairs_of_the_current_one(store: Ver
     assert "v000001" not in kept
 
 
+def test_accuracies_of_earlier_releases_are_told_apart_by_the_digest_of_their_file(store: VersionStore) -> None:
+    better = publish(store, 0.9, preferences={"source": "p", "sha256": "aa", "pairs": 9})
+    best = publish(store, 0.7, preferences={"source": "p", "sha256": "bb", "pairs": 9})
+    for _ in range(2):
+        publish(store, 0.6, preferences={"source": "p", "sha256": "bb", "pairs": 9})
+    reasons = reasons_to_keep(store, {}, 1, 0)
+    assert (reasons[better], reasons[best]) == (None, "the best on its held-out pairs")
+
+
 def test_the_version_with_the_best_held_out_accuracy_is_kept_and_ties_go_to_the_newest(
     store: VersionStore,
 ) -> None:

@@ -86,7 +86,11 @@ def test_accuracies_name_their_pairs_and_evaluations_are_listed_the_newest_first
         (folder / "model.safetensors").write_bytes(b"weights")
         store.publish(name, fields, activate=False)
     for digest in ("1", "2"):
-        keep_evaluation(store.root, "v000005", {"preferences": {"sha256": digest}, "accuracy": 0.5})
+        of = {"source": "fresh.jsonl", "sha256": digest, "pairs": 9}
+        figures = {"accuracy": 0.5, "interval": [0.2, 0.8], "longer_wins": 0.5, "change": None}
+        keep_evaluation(store.root, "v000005", {"preferences": of, **figures})
+    file = store.root / "evaluations" / "v000006.json"
+    file.write_text('{"evaluations": [{}, 5, {"preferences": {"source": 1}}, null]}')
     with server:
         server.wait_ready()
         entries = {e["name"]: e for e in server.http.get("/versions").json()["versions"]}

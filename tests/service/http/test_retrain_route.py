@@ -79,8 +79,10 @@ def test_the_samples_of_a_job_that_ended_count_for_the_next_one(bench: Bench, st
     answer = bench.process.http.post("/retrain")
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "not_enough_data")
     with RewardClient(bench.process.url) as client:
+        bench.jobs.save(bench.jobs.get(first.id).with_changes(options={"steps": 9, "seed": 5, "force": True}))
         job = client.retrain(reuse=first.id, steps=3)["job"]
-        assert client.job(job)["options"] == {"reuse": first.id, "steps": 3}
+        # one change at a time: the others are repeated, but for `force`
+        assert client.job(job)["options"] == {"reuse": first.id, "steps": 3, "seed": 5}
     assert bench.refused(first.id)["code"] == "job_running"
     assert bench.refused(job)["code"] == "job_running"
 
