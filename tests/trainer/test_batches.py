@@ -285,8 +285,8 @@ def test_pairs_that_the_limit_of_tokens_cuts_or_makes_equal_are_counted_and_tie(
     cut = [Preference(prompt, f"{begin}{end}", f"{other}{end}") for begin, other in (("Yes", "No"), ("A", "B"))]
     encoded = encode_pairs(model.encoder, [*cut, Preference(prompt, "I am.", "We are.")])
     assert cut_of(encoded, 16) == (
-        "2 of 3 pairs lose tokens to the limit of 16; 2 of 3 pairs have the same tokens on both sides, and teach "
-        "nothing"
+        "2 of 3 pairs lose tokens to the limit of 16; "
+        "2 of 3 pairs have the same tokens on both sides, and teach nothing"
     )
     assert cut_of(encoded[2:], 16) is None
     assert score_pairs(model, encoded).wins[:2] == [0.5, 0.5]
