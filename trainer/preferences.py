@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 FEW_HELD_OUT = 50
 PACKAGED_SOURCE = "packaged demo pairs"
+INSTEAD = "restore it, or choose the pairs of the next version with METARM_PREFERENCES"
 HELD_OUT_SHARE = 0.15
 MAX_HELD_OUT = 400
 PACKAGED = Path(str(files("metarm") / "data" / "demo_preferences.jsonl.gz"))
@@ -77,27 +78,30 @@ class Preferences:
     def of_child(self, parent: Mapping[str, Any]) -> PreferenceSet:
         """The pairs of a run from the version with the manifest `parent`. Raises ConfigurationError, also if
         the file that the parent was made of is missing or has changed and no setting names another."""
-        made_of = parent.get("preferences") or {}
+        name, made_of = parent.get("name"), parent.get("preferences") or {}
         if not _is_readable(made_of):
-            raise ConfigurationError(
-                f"{parent.get('name')} names its preferences in a form that this release does not read"
-            )
-        source = made_of.get("source", PACKAGED_SOURCE)
-        if self._settings.preferences is not None:
-            file = self._settings.preferences
-        else:
-            file = _packaged_for(parent.get("source")) if source == PACKAGED_SOURCE else Path(source)
+            raise ConfigurationError(f"{name} names its preferences in a form that this release does not read")
+        file = self._file_of(parent, made_of)
         found = self._load(file, made_of)
         if not made_of or found.sha256 == made_of["sha256"]:
             return found
-        before, name = f"{made_of['source']} (SHA-256 {made_of['sha256'][:12]}…)", parent.get("name")
+        before = f"{name} was made of {made_of['source']} (SHA-256 {made_of['sha256'][:12]}…)"
         if self._settings.preferences is None and file is not PACKAGED:
-            raise ConfigurationError(
-                f"{name} was made of {before}, and that file has changed: restore it, or choose the pairs of "
-                "the next version with METARM_PREFERENCES"
-            )
-        log.warning("%s was made of %s; its children are made of %s", name, before, found.source)
+            raise ConfigurationError(f"{before}, and that file has changed: {INSTEAD}")
+        log.warning("%s; its children are made of %s", before, found.source)
         return replace(found, replaces={key: made_of[key] for key in ("source", "sha256")})
+
+    def _file_of(self, parent: Mapping[str, Any], made_of: Mapping[str, Any]) -> Path:
+        if self._settings.preferences is not None:
+            return self._settings.preferences
+        if made_of.get("source", PACKAGED_SOURCE) == PACKAGED_SOURCE:
+            return _packaged_for(parent.get("source"))
+        self._file = Path(made_of["source"])
+        if not self._file.is_file():
+            raise ConfigurationError(
+                f"there is no preference file {self._file}, which {parent.get('name')} was made of: {INSTEAD}"
+            )
+        return self._file
 
     def _load(self, file: Path, made_of: Mapping[str, Any]) -> PreferenceSet:
         recorded = made_of.get("held_out_share")
