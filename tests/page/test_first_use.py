@@ -252,8 +252,7 @@ def test_the_page_shows_the_rights_of_the_key_in_use_and_forgets_it(page: Page) 
     ready(page, READER)
     expect(page.locator("#keys")).to_have_text("Key: score")
     press(page, "Retrain")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")  # not on the list of ascents, which it would open
     enter_key(page, READER)
     expect(page.locator("#key-refused")).to_contain_text("an admin key is needed")
     enter_key(page, ADMIN)
@@ -278,7 +277,7 @@ def test_without_keys_the_page_says_that_none_is_needed_and_why_nothing_is_loade
     with service_here(tmp_path, redis_server.url) as process:
         page = context.new_page()
         page.goto(process.url)
-        reason = "there is no version yet, and no trainer runs to make one"
+        reason = "there is no version yet, and no trainer runs that makes one"
         for place in ("#chart-spread", "#chart-differences", "#chart-lengths", "#figures", "#version-list"):
             page.locator(place).scroll_into_view_if_needed()
             expect(page.locator(place)).to_contain_text(reason)

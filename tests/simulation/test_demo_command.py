@@ -23,6 +23,7 @@ from metarm.errors import EXIT_CONFIGURATION
 from metarm.runtime.processes import Process, without_settings
 from simulation.cli import main
 from tests.tiny import Kind
+from trainer.preferences import PACKAGED
 
 SMALL = ["--rounds", "1", "--prompts", "2", "--responses", "2", "--measured-prompts", "2"]
 
@@ -194,8 +195,9 @@ def test_a_demo_writes_its_figures_and_with_matplotlib_its_picture(
 
 
 def demo(folder: Path, model: Path, *options: str) -> Process:
-    """`metarm demo` on a private server that serves this model as it is."""
+    """`metarm demo` on a private server that serves this model as it is, trained on the packaged pairs."""
     apart = {
+        "METARM_PREFERENCES": str(PACKAGED),
         "TMPDIR": str(folder),
         "METARM_MODEL": str(model),
         "METARM_PORT": "1",
@@ -203,6 +205,16 @@ def demo(folder: Path, model: Path, *options: str) -> Process:
     }
     command = [sys.executable, "-m", "simulation", "--out", str(folder / "out"), *SMALL, *options]
     return Process(command, folder / "output.txt", {**without_settings(), **apart})
+
+
+def test_a_model_without_preferences_is_refused_before_a_server_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("METARM_PREFERENCES", "PREFERENCES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("METARM_MODEL", str(tmp_path))
+    assert main(["--out", str(tmp_path / "out"), *SMALL]) == EXIT_CONFIGURATION
+    assert "METARM_MODEL needs METARM_PREFERENCES too" in capsys.readouterr().err
 
 
 @pytest.mark.slow

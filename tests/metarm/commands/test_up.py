@@ -154,14 +154,15 @@ def test_a_data_folder_that_cannot_be_made_stops_the_launcher_with_status_78(
         assert "Traceback" not in process.output
 
 
-def test_an_invalid_setting_in_a_child_stops_the_launcher_with_status_78(
+def test_a_setting_that_contradicts_the_store_stops_the_launcher_with_status_78(
     data_dir: Path, running: HttpProcess
 ) -> None:
     assert not running.running
     with system(data_dir, METARM_MODEL="/somewhere/else", METARM_TUNE="false") as other:
         assert other.wait(240) == 78
-        assert "trainer ended (status 78); a restart would not help" in other.output
-        assert "stopped" in other.output
+        assert "holds versions that began with the model" in other.output
+        assert "leave METARM_MODEL unset" in other.output
+        assert "listening on" not in other.output
 
 
 def test_a_trainer_without_preferences_is_announced_with_the_reason(
