@@ -76,12 +76,17 @@ def running_socket(folder: Path) -> Path | None:
 
 def socket_path(folder: Path) -> Path:
     """The socket of the server whose data is in `folder`: in that folder or, if its path is too long for the
-    kernel, in a temporary folder, the same at every start. Creates nothing."""
+    kernel, in a temporary folder, the same at every start. Creates nothing. Raises ConfigurationError where
+    every path is too long."""
     socket = folder.absolute() / "redis.sock"
     if len(bytes(socket)) <= LONGEST_SOCKET_PATH:
         return socket
     digest = hashlib.sha256(bytes(folder.absolute())).hexdigest()[:16]
-    return Path(tempfile.gettempdir(), f"metarm-{os.getuid()}-{digest}", "redis.sock")
+    for temporary in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 (the folder in it is checked: _require_private)
+        socket = Path(temporary, f"metarm-{os.getuid()}-{digest}", "redis.sock")
+        if len(bytes(socket)) <= LONGEST_SOCKET_PATH:
+            return socket
+    raise ConfigurationError(f"the path of {folder} is too long for a socket: set METARM_DATA_DIR or REDIS_URL")
 
 
 def _require_private(folder: Path) -> None:

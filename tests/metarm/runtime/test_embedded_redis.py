@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from metarm.errors import ConfigurationError
-from metarm.runtime.embedded_redis import LONGEST_SOCKET_PATH, EmbeddedRedis
+from metarm.runtime.embedded_redis import LONGEST_SOCKET_PATH, EmbeddedRedis, socket_path
 from tests.processes import RedisProcess
 
 
@@ -60,3 +60,12 @@ def test_a_socket_directory_that_other_users_could_enter_is_rejected(
         place.touch() if planted == "a file" else place.symlink_to(theirs)
     with pytest.raises(ConfigurationError, match="not a folder of this user alone"):
         EmbeddedRedis(deep)
+
+
+def test_a_temporary_folder_with_a_long_path_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("t" * 90)))
+    socket = socket_path(tmp_path / ("d" * 120))
+    assert socket.parts[:2] == ("/", "tmp")
+    assert len(bytes(socket)) <= LONGEST_SOCKET_PATH
