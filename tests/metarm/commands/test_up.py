@@ -162,7 +162,7 @@ def test_a_setting_that_contradicts_the_store_stops_the_launcher_with_status_78(
         assert other.wait(240) == 78
         assert "holds versions that began with the model" in other.output
         assert "leave METARM_MODEL unset" in other.output
-        assert "listening on" not in other.output
+        assert "trainer ended (status 78)" not in other.output, "it is refused before anything starts"
 
 
 def test_a_trainer_without_preferences_is_announced_with_the_reason(
