@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from metarm.model.reward_model import RewardModel
 from metarm.records import Preference, SampleGroup
 from trainer.meta_update import centering_loss, contrast, difference_loss, preference_loss
 
+log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 
@@ -61,6 +63,12 @@ def encode_pairs(encoder: Encoder, preferences: Sequence[Preference]) -> list[En
         EncodedPair(chosen, rejected, preference.margin)
         for (chosen, rejected), preference in zip(encoded, preferences, strict=True)
     ]
+
+
+def warn_of_cut(what: str, pairs: Sequence[EncodedPair], limit: int) -> None:
+    """Log what the limit of tokens costs these pairs, if anything."""
+    if (cut := cut_of(pairs, limit)) is not None:
+        log.warning("%s: %s", what, cut)
 
 
 def cut_of(pairs: Sequence[EncodedPair], limit: int) -> str | None:

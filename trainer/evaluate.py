@@ -88,7 +88,7 @@ def run(settings: EvaluateSettings) -> None:
 
         from metarm.model.reward_model import load_version, quiet_transformers
         from metarm.runtime.cores import usable_cores
-        from trainer.batches import cut_of, encode_pairs
+        from trainer.batches import encode_pairs, warn_of_cut
         from trainer.training import score_pairs
 
     quiet_transformers()
@@ -96,11 +96,9 @@ def run(settings: EvaluateSettings) -> None:
 
     @cache
     def scores(name: str) -> PairScores:
-        store.verify(name)
-        model = load_version(store.path(name), store.manifest(name))
+        model = load_version(store.path(name), store.verify(name))
         encoded = encode_pairs(model.encoder, pairs)
-        if (cut := cut_of(encoded, model.encoder.max_tokens)) is not None:
-            log.warning("%s: %s", name, cut)
+        warn_of_cut(name, encoded, model.encoder.max_tokens)
         found = score_pairs(model, encoded)
         odd = sum(not math.isfinite(reward) for reward in found.all)
         if odd:
@@ -109,10 +107,11 @@ def run(settings: EvaluateSettings) -> None:
 
     records = {}
     for name in dict.fromkeys(names):
-        made_of = HeldOut.of(store.manifest(name))
+        manifest = store.manifest(name)
+        made_of = HeldOut.of(manifest)
         if made_of is not None and made_of.sha256 == digest:
             log.warning("%s was trained on pairs of this file: what it measures says nothing", name)
-        parent, before, missing = store.manifest(name).get("parent"), None, None
+        parent, before, missing = manifest.get("parent"), None, None
         if parent is not None:
             try:
                 before = scores(parent)

@@ -18,7 +18,7 @@ from metarm.figures import share_interval
 from metarm.model.reward_model import RewardModel
 from metarm.records import Preference, Trainable
 from metarm.runtime.progress import Progress
-from trainer.batches import cut_of, encode_pairs
+from trainer.batches import encode_pairs, warn_of_cut
 from trainer.learning_curve import LearningCurve
 from trainer.meta_update import StepReport
 from trainer.preferences import PreferenceSet, held_out_precision, longer_wins
@@ -98,8 +98,7 @@ def fine_tune(
     pairs = encode_pairs(model.encoder, schedule.pairs)
     held_out = encode_pairs(model.encoder, preferences.held_out)
     for what, encoded in (("training", pairs), ("held-out", held_out)):
-        if (cut := cut_of(encoded, model.encoder.max_tokens)) is not None:
-            log.warning("%s pairs: %s", what, cut)
+        warn_of_cut(f"{what} pairs", encoded, model.encoder.max_tokens)
     options = TrainOptions.of(
         settings,
         {

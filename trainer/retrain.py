@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,14 +11,13 @@ from metarm.records import SampleGroup
 from metarm.runtime import tracing
 from metarm.runtime.code_version import code_version
 from metarm.store.calibration import Calibration
-from trainer.batches import cut_of, encode_groups, encode_pairs
+from trainer.batches import encode_groups, encode_pairs, warn_of_cut
 from trainer.evaluation import EvaluationSet, calibrated_like, described
 from trainer.gate import Rewards, Thresholds, Verdict, judge
 from trainer.meta_update import StepReport
 from trainer.preferences import PreferenceSet
 from trainer.training import TrainOptions, TrainReport, train
 
-log = logging.getLogger(__name__)
 OnStep = Callable[[int, StepReport], None]
 SaveAndLoad = Callable[[RewardModel], tuple[str, RewardModel]]
 
@@ -74,8 +72,7 @@ def retrain(
     before = evaluation.rewards(model)
     with tracing.span("train", groups=len(samples), steps=options.steps):
         pairs = encode_pairs(model.encoder, preferences.train)
-        if (cut := cut_of(pairs, model.encoder.max_tokens)) is not None:
-            log.warning("training pairs: %s", cut)
+        warn_of_cut("training pairs", pairs, model.encoder.max_tokens)
         groups = encode_groups(model.encoder, samples) if options.ascent != "none" else []
         report = train(model, pairs, groups, options, on_step)
     name, saved = save_and_load(model)

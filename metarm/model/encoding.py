@@ -126,11 +126,10 @@ class Encoder:
         """Encode as `encode` does, in portions: each step encodes the next few sequences, of at most
         PORTION_CHARS characters or one alone. Raises what `encode` raises, at any step."""
         work, begun = _Work(), 0
-        encode = self._encode_pairs if self.format == "pair" else self._encode_joined
         for portion in portions_of(groups):
             before = work.chars
             try:
-                encoded = iter(encode(portion, work))
+                encoded = iter(self._encode_portion(portion, work))
             except InvalidRequestError as error:
                 raise self._refusal(portion, begun, groups) or error from error
             marked = [one for group in portion for one in self._marked(*group, encoded, work)]
@@ -157,10 +156,9 @@ class Encoder:
         """The error of a portion that begins with sequence number `begun`, with the group that it is about;
         None if it is about no group alone."""
         ends = list(accumulate(len(responses) for _, responses in groups))
-        encode = self._encode_pairs if self.format == "pair" else self._encode_joined
         for group in portion:
             try:
-                encode([group], _Work())
+                self._encode_portion([group], _Work())
             except InvalidRequestError as error:
                 place = bisect_right(ends, begun)
                 return InvalidRequestError(f"group {place}: {error.message}", group=place)
@@ -191,6 +189,9 @@ class Encoder:
             if marked or self._control_tokens.found_in(response):
                 sample = replace(sample, control_tokens=True)
             yield sample
+
+    def _encode_portion(self, groups: Sequence[Group], work: _Work) -> list[Encoded]:
+        return self._encode_pairs(groups, work) if self.format == "pair" else self._encode_joined(groups, work)
 
     def _encode_joined(self, groups: Sequence[Group], work: _Work) -> list[Encoded]:
         """`known` gets sequences by prompt and response, and by prompt the characters that come from it."""

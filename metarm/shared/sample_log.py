@@ -172,9 +172,7 @@ class SampleLog:
 
     def count_unused_of(self, ranges: Ranges) -> int:
         """The groups of `ranges` that no finished run has used."""
-        first = self._first_unused()
-        used = _place(first.removeprefix("(").encode())
-        begins = used if not first.startswith("(") else (used[0], used[1] + 1)
+        begins = _begins(self._first_unused())
         return sum(part.groups for part in ranges if _place(part.last_entry.encode()) >= begins)
 
     def count_reusable(self, ranges: Ranges) -> Reusable:
@@ -184,7 +182,7 @@ class SampleLog:
 
     def acknowledge_through(self, last_id: str) -> None:
         """Mark every entry up to and including `last_id` as used. Nothing changes if it is used already."""
-        if _place(last_id.encode()) < _place(self._first_unused().lstrip("(").encode()):
+        if _place(last_id.encode()) < _begins(self._first_unused()):
             return
         with self._redis.pipeline() as pipeline:
             # an earlier release claims what it reads: what it had claimed ends with its consumer
@@ -225,7 +223,7 @@ class SampleLog:
     def _first_unused_after(self, ranges: Ranges) -> str:
         """Where the unused entries begin that are newer than `ranges`, as XRANGE takes it."""
         first = self._first_unused()
-        if not ranges or _place(ranges[-1].last_entry.encode()) < _place(first.lstrip("(").encode()):
+        if not ranges or _place(ranges[-1].last_entry.encode()) < _begins(first):
             return first
         return f"({ranges[-1].last_entry}"
 
@@ -266,3 +264,9 @@ def _place(entry_id: bytes) -> tuple[int, int]:
     """A stream id as Redis orders it; an empty one comes first."""
     ms, _, sequence = entry_id.partition(b"-")
     return int(ms or 0), int(sequence or 0)
+
+
+def _begins(first: str) -> tuple[int, int]:
+    """The place of the first entry of a range that XRANGE begins at `first`: "(" excludes that entry itself."""
+    ms, sequence = _place(first.removeprefix("(").encode())
+    return (ms, sequence + 1) if first.startswith("(") else (ms, sequence)

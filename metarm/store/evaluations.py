@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from metarm.errors import InvalidVersionError
 from metarm.store.files import json_bytes, read_json, write_durably
@@ -22,15 +22,15 @@ def evaluations_of(root: Path, name: str) -> list[dict[str, Any]]:
     with contextlib.suppress(OSError, InvalidVersionError):
         found = read_json(root / FOLDER / f"{name}.json").get("evaluations")
         if isinstance(found, list):
-            return cast("list[dict[str, Any]]", [one for one in found if _is_evaluation(one)])
+            return [one for one in found if _is_evaluation(one)]
     return []
 
 
-def _is_evaluation(one: object) -> bool:
+def _is_evaluation(one: Any) -> bool:
     """Whether readers find in it what they show: others may write into the folder."""
     try:
-        of, change = one["preferences"], one["change"]  # type: ignore[index]
-        numbers = [one["accuracy"], *one["interval"], one["longer_wins"], of["pairs"]]  # type: ignore[index]
+        of, change = one["preferences"], one["change"]
+        numbers = [one["accuracy"], *one["interval"], one["longer_wins"], of["pairs"]]
         if change is not None:
             numbers += [change[name] for name in ("mean", "low", "high", "p")]
         counted = len(numbers) == (9 if change is not None else 5)
