@@ -271,7 +271,7 @@ def _ready_text(settings: LaunchSettings) -> str:
 def _trainer_text(presence: TrainerPresence, trainer: Child, *, nobody_retrains: bool) -> str | None:
     """What to say once a trainer is ready; None until then. It begins with TRAINER_READY if it is `trainer`."""
     try:
-        status = presence.status() or {}
+        status = presence.readable_status() or {}
     except redis.RedisError:  # the next turn asks again
         return None
     if status.get("state") != "ready":

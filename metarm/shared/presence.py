@@ -37,6 +37,13 @@ class TrainerPresence:
         """Free the place if `holder` holds it."""
         self._script([TRAINER], ["release", holder])
 
+    def readable_status(self) -> dict[str, Any] | None:
+        """`status`, but None for a value that no trainer wrote, which `/ready` reports."""
+        try:
+            return self.status()
+        except TrainerUnavailableError:
+            return None
+
     def status(self) -> dict[str, Any] | None:
         """The status of the live trainer; None if none is running. Raises TrainerUnavailableError for a value
         that no trainer wrote."""

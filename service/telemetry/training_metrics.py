@@ -74,7 +74,7 @@ class TrainingFigures:
         figures = (last.verdict or {}).get("figures", {}) if last else {}
         figures = with_deprecated_names(figures, DEPRECATED_GATE_NAMES)
         return cls(
-            trainer=presence.status() is not None,
+            trainer=presence.readable_status() is not None,
             active=active is not None,
             step=progress.get("step"),
             steps=progress.get("steps"),

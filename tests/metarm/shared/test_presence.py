@@ -37,6 +37,7 @@ def test_a_value_that_no_trainer_wrote_is_named(
     with pytest.raises(TrainerUnavailableError, match="metarm:trainer in Redis is no trainer's"):
         presence.status()
     assert presence.last_status is None
+    assert presence.readable_status() is None
 
 
 def test_the_trainers_place_expires_unless_it_is_renewed(presence: TrainerPresence) -> None:

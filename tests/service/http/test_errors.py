@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 
-from tests.processes import RedisProcess, Served, service_here
+from metarm.shared.keys import TRAINER
+from tests.processes import RedisProcess, Served, service_here, wait_until
 from tests.store import publish
 from tests.tiny import LAST_WORD, make_checkpoint, poisoned, without_last_word
 
@@ -137,3 +140,17 @@ def test_an_error_before_the_version_capture_names_no_version(
     answer = server.http.post("/score", json=body)
     assert answer.status_code == status
     assert "x-rm-version" not in answer.headers
+
+
+def test_a_foreign_value_at_the_trainers_place_hides_neither_readiness_nor_metrics(
+    server: Served, shared_redis: RedisProcess
+) -> None:
+    with contextlib.closing(redis.Redis.from_url(shared_redis.url)) as client:
+        client.set(TRAINER, "[1]")
+        try:
+            wait_until(lambda: "is no trainer's" in server.http.get("/ready").text)
+            assert server.http.get("/ready").status_code == 200
+            assert "rm_trainer_up 0.0" in server.http.get("/metrics").text
+            assert server.http.post("/retrain").status_code == 503
+        finally:
+            client.delete(TRAINER)
