@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 
-from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, MetaRMError
 from metarm.runtime import logs, process_environment, tracing
 from metarm.runtime.closed_pipe import ends_quietly
 from trainer.settings import TrainerSettings
@@ -23,14 +22,8 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    try:
+    with logs.refusals("metarm trainer"):
         run(settings, stop)
-    except ConfigurationError as error:
-        logs.refuse("metarm trainer", error.message)
-        sys.exit(EXIT_CONFIGURATION)
-    except MetaRMError as error:
-        logs.refuse("metarm trainer", error.message)
-        sys.exit(1)
 
 
 def run(settings: TrainerSettings, stop: threading.Event) -> None:

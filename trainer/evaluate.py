@@ -16,10 +16,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg, CliToggleFlag
 
 from metarm.errors import (
-    EXIT_CONFIGURATION,
-    ConfigurationError,
     InvalidVersionError,
-    MetaRMError,
     NonFiniteScoreError,
     UnknownVersionError,
 )
@@ -67,14 +64,8 @@ def main() -> None:
     settings = EvaluateSettings.from_command_line("metarm evaluate", sys.argv[1:])
     logs.configure("evaluate", settings)
     print_unknown_settings("metarm evaluate")
-    try:
+    with logs.refusals("metarm evaluate"):
         run(settings)
-    except ConfigurationError as error:
-        logs.refuse("metarm evaluate", error.message)
-        sys.exit(EXIT_CONFIGURATION)
-    except MetaRMError as error:
-        logs.refuse("metarm evaluate", error.message)
-        sys.exit(1)
 
 
 def run(settings: EvaluateSettings) -> None:

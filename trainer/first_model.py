@@ -8,7 +8,7 @@ import sys
 import threading
 from types import FrameType
 
-from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, JobCancelledError, MetaRMError
+from metarm.errors import ConfigurationError, JobCancelledError
 from metarm.runtime import logs, process_environment
 from metarm.runtime.closed_pipe import ends_quietly
 from metarm.runtime.shell import metarm_command
@@ -33,17 +33,12 @@ def main() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    try:
-        run(settings, stop)
-    except JobCancelledError:
-        logs.refuse("metarm train", "stopped; nothing was published")
-        sys.exit(128 + received[0])
-    except ConfigurationError as error:
-        logs.refuse("metarm train", error.message)
-        sys.exit(EXIT_CONFIGURATION)
-    except MetaRMError as error:
-        logs.refuse("metarm train", error.message)
-        sys.exit(1)
+    with logs.refusals("metarm train"):
+        try:
+            run(settings, stop)
+        except JobCancelledError:
+            logs.refuse("metarm train", "stopped; nothing was published")
+            sys.exit(128 + received[0])
 
 
 def run(settings: FirstModelSettings, stop: threading.Event) -> None:

@@ -32,6 +32,7 @@ import structlog
 from structlog.contextvars import bind_contextvars, bound_contextvars, merge_contextvars
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from metarm.errors import EXIT_CONFIGURATION, ConfigurationError, MetaRMError
 from metarm.runtime import tracing
 from metarm.runtime.rate_limit import RateLimit
 from metarm.runtime.settings import ProcessSettings
@@ -104,6 +105,19 @@ def refuse(command: str, message: str) -> None:
         log.critical(message)
     else:
         print(f"{command}: {message}", file=sys.stderr)
+
+
+@contextmanager
+def refusals(command: str) -> Iterator[None]:
+    """End the process with the reason, and EXIT_CONFIGURATION or 1, for a MetaRMError that leaves the block."""
+    try:
+        yield
+    except ConfigurationError as error:
+        refuse(command, error.message)
+        sys.exit(EXIT_CONFIGURATION)
+    except MetaRMError as error:
+        refuse(command, error.message)
+        sys.exit(1)
 
 
 def _field_processors(process: str, as_json: bool) -> list[Processor]:
